@@ -1,0 +1,274 @@
+//! A client of one authorization server, and how it authenticates itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue};
+use zeroize::Zeroizing;
+
+use crate::endpoint::Endpoint;
+use crate::error::Misuse;
+use crate::exchange::{Ask, Exchange, Repeat, Settings, add_header};
+use crate::grant::Grant;
+use crate::jose::PublicJwk;
+use crate::revocation::{self, Revoked, TokenTypeHint};
+use crate::secret::Secret;
+use crate::token::{self, Expected, ExpiresIn, Token};
+use crate::wire::escape::push_form;
+use crate::wire::fields::{BodyFormat, Fields};
+
+/// How a client authenticates itself (RFC 6749 §2.3).
+#[derive(Clone)]
+pub struct ClientAuth {
+    /// `client_id` and `client_secret` in the body.
+    id: Option<String>,
+    secret: Option<Secret>,
+    header: Option<HeaderValue>,
+    /// What is in the header, to be struck out of whatever the server echoes.
+    hidden: Option<Secret>,
+}
+
+impl ClientAuth {
+    /// A public client: the body has its `client_id`.
+    ///
+    /// # Errors
+    /// `Misuse` if the id is empty.
+    pub fn none(id: &str) -> Result<Self, Misuse> {
+        Ok(Self { id: Some(checked_id(id)?), secret: None, header: None, hidden: None })
+    }
+
+    /// `Authorization: Basic`, id and secret form-encoded first (RFC 6749 §2.3.1).
+    ///
+    /// # Errors
+    /// `Misuse` if either is empty.
+    pub fn basic(id: &str, secret: Secret) -> Result<Self, Misuse> {
+        let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
+        Ok(Self { id: None, secret: None, header: Some(header), hidden: Some(secret) })
+    }
+
+    /// `client_id` and `client_secret` in the body.
+    ///
+    /// # Errors
+    /// `Misuse` if either is empty.
+    pub fn post(id: &str, secret: Secret) -> Result<Self, Misuse> {
+        checked_secret(&secret)?;
+        Ok(Self { id: Some(checked_id(id)?), secret: Some(secret), header: None, hidden: None })
+    }
+
+    /// [`basic`](Self::basic) and [`post`](Self::post) at once. RFC 6749 forbids it; Moov's own SDKs do it.
+    ///
+    /// # Errors
+    /// `Misuse` if either is empty.
+    pub fn both(id: &str, secret: Secret) -> Result<Self, Misuse> {
+        let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
+        Ok(Self { header: Some(header), ..Self::post(id, secret)? })
+    }
+
+    /// `Authorization: Bearer`, with a credential that was got elsewhere (Treasury Prime's `apiKey`).
+    ///
+    /// # Errors
+    /// `Misuse` if it is empty or can't stand in a header.
+    pub fn bearer(credential: Secret) -> Result<Self, Misuse> {
+        let header = authorization(&format!("Bearer {}", checked_secret(&credential)?))?;
+        Ok(Self { id: None, secret: None, header: Some(header), hidden: Some(credential) })
+    }
+
+    pub(crate) fn header(&self) -> Option<&HeaderValue> {
+        self.header.as_ref()
+    }
+
+    pub(crate) fn add_fields(&self, fields: &mut Fields) -> Result<(), Misuse> {
+        if let Some(id) = &self.id {
+            fields.push("client_id", id.clone())?;
+        }
+        if let Some(secret) = &self.secret {
+            fields.push("client_secret", secret.clone())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn secret(&self) -> impl Iterator<Item = &str> + Clone {
+        self.secret.iter().chain(&self.hidden).map(Secret::expose)
+    }
+}
+
+impl fmt::Debug for ClientAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match (&self.header, &self.secret) {
+            (Some(_), None) => "header",
+            (Some(_), Some(_)) => "header and body",
+            (None, Some(_)) => "body",
+            (None, None) => "none",
+        };
+        write!(f, "ClientAuth({place})")
+    }
+}
+
+fn checked_id(id: &str) -> Result<String, Misuse> {
+    if id.is_empty() { Err(Misuse::new("client_id", "must not be empty")) } else { Ok(id.to_owned()) }
+}
+
+fn checked_secret(secret: &Secret) -> Result<&str, Misuse> {
+    match secret.expose() {
+        "" => Err(Misuse::new("client_secret", "must not be empty")),
+        text => Ok(text),
+    }
+}
+
+fn basic_header(id: &str, secret: &str) -> Result<HeaderValue, Misuse> {
+    let mut pair = Zeroizing::new(Vec::with_capacity(3 * (id.len() + secret.len()) + 1));
+    push_form(id, &mut pair);
+    pair.push(b':');
+    push_form(secret, &mut pair);
+    authorization(&format!("Basic {}", STANDARD.encode(&*pair)))
+}
+
+fn authorization(value: &str) -> Result<HeaderValue, Misuse> {
+    let mut header = HeaderValue::try_from(value)
+        .map_err(|_| Misuse::new("client_secret", "must not have control characters"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// A client of one authorization server. Immutable once it is built, and cheap to clone.
+///
+/// It performs nothing: [`token`](Self::token) and [`revoke`](Self::revoke) make an [`Exchange`] each.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Client {
+    token_endpoint: Endpoint,
+    revocation_endpoint: Option<Endpoint>,
+    settings: Arc<Settings>,
+    key: Option<PublicJwk>,
+    accept_bearer: bool,
+    expires_in: ExpiresIn,
+    scope_required: bool,
+}
+
+impl Client {
+    /// A client that asks for bearer tokens, by forms, as RFC 6749 has it.
+    pub fn new(token_endpoint: Endpoint, auth: ClientAuth) -> Self {
+        let settings = Settings {
+            auth,
+            format: BodyFormat::default(),
+            headers: HeaderMap::new(),
+            params: Fields::default(),
+        };
+        Self {
+            token_endpoint,
+            revocation_endpoint: None,
+            settings: Arc::new(settings),
+            key: None,
+            accept_bearer: false,
+            expires_in: ExpiresIn::default(),
+            scope_required: false,
+        }
+    }
+
+    /// Asks for tokens bound to this key (RFC 9449 §5). An answer with any other token is refused.
+    pub fn dpop(mut self, key: PublicJwk) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Takes a bearer token although a bound one was asked for: for servers that bind the refresh token
+    /// alone (RFC 9449 §5).
+    pub fn accept_bearer(mut self) -> Self {
+        self.accept_bearer = true;
+        self
+    }
+
+    /// How the body is written.
+    pub fn body_format(mut self, format: BodyFormat) -> Self {
+        self.settings_mut().format = format;
+        self
+    }
+
+    /// How `expires_in` is meant.
+    pub fn expires_in(mut self, expires_in: ExpiresIn) -> Self {
+        self.expires_in = expires_in;
+        self
+    }
+
+    /// Refuses to ask for client credentials without a scope, as Moov would.
+    pub fn scope_required(mut self) -> Self {
+        self.scope_required = true;
+        self
+    }
+
+    /// A header for every request.
+    ///
+    /// # Errors
+    /// `Misuse` for a malformed name or value, and for a header that the request has by itself.
+    pub fn header(mut self, name: &str, value: &str) -> Result<Self, Misuse> {
+        add_header(&mut self.settings_mut().headers, name, value)?;
+        Ok(self)
+    }
+
+    /// These headers for every request, which a provider's own types have validated.
+    pub(crate) fn headers(mut self, headers: HeaderMap) -> Self {
+        self.settings_mut().headers = headers;
+        self
+    }
+
+    /// A parameter for every request.
+    ///
+    /// # Errors
+    /// `Misuse` if it was given before.
+    pub fn param(mut self, name: &str, value: &str) -> Result<Self, Misuse> {
+        self.settings_mut().params.push(name.to_owned(), value.to_owned())?;
+        Ok(self)
+    }
+
+    /// Where tokens are revoked (RFC 7009 §2).
+    pub fn revocation_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.revocation_endpoint = Some(endpoint);
+        self
+    }
+
+    /// Asks for a token (RFC 6749 §4 to §6).
+    ///
+    /// # Errors
+    /// `Misuse` if the grant lacks what this client's server requires.
+    pub fn token(&self, grant: Grant) -> Result<Exchange<Token>, Misuse> {
+        if self.scope_required && grant.is_client_credentials() && grant.scope.is_none() {
+            return Err(Misuse::new(
+                "scope",
+                "must be given: this server requires it for client_credentials",
+            ));
+        }
+        let (refresh_token, repeat) = (grant.refresh_token.clone(), grant.repeat);
+        let fields = grant.into_fields()?;
+        let expected = Expected {
+            key: self.key.clone(),
+            accept_bearer: self.accept_bearer,
+            expires_in: self.expires_in,
+            refresh_token,
+        };
+        let ask = self.ask(self.token_endpoint.clone(), fields, repeat);
+        Ok(Exchange::new(ask, move |success| token::read(success, &expected)))
+    }
+
+    /// Revokes an access or refresh token (RFC 7009).
+    ///
+    /// # Errors
+    /// `Misuse` without a [revocation endpoint](Self::revocation_endpoint).
+    pub fn revoke(&self, token: Secret, hint: Option<TokenTypeHint>) -> Result<Exchange<Revoked>, Misuse> {
+        let endpoint = self
+            .revocation_endpoint
+            .clone()
+            .ok_or(Misuse::new("revocation_endpoint", "must be set before a token can be revoked"))?;
+        let ask = self.ask(endpoint, revocation::fields(token, hint)?, Repeat::Freely);
+        Ok(Exchange::new(ask, revocation::read))
+    }
+
+    fn ask(&self, endpoint: Endpoint, fields: Fields, repeat: Repeat) -> Ask {
+        Ask { settings: Arc::clone(&self.settings), endpoint, fields, key: self.key.clone(), repeat }
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
+    }
+}

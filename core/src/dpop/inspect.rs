@@ -1,0 +1,515 @@
+//! Judging a proof that somebody else made (RFC 9449 §4.3).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::{AccessTokenHash, Nonce, htu};
+use crate::error::Misuse;
+use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
+use crate::secret::Secret;
+use crate::time::UnixTime;
+
+/// What a proof is held against. What is not set is not expected, but each check that needs no
+/// expectation (form, key, signature, age) is always made.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Policy {
+    methods: Vec<String>,
+    urls: Vec<String>,
+    nonce: Option<Nonce>,
+    ath: Ath,
+    max_age: Duration,
+    leeway: Duration,
+    max_len: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Ath {
+    Unchecked,
+    Absent,
+    Of(AccessTokenHash),
+}
+
+impl Default for Policy {
+    /// Any method, URL, nonce and `ath`; at most 300 s old, at most 30 s ahead, at most 8 KiB long.
+    fn default() -> Self {
+        Self {
+            methods: Vec::new(),
+            urls: Vec::new(),
+            nonce: None,
+            ath: Ath::Unchecked,
+            max_age: Duration::from_secs(300),
+            leeway: Duration::from_secs(30),
+            max_len: 8 * 1024,
+        }
+    }
+}
+
+impl Policy {
+    /// `htm` must be this method, or one of several if called again. Case counts (RFC 9110 §9.1).
+    pub fn method(mut self, method: &str) -> Self {
+        self.methods.push(method.to_owned());
+        self
+    }
+
+    /// `htu` must be equivalent to this URL, or to one of several if called again. Query and fragment of
+    /// either don't count (RFC 9449 §4.3, check 9; normalised by RFC 3986 §6.2.2 and §6.2.3).
+    ///
+    /// # Errors
+    /// `Misuse` unless it is an absolute `http` or `https` URL without user information.
+    pub fn url(mut self, url: &str) -> Result<Self, Misuse> {
+        let url = htu::normalise(url)
+            .ok_or(Misuse::new("url", "must be absolute, http or https, without a user name"))?;
+        self.urls.push(url);
+        Ok(self)
+    }
+
+    /// `nonce` must be this one (check 10).
+    pub fn nonce(mut self, nonce: Nonce) -> Self {
+        self.nonce = Some(nonce);
+        self
+    }
+
+    /// `ath` must be the hash of this access token (check 12): the proof of a resource request.
+    pub fn access_token(mut self, token: &Secret) -> Self {
+        self.ath = Ath::Of(AccessTokenHash::of(token.expose()));
+        self
+    }
+
+    /// There must be no `ath`: the proof of a token request.
+    pub fn no_access_token(mut self) -> Self {
+        self.ath = Ath::Absent;
+        self
+    }
+
+    /// How old `iat` may be (check 11). 300 s unless set.
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
+    /// How far the maker's clock may be ahead, for `iat` and `nbf`, and behind, for `exp`. 30 s unless set.
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    /// Judges `proof` at the time `now`. Every problem is found, not only the first; a signature is only
+    /// looked at where nothing is wrong with the form.
+    pub fn inspect(&self, proof: &str, now: UnixTime) -> Inspection {
+        let mut found = Inspection::default();
+        if proof.len() > self.max_len {
+            found.problems.push(Problem::TooLong);
+            return found;
+        }
+        let Some(jws) = Jws::split(proof) else {
+            found.problems.push(Problem::NotJws);
+            return found;
+        };
+        let key = found.read_header(&jws.header);
+        let Some(claims) = WireClaims::parse(&jws.payload) else {
+            found.problems.push(Problem::PayloadMalformed);
+            return found;
+        };
+        self.check_claims(&claims, now, &mut found);
+        found.claims_json = String::from_utf8(jws.payload).ok();
+        if let Some(key) = key {
+            found.check_signature(key, jws.signing_input, &jws.signature);
+        }
+        if found.is_valid() {
+            found.proof = Some(Secret::new(proof));
+        }
+        found
+    }
+
+    fn check_claims(&self, wire: &WireClaims, now: UnixTime, found: &mut Inspection) {
+        let mut problem = |condition: bool, problem: Problem| {
+            if condition {
+                found.problems.push(problem);
+            }
+        };
+        let jti = text(&wire.jti);
+        problem(jti.is_none_or(|jti| jti.is_empty() || jti.len() > 1024), Problem::JtiMissing);
+
+        let htm = text(&wire.htm);
+        problem(htm.is_none_or(str::is_empty), Problem::HtmMissing);
+        let method_known =
+            htm.is_none_or(|htm| self.methods.is_empty() || self.methods.iter().any(|m| m == htm));
+        problem(!method_known, Problem::HtmMismatch);
+
+        let htu = text(&wire.htu).and_then(htu::normalise);
+        problem(htu.is_none(), Problem::HtuMissing);
+        let url_known = htu.is_none_or(|htu| self.urls.is_empty() || self.urls.contains(&htu));
+        problem(!url_known, Problem::HtuMismatch);
+
+        let iat = numeric_date(&wire.iat);
+        problem(iat.is_none(), Problem::IatMissing);
+        if let Some(iat) = iat {
+            problem(now.saturating_since(iat) > self.max_age, Problem::TooOld);
+            problem(iat.saturating_since(now) > self.leeway, Problem::FromTheFuture);
+        }
+        if wire.exp.is_some() {
+            let alive = numeric_date(&wire.exp).is_some_and(|exp| now < exp.saturating_add(self.leeway));
+            problem(!alive, Problem::Expired);
+        }
+        if wire.nbf.is_some() {
+            let begun = numeric_date(&wire.nbf).is_some_and(|nbf| nbf.saturating_since(now) <= self.leeway);
+            problem(!begun, Problem::NotYetValid);
+        }
+
+        let nonce = text(&wire.nonce);
+        problem(wire.nonce.is_some() && nonce.is_none(), Problem::NonceMismatch);
+        if let Some(expected) = &self.nonce {
+            problem(wire.nonce.is_none(), Problem::NonceMissing);
+            problem(nonce.is_some_and(|nonce| nonce != expected.as_str()), Problem::NonceMismatch);
+        }
+
+        let ath = text(&wire.ath);
+        match &self.ath {
+            Ath::Absent => problem(wire.ath.is_some(), Problem::AthUnexpected),
+            Ath::Of(_) if wire.ath.is_none() => problem(true, Problem::AthMissing),
+            Ath::Of(expected) => {
+                problem(ath.is_none_or(|ath| ath.as_bytes() != expected.as_bytes()), Problem::AthMismatch);
+            }
+            Ath::Unchecked => problem(wire.ath.is_some() && ath.is_none(), Problem::AthMismatch),
+        }
+
+        found.claims = Some(Claims {
+            jti: jti.map(str::to_owned),
+            htm: htm.map(str::to_owned),
+            htu: text(&wire.htu).map(str::to_owned),
+            iat,
+            nonce: nonce.map(str::to_owned),
+            ath: ath.map(str::to_owned),
+        });
+    }
+}
+
+/// What was found in a proof.
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    problems: Vec<Problem>,
+    alg: Option<String>,
+    key: Option<PublicJwk>,
+    claims: Option<Claims>,
+    claims_json: Option<String>,
+    /// The proof itself, if it is valid.
+    proof: Option<Secret>,
+}
+
+impl Inspection {
+    /// Whether no problem was found.
+    pub fn is_valid(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All problems, in the order of the checks.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The header's `alg`, whatever it says.
+    pub fn alg(&self) -> Option<&str> {
+        self.alg.as_deref()
+    }
+
+    /// The key in the header, if it can be used; believe it only if the proof [is valid](Self::is_valid).
+    pub fn key(&self) -> Option<&PublicJwk> {
+        self.key.as_ref()
+    }
+
+    /// The claims that RFC 9449 §4.2 names.
+    pub fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
+    /// All claims, as the JSON that was signed.
+    pub fn claims_json(&self) -> Option<&str> {
+        self.claims_json.as_deref()
+    }
+
+    /// The proof as one that has passed; `None` if there are problems.
+    pub fn verified(&self) -> Option<VerifiedProof> {
+        Some(VerifiedProof { proof: self.proof.clone()?, key: self.key.clone()? })
+    }
+
+    fn read_header(&mut self, header: &[u8]) -> Option<PublicJwk> {
+        let Ok(header) = serde_json::from_slice::<WireHeader<'_>>(header) else {
+            self.problems.push(Problem::HeaderMalformed);
+            return None;
+        };
+        if header.typ.as_deref() != Some("dpop+jwt") {
+            self.problems.push(Problem::Typ);
+        }
+        if header.crit.is_some() {
+            self.problems.push(Problem::Crit);
+        }
+        let algorithm = header.alg.as_deref().and_then(Algorithm::from_alg);
+        if algorithm.is_none() {
+            self.problems.push(Problem::Alg);
+        }
+        self.alg = header.alg.map(Cow::into_owned);
+        let key = match header.jwk.as_ref().map(PublicJwk::from_members) {
+            None => Err(Problem::JwkMissing),
+            Some(Err(BadJwk::Private)) => Err(Problem::JwkPrivate),
+            Some(Err(_)) => Err(Problem::JwkInvalid),
+            Some(Ok(key)) if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) => {
+                Err(Problem::JwkInvalid)
+            }
+            Some(Ok(key)) => Ok(key),
+        };
+        match key {
+            Ok(key) => {
+                self.key = Some(key.clone());
+                algorithm.map(|_| key)
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    fn check_signature(&mut self, key: PublicJwk, input: &str, signature: &[u8]) {
+        let verifier = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.point());
+        if verifier.verify(input.as_bytes(), signature).is_err() {
+            let on_curve = key.is_on_curve();
+            self.problems.push(if on_curve { Problem::Signature } else { Problem::JwkInvalid });
+        }
+    }
+}
+
+/// The claims of a proof, as far as they are of their type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claims {
+    /// RFC 9449 §4.2: unique to the proof.
+    pub jti: Option<String>,
+    /// RFC 9449 §4.2: the request's method.
+    pub htm: Option<String>,
+    /// RFC 9449 §4.2: the request's URL, as it is written.
+    pub htu: Option<String>,
+    /// RFC 9449 §4.2: when it was made.
+    pub iat: Option<UnixTime>,
+    /// RFC 9449 §8: the server's nonce.
+    pub nonce: Option<String>,
+    /// RFC 9449 §4.2: the access token's hash.
+    pub ath: Option<String>,
+}
+
+/// A proof without problems, and the key that it proves.
+#[derive(Clone, Debug)]
+pub struct VerifiedProof {
+    pub(crate) proof: Secret,
+    pub(crate) key: PublicJwk,
+}
+
+impl VerifiedProof {
+    /// The key whose possession the proof demonstrates; its thumbprint is the token's `jkt`.
+    pub fn key(&self) -> &PublicJwk {
+        &self.key
+    }
+}
+
+/// What is wrong with a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Problem {
+    /// Longer than a proof may be.
+    TooLong,
+    /// Not three parts of base64url, joined by dots (§4.3, check 2).
+    NotJws,
+    /// The header is not a JSON object of the right types.
+    HeaderMalformed,
+    /// `typ` is not `dpop+jwt` (check 4).
+    Typ,
+    /// `alg` is missing, symmetric, `none` or not supported (check 5).
+    Alg,
+    /// The header has critical extensions (RFC 7515 §4.1.11).
+    Crit,
+    /// `jwk` is missing (check 3).
+    JwkMissing,
+    /// `jwk` holds a private key (check 7).
+    JwkPrivate,
+    /// `jwk` is no key for this `alg`.
+    JwkInvalid,
+    /// The signature doesn't hold (check 6).
+    Signature,
+    /// The payload is not a JSON object, or has a claim twice.
+    PayloadMalformed,
+    /// `jti` is missing, empty or longer than 1024 bytes (check 3).
+    JtiMissing,
+    /// `htm` is missing (check 3).
+    HtmMissing,
+    /// `htm` is another method (check 8).
+    HtmMismatch,
+    /// `htu` is missing or no absolute URL (check 3).
+    HtuMissing,
+    /// `htu` is another URL (check 9).
+    HtuMismatch,
+    /// `iat` is missing or no time (check 3).
+    IatMissing,
+    /// `iat` lies too far back (check 11).
+    TooOld,
+    /// `iat` lies ahead (check 11).
+    FromTheFuture,
+    /// `exp` has passed.
+    Expired,
+    /// `nbf` hasn't come.
+    NotYetValid,
+    /// `nonce` is missing (check 10).
+    NonceMissing,
+    /// `nonce` is another (check 10).
+    NonceMismatch,
+    /// `ath` is missing (check 12).
+    AthMissing,
+    /// `ath` is of another token (check 12).
+    AthMismatch,
+    /// There is an `ath`, as in the proof of a resource request.
+    AthUnexpected,
+}
+
+impl Problem {
+    /// A stable name for programs.
+    pub fn code(self) -> &'static str {
+        self.code_and_sentence().0
+    }
+
+    fn code_and_sentence(self) -> (&'static str, &'static str) {
+        match self {
+            Self::TooLong => ("too_long", "the proof is longer than a proof may be"),
+            Self::NotJws => {
+                ("not_jws", "the proof is not a compact JWS: three parts of base64url, joined by dots")
+            }
+            Self::HeaderMalformed => {
+                ("header_malformed", "the header is not a JSON object with members of the right types")
+            }
+            Self::Typ => ("typ", "the header's `typ` is not `dpop+jwt`, so this is some other kind of token"),
+            Self::Alg => ("alg", "the header's `alg` is missing or not a supported asymmetric algorithm"),
+            Self::Crit => ("crit", "the header demands extensions (`crit`) that are not understood"),
+            Self::JwkMissing => ("jwk_missing", "the header has no `jwk`, so there is no key to check with"),
+            Self::JwkPrivate => {
+                ("jwk_private", "the header's `jwk` holds private key material: that key is no longer secret")
+            }
+            Self::JwkInvalid => {
+                ("jwk_invalid", "the header's `jwk` is not a usable public key for its `alg`")
+            }
+            Self::Signature => {
+                ("signature", "the signature was not made by the key in the header over this content")
+            }
+            Self::PayloadMalformed => {
+                ("payload_malformed", "the payload is not a JSON object, or has a claim twice")
+            }
+            Self::JtiMissing => {
+                ("jti_missing", "`jti` is missing, empty or over 1024 bytes, so that a replay can't be told")
+            }
+            Self::HtmMissing => ("htm_missing", "`htm` (the request's method) is missing"),
+            Self::HtmMismatch => ("htm_mismatch", "`htm` is not the method of this request"),
+            Self::HtuMissing => {
+                ("htu_missing", "`htu` (the request's URL) is missing or not an absolute URL")
+            }
+            Self::HtuMismatch => ("htu_mismatch", "`htu` is not the URL of this request"),
+            Self::IatMissing => ("iat_missing", "`iat` (when the proof was made) is missing or not a time"),
+            Self::TooOld => {
+                ("too_old", "the proof was made too long ago (`iat`), or the maker's clock is behind")
+            }
+            Self::FromTheFuture => {
+                ("from_the_future", "the proof was made in the future (`iat`): the maker's clock is ahead")
+            }
+            Self::Expired => ("expired", "the proof has expired (`exp`)"),
+            Self::NotYetValid => ("not_yet_valid", "the proof is not valid yet (`nbf`)"),
+            Self::NonceMissing => ("nonce_missing", "`nonce` is missing, and the server asked for one"),
+            Self::NonceMismatch => ("nonce_mismatch", "`nonce` is not the one that the server gave"),
+            Self::AthMissing => (
+                "ath_missing",
+                "`ath` (the access token's hash) is missing, as in the proof of a token request",
+            ),
+            Self::AthMismatch => ("ath_mismatch", "`ath` is not the hash of this access token"),
+            Self::AthUnexpected => (
+                "ath_unexpected",
+                "there is an `ath`: this is the proof of a resource request, not of a token request",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code_and_sentence().1)
+    }
+}
+
+/// The parts of a compact JWS (RFC 7515 §7.1), decoded.
+pub(crate) struct Jws<'a> {
+    pub(crate) header: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    signature: Vec<u8>,
+    signing_input: &'a str,
+}
+
+impl<'a> Jws<'a> {
+    pub(crate) fn split(jws: &'a str) -> Option<Self> {
+        let (signing_input, signature) = jws.rsplit_once('.')?;
+        let (header, payload) = signing_input.split_once('.')?;
+        Some(Self {
+            header: jose::decode(header)?,
+            payload: jose::decode(payload)?,
+            signature: jose::decode(signature)?,
+            signing_input,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct WireHeader<'a> {
+    #[serde(borrow)]
+    typ: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    alg: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    jwk: Option<JwkMembers<'a>>,
+    crit: Option<IgnoredAny>,
+}
+
+/// The claims that are looked at, of whatever type they are. One that stands twice is refused.
+#[derive(Deserialize)]
+struct WireClaims {
+    jti: Option<Value>,
+    htm: Option<Value>,
+    htu: Option<Value>,
+    iat: Option<Value>,
+    exp: Option<Value>,
+    nbf: Option<Value>,
+    nonce: Option<Value>,
+    ath: Option<Value>,
+}
+
+impl WireClaims {
+    fn parse(payload: &[u8]) -> Option<Self> {
+        serde_json::from_slice(payload).ok()
+    }
+}
+
+fn text(claim: &Option<Value>) -> Option<&str> {
+    claim.as_ref().and_then(Value::as_str)
+}
+
+/// A `NumericDate` (RFC 7519 §2), which may have a fraction.
+fn numeric_date(claim: &Option<Value>) -> Option<UnixTime> {
+    let since = Duration::try_from_secs_f64(claim.as_ref()?.as_f64()?).ok()?;
+    u64::try_from(since.as_millis()).ok().map(UnixTime::from_millis)
+}
+
+/// Whether a text is a DPoP proof by its own account, sound or not.
+pub(crate) fn calls_itself_a_proof(text: &str) -> bool {
+    let Some((header, _)) = text.split_once('.') else { return false };
+    let Some(header) = jose::decode(header) else { return false };
+    serde_json::from_slice::<WireHeader<'_>>(&header)
+        .is_ok_and(|header| header.typ.as_deref() == Some("dpop+jwt"))
+}

@@ -1,0 +1,339 @@
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Uri};
+use ring::digest::{SHA256, digest};
+
+use crate::endpoint::Target;
+use crate::error::{Error, Misuse};
+use crate::jose::{self, PublicJwk};
+use crate::secret::Secret;
+use crate::signing::{Assemble, SignRequest, Signing, Unsigned, sealed::Sealed};
+use crate::time::Ambient;
+
+use super::Nonce;
+
+/// A finished proof (RFC 9449 §4.2), for one request. `Debug` doesn't show it: until the server has seen
+/// its `jti`, it is good for whoever holds it.
+pub struct Proof(String);
+
+impl Proof {
+    /// Begins a proof for one request to `uri` by the key whose public half this is.
+    ///
+    /// # Errors
+    /// `Misuse` unless `uri` is absolute, `http` or `https`, without user information.
+    pub fn build<'a>(
+        key: &'a PublicJwk,
+        method: &'a Method,
+        uri: &'a Uri,
+    ) -> Result<ProofBuilder<'a>, Misuse> {
+        let target = Target::of(uri)?;
+        Ok(ProofBuilder { key, draft: Draft { method, target, nonce: None, ath: None, lifetime: None } })
+    }
+
+    /// The compact JWS.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value of the `DPoP` header, marked sensitive.
+    pub fn into_header(self) -> HeaderValue {
+        sensitive(self.0)
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proof({} bytes)", self.0.len())
+    }
+}
+
+impl Sealed for Proof {}
+
+impl Assemble for Proof {
+    type Draft = ();
+
+    fn assemble((): (), jws: String) -> Result<Signing<Self>, Error> {
+        Ok(Signing::Ready(Self(jws)))
+    }
+}
+
+/// A header value that is all base64url and dots, so that it can't be refused, and is never printed.
+pub(crate) fn sensitive(jws: String) -> HeaderValue {
+    let mut value = HeaderValue::try_from(jws).unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+/// A [`Proof`] in the making.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ProofBuilder<'a> {
+    key: &'a PublicJwk,
+    draft: Draft<'a>,
+}
+
+impl<'a> ProofBuilder<'a> {
+    /// `nonce`: what this server last gave. Leave it out towards a server that never asked for one.
+    pub fn nonce(mut self, nonce: &'a Nonce) -> Self {
+        self.draft.nonce = Some(nonce);
+        self
+    }
+
+    /// `ath`: the hash of the access token that goes with the proof. For resource servers only.
+    pub fn access_token(mut self, token: &Secret) -> Self {
+        self.draft.ath = Some(AccessTokenHash::of(token.expose()));
+        self
+    }
+
+    /// `exp`: `iat` and so many seconds. RFC 9449 has no such claim, but some servers look for it.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.draft.lifetime = Some(lifetime);
+        self
+    }
+
+    /// The proof, as soon as it is signed.
+    pub fn prepare(self, ambient: Ambient) -> Signing<Proof> {
+        Signing::Needs(Unsigned::new(self.draft.sign_request(self.key, &ambient), ()))
+    }
+}
+
+/// SHA-256 of an access token, base64url: the value of `ath` (RFC 9449 §4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AccessTokenHash([u8; 43]);
+
+impl AccessTokenHash {
+    pub(crate) fn of(token: &str) -> Self {
+        Self(jose::encode_array(digest(&SHA256, token.as_bytes()).as_ref()))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The claims of one proof, before they have a time and a `jti`.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) target: Target<'a>,
+    pub(crate) nonce: Option<&'a Nonce>,
+    pub(crate) ath: Option<AccessTokenHash>,
+    pub(crate) lifetime: Option<Duration>,
+}
+
+impl Draft<'_> {
+    /// The signing input, in an allocation that has room for the signature.
+    pub(crate) fn sign_request(&self, key: &PublicJwk, ambient: &Ambient) -> SignRequest {
+        let jti: [u8; 22] = jose::encode_array(&ambient.entropy);
+        let mut length = Counter(0);
+        self.write_claims(&jti, ambient, &mut length);
+        let header = key.proof_header();
+        let signature = jose::encoded_len(key.algorithm().signature_len());
+        let capacity = header.len() + 1 + jose::encoded_len(length.0) + 1 + signature;
+
+        let mut input = String::with_capacity(capacity);
+        input.push_str(header);
+        input.push('.');
+        let mut payload = Base64Writer::new(&mut input);
+        self.write_claims(&jti, ambient, &mut payload);
+        payload.flush();
+        SignRequest::new(input, key.clone())
+    }
+
+    /// RFC 9449 §4.2. No value but the path can hold a character that JSON escapes.
+    fn write_claims(&self, jti: &[u8], ambient: &Ambient, out: &mut impl Sink) {
+        out.bytes(br#"{"jti":""#);
+        out.bytes(jti);
+        out.bytes(br#"","htm":""#);
+        out.bytes(self.method.as_str().as_bytes());
+        out.bytes(br#"","htu":""#);
+        self.target.write_htu(&mut JsonEscape(out));
+        out.bytes(br#"","iat":"#);
+        let iat = ambient.now.as_secs();
+        out.number(iat);
+        if let Some(lifetime) = self.lifetime {
+            out.bytes(br#","exp":"#);
+            out.number(iat.saturating_add(lifetime.as_secs()));
+        }
+        if let Some(ath) = &self.ath {
+            out.bytes(br#","ath":""#);
+            out.bytes(ath.as_bytes());
+            out.bytes(b"\"");
+        }
+        if let Some(nonce) = self.nonce {
+            out.bytes(br#","nonce":""#);
+            out.bytes(nonce.as_str().as_bytes());
+            out.bytes(b"\"");
+        }
+        out.bytes(b"}");
+    }
+}
+
+/// Where claims are written: once to count them, once to encode them.
+trait Sink {
+    fn bytes(&mut self, bytes: &[u8]);
+
+    fn number(&mut self, number: u64) {
+        let mut digits = [0; 20];
+        let mut left = number;
+        let mut length = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
+            left /= 10;
+            length += 1;
+            if left == 0 {
+                break;
+            }
+        }
+        self.bytes(digits.get(digits.len() - length..).unwrap_or_default());
+    }
+}
+
+struct Counter(usize);
+
+impl Sink for Counter {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+}
+
+/// A multiple of three, so that only the last chunk can end inside a group.
+const ROOM: usize = 384;
+
+/// Encodes what is written, through a buffer on the stack.
+struct Base64Writer<'a> {
+    out: &'a mut String,
+    buffer: [u8; ROOM],
+    filled: usize,
+}
+
+impl<'a> Base64Writer<'a> {
+    fn new(out: &'a mut String) -> Self {
+        Self { out, buffer: [0; ROOM], filled: 0 }
+    }
+
+    fn flush(&mut self) {
+        jose::encode_into(self.buffer.get(..self.filled).unwrap_or_default(), self.out);
+        self.filled = 0;
+    }
+}
+
+impl Sink for Base64Writer<'_> {
+    fn bytes(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(ROOM - self.filled));
+            if let Some(free) = self.buffer.get_mut(self.filled..self.filled + now.len()) {
+                free.copy_from_slice(now);
+            }
+            self.filled += now.len();
+            bytes = later;
+            if self.filled == ROOM {
+                self.flush();
+            }
+        }
+    }
+}
+
+/// `http::Uri` lets quotes and backslashes stand in a path.
+struct JsonEscape<'a, S>(&'a mut S);
+
+impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(['"', '\\']) {
+            match piece.as_bytes().split_last() {
+                Some((last @ (b'"' | b'\\'), before)) => {
+                    self.0.bytes(before);
+                    self.0.bytes(&[b'\\', *last]);
+                }
+                _ => self.0.bytes(piece.as_bytes()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jose::{Algorithm, SigningKey};
+    use crate::time::UnixTime;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn ambient(secs: u64) -> Ambient {
+        Ambient::new(UnixTime::from_secs(secs), [7; 16])
+    }
+
+    fn decoded(part: &str) -> Value {
+        serde_json::from_slice(&jose::decode(part).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_proof_has_the_claims_of_rfc_9449_and_no_others() {
+        let key = SigningKey::generate(Algorithm::Es256).unwrap();
+        let uri = "https://RS.example:443/p%7Eth?q=1".parse().unwrap();
+        let nonce = Nonce::new("!#$%&'*+.^_`|~<>?@[]{}").unwrap();
+        let token = Secret::new("Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU");
+        let proof = Proof::build(key.public(), &Method::GET, &uri)
+            .unwrap()
+            .nonce(&nonce)
+            .access_token(&token)
+            .prepare(ambient(1_562_262_618))
+            .finish(|request| key.sign(request))
+            .unwrap();
+        let parts: Vec<_> = proof.as_str().split('.').collect();
+        assert_eq!(
+            decoded(parts[0]),
+            json!({
+                "typ": "dpop+jwt",
+                "alg": "ES256",
+                "jwk": serde_json::from_str::<Value>(key.public().to_json()).unwrap(),
+            })
+        );
+        assert_eq!(
+            decoded(parts[1]),
+            json!({
+                "jti": "BwcHBwcHBwcHBwcHBwcHBw",
+                "htm": "GET",
+                "htu": "https://rs.example/p%7Eth",
+                "iat": 1_562_262_618,
+                // RFC 9449 §7.1's own token and hash.
+                "ath": "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo",
+                "nonce": "!#$%&'*+.^_`|~<>?@[]{}",
+            })
+        );
+        assert!(proof.into_header().is_sensitive());
+    }
+
+    #[test]
+    fn a_proof_is_one_allocation_of_exactly_its_size() {
+        let key = SigningKey::generate(Algorithm::Es256).unwrap();
+        for path in ["", "/a", "/a\"b\\c", &"/x".repeat(700)] {
+            let uri = format!("https://rs.example{path}").parse().unwrap();
+            let proof = Proof::build(key.public(), &Method::GET, &uri)
+                .unwrap()
+                .lifetime(Duration::from_secs(60))
+                .prepare(ambient(u64::MAX / 2000))
+                .finish(|request| key.sign(request))
+                .unwrap();
+            assert_eq!(proof.0.len(), proof.0.capacity(), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn claims_survive_any_path_and_time(path in "/[!-~ü]{0,60}", secs in 0u64..10_000_000_000) {
+            let Ok(uri) = format!("https://rs.example{path}").parse::<Uri>() else { return Ok(()) };
+            let key = SigningKey::generate(Algorithm::Es256).unwrap();
+            let proof = Proof::build(key.public(), &Method::PUT, &uri)
+                .unwrap()
+                .prepare(ambient(secs))
+                .finish(|request| key.sign(request))
+                .unwrap();
+            let claims = decoded(proof.as_str().split('.').nth(1).unwrap());
+            prop_assert_eq!(&claims["htu"], &format!("https://rs.example{}", uri.path()));
+            prop_assert_eq!(&claims["iat"], secs);
+        }
+    }
+}

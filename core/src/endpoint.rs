@@ -1,0 +1,301 @@
+//! URLs: where requests may go, which server that is, and how a proof names it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use http::Uri;
+
+use crate::error::Misuse;
+
+/// An absolute URL that may be given credentials: `https`, or `http` on this very machine.
+///
+/// It is normalised once, here (scheme and host in lower case, the default port dropped, an empty path
+/// written `/`), and what stands here is both what is sent and what a proof's `htu` says, since several
+/// servers compare the two byte by byte. The path is left as it was given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint(Uri);
+
+impl Endpoint {
+    /// An `https` URL.
+    ///
+    /// # Errors
+    /// `Misuse` for anything else, for a URL with user information or a fragment, and for what is no URL.
+    pub fn https(url: &str) -> Result<Self, Misuse> {
+        let endpoint = Self::parse(url)?;
+        match endpoint.0.scheme_str() {
+            Some("https") => Ok(endpoint),
+            _ => Err(URL.breaks("must begin with https://")),
+        }
+    }
+
+    /// An `http` URL whose host is this machine (`localhost`, `127.0.0.0/8`, `[::1]`), for tests and local servers.
+    ///
+    /// # Errors
+    /// As for [`https`](Self::https), and for any other host.
+    pub fn loopback_http(url: &str) -> Result<Self, Misuse> {
+        let endpoint = Self::parse(url)?;
+        match endpoint.0.scheme_str() {
+            Some("http") if endpoint.0.host().is_some_and(is_loopback) => Ok(endpoint),
+            _ => Err(URL.breaks("must be http:// with a loopback host")),
+        }
+    }
+
+    /// A URL of this crate's own, normalised already.
+    pub(crate) fn from_static(url: &'static str) -> Self {
+        Self(Uri::from_static(url))
+    }
+
+    /// The URL under this one: `path` is appended to this one's path, whose closing slash doesn't count.
+    pub(crate) fn join(&self, path: &str) -> Result<Self, Misuse> {
+        if self.0.query().is_some() {
+            return Err(URL.breaks("must not have a query where a path is to follow"));
+        }
+        let base = self.0.to_string();
+        Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
+    }
+
+    /// The URL as an [`http::Uri`].
+    pub fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    fn parse(url: &str) -> Result<Self, Misuse> {
+        if url.contains('#') {
+            return Err(URL.breaks("must not have a fragment"));
+        }
+        let uri: Uri = url.parse().map_err(|_| URL.breaks("must be a valid absolute URL"))?;
+        Target::of(&uri)?;
+        let mut text = String::with_capacity(url.len());
+        Target::of(&uri)?.write_htu(&mut text);
+        if let Some(query) = uri.query() {
+            text.push('?');
+            text.push_str(query);
+        }
+        text.parse().map(Self).map_err(|_| URL.breaks("must be a valid absolute URL"))
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What is said of every URL that breaks a rule.
+struct Argument(&'static str);
+
+const URL: Argument = Argument("url");
+
+impl Argument {
+    fn breaks(&self, rule: &'static str) -> Misuse {
+        Misuse::new(self.0, rule)
+    }
+}
+
+/// Whether a URL's host is this machine.
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host == "[::1]"
+        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The parts of an absolute `http` or `https` URI that a proof and a nonce depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    scheme: Scheme,
+    host: &'a str,
+    port: u16,
+    path: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn of(uri: &'a Uri) -> Result<Self, Misuse> {
+        let scheme = match uri.scheme_str() {
+            Some(scheme) if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
+            Some(scheme) if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
+            _ => return Err(URL.breaks("must be absolute, http or https")),
+        };
+        let authority = uri.authority().ok_or_else(|| URL.breaks("must have a host"))?;
+        if authority.as_str().contains('@') {
+            return Err(URL.breaks("must not hold a user name or password"));
+        }
+        let host = authority.host();
+        if host.is_empty() {
+            return Err(URL.breaks("must have a host"));
+        }
+        let port = match authority.as_str().strip_prefix(host) {
+            None | Some("" | ":") => scheme.default_port(),
+            Some(_) => authority.port_u16().ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
+        };
+        Ok(Self { scheme, host, port, path: uri.path() })
+    }
+
+    /// Writes the `htu` of RFC 9449 §4.2: no query, no fragment, no user information, no default port.
+    pub(crate) fn write_htu(&self, out: &mut impl fmt::Write) {
+        // Writing into memory can't fail.
+        let _ = out.write_str(self.scheme.as_str());
+        let _ = out.write_str("://");
+        if self.host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            self.host.chars().for_each(|c| {
+                let _ = out.write_char(c.to_ascii_lowercase());
+            });
+        } else {
+            let _ = out.write_str(self.host);
+        }
+        if self.port != self.scheme.default_port() {
+            let _ = write!(out, ":{}", self.port);
+        }
+        let _ = out.write_str(if self.path.is_empty() { "/" } else { self.path });
+    }
+
+    /// The effective origin (RFC 6454 §4): scheme, host in lower case, port with the default filled in.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { scheme: self.scheme, host: self.host.to_ascii_lowercase().into_boxed_str(), port: self.port }
+    }
+}
+
+/// An effective origin, owned.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    scheme: Scheme,
+    host: Box<str>,
+    port: u16,
+}
+
+impl Origin {
+    /// Whether `target` lies at this origin; compares without allocating.
+    pub(crate) fn is_of(&self, target: &Target<'_>) -> bool {
+        self.port == target.port
+            && self.scheme == target.scheme
+            && self.host.eq_ignore_ascii_case(target.host)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.scheme.as_str(), self.host, self.port)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_endpoint_is_normalised_where_rewriting_is_safe() {
+        for (given, sent) in [
+            ("https://AS.Example.com:443/Token", "https://as.example.com/Token"),
+            ("HTTPS://as.example.com", "https://as.example.com/"),
+            ("https://as.example.com:8443/a/../%7eb?x=1", "https://as.example.com:8443/a/../%7eb?x=1"),
+            ("https://[2001:DB8::1]:443/t", "https://[2001:db8::1]/t"),
+        ] {
+            assert_eq!(Endpoint::https(given).unwrap().to_string(), sent, "{given}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_could_leak_credentials_is_refused_with_the_rule_it_breaks() {
+        for (given, rule) in [
+            ("http://as.example.com/token", "must begin with https://"),
+            ("https://user:pw@as.example.com/token", "must not hold a user name or password"),
+            ("https://as.example.com/token#x", "must not have a fragment"),
+            ("/token", "must be absolute, http or https"),
+            ("ftp://as.example.com/", "must be absolute, http or https"),
+            ("https://", "must be a valid absolute URL"),
+            ("https://as.example.com:99999/", "must have a port up to 65535"),
+            ("https://as example.com/", "must be a valid absolute URL"),
+            ("", "must be a valid absolute URL"),
+        ] {
+            let misuse = Endpoint::https(given).unwrap_err();
+            assert_eq!((misuse.argument(), misuse.rule()), ("url", rule), "{given}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_hosts() {
+        for given in ["http://localhost:1/a", "http://127.1.2.3/", "http://[::1]:80/", "http://LOCALHOST/"] {
+            assert!(Endpoint::loopback_http(given).is_ok(), "{given}");
+        }
+        for given in [
+            "http://localhost.example.com/",
+            "http://127.0.0.1.example.com/",
+            "http://10.0.0.1/",
+            "http://0.0.0.0/",
+            "https://localhost/",
+        ] {
+            assert!(Endpoint::loopback_http(given).is_err(), "{given}");
+        }
+    }
+
+    #[test]
+    fn htu_drops_what_rfc_9449_says_and_keeps_the_path_as_it_is_sent() {
+        for (given, htu) in [
+            ("https://RS.example:443/a/%7Eb/?q=1", "https://rs.example/a/%7Eb/"),
+            ("http://rs.example:80", "http://rs.example/"),
+            ("http://rs.example:443/x", "http://rs.example:443/x"),
+            ("https://rs.example:/x", "https://rs.example/x"),
+        ] {
+            let uri: Uri = given.parse().unwrap();
+            let mut out = String::new();
+            Target::of(&uri).unwrap().write_htu(&mut out);
+            assert_eq!(out, htu);
+        }
+    }
+
+    #[test]
+    fn equal_origins_are_one_however_they_are_written() {
+        let explicit: Uri = "https://RS.example:443/a".parse().unwrap();
+        let implied: Uri = "https://rs.example/b?c".parse().unwrap();
+        let other: Uri = "http://rs.example:443/a".parse().unwrap();
+        let origin = Target::of(&explicit).unwrap().origin();
+        assert!(origin.is_of(&Target::of(&implied).unwrap()));
+        assert!(!origin.is_of(&Target::of(&other).unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_an_endpoint_panic_and_normalising_twice_changes_nothing(text in "\\PC{0,40}", tail in "[a-zA-Z0-9%./:@?#\\[\\]-]{0,40}") {
+            for url in [text, format!("https://{tail}")] {
+                if let Ok(endpoint) = Endpoint::https(&url) {
+                    let again = Endpoint::https(&endpoint.to_string()).unwrap();
+                    prop_assert_eq!(again, endpoint);
+                }
+            }
+        }
+    }
+}

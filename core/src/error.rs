@@ -1,0 +1,356 @@
+//! What can go wrong, whose fault it is, and what to do next.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::dpop::Nonce;
+
+/// Everything that a step can end in, apart from success. The variants say whose fault it is.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's: an argument breaks a rule. Nothing was sent.
+    Misuse(Misuse),
+    /// The server refused, and its answer could be read.
+    Server(Box<ServerError>),
+    /// The server answered with success, but not with what was asked for.
+    Response(Box<BadResponse>),
+    /// No answer came.
+    Lost(Lost),
+}
+
+/// What a caller can do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// The same request would fail again: something has to be changed first.
+    No,
+    /// The same may succeed later; after so long, where the server says so.
+    Later(Option<Duration>),
+    /// The grant or token is no longer good: get a new one from the start.
+    Reauthenticate,
+}
+
+impl Error {
+    /// What to do next. A 5xx or 429 is never a verdict on a grant, whatever its body says: gateways
+    /// echo such bodies.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Misuse(_) | Self::Response(_) => Retry::No,
+            Self::Server(error) => error.retry(),
+            Self::Lost(lost) if lost.repeatable => Retry::Later(None),
+            Self::Lost(_) => Retry::No,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Misuse(misuse) => misuse.fmt(f),
+            Self::Server(error) => error.fmt(f),
+            Self::Response(bad) => bad.fmt(f),
+            Self::Lost(lost) => lost.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Misuse> for Error {
+    fn from(misuse: Misuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Self {
+        Self::Server(Box::new(error))
+    }
+}
+
+impl From<BadResponse> for Error {
+    fn from(bad: BadResponse) -> Self {
+        Self::Response(Box::new(bad))
+    }
+}
+
+/// An argument that breaks a rule. Neither part ever quotes what was given: it may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misuse {
+    argument: &'static str,
+    rule: &'static str,
+}
+
+impl Misuse {
+    pub(crate) const fn new(argument: &'static str, rule: &'static str) -> Self {
+        Self { argument, rule }
+    }
+
+    /// Which argument it is.
+    pub fn argument(&self) -> &'static str {
+        self.argument
+    }
+
+    /// The rule that it breaks, as the end of a sentence: `must …`.
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.argument, self.rule)
+    }
+}
+
+impl std::error::Error for Misuse {}
+
+/// What is kept of any response that ended in an error. Never its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) status: StatusCode,
+    pub(crate) request_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) nonce: Option<Nonce>,
+}
+
+/// A refusal: any 4xx or 5xx status, or an error in a 200 (RFC 6749 §5.2, and the dialects of real servers).
+///
+/// Texts from the server are clipped to 256 characters, stripped of control characters, and whatever
+/// secret of the request the server echoed is struck out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerError {
+    pub(crate) envelope: Envelope,
+    pub(crate) code: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) uri: Option<String>,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl ServerError {
+    /// The HTTP status; 200 where a server reports errors so.
+    pub fn status(&self) -> StatusCode {
+        self.envelope.status
+    }
+
+    /// `error`, where it is a code (RFC 6749 §5.2): `invalid_grant`, `use_dpop_nonce`, …
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// `error_description`, or the message in whichever member this server puts it.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// `error_uri` (RFC 6749 §5.2).
+    pub fn uri(&self) -> Option<&str> {
+        self.uri.as_deref()
+    }
+
+    /// Messages about single fields (a 422's), path and text; a nested path is joined by dots.
+    pub fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+
+    /// `x-request-id`: what the provider's support will ask for.
+    pub fn request_id(&self) -> Option<&str> {
+        self.envelope.request_id.as_deref()
+    }
+
+    /// `Content-Type`: tells a gateway's HTML from the server's own answer.
+    pub fn content_type(&self) -> Option<&str> {
+        self.envelope.content_type.as_deref()
+    }
+
+    /// How long to wait, from `Retry-After`, `retry-after-ms` or `X-Retry-In`.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The nonce that a new proof must carry (RFC 9449 §8), to be handed to whoever makes the proof.
+    pub fn nonce(&self) -> Option<&Nonce> {
+        self.envelope.nonce.as_ref()
+    }
+
+    /// Whether the server says that it is the server, not the request: 429, 5xx and their likes.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.envelope.status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
+    }
+
+    fn retry(&self) -> Retry {
+        if self.is_passing() || self.envelope.status.is_server_error() {
+            return Retry::Later(self.retry_after);
+        }
+        match self.code() {
+            Some("invalid_grant" | "invalid_token") => Retry::Reauthenticate,
+            Some("use_dpop_nonce" | "temporarily_unavailable" | "server_error") => {
+                Retry::Later(self.retry_after)
+            }
+            _ => Retry::No,
+        }
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server refused: {}", self.envelope.status.as_u16())?;
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        if let Some(description) = &self.description {
+            write!(f, ": {description}")?;
+        }
+        for (path, message) in &self.fields {
+            write!(f, "; {path}: {message}")?;
+        }
+        if self.code.is_none() && self.description.is_none() && self.fields.is_empty() {
+            match &self.envelope.content_type {
+                Some(kind) => write!(f, " (a {kind} body without an error that could be read)")?,
+                None => f.write_str(" (without a body that could be read)")?,
+            }
+        }
+        if let Some(wait) = self.retry_after {
+            write!(f, " (retry in {} ms)", wait.as_millis())?;
+        }
+        write_request_id(f, &self.envelope)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// A response that says success and can't be used. Nothing of its body is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadResponse {
+    pub(crate) envelope: Envelope,
+    pub(crate) why: WhyBad,
+}
+
+/// Why a [`BadResponse`] can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhyBad {
+    /// The body is longer than [`MAX_RESPONSE`](crate::MAX_RESPONSE).
+    TooLarge,
+    /// A redirection. None is followed with credentials.
+    Redirect,
+    /// The body is not JSON; where it stops being so.
+    #[non_exhaustive]
+    NotJson {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// A member is missing.
+    Missing(&'static str),
+    /// A member is not of its type, or not in its range.
+    Member(&'static str),
+    /// A DPoP-bound token was asked for, and another came (RFC 9449 §5): it would be good for whoever steals it.
+    NotBound,
+    /// The token is bound to another key than the proof's (RFC 9449 §6).
+    BoundToAnotherKey,
+    /// The `access_token` is itself a DPoP proof (its `typ` is `dpop+jwt`), so it is no token.
+    ProofInsteadOfToken,
+}
+
+impl BadResponse {
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.envelope.status
+    }
+
+    /// `x-request-id`.
+    pub fn request_id(&self) -> Option<&str> {
+        self.envelope.request_id.as_deref()
+    }
+
+    /// `Content-Type`.
+    pub fn content_type(&self) -> Option<&str> {
+        self.envelope.content_type.as_deref()
+    }
+
+    /// What is wrong with it.
+    pub fn why(&self) -> &WhyBad {
+        &self.why
+    }
+}
+
+impl fmt::Display for BadResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server's answer ({}", self.envelope.status.as_u16())?;
+        if let Some(kind) = &self.envelope.content_type {
+            write!(f, ", {kind}")?;
+        }
+        f.write_str(") can't be used: ")?;
+        match &self.why {
+            WhyBad::TooLarge => write!(f, "it is longer than {} bytes", crate::MAX_RESPONSE)?,
+            WhyBad::Redirect => f.write_str("it is a redirection, and credentials follow none")?,
+            WhyBad::NotJson { line, column } => write!(f, "it is not JSON at line {line}, column {column}")?,
+            WhyBad::Missing(member) => write!(f, "`{member}` is missing")?,
+            WhyBad::Member(member) => write!(f, "`{member}` has a wrong type or value")?,
+            WhyBad::NotBound => f.write_str(
+                "a token bound to the key was asked for (DPoP), and one came that is bound to none; \
+                 accept it by `accept_bearer` only if the server is meant to do so",
+            )?,
+            WhyBad::BoundToAnotherKey => f.write_str("the token is bound to another key (`cnf.jkt`)")?,
+            WhyBad::ProofInsteadOfToken => {
+                f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?;
+            }
+        }
+        write_request_id(f, &self.envelope)
+    }
+}
+
+impl std::error::Error for BadResponse {}
+
+fn write_request_id(f: &mut fmt::Formatter<'_>, envelope: &Envelope) -> fmt::Result {
+    match &envelope.request_id {
+        Some(id) => write!(f, " [request id {id}]"),
+        None => Ok(()),
+    }
+}
+
+/// Whether any byte of a request may have reached the server before the connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sent {
+    /// Certainly none: the name wasn't resolved, or the connection was refused.
+    No,
+    /// Perhaps all of it.
+    Maybe,
+}
+
+/// A request that got no answer, and isn't sent again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub(crate) sent: Sent,
+    pub(crate) repeatable: bool,
+}
+
+impl Lost {
+    /// Whether the server may have acted on the request. With [`Sent::Maybe`] the outcome is ambiguous: a
+    /// rotated refresh token or a relayed proof may be used up.
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.sent, self.repeatable) {
+            (Sent::No, _) => "the server could not be reached; nothing was sent",
+            (Sent::Maybe, true) => "the connection was lost before an answer came",
+            (Sent::Maybe, false) => {
+                "the connection was lost before an answer came; the request may have been carried out, \
+                 and what it used up is not sent again"
+            }
+        })
+    }
+}
+
+impl std::error::Error for Lost {}

@@ -1,0 +1,375 @@
+//! The one shape of every exchange with an authorization server: prepare, send, receive, perhaps again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+
+use crate::client::ClientAuth;
+use crate::dpop::{Draft, Nonce, sensitive};
+use crate::endpoint::{Endpoint, Target};
+use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, WhyBad};
+use crate::jose::PublicJwk;
+use crate::origins::{Origins, Role};
+use crate::secret::Body;
+use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
+use crate::time::{Ambient, UnixTime};
+use crate::wire::fields::{BodyFormat, Fields};
+use crate::wire::refusal;
+
+/// The longest response body that is read: 256 KiB. A driver need not read beyond one byte more.
+pub const MAX_RESPONSE: usize = 256 * 1024;
+
+/// How often a server may ask for another nonce in one exchange or call: a server that always does is not
+/// obeyed for ever.
+pub(crate) const MAX_CHALLENGES: u8 = 1;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// An exchange that will end in a `T`, before its next request.
+///
+/// ```text
+/// Exchange ──prepare──▶ Signing ──finish──▶ Outgoing { request, pending }
+///    ▲                                                         │
+///    │                                        receive(response) or lost(sent)
+///    └───────────── Received::Again ◀──────────────────────────┤
+///                   Received::Done(T) ◀────────────────────────┘
+/// ```
+///
+/// A nonce, a `Retry-After`, a back-off after a lost connection: all are `Again`, with a [`wait`](Self::wait)
+/// that may be zero. Each [`prepare`](Self::prepare) takes fresh time and entropy, so nothing is sent twice
+/// with one `jti`.
+#[must_use = "an exchange does nothing until it is prepared and sent"]
+pub struct Exchange<T> {
+    ask: Ask,
+    read: Read<T>,
+    sends: u8,
+    challenges: u8,
+    at_most: u8,
+    budget: Duration,
+    deadline: Option<UnixTime>,
+    wait: Duration,
+}
+
+/// Makes the `T` of a success.
+pub(crate) type Read<T> = Box<dyn Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync>;
+
+/// Why a success has no `T`.
+pub(crate) enum Unread {
+    /// It is a refusal after all: an error in a 200.
+    Refusal,
+    Bad(WhyBad),
+}
+
+impl From<WhyBad> for Unread {
+    fn from(why: WhyBad) -> Self {
+        Self::Bad(why)
+    }
+}
+
+/// A response with a 2xx status.
+pub(crate) struct Success<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) body: &'a [u8],
+    pub(crate) now: UnixTime,
+}
+
+/// What is asked, and what may be done to ask it again.
+pub(crate) struct Ask {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) fields: Fields,
+    /// The key that proves itself with the request.
+    pub(crate) key: Option<PublicJwk>,
+    pub(crate) repeat: Repeat,
+}
+
+/// What all requests of one client share.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) auth: ClientAuth,
+    pub(crate) format: BodyFormat,
+    pub(crate) headers: HeaderMap,
+    pub(crate) params: Fields,
+}
+
+/// When a request may be sent again without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Whenever it failed in passing: it uses nothing up.
+    Freely,
+    /// Only where it certainly wasn't carried out: it uses up a code or a rotating token.
+    IfNotCarriedOut,
+    /// Never: what it carries is somebody else's, and good for once.
+    Never,
+}
+
+impl<T> Exchange<T> {
+    pub(crate) fn new(
+        ask: Ask,
+        read: impl Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            ask,
+            read: Box::new(read),
+            sends: 0,
+            challenges: 0,
+            at_most: 4,
+            budget: Duration::from_secs(30),
+            deadline: None,
+            wait: Duration::ZERO,
+        }
+    }
+
+    /// How long the whole exchange may take, counted from its first request: no wait is begun that would
+    /// end later. 30 s unless set.
+    pub fn within(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// How often a request may be sent at most, the first one included; answers to a nonce challenge don't
+    /// count. 4 unless set.
+    pub fn at_most(mut self, sends: u8) -> Self {
+        self.at_most = sends;
+        self
+    }
+
+    /// How long to wait before the next request goes out. Zero at first, and after a nonce challenge.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// Makes the next request, which may first have to be signed.
+    ///
+    /// # Errors
+    /// `Misuse` if what was given to build it contradicts itself.
+    pub fn prepare(mut self, origins: &Origins, ambient: Ambient) -> Result<Signing<Outgoing<T>>, Error> {
+        self.sends = self.sends.saturating_add(1);
+        self.deadline.get_or_insert(ambient.now.saturating_add(self.budget));
+        let request = self.ask.request()?;
+        let uri = self.ask.endpoint.uri().clone();
+        let target = Target::of(&uri)?;
+        let Some(key) = self.ask.key.clone() else {
+            let pending = Pending { exchange: self, nonce: None, seed: seed(&ambient) };
+            return Ok(Signing::Ready(Outgoing { request, pending }));
+        };
+        let nonce = origins.nonce(Role::AuthorizationServer, &target).cloned();
+        let draft = Draft { method: &Method::POST, target, nonce: nonce.as_ref(), ath: None, lifetime: None };
+        let to_sign = draft.sign_request(&key, &ambient);
+        let pending = Pending { exchange: self, nonce, seed: seed(&ambient) };
+        Ok(Signing::Needs(Unsigned::new(to_sign, Outgoing { request, pending })))
+    }
+
+    /// Goes on after a failure that may pass, if there is time and a try left for it.
+    fn again(
+        mut self,
+        error: Error,
+        asked: Option<Duration>,
+        now: UnixTime,
+        seed: u64,
+    ) -> Result<Received<T>, Error> {
+        let wait = asked.unwrap_or_else(|| pause(self.sends, seed));
+        let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(wait) < deadline);
+        if self.sends.saturating_sub(self.challenges) >= self.at_most || !in_time {
+            return Err(error);
+        }
+        self.wait = wait;
+        Ok(Received::Again(self))
+    }
+}
+
+impl<T> fmt::Debug for Exchange<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("endpoint", &self.ask.endpoint)
+            .field("fields", &self.ask.fields)
+            .field("sends", &self.sends)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ask {
+    fn request(&self) -> Result<Request<Body>, Misuse> {
+        let Settings { auth, format, headers, params } = &*self.settings;
+        let mut fields = self.fields.clone();
+        fields.append(params)?;
+        auth.add_fields(&mut fields)?;
+
+        let mut request = Request::new(fields.encode(*format));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.uri().clone();
+        let sent = request.headers_mut();
+        *sent = headers.clone();
+        sent.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        sent.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        if let Some(authorization) = auth.header() {
+            sent.insert(AUTHORIZATION, authorization.clone());
+        }
+        Ok(request)
+    }
+
+    fn secrets(&self) -> impl Iterator<Item = &str> + Clone {
+        let fields: Vec<&str> = self.fields.secrets().chain(self.settings.params.secrets()).collect();
+        fields.into_iter().chain(self.settings.auth.secret())
+    }
+
+    fn may_repeat(&self, status: StatusCode) -> bool {
+        match self.repeat {
+            Repeat::Freely => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            // A gateway's 502 or 504 leaves open what the server behind it did.
+            Repeat::IfNotCarriedOut => matches!(status.as_u16(), 429 | 503),
+            Repeat::Never => false,
+        }
+    }
+}
+
+/// Adds a header that every request is to carry.
+pub(crate) fn add_header(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Misuse> {
+    let misuse = |rule| Misuse::new("header", rule);
+    let name = HeaderName::try_from(name).map_err(|_| misuse("must have a valid name"))?;
+    let mut value =
+        HeaderValue::try_from(value).map_err(|_| misuse("must have a value without control characters"))?;
+    if matches!(
+        name.as_str(),
+        "accept"
+            | "authorization"
+            | "connection"
+            | "content-length"
+            | "content-type"
+            | "dpop"
+            | "host"
+            | "transfer-encoding"
+    ) {
+        return Err(misuse("must not be one that the request has by itself"));
+    }
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Ok(())
+}
+
+/// Full jitter: anything between nothing and a pause that doubles with each try.
+fn pause(sends: u8, seed: u64) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << sends.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
+    let millis = u64::try_from(doubled.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(seed % millis.saturating_add(1))
+}
+
+fn seed(ambient: &Ambient) -> u64 {
+    ambient.entropy.iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte))
+}
+
+/// A request, and what will read its response.
+#[must_use]
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct Outgoing<T> {
+    /// To be sent as it is, redirections not followed.
+    pub request: Request<Body>,
+    /// To be given the response, or told that none came.
+    pub pending: Pending<T>,
+}
+
+impl<T> Sealed for Outgoing<T> {}
+
+impl<T> Assemble for Outgoing<T> {
+    type Draft = Self;
+
+    fn assemble(mut draft: Self, jws: String) -> Result<Signing<Self>, Error> {
+        draft.request.headers_mut().insert("dpop", sensitive(jws));
+        Ok(Signing::Ready(draft))
+    }
+}
+
+/// An exchange whose request is under way.
+#[must_use]
+#[derive(Debug)]
+pub struct Pending<T> {
+    exchange: Exchange<T>,
+    /// The nonce in the request's proof.
+    nonce: Option<Nonce>,
+    /// Random, for the pause that may follow.
+    seed: u64,
+}
+
+/// What a response leads to.
+#[must_use]
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and a box would cost more")]
+pub enum Received<T> {
+    /// It is what was asked for.
+    Done(T),
+    /// The exchange goes on: wait for [`Exchange::wait`], and prepare the next request.
+    Again(Exchange<T>),
+}
+
+impl<T> Pending<T> {
+    /// Takes the response, whatever its status, with all its headers. `now` is when it came.
+    ///
+    /// # Errors
+    /// `Server` for a refusal that nothing can be done about here, `Response` for a success that isn't one.
+    pub fn receive<B: AsRef<[u8]>>(
+        self,
+        response: Response<B>,
+        origins: &mut Origins,
+        now: UnixTime,
+    ) -> Result<Received<T>, Error> {
+        let (status, headers) = (response.status(), response.headers());
+        let body = response.body().as_ref();
+        let nonce = Nonce::of(headers);
+        if let Some(nonce) = &nonce {
+            let target = Target::of(self.exchange.ask.endpoint.uri())?;
+            origins.learn(Role::AuthorizationServer, &target, nonce.clone(), now);
+        }
+        let bad = |why| Error::from(BadResponse { envelope: Envelope::of(status, headers), why });
+        if body.len() > MAX_RESPONSE {
+            return Err(bad(WhyBad::TooLarge));
+        }
+        if status.is_redirection() {
+            return Err(bad(WhyBad::Redirect));
+        }
+        let Self { mut exchange, nonce: proved, seed } = self;
+        if status.is_success() {
+            match (exchange.read)(&Success { headers, body, now }) {
+                Ok(done) => return Ok(Received::Done(done)),
+                Err(Unread::Bad(why)) => return Err(bad(why)),
+                Err(Unread::Refusal) => {}
+            }
+        }
+        let refusal = refusal::read(status, headers, body, exchange.ask.secrets(), now);
+        if refusal.code() == Some("use_dpop_nonce") && !refusal.is_passing() {
+            let new_nonce = nonce.is_some() && nonce != proved;
+            let proves = exchange.ask.key.is_some() && exchange.ask.repeat != Repeat::Never;
+            if proves && new_nonce && exchange.challenges < MAX_CHALLENGES {
+                exchange.challenges += 1;
+                exchange.wait = Duration::ZERO;
+                return Ok(Received::Again(exchange));
+            }
+        } else if exchange.ask.may_repeat(status) {
+            let asked = refusal.retry_after();
+            return exchange.again(refusal.into(), asked, now, seed);
+        }
+        Err(refusal.into())
+    }
+
+    /// Says that no response came, and whether anything may have been sent.
+    ///
+    /// # Errors
+    /// `Lost` where the request isn't sent again by itself.
+    pub fn lost(self, sent: Sent, now: UnixTime) -> Result<Received<T>, Error> {
+        let repeatable = match (self.exchange.ask.repeat, sent) {
+            (Repeat::Freely, _) | (_, Sent::No) => true,
+            (Repeat::IfNotCarriedOut | Repeat::Never, Sent::Maybe) => false,
+        };
+        let error = Error::Lost(Lost { sent, repeatable });
+        if repeatable && self.exchange.ask.repeat != Repeat::Never {
+            return self.exchange.again(error, None, now, self.seed);
+        }
+        Err(error)
+    }
+}

@@ -1,0 +1,55 @@
+//! Base64url without padding (RFC 7515 §2), strict: no padding, no other alphabet, no stray bits at the end.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub(crate) fn encode_into(bytes: &[u8], out: &mut String) {
+    URL_SAFE_NO_PAD.encode_string(bytes, out);
+}
+
+/// For bytes whose encoded length is `N`.
+pub(crate) fn encode_array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut text = [0; N];
+    let written = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
+    debug_assert_eq!(written, Ok(N));
+    text
+}
+
+/// `None` for anything that [`encode`] could not have written.
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+pub(crate) const fn encoded_len(bytes: usize) -> usize {
+    (bytes * 4).div_ceil(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_encode_could_not_have_written_is_refused() {
+        for text in ["AA==", "A", "AB", "A+/_", "AA\n", " AA"] {
+            assert_eq!(decode(text), None, "{text:?}");
+        }
+        assert_eq!(decode("AA"), Some(vec![0]));
+    }
+
+    proptest! {
+        #[test]
+        fn only_one_text_stands_for_any_bytes(bytes: Vec<u8>, text in "[A-Za-z0-9_-]{0,12}") {
+            let encoded = encode(&bytes);
+            prop_assert_eq!(encoded.len(), encoded_len(bytes.len()));
+            prop_assert_eq!(decode(&encoded), Some(bytes));
+            if let Some(decoded) = decode(&text) {
+                prop_assert_eq!(encode(&decoded), text);
+            }
+        }
+    }
+}

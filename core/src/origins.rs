@@ -1,0 +1,180 @@
+//! What has been learned of each server: the nonces that it asks for.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dpop::Nonce;
+use crate::endpoint::{Endpoint, Origin, Target};
+use crate::error::Misuse;
+use crate::time::UnixTime;
+
+/// In which part a server is asked. One origin may play both, and their nonces are two (RFC 9449 §8, §9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_enums, reason = "OAuth has these two")]
+pub enum Role {
+    /// It issues tokens.
+    AuthorizationServer,
+    /// It takes them.
+    ResourceServer,
+}
+
+/// The latest nonce of each origin and role, learned from every response; the memory of all exchanges and
+/// calls that a driver performs.
+///
+/// Bounded: beyond [`Origins::CAPACITY`] the one that was heard of longest ago is forgotten.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    /// The one heard of last stands last.
+    known: Vec<Known>,
+}
+
+#[derive(Clone)]
+struct Known {
+    origin: Origin,
+    role: Role,
+    nonce: Nonce,
+    learned: UnixTime,
+}
+
+impl Origins {
+    /// How many origins are remembered.
+    pub const CAPACITY: usize = 64;
+
+    /// Nothing is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The nonce that a proof for `target` must carry; `None` where none was ever asked for.
+    pub(crate) fn nonce(&self, role: Role, target: &Target<'_>) -> Option<&Nonce> {
+        self.position(role, target).and_then(|at| self.known.get(at)).map(|known| &known.nonce)
+    }
+
+    pub(crate) fn learn(&mut self, role: Role, target: &Target<'_>, nonce: Nonce, now: UnixTime) {
+        let known = match self.position(role, target) {
+            Some(at) => Known { nonce, learned: now, ..self.known.remove(at) },
+            None => Known { origin: target.origin(), role, nonce, learned: now },
+        };
+        if self.known.len() >= Self::CAPACITY {
+            self.known.remove(0);
+        }
+        self.known.push(known);
+    }
+
+    fn position(&self, role: Role, target: &Target<'_>) -> Option<usize> {
+        self.known.iter().rposition(|known| known.role == role && known.origin.is_of(target))
+    }
+
+    /// What is known, as JSON, to be kept for the next process. Nonces are no secrets.
+    pub fn to_json(&self) -> String {
+        let stored: Vec<Stored> = self.known.iter().map(Stored::from).collect();
+        // Strings and numbers, written to memory, can't fail.
+        serde_json::to_string(&stored).unwrap_or_default()
+    }
+
+    /// What [`to_json`](Self::to_json) wrote, but for nonces learned before `since`.
+    ///
+    /// # Errors
+    /// `Misuse` for anything else.
+    pub fn from_json(json: &str, since: UnixTime) -> Result<Self, Misuse> {
+        let malformed = || Misuse::new("origins", "must be what `Origins::to_json` wrote");
+        let stored: Vec<Stored> = serde_json::from_str(json).map_err(|_| malformed())?;
+        let mut origins = Self::new();
+        for entry in stored.iter().filter(|entry| entry.learned >= since.as_millis()) {
+            let endpoint =
+                Endpoint::https(&entry.origin).or_else(|_| Endpoint::loopback_http(&entry.origin))?;
+            let learned = UnixTime::from_millis(entry.learned);
+            origins.learn(entry.role, &Target::of(endpoint.uri())?, Nonce::new(&entry.nonce)?, learned);
+        }
+        Ok(origins)
+    }
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {:?}", self.origin, self.role, self.nonce)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    origin: String,
+    role: Role,
+    nonce: String,
+    /// Milliseconds since 1970.
+    learned: u64,
+}
+
+impl From<&Known> for Stored {
+    fn from(known: &Known) -> Self {
+        Self {
+            origin: known.origin.to_string(),
+            role: known.role,
+            nonce: known.nonce.as_str().to_owned(),
+            learned: known.learned.as_millis(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Uri;
+
+    const NOW: UnixTime = UnixTime::from_secs(1000);
+
+    fn learn(origins: &mut Origins, role: Role, url: &str, nonce: &str) {
+        let uri: Uri = url.parse().unwrap();
+        origins.learn(role, &Target::of(&uri).unwrap(), Nonce::new(nonce).unwrap(), NOW);
+    }
+
+    fn nonce<'a>(origins: &'a Origins, role: Role, url: &str) -> Option<&'a str> {
+        let uri: Uri = url.parse().unwrap();
+        origins.nonce(role, &Target::of(&uri).unwrap()).map(Nonce::as_str)
+    }
+
+    #[test]
+    fn a_nonce_belongs_to_an_effective_origin_and_a_role() {
+        let mut origins = Origins::new();
+        learn(&mut origins, Role::AuthorizationServer, "https://A.example/token", "as");
+        learn(&mut origins, Role::ResourceServer, "https://a.example:443/me", "rs");
+        assert_eq!(nonce(&origins, Role::AuthorizationServer, "https://a.example:443/x"), Some("as"));
+        assert_eq!(nonce(&origins, Role::ResourceServer, "https://a.example/"), Some("rs"));
+        assert_eq!(nonce(&origins, Role::ResourceServer, "https://a.example:8443/"), None);
+        assert_eq!(nonce(&origins, Role::ResourceServer, "http://a.example/"), None);
+        learn(&mut origins, Role::ResourceServer, "https://a.example/", "newer");
+        assert_eq!(nonce(&origins, Role::ResourceServer, "https://a.example/"), Some("newer"));
+    }
+
+    #[test]
+    fn the_one_heard_of_longest_ago_is_forgotten_first() {
+        let mut origins = Origins::new();
+        for at in 0..Origins::CAPACITY {
+            learn(&mut origins, Role::ResourceServer, &format!("https://h{at}.example/"), "n");
+        }
+        learn(&mut origins, Role::ResourceServer, "https://h0.example/", "again");
+        learn(&mut origins, Role::ResourceServer, "https://new.example/", "n");
+        assert_eq!(origins.known.len(), Origins::CAPACITY);
+        assert_eq!(nonce(&origins, Role::ResourceServer, "https://h0.example/"), Some("again"));
+        assert_eq!(nonce(&origins, Role::ResourceServer, "https://h1.example/"), None);
+    }
+
+    #[test]
+    fn what_is_known_survives_its_json_unless_it_is_old() {
+        let mut origins = Origins::new();
+        learn(&mut origins, Role::AuthorizationServer, "http://[::1]:8080/", "!#[]");
+        let json = origins.to_json();
+        let again = Origins::from_json(&json, NOW).unwrap();
+        assert_eq!(nonce(&again, Role::AuthorizationServer, "http://[::1]:8080/t"), Some("!#[]"));
+        let later = Origins::from_json(&json, UnixTime::from_secs(1001)).unwrap();
+        assert!(later.known.is_empty());
+        for bad in [
+            "",
+            "[{}]",
+            r#"[{"origin":"http://evil.example/","role":"ResourceServer","nonce":"n","learned":9000000}]"#,
+        ] {
+            assert!(Origins::from_json(bad, NOW).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! [Treasury Prime](https://docs.treasuryprime.com): `POST /person/{id}/uxt_access_token`, which hands a
+//! browser's DPoP proof on to Marqeta and brings back a token bound to the browser's key.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::client::ClientAuth;
+use crate::dpop::VerifiedProof;
+use crate::endpoint::Endpoint;
+use crate::error::Misuse;
+use crate::exchange::{Ask, Exchange, Repeat, Settings};
+use crate::token::{self, Expected, ExpiresIn, Token};
+use crate::wire::escape::push_segment;
+use crate::wire::fields::{BodyFormat, Fields};
+
+/// Treasury Prime's API, for one API key.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct TreasuryPrime {
+    base: Endpoint,
+    settings: Arc<Settings>,
+}
+
+impl TreasuryPrime {
+    /// `https://api.treasuryprime.com`. The API key goes by [`ClientAuth::basic`] (its id as id, its value as
+    /// secret), or as a JWT by [`ClientAuth::bearer`].
+    pub fn production(auth: ClientAuth) -> Self {
+        Self::at(Endpoint::from_static("https://api.treasuryprime.com/"), auth)
+    }
+
+    /// `https://api.sandbox.treasuryprime.com`, which has API keys of its own.
+    pub fn sandbox(auth: ClientAuth) -> Self {
+        Self::at(Endpoint::from_static("https://api.sandbox.treasuryprime.com/"), auth)
+    }
+
+    /// Another host, for mocks.
+    pub fn at(base: Endpoint, auth: ClientAuth) -> Self {
+        let settings =
+            Settings { auth, format: BodyFormat::Json, headers: HeaderMap::new(), params: Fields::default() };
+        Self { base, settings: Arc::new(settings) }
+    }
+
+    /// Asks for a Marqeta UX Toolkit token for the cardholder `person_id` (`psn_…`), with a proof that the
+    /// cardholder's browser made.
+    ///
+    /// The proof is good for one request, and can't be made anew here: so nothing is ever sent twice. Where
+    /// the server wants a nonce, the error has the code `use_dpop_nonce` and
+    /// [the nonce](crate::ServerError::nonce), which the browser needs for its next proof.
+    ///
+    /// # Errors
+    /// `Misuse` if the id can't stand in a path.
+    pub fn uxt_access_token(&self, person_id: &str, proof: VerifiedProof) -> Result<Exchange<Token>, Misuse> {
+        let mut path = b"/person/".to_vec();
+        if matches!(person_id, "" | "." | "..") {
+            return Err(Misuse::new("person_id", "must be an id such as psn_…"));
+        }
+        push_segment(person_id, &mut path);
+        path.extend(b"/uxt_access_token");
+        let endpoint = self.base.join(&String::from_utf8_lossy(&path))?;
+
+        let VerifiedProof { proof, key } = proof;
+        let expected = Expected {
+            key: Some(key),
+            accept_bearer: false,
+            expires_in: ExpiresIn::default(),
+            refresh_token: None,
+        };
+        let ask = Ask {
+            settings: Arc::clone(&self.settings),
+            endpoint,
+            fields: Fields::of("dpop", proof),
+            key: None,
+            repeat: Repeat::Never,
+        };
+        Ok(Exchange::new(ask, move |success| token::read(success, &expected)))
+    }
+}

@@ -1,0 +1,62 @@
+//! Token revocation (RFC 7009).
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::error::Misuse;
+use crate::exchange::{Success, Unread};
+use crate::secret::Secret;
+use crate::wire::fields::Fields;
+use crate::wire::refusal::request_id;
+
+/// `token_type_hint` (RFC 7009 §2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenTypeHint {
+    /// `access_token`
+    AccessToken,
+    /// `refresh_token`
+    RefreshToken,
+}
+
+impl TokenTypeHint {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::AccessToken => "access_token",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+}
+
+/// The token is revoked, or was never good: RFC 7009 §2.2 doesn't tell.
+#[derive(Clone, Debug)]
+pub struct Revoked {
+    request_id: Option<String>,
+}
+
+impl Revoked {
+    /// `x-request-id`.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+}
+
+pub(crate) fn fields(token: Secret, hint: Option<TokenTypeHint>) -> Result<Fields, Misuse> {
+    let mut fields = Fields::of("token", token);
+    if let Some(hint) = hint {
+        fields.push("token_type_hint", hint.as_str())?;
+    }
+    Ok(fields)
+}
+
+/// Any 2xx will do: RFC 7009 says 200, Moov 204. Only an error in the body speaks against it.
+pub(crate) fn read(success: &Success<'_>) -> Result<Revoked, Unread> {
+    #[derive(Deserialize)]
+    struct Wire {
+        error: Option<IgnoredAny>,
+    }
+    match serde_json::from_slice(success.body) {
+        Ok(Wire { error: Some(_) }) => Err(Unread::Refusal),
+        _ => Ok(Revoked { request_id: request_id(success.headers) }),
+    }
+}

@@ -1,0 +1,305 @@
+//! Access tokens: how a server's answer becomes one, and what it says about itself.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Uri};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::dpop::{AccessTokenHash, calls_itself_a_proof};
+use crate::error::{Misuse, WhyBad};
+use crate::exchange::{Success, Unread};
+use crate::grant::Scope;
+use crate::jose::PublicJwk;
+use crate::resource::ResourceCall;
+use crate::secret::Secret;
+use crate::time::UnixTime;
+use crate::wire::refusal::request_id;
+
+/// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExpiresIn {
+    /// Told by its magnitude: below 10⁹ seconds from now, below 10¹² a Unix time in seconds, else in milliseconds.
+    #[default]
+    Auto,
+    /// Seconds from now.
+    Relative,
+    /// A Unix time in seconds.
+    AbsoluteSeconds,
+    /// A Unix time in milliseconds.
+    AbsoluteMillis,
+}
+
+impl ExpiresIn {
+    /// When a token received at `now` expires; `None` for zero, a negative number and what is no number:
+    /// that is not known, rather than never.
+    fn expiry(self, value: f64, now: UnixTime) -> Option<UnixTime> {
+        let span = |unit: f64| Duration::try_from_secs_f64(value * unit).ok();
+        let since_epoch = |span: Duration| UnixTime::from_secs(0).saturating_add(span);
+        match self {
+            _ if value <= 0.0 => None,
+            Self::Auto if value < 1e9 => Self::Relative.expiry(value, now),
+            Self::Auto if value < 1e12 => Self::AbsoluteSeconds.expiry(value, now),
+            Self::Auto => Self::AbsoluteMillis.expiry(value, now),
+            Self::Relative => span(1.0).map(|span| now.saturating_add(span)),
+            Self::AbsoluteSeconds => span(1.0).map(since_epoch),
+            Self::AbsoluteMillis => span(1e-3).map(since_epoch),
+        }
+    }
+}
+
+/// `token_type` (RFC 6749 §7.1), an open set; case doesn't count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenType {
+    /// RFC 6750. Also where a server names no type, or Moov's old `opaque`.
+    Bearer,
+    /// RFC 9449: bound to a key.
+    Dpop,
+    /// Another one, as the server spells it.
+    Other(String),
+}
+
+impl TokenType {
+    fn of(name: &str) -> Self {
+        match name {
+            _ if name.eq_ignore_ascii_case("dpop") => Self::Dpop,
+            _ if name.eq_ignore_ascii_case("bearer") || name.eq_ignore_ascii_case("opaque") => Self::Bearer,
+            _ => Self::Other(name.to_owned()),
+        }
+    }
+
+    /// The type as a scheme of the `Authorization` header.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Dpop => "DPoP",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// An access token with all that belongs to it. Cloning it is cheap; `Debug` shows no secret.
+#[derive(Clone)]
+pub struct Token(Arc<Parts>);
+
+struct Parts {
+    access: Secret,
+    token_type: TokenType,
+    /// `Authorization`, ready to be sent.
+    authorization: HeaderValue,
+    ath: AccessTokenHash,
+    key: Option<PublicJwk>,
+    expires_at: Option<UnixTime>,
+    refresh: Option<Secret>,
+    scope: Option<Scope>,
+    request_id: Option<String>,
+    others: Map<String, Value>,
+}
+
+impl Token {
+    /// The access token. [`authorize`](Self::authorize) puts it where it belongs.
+    pub fn access_token(&self) -> &Secret {
+        &self.0.access
+    }
+
+    /// `token_type` (RFC 6749 §7.1).
+    pub fn token_type(&self) -> &TokenType {
+        &self.0.token_type
+    }
+
+    /// When it expires, absolutely, from the moment it was received; `None` if the server doesn't tell.
+    pub fn expires_at(&self) -> Option<UnixTime> {
+        self.0.expires_at
+    }
+
+    /// The refresh token: a new one, or the one that was sent where the answer brought none (RFC 6749 §6).
+    pub fn refresh_token(&self) -> Option<&Secret> {
+        self.0.refresh.as_ref()
+    }
+
+    /// What was granted; `None` if the server doesn't tell, which means what was asked for (RFC 6749 §5.1).
+    pub fn scope(&self) -> Option<&Scope> {
+        self.0.scope.as_ref()
+    }
+
+    /// The key that it is bound to (RFC 9449 §6); its thumbprint is the `jkt`. `None` for a bearer token.
+    pub fn key(&self) -> Option<&PublicJwk> {
+        self.0.key.as_ref()
+    }
+
+    /// `x-request-id` of the response.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// A text member of the answer that has no method of its own, such as `id_token`. It may be a secret.
+    pub fn other(&self, member: &str) -> Option<&str> {
+        self.0.others.get(member).and_then(Value::as_str)
+    }
+
+    /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
+    ///
+    /// # Errors
+    /// `Misuse` for a URL that a proof can't name, a token whose type has no known scheme, and a bound token
+    /// whose key isn't known.
+    pub fn authorize(&self, method: &Method, uri: &Uri) -> Result<ResourceCall, Misuse> {
+        ResourceCall::new(self, method, uri)
+    }
+
+    pub(crate) fn authorization(&self) -> &HeaderValue {
+        &self.0.authorization
+    }
+
+    pub(crate) fn ath(&self) -> AccessTokenHash {
+        self.0.ath
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("token_type", &self.0.token_type)
+            .field("access_token", &self.0.access)
+            .field("expires_at", &self.0.expires_at)
+            .field("refresh_token", &self.0.refresh)
+            .field("scope", &self.0.scope)
+            .field("key", &self.0.key)
+            .field("request_id", &self.0.request_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of a token before it comes.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) key: Option<PublicJwk>,
+    pub(crate) accept_bearer: bool,
+    pub(crate) expires_in: ExpiresIn,
+    pub(crate) refresh_token: Option<Secret>,
+}
+
+/// Reads a successful answer (RFC 6749 §5.1), and takes what real servers make of it.
+pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, Unread> {
+    let wire = Wire::parse(success.body)?;
+    let Some(access) = wire.access_token else {
+        return Err(if wire.has_error { Unread::Refusal } else { WhyBad::Missing("access_token").into() });
+    };
+    if calls_itself_a_proof(access.expose()) {
+        return Err(WhyBad::ProofInsteadOfToken.into());
+    }
+    let named = wire.token_type.as_deref().map(TokenType::of);
+    if expected.key.is_some() && named != Some(TokenType::Dpop) && !expected.accept_bearer {
+        return Err(WhyBad::NotBound.into());
+    }
+    let token_type = named.unwrap_or(TokenType::Bearer);
+    let mut authorization = HeaderValue::try_from(format!("{} {}", token_type.as_str(), access.expose()))
+        .map_err(|_| WhyBad::Member("access_token"))?;
+    authorization.set_sensitive(true);
+    let key = expected.key.clone().filter(|_| token_type == TokenType::Dpop);
+    Ok(Token(Arc::new(Parts {
+        ath: AccessTokenHash::of(access.expose()),
+        access,
+        token_type,
+        authorization,
+        key,
+        expires_at: wire.expires_in.and_then(|value| expected.expires_in.expiry(value, success.now)),
+        refresh: wire.refresh_token.or_else(|| expected.refresh_token.clone()),
+        scope: wire.scope,
+        request_id: request_id(success.headers),
+        others: wire.others,
+    })))
+}
+
+/// The members of the answer, as they stand.
+#[derive(Default)]
+struct Wire {
+    access_token: Option<Secret>,
+    token_type: Option<String>,
+    expires_in: Option<f64>,
+    refresh_token: Option<Secret>,
+    scope: Option<Scope>,
+    has_error: bool,
+    others: Map<String, Value>,
+}
+
+impl Wire {
+    /// The reasons name members and places, never values: serde_json's own messages would quote them.
+    fn parse(body: &[u8]) -> Result<Self, WhyBad> {
+        let member = Cell::new("the answer");
+        let mut json = serde_json::Deserializer::from_slice(body);
+        json.deserialize_map(WireVisitor { member: &member })
+            .and_then(|wire| json.end().map(|()| wire))
+            .map_err(|error| match error.classify() {
+                serde_json::error::Category::Data => WhyBad::Member(member.get()),
+                _ => WhyBad::NotJson { line: error.line(), column: error.column() },
+            })
+    }
+}
+
+struct WireVisitor<'a> {
+    /// The member that is being read.
+    member: &'a Cell<&'static str>,
+}
+
+impl<'de> Visitor<'de> for WireVisitor<'_> {
+    type Value = Wire;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire, A::Error> {
+        let mut wire = Wire::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "access_token" => {
+                    self.member.set("access_token");
+                    let text: Option<String> = map.next_value()?;
+                    wire.access_token = text.filter(|text| !text.is_empty()).map(Secret::new);
+                }
+                "token_type" => {
+                    self.member.set("token_type");
+                    wire.token_type = map.next_value()?;
+                }
+                "refresh_token" => {
+                    self.member.set("refresh_token");
+                    let text: Option<String> = map.next_value()?;
+                    wire.refresh_token = text.filter(|text| !text.is_empty()).map(Secret::new);
+                }
+                // Anything at all may stand here: a good token isn't lost for it.
+                "expires_in" => wire.expires_in = number(&map.next_value()?),
+                "scope" => wire.scope = scope(&map.next_value()?),
+                "error" => wire.has_error = map.next_value::<Option<IgnoredAny>>()?.is_some(),
+                _ => {
+                    self.member.set("the answer");
+                    wire.others.insert(name, map.next_value()?);
+                }
+            }
+        }
+        Ok(wire)
+    }
+}
+
+/// A number, or a string that is one (Azure AD v1, UPS, …).
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        _ => None,
+    }
+}
+
+/// A list separated by spaces, or by commas where there is no space (Shopify, Strava), or an array (Twitch).
+fn scope(value: &Value) -> Option<Scope> {
+    match value {
+        Value::String(text) if text.contains(' ') => Scope::granted(text.split(' ')),
+        Value::String(text) => Scope::granted(text.split(',')),
+        Value::Array(items) => Scope::granted(items.iter().filter_map(Value::as_str)),
+        _ => None,
+    }
+}

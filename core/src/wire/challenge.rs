@@ -1,0 +1,242 @@
+//! `WWW-Authenticate` (RFC 9110 §11.6.1): any number of fields, each with any number of challenges.
+
+use http::{HeaderMap, header::WWW_AUTHENTICATE};
+
+/// One challenge: a scheme, and its parameters or its token68.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Challenge {
+    scheme: String,
+    token68: Option<String>,
+    params: Vec<(String, String)>,
+}
+
+impl Challenge {
+    /// All challenges of a response, in order. What can't be read is passed over.
+    pub fn all(headers: &HeaderMap) -> Vec<Self> {
+        let mut challenges = Vec::new();
+        for field in headers.get_all(WWW_AUTHENTICATE) {
+            let text = String::from_utf8_lossy(field.as_bytes());
+            Reader { rest: &text }.read_into(&mut challenges);
+        }
+        challenges
+    }
+
+    /// The scheme as the server wrote it.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// Whether this is the scheme's challenge; case doesn't count.
+    pub fn is(&self, scheme: &str) -> bool {
+        self.scheme.eq_ignore_ascii_case(scheme)
+    }
+
+    /// The value of a parameter, unquoted; the case of its name doesn't count.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a challenge that has no parameters but one token.
+    pub fn token68(&self) -> Option<&str> {
+        self.token68.as_deref()
+    }
+}
+
+/// The `error` that concerns a DPoP request (RFC 9449 §7.1): that of the DPoP challenge; of any other only
+/// where there is no DPoP challenge, since some servers know one scheme alone.
+pub(crate) fn error(challenges: &[Challenge]) -> Option<&str> {
+    if challenges.iter().any(|challenge| challenge.is("DPoP")) {
+        challenges
+            .iter()
+            .filter(|challenge| challenge.is("DPoP"))
+            .find_map(|challenge| challenge.param("error"))
+    } else {
+        challenges.iter().find_map(|challenge| challenge.param("error"))
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn read_into(&mut self, challenges: &mut Vec<Challenge>) {
+        loop {
+            self.rest = self.rest.trim_start_matches([' ', '\t', ',']);
+            if self.rest.is_empty() {
+                return;
+            }
+            let Some(word) = self.take_token() else {
+                // Not a token: nothing that this grammar knows begins here.
+                self.skip_to_comma();
+                continue;
+            };
+            if self.take_equals() {
+                let value = self.take_value();
+                if let Some(current) = challenges.last_mut() {
+                    current.params.push((word.to_owned(), value));
+                }
+            } else {
+                let token68 = self.take_token68();
+                challenges.push(Challenge { scheme: word.to_owned(), token68, params: Vec::new() });
+            }
+        }
+    }
+
+    fn take_token(&mut self) -> Option<&'a str> {
+        self.take_while(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    }
+
+    /// Takes `BWS = BWS`, if it comes next.
+    fn take_equals(&mut self) -> bool {
+        match self.rest.trim_start_matches([' ', '\t']).strip_prefix('=') {
+            Some(rest) => {
+                self.rest = rest.trim_start_matches([' ', '\t']);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a token68, if one comes next and is all that comes before the next comma.
+    fn take_token68(&mut self) -> Option<String> {
+        let after_space = self.rest.trim_start_matches(' ');
+        let mut ahead = Reader { rest: after_space };
+        let token = ahead.take_while(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))?;
+        let padding = ahead.take_while(|byte| byte == b'=').unwrap_or_default();
+        let after = ahead.rest.trim_start_matches([' ', '\t']);
+        if after_space.len() == self.rest.len() || !(after.is_empty() || after.starts_with(',')) {
+            return None;
+        }
+        self.rest = after;
+        Some(format!("{token}{padding}"))
+    }
+
+    fn take_value(&mut self) -> String {
+        let Some(quoted) = self.rest.strip_prefix('"') else {
+            let end = self.rest.find([' ', '\t', ',']).unwrap_or(self.rest.len());
+            let (value, rest) = self.rest.split_at(end);
+            self.rest = rest;
+            return value.to_owned();
+        };
+        let mut value = String::new();
+        let mut chars = quoted.chars();
+        while let Some(next) = chars.next() {
+            match next {
+                '"' => break,
+                '\\' => value.extend(chars.next()),
+                _ => value.push(next),
+            }
+        }
+        self.rest = chars.as_str();
+        value
+    }
+
+    fn skip_to_comma(&mut self) {
+        if self.rest.starts_with('"') {
+            self.take_value();
+        }
+        let end = self.rest.find(',').unwrap_or(self.rest.len());
+        self.rest = self.rest.get(end..).unwrap_or_default();
+    }
+
+    fn take_while(&mut self, belongs: impl Fn(u8) -> bool) -> Option<&'a str> {
+        let end = self.rest.bytes().position(|byte| !belongs(byte)).unwrap_or(self.rest.len());
+        let (taken, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        (!taken.is_empty()).then_some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(fields: &[&str]) -> Vec<Challenge> {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(WWW_AUTHENTICATE, http::HeaderValue::from_bytes(field.as_bytes()).unwrap());
+        }
+        Challenge::all(&headers)
+    }
+
+    fn challenge(scheme: &str, params: &[(&str, &str)]) -> Challenge {
+        let params = params.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Challenge { scheme: scheme.into(), token68: None, params }
+    }
+
+    #[test]
+    fn challenges_of_every_shape_are_read() {
+        let nonce_wanted = ("error", "use_dpop_nonce");
+        let cases: &[(&[&str], &[Challenge])] = &[
+            (&[], &[]),
+            (&["DPoP error=\"use_dpop_nonce\""], &[challenge("DPoP", &[nonce_wanted])]),
+            // A scheme without parameters before another (atproto).
+            (
+                &["Bearer, DPoP algs=\"ES256 EdDSA\", error=\"use_dpop_nonce\""],
+                &[challenge("Bearer", &[]), challenge("DPoP", &[("algs", "ES256 EdDSA"), nonce_wanted])],
+            ),
+            // Two fields (oidc-provider).
+            (
+                &["Bearer realm=\"a, b\"", "dPoP error = use_dpop_nonce"],
+                &[challenge("Bearer", &[("realm", "a, b")]), challenge("dPoP", &[nonce_wanted])],
+            ),
+            (
+                &["Basic realm=\"say \\\"hi\\\"\", charset=UTF-8"],
+                &[challenge("Basic", &[("realm", "say \"hi\""), ("charset", "UTF-8")])],
+            ),
+            (&[" , ,DPoP , "], &[challenge("DPoP", &[])]),
+            (&["DPoP error=\"unterminated, x=y"], &[challenge("DPoP", &[("error", "unterminated, x=y")])]),
+            (&["error=\"no scheme\", DPoP error=x"], &[challenge("DPoP", &[("error", "x")])]),
+            (
+                &["DPoP error=\"\", ;junk=1, algs=ES256"],
+                &[challenge("DPoP", &[("error", ""), ("algs", "ES256")])],
+            ),
+        ];
+        for (fields, challenges) in cases {
+            assert_eq!(read(fields), *challenges, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_token68_is_no_parameter() {
+        let read = read(&["Negotiate oRQwEqADCgEBoQsGCSqGSIb3EgECAg==, Bearer realm=x"]);
+        assert_eq!(read[0].token68(), Some("oRQwEqADCgEBoQsGCSqGSIb3EgECAg=="));
+        assert_eq!(read[1], challenge("Bearer", &[("realm", "x")]));
+    }
+
+    #[test]
+    fn the_error_is_the_dpop_challenges() {
+        for (fields, expected) in [
+            (&["Bearer error=\"invalid_token\", DPoP error=\"use_dpop_nonce\""][..], Some("use_dpop_nonce")),
+            (&["Bearer error=\"use_dpop_nonce\"", "DPoP algs=ES256"], None),
+            (&["Bearer error=\"use_dpop_nonce\""], Some("use_dpop_nonce")),
+            (&["DPoP realm=\"error=use_dpop_nonce\""], None),
+            (&[], None),
+        ] {
+            assert_eq!(error(&read(fields)), expected, "{fields:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_or_loops(text in "[ -~é]{0,80}") {
+            let _ = read(&[&text]);
+        }
+
+        #[test]
+        fn what_is_written_is_read(names in proptest::collection::vec("[a-z]{1,8}", 1..5), value in "[ -~]{0,20}") {
+            let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
+            let params: Vec<String> = names.iter().map(|name| format!("{name}=\"{quoted}\"")).collect();
+            let read = read(&["Bearer", &format!("DPoP {}", params.join(", "))]);
+            prop_assert_eq!(read.len(), 2);
+            for name in &names {
+                prop_assert_eq!(read[1].param(name), Some(value.as_str()));
+            }
+        }
+    }
+}

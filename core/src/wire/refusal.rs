@@ -1,0 +1,289 @@
+//! Reading a refusal, in whichever dialect the server speaks.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde_json::{Map, Value};
+
+use super::challenge::{self, Challenge};
+use super::retry_after;
+use crate::dpop::Nonce;
+use crate::error::{Envelope, ServerError};
+use crate::time::UnixTime;
+
+/// How much of any text from the server is kept.
+const MAX_TEXT: usize = 256;
+const MAX_FIELDS: usize = 64;
+
+impl Envelope {
+    pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(clean);
+        Self {
+            status,
+            request_id: request_id(headers),
+            content_type: text("content-type"),
+            nonce: Nonce::of(headers),
+        }
+    }
+}
+
+/// `x-request-id`, for the provider's support.
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
+    headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(clean)
+}
+
+/// Reads what a refusal says. `secrets` are struck out of it.
+pub(crate) fn read<'a>(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    secrets: impl Iterator<Item = &'a str> + Clone,
+    now: UnixTime,
+) -> ServerError {
+    let mut said = Said::default();
+    if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
+        said.read(status, &object);
+    }
+    let challenges = Challenge::all(headers);
+    let code =
+        said.code.or_else(|| challenge::error(&challenges).filter(|code| is_code(code)).map(str::to_owned));
+    let tidy = |text: String| clean(&strike_out(text, secrets.clone()));
+    let message_wait = said.description.as_deref().and_then(wait_in);
+    ServerError {
+        retry_after: retry_after::read(headers, now).or(message_wait),
+        envelope: Envelope::of(status, headers),
+        code: code.map(tidy),
+        description: said.description.map(tidy),
+        uri: said.uri.map(tidy),
+        fields: said.fields.into_iter().map(|(path, message)| (tidy(path), tidy(message))).collect(),
+    }
+}
+
+#[derive(Default)]
+struct Said {
+    code: Option<String>,
+    description: Option<String>,
+    uri: Option<String>,
+    fields: Vec<(String, String)>,
+}
+
+impl Said {
+    fn read(&mut self, status: StatusCode, object: &Map<String, Value>) {
+        let text = |object: &Map<String, Value>, names: &[&str]| {
+            names.iter().find_map(|name| object.get(*name)?.as_str().map(str::to_owned))
+        };
+        match object.get("error") {
+            // RFC 6749 §5.2, and free text in the same place (Moov, Treasury Prime).
+            Some(Value::String(error)) if is_code(error) => self.code = Some(error.clone()),
+            Some(Value::String(error)) => self.description = Some(error.clone()),
+            // An object (Facebook; Moov's accounts).
+            Some(Value::Object(error)) => {
+                self.code = text(error, &["code", "error", "type"]).filter(|code| is_code(code));
+                self.description = text(error, &["message", "error_description", "description"]);
+                if self.description.is_none() {
+                    self.flatten("", error);
+                }
+            }
+            // A map of fields (Moov's 422); elsewhere a message under some other name.
+            _ if status.is_client_error() => {
+                self.description = text(object, &["message", "detail", "error_message", "title"]);
+                if self.description.is_none() {
+                    self.flatten("", object);
+                }
+            }
+            _ => {}
+        }
+        self.description = text(object, &["error_description"]).or(self.description.take());
+        self.uri = text(object, &["error_uri"]);
+    }
+
+    fn flatten(&mut self, above: &str, object: &Map<String, Value>) {
+        for (name, value) in object {
+            let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+            match value {
+                _ if self.fields.len() >= MAX_FIELDS => return,
+                Value::String(message) => self.fields.push((path, message.clone())),
+                Value::Object(inner) => self.flatten(&path, inner),
+                Value::Array(items) => {
+                    let messages: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+                    if !messages.is_empty() {
+                        self.fields.push((path, messages.join("; ")));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether an `error` is a code for programs rather than a sentence for people.
+fn is_code(error: &str) -> bool {
+    !error.is_empty()
+        && error.len() <= 64
+        && error.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+/// `retry in 1500 ms`, in a message.
+fn wait_in(message: &str) -> Option<Duration> {
+    let (_, after) = message.split_once("retry in ")?;
+    let (number, unit) = after.split_once(' ')?;
+    let wait: u32 = number.parse().ok()?;
+    match unit.trim_end_matches(|c: char| !c.is_ascii_alphabetic()) {
+        "ms" => Some(Duration::from_millis(wait.into())),
+        "s" | "seconds" => Some(Duration::from_secs(wait.into())),
+        _ => None,
+    }
+}
+
+/// Servers echo what they were sent.
+fn strike_out<'a>(mut text: String, secrets: impl Iterator<Item = &'a str>) -> String {
+    for secret in secrets.filter(|secret| !secret.is_empty()) {
+        if text.contains(secret) {
+            text = text.replace(secret, "[redacted]");
+        }
+    }
+    text
+}
+
+/// One line of at most [`MAX_TEXT`] characters that moves no terminal's cursor.
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: u16, body: &str) -> ServerError {
+        let status = StatusCode::from_u16(status).unwrap();
+        read(status, &HeaderMap::new(), body.as_bytes(), ["s3cret"].into_iter(), UnixTime::from_secs(0))
+    }
+
+    /// status, body, code, description, fields
+    type Case = (
+        u16,
+        &'static str,
+        Option<&'static str>,
+        Option<&'static str>,
+        &'static [(&'static str, &'static str)],
+    );
+
+    #[test]
+    fn every_dialect_is_understood() {
+        let cases: &[Case] = &[
+            // RFC 6749 §5.2
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"gone"}"#,
+                Some("invalid_grant"),
+                Some("gone"),
+                &[],
+            ),
+            // Moov: a code, or free text
+            (400, r#"{"error":"invalid_request"}"#, Some("invalid_request"), None, &[]),
+            (400, r#"{"error":"the scope is odd"}"#, None, Some("the scope is odd"), &[]),
+            // Treasury Prime
+            (
+                400,
+                r#"{"error":"Invalid id primary_person_application_id: unexistant"}"#,
+                None,
+                Some("Invalid id primary_person_application_id: unexistant"),
+                &[],
+            ),
+            // Moov's 422: flat, nested, under `error`
+            (
+                422,
+                r#"{"refresh_token":"is required","scope":"is odd"}"#,
+                None,
+                None,
+                &[("refresh_token", "is required"), ("scope", "is odd")],
+            ),
+            (
+                422,
+                r#"{"token":"unknown","token_type_hint":"odd"}"#,
+                None,
+                None,
+                &[("token", "unknown"), ("token_type_hint", "odd")],
+            ),
+            (
+                422,
+                r#"{"profile":{"business":{"taxID":{"ein":{"number":"must be 9 digits"}}}}}"#,
+                None,
+                None,
+                &[("profile.business.taxID.ein.number", "must be 9 digits")],
+            ),
+            (422, r#"{"error":{"name":["too long","odd"]}}"#, None, None, &[("name", "too long; odd")]),
+            // Facebook
+            (
+                400,
+                r#"{"error":{"message":"Error validating","type":"OAuthException","code":190}}"#,
+                Some("OAuthException"),
+                Some("Error validating"),
+                &[],
+            ),
+            // GitHub: an error in a 200
+            (
+                200,
+                r#"{"error":"bad_verification_code","error_description":"The code","error_uri":"https://x"}"#,
+                Some("bad_verification_code"),
+                Some("The code"),
+                &[],
+            ),
+            // problem+json
+            (403, r#"{"title":"Forbidden","detail":"not yours"}"#, None, Some("not yours"), &[]),
+            // Empty, HTML, other JSON, invalid JSON as Treasury Prime documents it
+            (401, "", None, None, &[]),
+            (403, "<html>error code 1020</html>", None, None, &[]),
+            (500, r#"["a"]"#, None, None, &[]),
+            (500, r#"{"internal":"trace"}"#, None, None, &[]),
+            (400, r#"{"error": "Parameter 'amount' must be greater than '0'.}"#, None, None, &[]),
+            (400, r#"{"error":7}"#, None, None, &[]),
+        ];
+        for (status, body, code, description, fields) in cases {
+            let read = refusal(*status, body);
+            let owned: Vec<_> =
+                fields.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+            assert_eq!(
+                (read.code(), read.description(), read.fields()),
+                (*code, *description, &owned[..]),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_sent_in_secret_is_struck_out_and_control_characters_go() {
+        let read = refusal(400, r#"{"error":"no s3cret\u001b[31m here\n"}"#);
+        assert_eq!(read.description(), Some("no [redacted][31m here"));
+        let fields = refusal(422, r#"{"scope":"s3cret?"}"#);
+        assert_eq!(fields.fields()[0].1, "[redacted]?");
+    }
+
+    #[test]
+    fn a_long_text_is_clipped() {
+        let read = refusal(400, &format!(r#"{{"error":"long {}"}}"#, "ü".repeat(5000)));
+        assert_eq!(read.description().unwrap().chars().count(), MAX_TEXT);
+    }
+
+    #[test]
+    fn a_wait_in_the_message_is_found() {
+        assert_eq!(
+            refusal(429, r#"{"error":"slow down, retry in 1500 ms."}"#).retry_after(),
+            Some(Duration::from_millis(1500))
+        );
+    }
+
+    #[test]
+    fn the_code_may_stand_in_the_challenge_alone() {
+        let headers = HeaderMap::from_iter([
+            ("www-authenticate".parse().unwrap(), "DPoP error=\"use_dpop_nonce\"".parse().unwrap()),
+            ("dpop-nonce".parse().unwrap(), "n-1".parse().unwrap()),
+            ("x-request-id".parse().unwrap(), "7f1c".parse().unwrap()),
+            ("content-type".parse().unwrap(), "text/html".parse().unwrap()),
+        ]);
+        let read = read(StatusCode::UNAUTHORIZED, &headers, b"", std::iter::empty(), UnixTime::from_secs(0));
+        assert_eq!(read.code(), Some("use_dpop_nonce"));
+        assert_eq!(read.nonce().unwrap().as_str(), "n-1");
+        assert_eq!((read.request_id(), read.content_type()), (Some("7f1c"), Some("text/html")));
+    }
+}

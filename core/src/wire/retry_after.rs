@@ -1,0 +1,120 @@
+//! How long a server asks to wait: `retry-after-ms`, `Retry-After`, `X-Retry-In`, in this order.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::http_date;
+use crate::time::UnixTime;
+
+pub(crate) fn read(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    text("retry-after-ms")
+        .and_then(millis)
+        .or_else(|| {
+            text("retry-after").and_then(|value| seconds(value).or_else(|| until(value, headers, now)))
+        })
+        .or_else(|| text("x-retry-in").and_then(|value| millis(value).or_else(|| go_duration(value))))
+}
+
+fn seconds(value: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(decimal(value)?).ok()
+}
+
+fn millis(value: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(decimal(value)? / 1000.0).ok()
+}
+
+/// Digits with at most one point: no sign, no exponent, no `inf`.
+fn decimal(value: &str) -> Option<f64> {
+    value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then(|| value.parse().ok())?
+}
+
+/// Counted on the server's own clock where it tells it, so that ours may be wrong.
+fn until(value: &str, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
+    let date = headers.get(http::header::DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
+    Some(http_date::parse(value)?.saturating_since(date.unwrap_or(now)))
+}
+
+/// What Go's `time.Duration` prints: `1m30.5s`, `250ms`.
+fn go_duration(value: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = value;
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let (unit, tail) =
+            tail.split_at(tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len()));
+        let unit_seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(decimal(number)? * unit_seconds).ok()?)?;
+        rest = tail;
+    }
+    (!value.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_one(name: &'static str, value: &str) -> Option<Duration> {
+        let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+        read(&headers, UnixTime::from_secs(784_111_777))
+    }
+
+    #[test]
+    fn all_four_forms_are_read() {
+        for (name, value, millis) in [
+            ("retry-after", "120", Some(120_000)),
+            ("retry-after", "1.5", Some(1500)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT", Some(10_000)),
+            ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("retry-after-ms", "250", Some(250)),
+            ("x-retry-in", "1500", Some(1500)),
+            ("x-retry-in", "1m30.5s", Some(90_500)),
+            ("x-retry-in", "250ms", Some(250)),
+            ("retry-after", "-1", None),
+            ("retry-after", "soon", None),
+            ("retry-after", "inf", None),
+            ("retry-after", "1e9", None),
+            ("x-retry-in", "5 parsecs", None),
+            ("x-retry-in", "", None),
+        ] {
+            assert_eq!(read_one(name, value), millis.map(Duration::from_millis), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_date_counts_from_the_servers_own_clock() {
+        let headers = HeaderMap::from_iter([
+            ("date".parse().unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap()),
+            ("retry-after".parse().unwrap(), "Sun, 06 Nov 1994 08:49:40 GMT".parse().unwrap()),
+        ]);
+        assert_eq!(read(&headers, UnixTime::from_secs(1)), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn the_finest_header_wins() {
+        let headers = HeaderMap::from_iter([
+            ("retry-after".parse().unwrap(), "1".parse().unwrap()),
+            ("retry-after-ms".parse().unwrap(), "20".parse().unwrap()),
+        ]);
+        assert_eq!(read(&headers, UnixTime::from_secs(0)), Some(Duration::from_millis(20)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[ -~]{0,40}") {
+            for name in ["retry-after", "retry-after-ms", "x-retry-in"] {
+                let _ = read_one(name, &text);
+            }
+        }
+    }
+}
