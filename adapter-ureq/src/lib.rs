@@ -1,1 +1,33 @@
+//! OAuth access tokens bound to a key (DPoP, RFC 9449), for synchronous programs: the exchanges of
+//! [`keybound_core`], performed over [`ureq`]. The core is re-exported here, so that one crate is enough.
+//!
+//! A [`Transport`] performs; everything that is decided, is decided in the core.
+//!
+//! ```no_run
+//! use keybound_ureq::jose::{Algorithm, SigningKey};
+//! use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, Transport};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let key = SigningKey::generate(Algorithm::Es256)?;
+//! let auth = ClientAuth::basic("my-client", Secret::new(std::env::var("CLIENT_SECRET")?))?;
+//! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
+//! let transport = Transport::new().signer(key);
+//!
+//! let token = transport.run(client.token(Grant::client_credentials())?)?;
+//! let request = ureq::http::Request::get("https://rs.example/accounts").body(Vec::new())?;
+//! let response = transport.call(&token, request)?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod clock;
+mod error;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
+mod signer;
+mod transport;
+
+pub use error::Error;
+pub use keybound_core::{Error as CoreError, *};
+pub use signer::Signer;
+pub use transport::{Event, Transport, endpoint};

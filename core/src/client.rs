@@ -89,8 +89,12 @@ impl ClientAuth {
         Ok(())
     }
 
-    pub(crate) fn secret(&self) -> impl Iterator<Item = &str> + Clone {
-        self.secret.iter().chain(&self.hidden).map(Secret::expose)
+    /// What must not be seen of it, in any text that the server sends back: the secret itself, and what the
+    /// header makes of it.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let credential = self.header.as_ref().and_then(|header| header.to_str().ok()?.split_once(' '));
+        let credential = credential.map(|(_scheme, credential)| credential);
+        self.secret.iter().chain(&self.hidden).map(Secret::expose).chain(credential)
     }
 }
 

@@ -234,7 +234,7 @@ pub struct BadResponse {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhyBad {
-    /// The body is longer than [`MAX_RESPONSE`](crate::MAX_RESPONSE).
+    /// The body of a success is longer than [`MAX_RESPONSE`](crate::MAX_RESPONSE).
     TooLarge,
     /// A redirection. None is followed with credentials.
     Redirect,

@@ -17,7 +17,7 @@ use crate::secret::Body;
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
 use crate::wire::fields::{BodyFormat, Fields};
-use crate::wire::refusal;
+use crate::wire::refusal::{self, Secrets};
 
 /// The longest response body that is read: 256 KiB. A driver need not read beyond one byte more.
 pub const MAX_RESPONSE: usize = 256 * 1024;
@@ -173,7 +173,7 @@ impl<T> Exchange<T> {
         seed: u64,
     ) -> Result<Received<T>, Error> {
         let wait = asked.unwrap_or_else(|| pause(self.sends, seed));
-        let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(wait) < deadline);
+        let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(wait) <= deadline);
         if self.sends.saturating_sub(self.challenges) >= self.at_most || !in_time {
             return Err(error);
         }
@@ -213,9 +213,9 @@ impl Ask {
         Ok(request)
     }
 
-    fn secrets(&self) -> impl Iterator<Item = &str> + Clone {
-        let fields: Vec<&str> = self.fields.secrets().chain(self.settings.params.secrets()).collect();
-        fields.into_iter().chain(self.settings.auth.secret())
+    fn secrets(&self) -> Secrets {
+        let fields = self.fields.secrets().chain(self.settings.params.secrets());
+        fields.chain(self.settings.auth.secrets()).collect()
     }
 
     fn may_repeat(&self, status: StatusCode) -> bool {
@@ -319,21 +319,28 @@ impl<T> Pending<T> {
         origins: &mut Origins,
         now: UnixTime,
     ) -> Result<Received<T>, Error> {
+        let Self { mut exchange, nonce: proved, seed } = self;
         let (status, headers) = (response.status(), response.headers());
-        let body = response.body().as_ref();
+        let mut body = response.body().as_ref();
         let nonce = Nonce::of(headers);
         if let Some(nonce) = &nonce {
-            let target = Target::of(self.exchange.ask.endpoint.uri())?;
+            let target = Target::of(exchange.ask.endpoint.uri())?;
             origins.learn(Role::AuthorizationServer, &target, nonce.clone(), now);
         }
-        let bad = |why| Error::from(BadResponse { envelope: Envelope::of(status, headers), why });
-        if body.len() > MAX_RESPONSE {
-            return Err(bad(WhyBad::TooLarge));
-        }
+        let bad = |why| {
+            let envelope = Envelope::of(status, headers, &exchange.ask.secrets());
+            Error::from(BadResponse { envelope, why })
+        };
         if status.is_redirection() {
             return Err(bad(WhyBad::Redirect));
         }
-        let Self { mut exchange, nonce: proved, seed } = self;
+        if body.len() > MAX_RESPONSE {
+            if status.is_success() {
+                return Err(bad(WhyBad::TooLarge));
+            }
+            // Some gateway's page. The status and the headers are still good.
+            body = &[];
+        }
         if status.is_success() {
             match (exchange.read)(&Success { headers, body, now }) {
                 Ok(done) => return Ok(Received::Done(done)),
@@ -341,7 +348,7 @@ impl<T> Pending<T> {
                 Err(Unread::Refusal) => {}
             }
         }
-        let refusal = refusal::read(status, headers, body, exchange.ask.secrets(), now);
+        let refusal = refusal::read(status, headers, body, &exchange.ask.secrets(), now);
         if refusal.code() == Some("use_dpop_nonce") && !refusal.is_passing() {
             let new_nonce = nonce.is_some() && nonce != proved;
             let proves = exchange.ask.key.is_some() && exchange.ask.repeat != Repeat::Never;

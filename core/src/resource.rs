@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATIO
 
 use crate::dpop::{Draft, Nonce, sensitive};
 use crate::endpoint::Target;
-use crate::error::{Error, Misuse};
+use crate::error::{Error, Lost, Misuse, Sent};
 use crate::exchange::MAX_CHALLENGES;
 use crate::origins::{Origins, Role};
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
@@ -133,6 +133,12 @@ pub enum Judged {
 }
 
 impl PendingResource {
+    /// Says that no response came, and whether anything may have been sent.
+    pub fn lost(self, sent: Sent) -> Error {
+        let repeatable = sent == Sent::No || self.call.method.is_idempotent();
+        Error::Lost(Lost { sent, repeatable })
+    }
+
     /// Takes the head of the response, whatever its status.
     ///
     /// # Errors

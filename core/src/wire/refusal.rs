@@ -1,27 +1,33 @@
 //! Reading a refusal, in whichever dialect the server speaks.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::challenge::{self, Challenge};
+use super::escape::push_form;
 use super::retry_after;
 use crate::dpop::Nonce;
 use crate::error::{Envelope, ServerError};
+use crate::secret::Secret;
 use crate::time::UnixTime;
 
 /// How much of any text from the server is kept.
 const MAX_TEXT: usize = 256;
 const MAX_FIELDS: usize = 64;
 
+/// What is shorter is no secret, and to strike it out would tear words apart.
+const MIN_SECRET: usize = 6;
+
 impl Envelope {
-    pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(clean);
+    pub(crate) fn of(status: StatusCode, headers: &HeaderMap, secrets: &Secrets) -> Self {
+        let tidy = |text: String| secrets.tidy(&text);
         Self {
             status,
-            request_id: request_id(headers),
-            content_type: text("content-type"),
+            request_id: request_id(headers).map(tidy),
+            content_type: text(headers, "content-type").map(tidy),
             nonce: Nonce::of(headers),
         }
     }
@@ -29,15 +35,51 @@ impl Envelope {
 
 /// `x-request-id`, for the provider's support.
 pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
-    headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(clean)
+    text(headers, "x-request-id").map(|id| clip(&one_line(&id)))
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// The secrets of a request, in the forms in which it carries them, to be struck out of what the server sends
+/// back: servers echo. The longest stands first, since one may be part of another.
+pub(crate) struct Secrets(Vec<Secret>);
+
+impl<'a> FromIterator<&'a str> for Secrets {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(secrets: I) -> Self {
+        let mut forms = Vec::new();
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= MIN_SECRET) {
+            let mut escaped = Vec::with_capacity(3 * secret.len());
+            push_form(secret, &mut escaped);
+            forms.extend(String::from_utf8(escaped).ok().filter(|form| form != secret).map(Secret::new));
+            forms.push(Secret::new(secret));
+        }
+        forms.sort_by_key(|form| Reverse(form.expose().len()));
+        Self(forms)
+    }
+}
+
+impl Secrets {
+    /// A text from the server as one line of at most [`MAX_TEXT`] characters that moves no terminal's cursor
+    /// and has none of the secrets.
+    fn tidy(&self, text: &str) -> String {
+        let mut line = one_line(text);
+        for secret in &self.0 {
+            if line.contains(secret.expose()) {
+                line = line.replace(secret.expose(), "[redacted]");
+            }
+        }
+        clip(&line)
+    }
 }
 
 /// Reads what a refusal says. `secrets` are struck out of it.
-pub(crate) fn read<'a>(
+pub(crate) fn read(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
-    secrets: impl Iterator<Item = &'a str> + Clone,
+    secrets: &Secrets,
     now: UnixTime,
 ) -> ServerError {
     let mut said = Said::default();
@@ -47,11 +89,11 @@ pub(crate) fn read<'a>(
     let challenges = Challenge::all(headers);
     let code =
         said.code.or_else(|| challenge::error(&challenges).filter(|code| is_code(code)).map(str::to_owned));
-    let tidy = |text: String| clean(&strike_out(text, secrets.clone()));
+    let tidy = |text: String| secrets.tidy(&text);
     let message_wait = said.description.as_deref().and_then(wait_in);
     ServerError {
         retry_after: retry_after::read(headers, now).or(message_wait),
-        envelope: Envelope::of(status, headers),
+        envelope: Envelope::of(status, headers, secrets),
         code: code.map(tidy),
         description: said.description.map(tidy),
         uri: said.uri.map(tidy),
@@ -135,19 +177,12 @@ fn wait_in(message: &str) -> Option<Duration> {
     }
 }
 
-/// Servers echo what they were sent.
-fn strike_out<'a>(mut text: String, secrets: impl Iterator<Item = &'a str>) -> String {
-    for secret in secrets.filter(|secret| !secret.is_empty()) {
-        if text.contains(secret) {
-            text = text.replace(secret, "[redacted]");
-        }
-    }
-    text
+fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// One line of at most [`MAX_TEXT`] characters that moves no terminal's cursor.
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +191,8 @@ mod tests {
 
     fn refusal(status: u16, body: &str) -> ServerError {
         let status = StatusCode::from_u16(status).unwrap();
-        read(status, &HeaderMap::new(), body.as_bytes(), ["s3cret"].into_iter(), UnixTime::from_secs(0))
+        let secrets = Secrets::from_iter(["s3cret", "s3cret+more", "4"]);
+        read(status, &HeaderMap::new(), body.as_bytes(), &secrets, UnixTime::from_secs(0))
     }
 
     /// status, body, code, description, fields
@@ -253,8 +289,16 @@ mod tests {
 
     #[test]
     fn what_was_sent_in_secret_is_struck_out_and_control_characters_go() {
-        let read = refusal(400, r#"{"error":"no s3cret\u001b[31m here\n"}"#);
-        assert_eq!(read.description(), Some("no [redacted][31m here"));
+        for (said, kept) in [
+            ("no s3cret\\u001b[31m here\\n", "no [redacted][31m here"),
+            ("no s3\\u0000cret", "no [redacted]"),
+            ("no s3cret+more", "no [redacted]"),
+            ("no s3cret%2Bmore", "no [redacted]"),
+            ("no 42", "no 42"),
+        ] {
+            let read = refusal(400, &format!(r#"{{"error":"{said}"}}"#));
+            assert_eq!(read.description(), Some(kept));
+        }
         let fields = refusal(422, r#"{"scope":"s3cret?"}"#);
         assert_eq!(fields.fields()[0].1, "[redacted]?");
     }
@@ -281,7 +325,8 @@ mod tests {
             ("x-request-id".parse().unwrap(), "7f1c".parse().unwrap()),
             ("content-type".parse().unwrap(), "text/html".parse().unwrap()),
         ]);
-        let read = read(StatusCode::UNAUTHORIZED, &headers, b"", std::iter::empty(), UnixTime::from_secs(0));
+        let secrets = Secrets::from_iter([]);
+        let read = read(StatusCode::UNAUTHORIZED, &headers, b"", &secrets, UnixTime::from_secs(0));
         assert_eq!(read.code(), Some("use_dpop_nonce"));
         assert_eq!(read.nonce().unwrap().as_str(), "n-1");
         assert_eq!((read.request_id(), read.content_type()), (Some("7f1c"), Some("text/html")));

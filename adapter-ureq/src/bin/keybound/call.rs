@@ -1,0 +1,98 @@
+use std::io::{self, Write};
+use std::{fs, str::FromStr};
+
+use clap::Args;
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+
+use crate::client::{self, pair};
+use crate::failure::Failure;
+use crate::nonce_cache;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// What to call.
+    url: String,
+    /// The method; GET, or POST where there are data.
+    #[arg(short = 'X', value_name = "METHOD")]
+    method: Option<String>,
+    /// The body, or @ and the file that holds it. Sent as JSON if it begins like it, else as a form.
+    #[arg(short = 'd', value_name = "DATA|@FILE")]
+    data: Option<String>,
+    /// A header of the call.
+    #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = pair)]
+    call_header: Vec<(String, String)>,
+    /// Prints the status and the headers before the body.
+    #[arg(short = 'i')]
+    include: bool,
+    #[command(flatten)]
+    client: client::Options,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let session = options.client.session()?;
+    let mut request = options.request()?;
+    for (name, value) in &session.api_headers {
+        request.headers_mut().entry(name).or_insert_with(|| value.clone());
+    }
+    let token = session.token()?;
+    let response = session.transport.call(&token, request);
+    nonce_cache::store(&session.transport.learned());
+    let response = response?;
+
+    let status = response.status();
+    let mut out = io::stdout().lock();
+    if options.include {
+        write_head(&mut out, &response)?;
+    }
+    io::copy(&mut response.into_body().into_reader(), &mut out)?;
+    out.flush()?;
+    if status.as_u16() >= 400 {
+        return Err(Failure::refused(format!("the server answered {status}")));
+    }
+    Ok(())
+}
+
+impl Options {
+    fn request(&self) -> Result<Request<Vec<u8>>, Failure> {
+        // Checked before a token is asked for.
+        let url = keybound_ureq::endpoint(&self.url)?;
+        let data = match self.data.as_deref().map(|data| data.strip_prefix('@').ok_or(data)) {
+            None => Vec::new(),
+            Some(Err(data)) => data.as_bytes().to_vec(),
+            Some(Ok(file)) => {
+                fs::read(file).map_err(|error| Failure::usage(format!("{file} can't be read: {error}")))?
+            }
+        };
+        let default_method = if self.data.is_some() { "POST" } else { "GET" };
+        let method = Method::from_str(self.method.as_deref().unwrap_or(default_method))
+            .map_err(|_| Failure::usage("method must be a token, such as GET"))?;
+        let mut request = Request::new(data);
+        *request.method_mut() = method;
+        *request.uri_mut() = url.uri().clone();
+        if self.data.is_some() {
+            let kind = match request.body().first() {
+                Some(b'{' | b'[') => "application/json",
+                _ => "application/x-www-form-urlencoded",
+            };
+            request.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+        }
+        for (name, value) in &self.call_header {
+            let name =
+                HeaderName::from_str(name).map_err(|_| Failure::usage("header must have a valid name"))?;
+            let value = HeaderValue::from_str(value)
+                .map_err(|_| Failure::usage("header must have a value without control characters"))?;
+            request.headers_mut().insert(name, value);
+        }
+        Ok(request)
+    }
+}
+
+fn write_head<B>(out: &mut impl Write, response: &Response<B>) -> io::Result<()> {
+    writeln!(out, "{:?} {}", response.version(), response.status())?;
+    for (name, value) in response.headers() {
+        write!(out, "{name}: ")?;
+        out.write_all(value.as_bytes())?;
+        writeln!(out)?;
+    }
+    writeln!(out)
+}

@@ -1,0 +1,216 @@
+//! The options by which a token is asked for.
+
+use std::env;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use http::HeaderMap;
+use keybound_ureq::jose::SigningKey;
+use keybound_ureq::provider::moov::{Moov, Origin, Version};
+use keybound_ureq::{
+    BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Secret, Token, Transport, endpoint,
+};
+
+use crate::failure::Failure;
+use crate::{key, nonce_cache, trace};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The token endpoint.
+    #[arg(long, value_name = "URL", required_unless_present = "provider", conflicts_with = "provider")]
+    token_url: Option<String>,
+    /// A provider that is known by name.
+    #[arg(long)]
+    provider: Option<Provider>,
+    /// Where the provider is, if not where it usually is.
+    #[arg(long, value_name = "URL", requires = "provider")]
+    base_url: Option<String>,
+    #[arg(long, value_name = "ID", default_value = "")]
+    client_id: String,
+    /// The environment variable that holds the client's secret.
+    #[arg(long, value_name = "NAME")]
+    client_secret_env: Option<String>,
+    /// How the client authenticates itself; basic where there is a secret, else none.
+    #[arg(long)]
+    auth: Option<Auth>,
+    /// client_credentials, refresh_token, or the name or URN of another grant.
+    #[arg(long, value_name = "GRANT", default_value = "client_credentials")]
+    grant: String,
+    /// The environment variable that holds the refresh token.
+    #[arg(long, value_name = "NAME")]
+    refresh_token_env: Option<String>,
+    /// Scopes, separated by spaces.
+    #[arg(long)]
+    scope: Option<String>,
+    /// A further parameter of the token request.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    param: Vec<(String, String)>,
+    /// A further header of the token request.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    header: Vec<(String, String)>,
+    /// How the token request's body is written; form, but for providers that want JSON.
+    #[arg(long)]
+    body: Option<Body>,
+    /// Binds the token to the key (DPoP).
+    #[arg(long, requires = "key")]
+    dpop: bool,
+    /// The key: PKCS#8, PEM or DER.
+    #[arg(long, value_name = "FILE", requires = "dpop")]
+    key: Option<PathBuf>,
+    /// Prints each request and response on stderr, secrets redacted.
+    #[arg(long)]
+    trace: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Provider {
+    Moov,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Auth {
+    Basic,
+    Post,
+    Both,
+    None,
+    Bearer,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Body {
+    Form,
+    Json,
+}
+
+/// A client with all that it needs to be used.
+pub(crate) struct Session {
+    client: Client,
+    grant: Grant,
+    pub(crate) transport: Transport,
+    /// What every call of the provider's API should have.
+    pub(crate) api_headers: HeaderMap,
+}
+
+impl Options {
+    /// Everything is checked here, before anything is sent.
+    pub(crate) fn session(&self) -> Result<Session, Failure> {
+        let auth = self.client_auth()?;
+        let mut api_headers = HeaderMap::new();
+        let mut client = match (&self.token_url, self.provider) {
+            (_, Some(Provider::Moov)) => {
+                let moov = self.moov(auth)?;
+                for warning in moov.warnings() {
+                    eprintln!("keybound: warning: {warning}");
+                }
+                api_headers = moov.headers().clone();
+                moov.client()?
+            }
+            (Some(url), None) => Client::new(endpoint(url)?, auth),
+            (None, None) => return Err(Failure::usage("--token-url or --provider must be given")),
+        };
+        for (name, value) in &self.header {
+            if !api_headers.contains_key(name) {
+                client = client.header(name, value)?;
+            }
+        }
+        match self.body {
+            Some(Body::Form) => client = client.body_format(BodyFormat::Form),
+            Some(Body::Json) => client = client.body_format(BodyFormat::Json),
+            None => {}
+        }
+        let mut transport = transport(self.trace);
+        if let Some(file) = &self.key {
+            let key: SigningKey = key::read(file)?;
+            client = client.dpop(key.public().clone());
+            transport = transport.signer(key);
+        }
+        Ok(Session { client, grant: self.grant()?, transport, api_headers })
+    }
+
+    fn client_auth(&self) -> Result<ClientAuth, Failure> {
+        let auth =
+            self.auth.unwrap_or(if self.client_secret_env.is_some() { Auth::Basic } else { Auth::None });
+        auth.with(&self.client_id, self.client_secret_env.as_deref())
+    }
+
+    /// Moov's own headers are validated by its own rules.
+    fn moov(&self, auth: ClientAuth) -> Result<Moov, Misuse> {
+        let mut moov = Moov::new(auth);
+        if let Some(url) = &self.base_url {
+            moov = moov.base_url(endpoint(url)?);
+        }
+        for (name, value) in &self.header {
+            if name.eq_ignore_ascii_case("origin") {
+                moov = moov.origin(Origin::new(value)?);
+            } else if name.eq_ignore_ascii_case("x-moov-version") {
+                moov = moov.version(Version::new(value)?);
+            }
+        }
+        Ok(moov)
+    }
+
+    fn grant(&self) -> Result<Grant, Failure> {
+        let mut grant = match (self.grant.as_str(), &self.refresh_token_env) {
+            ("refresh_token", Some(name)) => Grant::refresh_token(secret(name)?)?,
+            ("refresh_token", None) => {
+                return Err(Failure::usage("--refresh-token-env must be given for this grant"));
+            }
+            (_, Some(_)) => return Err(Failure::usage("--refresh-token-env is for --grant refresh_token")),
+            ("client_credentials", None) => Grant::client_credentials(),
+            (name, None) => Grant::extension(name)?,
+        };
+        if let Some(scope) = &self.scope {
+            grant = grant.scope(Scope::new(scope)?);
+        }
+        for (name, value) in &self.param {
+            grant = grant.param(name, value)?;
+        }
+        Ok(grant)
+    }
+}
+
+impl Auth {
+    pub(crate) fn with(self, client_id: &str, secret_env: Option<&str>) -> Result<ClientAuth, Failure> {
+        let secret =
+            || secret(secret_env.ok_or(Failure::usage("--client-secret-env must be given for this --auth"))?);
+        Ok(match self {
+            Self::Basic => ClientAuth::basic(client_id, secret()?)?,
+            Self::Post => ClientAuth::post(client_id, secret()?)?,
+            Self::Both => ClientAuth::both(client_id, secret()?)?,
+            Self::None => ClientAuth::none(client_id)?,
+            Self::Bearer => ClientAuth::bearer(secret()?)?,
+        })
+    }
+}
+
+impl Session {
+    pub(crate) fn token(&self) -> Result<Token, Failure> {
+        let token = self.transport.run(self.client.token(self.grant.clone())?);
+        nonce_cache::store(&self.transport.learned());
+        Ok(token?)
+    }
+}
+
+/// A transport that knows what earlier commands have learned.
+pub(crate) fn transport(traced: bool) -> Transport {
+    let transport = Transport::new().with_origins(nonce_cache::load());
+    if traced { transport.observe(|event| trace::print(&mut std::io::stderr(), &event)) } else { transport }
+}
+
+/// The secret in an environment variable.
+pub(crate) fn secret(name: &str) -> Result<Secret, Failure> {
+    match env::var(name) {
+        Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
+        _ => Err(Failure::usage(format!(
+            "the environment variable {name} must hold the secret, and is not set"
+        ))),
+    }
+}
+
+/// `name=value`
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".into()),
+    }
+}

@@ -1,0 +1,61 @@
+//! The `keybound` command.
+//!
+//! Machine output is JSON on stdout, diagnostics go to stderr. Exit status: 0 done, 1 refused by a server or
+//! a check, 2 wrong usage.
+
+mod call;
+mod client;
+mod demo;
+mod failure;
+mod key;
+mod nonce_cache;
+mod proof;
+mod sandbox;
+mod token;
+mod trace;
+mod uxt;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// OAuth access tokens bound to a key (DPoP, RFC 9449). Secrets come from the environment or from files.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Shows every flow against a sandbox in this process, step by step.
+    Demo,
+    /// Serves the sandbox on loopback, and prints where its parts are.
+    Sandbox(sandbox::Options),
+    /// Gets a token and prints it as JSON.
+    Token(client::Options),
+    /// Gets a token, calls a URL with it, and prints the response's body.
+    Call(call::Options),
+    /// Relays a browser's proof (stdin) to Treasury Prime, and prints the token, or why not.
+    Uxt(uxt::Options),
+    /// Makes and judges proofs.
+    #[command(subcommand)]
+    Proof(proof::Verb),
+    /// Makes and shows keys.
+    #[command(subcommand)]
+    Key(key::Verb),
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse().verb {
+        Verb::Demo => demo::run(),
+        Verb::Sandbox(options) => sandbox::run(&options),
+        Verb::Token(options) => token::run(&options),
+        Verb::Call(options) => call::run(&options),
+        Verb::Uxt(options) => uxt::run(&options),
+        Verb::Proof(verb) => proof::run(&verb),
+        Verb::Key(verb) => key::run(&verb),
+    };
+    done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,28 @@
+use std::io::{self, Write as _};
+
+use keybound_ureq::{Scope, Secret, Token, UnixTime};
+use serde_json::{Value, json};
+
+use crate::client::Options;
+use crate::failure::Failure;
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let token = options.session()?.token()?;
+    print(&token)
+}
+
+/// One line of JSON, for programs.
+pub(crate) fn print(token: &Token) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{}", to_json(token))?)
+}
+
+fn to_json(token: &Token) -> Value {
+    json!({
+        "access_token": token.access_token().expose(),
+        "token_type": token.token_type().as_str(),
+        "expires_at": token.expires_at().map(UnixTime::as_secs),
+        "refresh_token": token.refresh_token().map(Secret::expose),
+        "scope": token.scope().map(Scope::as_str),
+        "jkt": token.key().map(|key| key.thumbprint()),
+    })
+}

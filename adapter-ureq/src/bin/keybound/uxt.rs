@@ -1,0 +1,79 @@
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+use keybound_ureq::dpop::{Nonce, Policy};
+use keybound_ureq::provider::treasury_prime::TreasuryPrime;
+use keybound_ureq::{CoreError, Error, endpoint};
+use serde_json::json;
+
+use crate::client::{self, Auth};
+use crate::failure::Failure;
+use crate::{proof, token};
+
+/// Marqeta's SDK in the browser gives up then.
+const BUDGET: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The cardholder: psn_…
+    #[arg(long, value_name = "ID")]
+    person: String,
+    /// Another host than the production one.
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// The API key's id.
+    #[arg(long, value_name = "ID", default_value = "")]
+    client_id: String,
+    /// The environment variable that holds the API key.
+    #[arg(long, value_name = "NAME")]
+    client_secret_env: String,
+    /// basic or bearer.
+    #[arg(long, default_value = "basic")]
+    auth: Auth,
+    /// The method that the proof must be for.
+    #[arg(long, default_value = "POST")]
+    method: String,
+    /// A URL that the proof may be for; any, if none is given.
+    #[arg(long, value_name = "HTU")]
+    url: Vec<String>,
+    /// Prints the request and the response on stderr, secrets redacted.
+    #[arg(long)]
+    trace: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    if !matches!(options.auth, Auth::Basic | Auth::Bearer) {
+        return Err(Failure::usage("--auth must be basic or bearer"));
+    }
+    let auth = options.auth.with(&options.client_id, Some(&options.client_secret_env))?;
+    let api = match &options.base_url {
+        Some(url) => TreasuryPrime::at(endpoint(url)?, auth),
+        None => TreasuryPrime::production(auth),
+    };
+    let policy = Policy::default().method(&options.method).no_access_token();
+    let policy = options.url.iter().try_fold(policy, |policy, url| policy.url(url))?;
+
+    let inspection = policy.inspect(&proof::from_stdin()?, proof::now());
+    let Some(verified) = inspection.verified() else {
+        let problems = proof::problems(&inspection);
+        writeln!(io::stdout(), "{}", json!({ "error": "invalid_proof", "problems": problems }))?;
+        return Err(Failure::refused("the proof is not sound; nothing was sent"));
+    };
+    let transport = client::transport(options.trace).budget(BUDGET);
+    match transport.run(api.uxt_access_token(&options.person, verified)?) {
+        Ok(bound) => token::print(&bound),
+        Err(error) => {
+            if let Error::Core(CoreError::Server(refusal)) = &error {
+                let nonce = refusal.nonce().map(Nonce::as_str);
+                let why = json!({
+                    "error": refusal.code().or(refusal.description()),
+                    "status": refusal.status().as_u16(),
+                    "nonce": nonce,
+                });
+                writeln!(io::stdout(), "{why}")?;
+            }
+            Err(error.into())
+        }
+    }
+}

@@ -1,0 +1,71 @@
+use std::fmt;
+
+use keybound_core::{Lost, Misuse, Retry};
+
+/// Why a request has no answer that could be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The core's verdict: a misuse, a refusal, an answer that can't be used.
+    Core(keybound_core::Error),
+    /// No answer came, and it isn't tried again.
+    #[non_exhaustive]
+    Lost {
+        /// Whether the request may have been carried out.
+        lost: Lost,
+        /// What ureq says.
+        cause: Box<ureq::Error>,
+    },
+    /// The signer couldn't sign.
+    Signer(Box<dyn std::error::Error + Send + Sync>),
+    /// A key must sign, and no [`signer`](crate::Transport::signer) is set.
+    NoSigner,
+    /// The system has no random numbers.
+    NoEntropy,
+}
+
+impl Error {
+    /// What to do next.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Core(error) => error.retry(),
+            Self::Lost { lost, .. } => keybound_core::Error::Lost(*lost).retry(),
+            Self::Signer(_) | Self::NoSigner | Self::NoEntropy => Retry::No,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Core(error) => error.fmt(f),
+            Self::Lost { lost, cause } => write!(f, "{lost} ({cause})"),
+            Self::Signer(error) => write!(f, "the signer failed: {error}"),
+            Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
+            Self::NoEntropy => f.write_str("the system has no random numbers"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Core(error) => Some(error),
+            Self::Lost { cause, .. } => Some(cause),
+            Self::Signer(error) => Some(&**error),
+            Self::NoSigner | Self::NoEntropy => None,
+        }
+    }
+}
+
+impl From<keybound_core::Error> for Error {
+    fn from(error: keybound_core::Error) -> Self {
+        Self::Core(error)
+    }
+}
+
+impl From<Misuse> for Error {
+    fn from(misuse: Misuse) -> Self {
+        Self::Core(misuse.into())
+    }
+}

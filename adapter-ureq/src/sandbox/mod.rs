@@ -1,0 +1,123 @@
+//! A provider on loopback, for demonstrations and for the tests of applications. It is strict: it refuses
+//! what the real servers refuse, and answers in their very shapes.
+//!
+//! It knows the credentials of this module, and no others; they guard nothing.
+
+mod marqeta;
+mod moov;
+mod oauth;
+mod proofs;
+mod reply;
+mod server;
+mod state;
+mod treasury_prime;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use bytes::Bytes;
+use http::{Request, Response};
+
+use reply::Reply;
+use state::State;
+
+/// The id that every part of the sandbox knows.
+pub const CLIENT_ID: &str = "sandbox-client";
+/// The secret that goes with [`CLIENT_ID`].
+pub const CLIENT_SECRET: &str = "sandbox-secret";
+/// The API key of Treasury Prime's `apiKey` scheme, a bearer credential.
+pub const API_KEY: &str = "sandbox-api-key";
+/// The web origin that is registered with Moov's API key.
+pub const ORIGIN: &str = "https://app.example";
+
+/// A running sandbox. It stops when it is dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    address: SocketAddr,
+    server: server::Server,
+}
+
+/// What a sandbox does beyond the usual.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Options {
+    port: u16,
+    require_nonce: bool,
+}
+
+impl Options {
+    /// The port to listen on; any free one unless set.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Demands nonces in proofs (RFC 9449 §8 and §9).
+    #[must_use]
+    pub fn require_nonce(mut self, require: bool) -> Self {
+        self.require_nonce = require;
+        self
+    }
+}
+
+impl Sandbox {
+    /// Listens on `127.0.0.1`, in a thread of its own.
+    ///
+    /// # Errors
+    /// If the port is taken, or no thread can be had.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
+        let address = listener.local_addr()?;
+        let state = State::new(format!("http://{address}"), options.require_nonce);
+        let server = server::Server::start(listener, move |request| answer(&state, request))?;
+        Ok(Self { address, server })
+    }
+
+    /// Where it is: `http://127.0.0.1:…`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The base URL of Moov's API: `/oauth2/token`, `/oauth2/revoke`, `/ping`, `/accounts`.
+    pub fn moov(&self) -> String {
+        self.base_url() + moov::PREFIX
+    }
+
+    /// The base URL of Treasury Prime's API: `/person/{id}/uxt_access_token`.
+    pub fn treasury_prime(&self) -> String {
+        self.base_url() + treasury_prime::PREFIX
+    }
+
+    /// The base URL of Marqeta's UX Toolkit: `/oauth/token` is what a browser's proof names, and
+    /// `/api/v1/auth/program-short-code` a resource.
+    pub fn marqeta(&self) -> String {
+        self.base_url() + marqeta::PREFIX
+    }
+
+    /// The base URL of an authorization server (`/token`, `/revoke`) with a resource (`/resource`).
+    pub fn oauth(&self) -> String {
+        self.base_url() + oauth::PREFIX
+    }
+
+    /// Serves until the process ends.
+    pub fn wait(self) {
+        self.server.join();
+    }
+}
+
+fn answer(state: &State, request: Request<Bytes>) -> Response<Bytes> {
+    let path = request.uri().path().to_owned();
+    let reply = if let Some(path) = path.strip_prefix(moov::PREFIX) {
+        moov::answer(state, path, &request)
+    } else if let Some(path) = path.strip_prefix(treasury_prime::PREFIX) {
+        treasury_prime::answer(state, path, &request)
+    } else if let Some(path) = path.strip_prefix(marqeta::PREFIX) {
+        marqeta::answer(state, path, &request)
+    } else if let Some(path) = path.strip_prefix(oauth::PREFIX) {
+        oauth::answer(state, path, &request)
+    } else {
+        Reply::error(404, "there is nothing here")
+    };
+    reply.into_response()
+}

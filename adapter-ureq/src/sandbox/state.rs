@@ -1,0 +1,117 @@
+//! What the sandbox remembers.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keybound_core::UnixTime;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+/// How long access tokens live.
+pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// How many token requests a client may make in any second; Moov allows 40.
+const RATE: usize = 40;
+
+pub(super) struct State {
+    pub(super) base_url: String,
+    pub(super) require_nonce: bool,
+    memory: Mutex<Memory>,
+    started: UnixTime,
+    nonce_seed: String,
+}
+
+#[derive(Default)]
+struct Memory {
+    access: HashMap<String, Access>,
+    refresh: HashMap<String, Access>,
+    /// `jti` and key of each proof, and when it may be forgotten.
+    seen: HashMap<(String, String), UnixTime>,
+    recent: Vec<UnixTime>,
+}
+
+/// What a token stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    pub(super) scope: String,
+    /// The key that it is bound to.
+    pub(super) jkt: Option<String>,
+    /// Whether it was asked for from a registered origin.
+    pub(super) origin_known: bool,
+    pub(super) expires_at: UnixTime,
+}
+
+impl State {
+    pub(super) fn new(base_url: String, require_nonce: bool) -> Self {
+        Self { base_url, require_nonce, memory: Mutex::default(), started: now(), nonce_seed: random() }
+    }
+
+    /// A fresh access token and a refresh token for `access`.
+    pub(super) fn issue(&self, access: Access) -> (String, String) {
+        let (token, refresh) = (random(), random());
+        let mut memory = self.memory();
+        memory.access.insert(token.clone(), access.clone());
+        memory.refresh.insert(refresh.clone(), access);
+        (token, refresh)
+    }
+
+    /// What an access token stands for, while it lives.
+    pub(super) fn access(&self, token: &str) -> Option<Access> {
+        self.memory().access.get(token).filter(|access| now() < access.expires_at).cloned()
+    }
+
+    /// What a refresh token stands for; it stays good.
+    pub(super) fn refresh(&self, token: &str) -> Option<Access> {
+        self.memory().refresh.get(token).cloned()
+    }
+
+    /// Forgets a token of either kind.
+    pub(super) fn revoke(&self, token: &str) {
+        let mut memory = self.memory();
+        memory.access.remove(token);
+        memory.refresh.remove(token);
+    }
+
+    /// Whether a proof is seen for the first time (RFC 9449 §11.1).
+    pub(super) fn first_time(&self, jti: &str, jkt: &str, remember: Duration) -> bool {
+        let now = now();
+        let mut memory = self.memory();
+        memory.seen.retain(|_, until| *until > now);
+        memory.seen.insert((jti.to_owned(), jkt.to_owned()), now.saturating_add(remember)).is_none()
+    }
+
+    /// Whether there is room for one more token request in this second.
+    pub(super) fn within_rate(&self) -> bool {
+        let now = now();
+        let mut memory = self.memory();
+        memory.recent.retain(|at| now.saturating_since(*at) < Duration::from_secs(1));
+        memory.recent.push(now);
+        memory.recent.len() <= RATE
+    }
+
+    /// The nonces of a part of the sandbox that are good now, the newest first: one is made each minute, and
+    /// the one before is still taken.
+    pub(super) fn nonces(&self, part: &str) -> [String; 2] {
+        let minute = now().saturating_since(self.started).as_secs() / 60;
+        [minute + 1, minute].map(|minute| format!("{part}-{minute}-{}", self.nonce_seed))
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn now() -> UnixTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixTime::from_secs(0).saturating_add(since_epoch)
+}
+
+/// 256 random bits.
+pub(super) fn random() -> String {
+    let mut bytes = [0; 32];
+    // Without random numbers no sandbox could make its keys either.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}

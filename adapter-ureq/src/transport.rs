@@ -1,0 +1,283 @@
+//! The one loop, over ureq.
+
+use std::fmt;
+use std::io::Read as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use keybound_core::jose::Signature;
+use keybound_core::{
+    Authorized, Body, Endpoint, Exchange, Judged, MAX_RESPONSE, Misuse, Origins, Outgoing, Received, Sent,
+    SignRequest, Token,
+};
+use ureq::Timeout;
+
+use crate::clock::Clock;
+use crate::{Error, Signer};
+
+/// Performs exchanges and calls: sends what the core makes, shows it what comes back, waits when it says so.
+///
+/// Whatever the [`ureq::Agent`] is set to, no redirection is followed, every status is an answer, and
+/// `http` goes to this machine alone.
+pub struct Transport {
+    agent: ureq::Agent,
+    signer: Option<Box<dyn Signer>>,
+    origins: Mutex<Origins>,
+    budget: Duration,
+    observer: Option<Observer>,
+}
+
+type Observer = Box<dyn Fn(Event<'_>) + Send + Sync>;
+
+impl Default for Transport {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Transport {
+    /// With ureq's own settings, and 30 s for each exchange.
+    pub fn new() -> Self {
+        Self::with_agent(ureq::Agent::new_with_defaults())
+    }
+
+    /// With an agent of the application's, for its proxy, TLS and pool settings.
+    pub fn with_agent(agent: ureq::Agent) -> Self {
+        Self {
+            agent,
+            signer: None,
+            origins: Mutex::new(Origins::new()),
+            budget: Duration::from_secs(30),
+            observer: None,
+        }
+    }
+
+    /// Who signs proofs.
+    #[must_use]
+    pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
+        self.signer = Some(Box::new(signer));
+        self
+    }
+
+    /// How long one [`run`](Self::run) may take, its waits and repetitions included, and one
+    /// [`call`](Self::call) until the response's head is there. Marqeta's browser SDK, for one, gives up
+    /// after 5 s.
+    #[must_use]
+    pub fn budget(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// What has been learned of servers before, by another process.
+    #[must_use]
+    pub fn with_origins(self, origins: Origins) -> Self {
+        *self.origins() = origins;
+        self
+    }
+
+    /// What has been learned of servers up to now.
+    pub fn learned(&self) -> Origins {
+        self.origins().clone()
+    }
+
+    /// Shows every request and response to `observer`, with all that they carry: for traces.
+    #[must_use]
+    pub fn observe(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Performs an exchange to its end.
+    ///
+    /// # Errors
+    /// The core's verdict, a lost connection, or a signer that fails.
+    pub fn run<T>(&self, exchange: Exchange<T>) -> Result<T, Error> {
+        let clock = Clock::start();
+        let mut exchange = exchange.within(self.budget);
+        loop {
+            self.wait(exchange.wait());
+            let signing = exchange.prepare(&self.origins(), clock.ambient()?)?;
+            let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
+            let received = match self.exchange_once(request, &clock) {
+                Ok(response) => pending.receive(response, &mut self.origins(), clock.now())?,
+                Err(cause) => {
+                    pending.lost(was_sent(&cause), clock.now()).map_err(|error| Self::lost(error, cause))?
+                }
+            };
+            match received {
+                Received::Done(done) => return Ok(done),
+                Received::Again(again) => exchange = again,
+            }
+        }
+    }
+
+    /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again
+    /// only if the server asks for another nonce. The response is delivered whatever its status, its body unread.
+    ///
+    /// # Errors
+    /// `Misuse` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a
+    /// signer that fails.
+    pub fn call<B: AsRef<[u8]>>(
+        &self,
+        token: &Token,
+        request: Request<B>,
+    ) -> Result<Response<ureq::Body>, Error> {
+        let clock = Clock::start();
+        let (mut head, body) = request.into_parts();
+        // What the proof names is what goes over the wire.
+        head.uri = endpoint(&head.uri.to_string())?.uri().clone();
+        let mut call = token.authorize(&head.method, &head.uri)?;
+        loop {
+            let signing = call.prepare(&self.origins(), clock.ambient()?)?;
+            let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
+            headers.apply(&mut head.headers);
+            let request = Request::from_parts(head.clone(), body.as_ref());
+            let response = match self.send(request, &clock) {
+                Ok(response) => response,
+                Err(cause) => return Err(Self::lost(pending.lost(was_sent(&cause)), cause)),
+            };
+            self.tell(Event::Received { status: response.status(), headers: response.headers(), body: None });
+            let judged =
+                pending.judge(response.status(), response.headers(), &mut self.origins(), clock.now())?;
+            match judged {
+                Judged::Deliver | Judged::Rejected => return Ok(response),
+                Judged::Again(again) => call = again,
+            }
+        }
+    }
+
+    fn exchange_once(&self, request: Request<Body>, clock: &Clock) -> Result<Response<Vec<u8>>, ureq::Error> {
+        let (head, body) = request.into_parts();
+        let (head, body) = self.send(Request::from_parts(head, body.as_ref()), clock)?.into_parts();
+        // One byte beyond the limit tells the core that there is more.
+        let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX).saturating_add(1);
+        let mut bytes = Vec::new();
+        body.into_reader().take(limit).read_to_end(&mut bytes)?;
+        self.tell(Event::Received { status: head.status, headers: &head.headers, body: Some(&bytes) });
+        Ok(Response::from_parts(head, bytes))
+    }
+
+    fn send(&self, request: Request<&[u8]>, clock: &Clock) -> Result<Response<ureq::Body>, ureq::Error> {
+        let left = self.budget.saturating_sub(clock.elapsed());
+        let (head, body) = request.into_parts();
+        self.tell(Event::Sending { method: &head.method, uri: &head.uri, headers: &head.headers, body });
+        let answer = if body.is_empty() {
+            self.agent.run(self.configured(Request::from_parts(head, ()), left))
+        } else {
+            self.agent.run(self.configured(Request::from_parts(head, body), left))
+        };
+        answer.inspect_err(|cause| self.tell(Event::Lost(cause)))
+    }
+
+    fn configured<B: ureq::AsSendBody>(&self, request: Request<B>, left: Duration) -> Request<B> {
+        self.agent
+            .configure_request(request)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .timeout_global(Some(left))
+            .build()
+    }
+
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
+        let signer = self.signer.as_ref().ok_or(Error::NoSigner)?;
+        signer.sign(request).map_err(Error::Signer)
+    }
+
+    fn wait(&self, wait: Duration) {
+        if !wait.is_zero() {
+            self.tell(Event::Waiting(wait));
+            thread::sleep(wait);
+        }
+    }
+
+    fn lost(error: keybound_core::Error, cause: ureq::Error) -> Error {
+        match error {
+            keybound_core::Error::Lost(lost) => Error::Lost { lost, cause: Box::new(cause) },
+            other => other.into(),
+        }
+    }
+
+    fn tell(&self, event: Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer(event);
+        }
+    }
+
+    /// Never held across IO; a panic elsewhere leaves nothing half-done in it.
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("budget", &self.budget).finish_non_exhaustive()
+    }
+}
+
+/// A URL that may be given credentials: `https`, or `http` on this machine.
+///
+/// # Errors
+/// `Misuse` for any other.
+pub fn endpoint(url: &str) -> Result<Endpoint, Misuse> {
+    Endpoint::https(url).or_else(|misuse| Endpoint::loopback_http(url).map_err(|_| misuse))
+}
+
+/// What happens on the wire. `Debug` shows no body, and no header that is marked sensitive.
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A request goes out.
+    #[non_exhaustive]
+    Sending {
+        /// Its method.
+        method: &'a Method,
+        /// Its URL.
+        uri: &'a Uri,
+        /// Its headers, but for those that ureq adds.
+        headers: &'a HeaderMap,
+        /// Its body.
+        body: &'a [u8],
+    },
+    /// A response came.
+    #[non_exhaustive]
+    Received {
+        /// Its status.
+        status: StatusCode,
+        /// Its headers.
+        headers: &'a HeaderMap,
+        /// Its body; `None` where it is left to the application.
+        body: Option<&'a [u8]>,
+    },
+    /// None came.
+    Lost(&'a ureq::Error),
+    /// The next request goes out after so long.
+    Waiting(Duration),
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sending { method, uri, .. } => write!(f, "Sending({method} {uri})"),
+            Self::Received { status, .. } => write!(f, "Received({status})"),
+            Self::Lost(cause) => write!(f, "Lost({cause})"),
+            Self::Waiting(wait) => write!(f, "Waiting({wait:?})"),
+        }
+    }
+}
+
+/// Whether anything of the request may have reached the server.
+fn was_sent(cause: &ureq::Error) -> Sent {
+    match cause {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::Tls(_)
+        | ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Sent::No,
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Sent::No,
+        _ => Sent::Maybe,
+    }
+}

@@ -1,0 +1,209 @@
+// An authorization server (oidc-provider) and a small protected resource, in this process, on loopback.
+//
+// The two share an origin but not their nonces: a client must keep what it learned from each apart.
+
+import { createHash, randomBytes, randomInt } from 'node:crypto';
+import { createServer } from 'node:http';
+import { text } from 'node:stream/consumers';
+import * as jose from 'jose';
+import { Provider } from 'oidc-provider';
+import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.js';
+
+export const RESOURCE_INDICATOR = 'urn:example:api';
+export const REDIRECT_URI = 'https://app.example/callback';
+
+const secret = () => randomBytes(24).toString('base64url');
+
+export const CLIENTS = {
+  basic: { client_id: 'basic', client_secret: secret(), token_endpoint_auth_method: 'client_secret_basic' },
+  post: { client_id: 'post', client_secret: secret(), token_endpoint_auth_method: 'client_secret_post' },
+  odd: { client_id: 'odd:client+1', client_secret: `:+%/=&~${secret()}~&=/%+:`, token_endpoint_auth_method: 'client_secret_basic' },
+  app: {
+    client_id: 'app',
+    token_endpoint_auth_method: 'none',
+    grant_types: ['authorization_code', 'refresh_token'],
+    response_types: ['code'],
+    redirect_uris: [REDIRECT_URI],
+    scope: 'openid offline_access',
+  },
+};
+const MACHINE = { grant_types: ['client_credentials'], response_types: [], redirect_uris: [], scope: 'read write' };
+
+export const sha256 = (data) => createHash('sha256').update(data).digest('base64url');
+
+// requireNonce  both servers refuse a proof without their nonce
+// offerNonce    the authorization server hands out nonces, also where it does not require them
+// port          where to listen: a restart on the port of a closed server makes all its old nonces stale
+export async function startProvider({ requireNonce = false, offerNonce = requireNonce, port = 0 } = {}) {
+  const server = createServer();
+  await new Promise((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve));
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  const log = [];
+
+  const provider = new Provider(issuer, {
+    adapter: createMemoryAdapter(), // what it takes by itself, without the warning that it forgets
+    clients: Object.values(CLIENTS).map((client) => (client === CLIENTS.app ? client : { ...MACHINE, ...client })),
+    clientDefaults: { id_token_signed_response_alg: 'ES256' },
+    scopes: ['openid', 'offline_access', 'read', 'write'],
+    features: {
+      clientCredentials: { enabled: true },
+      devInteractions: { enabled: false },
+      dPoP: { enabled: true, requireNonce: () => requireNonce, nonceSecret: offerNonce ? randomBytes(32) : undefined },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
+      userinfo: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: () => ({ scope: 'read write', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } }),
+      },
+    },
+    findAccount: (_, accountId) => ({ accountId, claims: () => ({ sub: accountId }) }),
+    interactions: { url: (_, { uid }) => `/interaction/${uid}` },
+    rotateRefreshToken: true,
+    ttl: { AccessToken: 3600, ClientCredentials: 600, Grant: 3600, IdToken: 3600, Interaction: 600, RefreshToken: 7200, Session: 600 },
+    cookies: { keys: [secret()] },
+    jwks: { keys: [await signingKey()] },
+  });
+
+  const resource = protectedResource(provider, issuer, requireNonce);
+  provider.use(async (ctx, next) => {
+    const entry = request(ctx);
+    log.push(entry);
+    if (ctx.path === '/resource') await resource(ctx, entry);
+    else if (ctx.path.startsWith('/interaction/')) await loginAndConsent(provider, ctx);
+    else await next();
+    entry.status = ctx.status;
+    entry.error = ctx.body?.error;
+    if (ctx.path === '/token') entry.answer = ctx.body;
+  });
+  server.on('request', provider.callback());
+
+  const close = () => new Promise((resolve) => {
+    server.close(resolve);
+    server.closeAllConnections();
+  });
+  return { issuer, port: server.address().port, log, close };
+}
+
+async function signingKey() {
+  const { privateKey } = await jose.generateKeyPair('ES256', { extractable: true });
+  return { ...(await jose.exportJWK(privateKey)), alg: 'ES256', use: 'sig', kid: 'es256' };
+}
+
+// What the log keeps of a request; status, error and answer are filled in when it has been answered.
+function request(ctx) {
+  const proof = ctx.get('dpop') || undefined;
+  const [scheme, credentials] = ctx.get('authorization').split(' ');
+  let header;
+  let claims;
+  try {
+    header = jose.decodeProtectedHeader(proof);
+    claims = jose.decodeJwt(proof);
+  } catch { /* no proof, or not a JWT: the servers have their say about it */ }
+  return {
+    method: ctx.method,
+    path: ctx.path,
+    query: ctx.querystring,
+    time: Math.floor(Date.now() / 1000),
+    scheme: scheme || undefined,
+    credentials,
+    hadProof: proof !== undefined,
+    hadNonceClaim: claims?.nonce !== undefined,
+    proof,
+    header,
+    claims,
+  };
+}
+
+// The person at the browser: signs in as alice and agrees to everything, at once.
+async function loginAndConsent(provider, ctx) {
+  const { params } = await provider.interactionDetails(ctx.req, ctx.res);
+  const grant = new provider.Grant({ accountId: 'alice', clientId: params.client_id });
+  grant.addOIDCScope(params.scope);
+  const result = { login: { accountId: 'alice' }, consent: { grantId: await grant.save() } };
+  ctx.redirect(await provider.interactionResult(ctx.req, ctx.res, result));
+}
+
+// Walks the redirects of the authorization code flow as a browser would, and returns the code.
+export async function authorizationCode({ issuer, clientId, redirectUri, codeVerifier, dpopJkt }) {
+  const cookies = new Map();
+  const start = new URL('/auth', issuer);
+  start.search = new URLSearchParams({
+    client_id: clientId,
+    redirect_uri: redirectUri,
+    response_type: 'code',
+    scope: 'openid offline_access',
+    prompt: 'consent',
+    code_challenge: sha256(codeVerifier),
+    code_challenge_method: 'S256',
+    ...(dpopJkt && { dpop_jkt: dpopJkt }),
+  });
+
+  let url = start.href;
+  for (let step = 0; step < 10 && !url.startsWith(redirectUri); step += 1) {
+    const cookie = [...cookies].map(([name, value]) => `${name}=${value}`).join('; ');
+    const response = await fetch(url, { redirect: 'manual', headers: { cookie } });
+    for (const line of response.headers.getSetCookie()) {
+      const [, name, value] = /^([^=]+)=([^;]*)/.exec(line);
+      cookies.set(name, value);
+    }
+    const location = response.headers.get('location');
+    if (!location) throw new Error(`no redirect from ${url}: ${response.status} ${await response.text()}`);
+    url = new URL(location, url).href;
+  }
+  const code = new URL(url).searchParams.get('code');
+  if (!code) throw new Error(`no code in ${url}`);
+  return code;
+}
+
+// GET and POST /resource: for client_credentials tokens that are bound to a key. Echoes the request.
+// It is strict (htu compared byte for byte) and challenges in one line, behind a scheme without parameters.
+function protectedResource(provider, issuer, requireNonce) {
+  const nonce = randomNonce();
+  const seen = new Set();
+
+  return async (ctx, { scheme, credentials, proof }) => {
+    const refuse = (error) => {
+      ctx.status = 401;
+      ctx.set('WWW-Authenticate', `Bearer, DPoP algs="ES256 EdDSA", error="${error}"`);
+      if (error === 'use_dpop_nonce') ctx.set('DPoP-Nonce', nonce);
+      ctx.body = { error };
+    };
+
+    if (scheme?.toLowerCase() !== 'dpop') return refuse('invalid_token');
+    const token = await provider.ClientCredentials.find(credentials);
+    if (!token?.jkt) return refuse('invalid_token');
+
+    let verified;
+    try {
+      verified = await jose.jwtVerify(proof, jose.EmbeddedJWK, { typ: 'dpop+jwt', algorithms: ['ES256', 'EdDSA'] });
+    } catch {
+      return refuse('invalid_dpop_proof');
+    }
+    const { payload, protectedHeader } = verified;
+    if (requireNonce && payload.nonce !== nonce) return refuse('use_dpop_nonce');
+    const sound = payload.htm === ctx.method
+      && payload.htu === `${issuer}${ctx.path}`
+      && payload.ath === sha256(credentials)
+      && Math.abs(Date.now() / 1000 - payload.iat) < 60
+      && !seen.has(payload.jti);
+    if (!sound) return refuse('invalid_dpop_proof');
+    seen.add(payload.jti);
+    if (await jose.calculateJwkThumbprint(protectedHeader.jwk) !== token.jkt) return refuse('invalid_token');
+
+    ctx.body = {
+      method: ctx.method,
+      query: ctx.querystring,
+      client: token.clientId,
+      type: ctx.get('content-type'),
+      note: ctx.get('x-note'),
+      body: await text(ctx.req),
+    };
+  };
+}
+
+// 50 characters of RFC 9449's NQCHAR, punctuation included.
+function randomNonce() {
+  const alphabet = [...Array(0x7f).keys()].slice(0x21).filter((c) => c !== 0x22 && c !== 0x5c);
+  return String.fromCharCode(...Array.from({ length: 50 }, () => alphabet[randomInt(alphabet.length)]));
+}

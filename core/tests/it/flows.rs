@@ -1,0 +1,474 @@
+//! Exchanges with an authorization server, from the first request to the last.
+
+use std::time::Duration;
+
+use http::{Response, header::AUTHORIZATION};
+use keybound_core::{
+    Error, Exchange, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token, TokenType, TokenTypeHint, WhyBad,
+};
+use serde_json::json;
+
+use crate::maker::Maker;
+use crate::peer::{AT_THE_TOKEN_ENDPOINT, Asks, Challenge, Peer, json_response, response, with_header};
+use crate::world::{START, World, millis};
+
+fn client_credentials() -> Grant {
+    Grant::client_credentials()
+}
+
+fn refresh(token: &Token) -> Grant {
+    Grant::refresh_token(token.refresh_token().expect("a refresh token").clone()).unwrap()
+}
+
+fn exposed(secret: Option<&Secret>) -> Option<&str> {
+    secret.map(Secret::expose)
+}
+
+fn later(status: u16, header: &'static str, value: &str) -> Response<Vec<u8>> {
+    with_header(response(status, ""), header, value)
+}
+
+fn why(error: &Error) -> &WhyBad {
+    match error {
+        Error::Response(bad) => bad.why(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn client_credentials_bring_a_token_bound_to_the_key() {
+    let mut world = World::with(Peer::bound());
+    let token = world.token(client_credentials()).unwrap();
+    assert_eq!(token.access_token().expose(), "access-1");
+    assert_eq!(token.token_type(), &TokenType::Dpop);
+    assert_eq!(token.key(), Some(world.key.public()));
+    assert_eq!(token.expires_at(), Some(START.saturating_add(Duration::from_secs(3600))));
+    assert_eq!(world.peer.seen.len(), 1);
+}
+
+#[test]
+fn without_a_key_there_is_no_proof_and_the_token_is_bound_to_none() {
+    let mut world = World::with(Peer::bearer());
+    let token = world.token(client_credentials()).unwrap();
+    assert_eq!((token.token_type(), token.key()), (&TokenType::Bearer, None));
+    assert!(!world.peer.seen[0].headers.contains_key("dpop"));
+    assert!(!world.peer.seen[0].headers.contains_key(AUTHORIZATION));
+}
+
+#[test]
+fn a_rotated_refresh_token_replaces_the_old_one_and_an_absent_or_null_one_keeps_it() {
+    for (rotates, member, kept) in [
+        (true, None, "refresh-2"),
+        (false, Some(json!(null)), "refresh-1"),
+        (false, Some(json!("")), "refresh-1"),
+        (false, None, "refresh-1"),
+    ] {
+        for peer in [Peer::bound(), Peer::bearer()] {
+            let mut world = World::with(peer);
+            world.peer.rotates_refresh_tokens = rotates;
+            let first = world.token(client_credentials()).unwrap();
+            if let Some(member) = member.clone() {
+                world.peer.token_members.insert("refresh_token".into(), member);
+            }
+            let second = world.token(refresh(&first)).unwrap();
+            assert_eq!(second.access_token().expose(), "access-2");
+            assert_eq!(exposed(second.refresh_token()), Some(kept));
+        }
+    }
+    let mut silent = World::scripted(Peer::bearer(), [response(200, r#"{"access_token":"a"}"#)]);
+    let token = silent.token(Grant::refresh_token(Secret::new("old")).unwrap()).unwrap();
+    assert_eq!(exposed(token.refresh_token()), Some("old"));
+}
+
+#[test]
+fn a_refresh_token_that_the_server_does_not_know_means_to_start_anew() {
+    let mut world = World::with(Peer::bound());
+    let error = world.token(Grant::refresh_token(Secret::new("stolen")).unwrap()).unwrap_err();
+    assert_eq!(error.retry(), Retry::Reauthenticate);
+    assert_eq!(world.peer.seen.len(), 1);
+}
+
+#[test]
+fn a_revocation_succeeds_by_200_and_by_204_with_and_without_a_proof() {
+    for status in [200, 204] {
+        for peer in [Peer::bound(), Peer::bearer()] {
+            let mut world = World::with(peer);
+            world.peer.revocation_status = status;
+            let hint = Some(TokenTypeHint::RefreshToken);
+            let exchange = world.client().revoke(Secret::new("refresh-1"), hint).unwrap();
+            world.run(exchange).unwrap();
+            let params = &world.peer.seen[0].params;
+            assert_eq!(
+                (params["token"].as_str(), params["token_type_hint"].as_str()),
+                ("refresh-1", "refresh_token")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_revocation_that_says_error_in_a_200_is_refused() {
+    let answer = response(200, r#"{"error":"unsupported_token_type"}"#);
+    let mut world = World::scripted(Peer::bearer(), [answer]);
+    let exchange = world.client().revoke(Secret::new("t"), None).unwrap();
+    let Err(Error::Server(error)) = world.run(exchange) else { panic!("no refusal") };
+    assert_eq!(error.code(), Some("unsupported_token_type"));
+}
+
+#[test]
+fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
+    let shapes = [
+        AT_THE_TOKEN_ENDPOINT,
+        Challenge { status: 401, fields: &[r#"DPoP realm="as""#], ..AT_THE_TOKEN_ENDPOINT },
+        Challenge { status: 401, ..AT_THE_TOKEN_ENDPOINT },
+        Challenge { status: 400, fields: &[r#"DPoP algs="ES256", error="use_dpop_nonce""#], body: "" },
+        Challenge { status: 401, fields: &[r#"Bearer, DPoP algs="ES256", error=use_dpop_nonce"#], body: "" },
+        Challenge { status: 401, fields: &["Bearer", r#"dPoP error="use_dpop_nonce""#], body: "<html>" },
+    ];
+    for shape in shapes {
+        let mut world = World::with(Peer::bound());
+        world.peer.authorization_server.asks = Asks::Always;
+        world.peer.authorization_server.challenge = shape;
+        world.token(client_credentials()).unwrap();
+        assert_eq!(world.nonces_seen(), [None, Some("as-1")], "{:?}", shape.fields);
+        world.token(client_credentials()).unwrap();
+        assert_eq!(world.peer.seen.len(), 3, "the next token costs one request");
+        assert!(world.waits.is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_kept() {
+    let mut world = World::with(Peer::bound());
+    world.peer.authorization_server.asks = Asks::Insatiably;
+    let Err(Error::Server(error)) = world.token(client_credentials()) else { panic!("no refusal") };
+    assert_eq!(error.nonce().map(|nonce| nonce.as_str()), Some("as-2"));
+    assert_eq!(world.nonces_seen(), [None, Some("as-1")]);
+    world.peer.authorization_server.asks = Asks::Always;
+    world.token(client_credentials()).unwrap();
+    assert_eq!(world.nonces_seen()[2..], [Some("as-2")]);
+}
+
+#[test]
+fn the_same_nonce_again_is_no_reason_to_try_again() {
+    let mut world = World::with(Peer::bound());
+    world.peer.authorization_server.asks = Asks::Always;
+    world.token(client_credentials()).unwrap();
+    world.peer.authorization_server.asks = Asks::Stubbornly;
+    assert!(world.token(client_credentials()).is_err());
+    assert_eq!(world.nonces_seen(), [None, Some("as-1"), Some("as-1")]);
+}
+
+#[test]
+fn a_challenge_without_a_nonce_is_no_reason_to_try_again() {
+    let mut world = World::scripted(Peer::bound(), [response(400, r#"{"error":"use_dpop_nonce"}"#)]);
+    assert!(world.token(client_credentials()).is_err());
+    assert_eq!(world.peer.seen.len(), 1);
+}
+
+#[test]
+fn a_client_without_a_key_has_no_use_for_a_nonce() {
+    let challenge = with_header(response(400, r#"{"error":"use_dpop_nonce"}"#), "dpop-nonce", "n");
+    let mut world = World::scripted(Peer::bearer(), [challenge]);
+    assert!(world.token(client_credentials()).is_err());
+    assert_eq!(world.peer.seen.len(), 1);
+}
+
+#[test]
+fn a_nonce_that_comes_with_a_success_is_in_the_next_request() {
+    let mut world = World::with(Peer::bound());
+    world.peer.authorization_server.asks = Asks::Rotating;
+    for _ in 0..3 {
+        world.token(client_credentials()).unwrap();
+    }
+    assert_eq!(world.nonces_seen(), [None, Some("as-1"), Some("as-2"), Some("as-3")]);
+}
+
+#[test]
+fn a_nonce_that_comes_with_a_failure_is_in_the_next_request_too() {
+    let refusal = with_header(later(503, "retry-after", "1"), "dpop-nonce", "as-of-503");
+    let mut world = World::scripted(Peer::bound(), [refusal]);
+    world.token(client_credentials()).unwrap();
+    assert_eq!(world.nonces_seen(), [None, Some("as-of-503")]);
+}
+
+#[test]
+fn a_refresh_is_repeated_with_the_nonce_that_was_asked_for() {
+    let mut world = World::with(Peer::bound());
+    let first = world.token(client_credentials()).unwrap();
+    world.peer.authorization_server.asks = Asks::Always;
+    assert_eq!(world.token(refresh(&first)).unwrap().access_token().expose(), "access-2");
+    assert_eq!(world.nonces_seen(), [None, None, Some("as-1")]);
+}
+
+#[test]
+fn every_send_has_a_jti_of_its_own_and_the_time_at_which_it_goes_out() {
+    let pauses = [later(429, "retry-after", "20"), later(503, "retry-after-ms", "7000")];
+    let mut world = World::scripted(Peer::bound(), pauses);
+    world.token(client_credentials()).unwrap();
+    let seen = &world.peer.seen;
+    assert_eq!(seen.iter().map(|seen| seen.iat.unwrap() - START.as_secs()).collect::<Vec<_>>(), [0, 20, 27]);
+    // The peer itself refuses a jti that comes twice.
+    assert!(seen.iter().all(|seen| seen.jti.is_some()));
+}
+
+#[test]
+fn a_wait_that_the_server_asks_for_is_kept_exactly_in_all_its_forms() {
+    for status in [429, 502, 503, 504] {
+        for (header, value, wait) in [
+            ("retry-after", "2", 2000),
+            ("retry-after", "Tue, 14 Nov 2023 22:13:27 GMT", 7000),
+            ("retry-after-ms", "250", 250),
+            ("x-retry-in", "1500", 1500),
+            ("x-retry-in", "1.5s", 1500),
+        ] {
+            let mut world = World::scripted(Peer::bound(), [later(status, header, value)]);
+            world.token(client_credentials()).unwrap();
+            assert_eq!((world.waits, world.peer.seen.len()), (vec![millis(wait)], 2), "{status} {value}");
+        }
+    }
+}
+
+#[test]
+fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles() {
+    for ceilings in [[500, 1000, 2000]] {
+        let failures = [response(503, ""), response(502, ""), response(504, "")];
+        let mut world = World::scripted(Peer::bearer(), failures);
+        let exchange = world.client().token(client_credentials()).unwrap();
+        world.run(exchange).unwrap();
+        assert!(world.waits.iter().zip(ceilings).all(|(wait, ceiling)| *wait <= millis(ceiling)));
+        assert!(world.waits.iter().any(|wait| !wait.is_zero()));
+    }
+}
+
+#[test]
+fn tries_are_bounded_by_at_most_and_challenges_do_not_count() {
+    for (at_most, requests) in [(0, 1), (1, 1), (2, 2), (3, 3)] {
+        let storm = (0..9).map(|_| later(503, "retry-after", "1"));
+        let mut world = World::scripted(Peer::bound(), storm);
+        let exchange = world.client().token(client_credentials()).unwrap().at_most(at_most);
+        let error = world.run(exchange).unwrap_err();
+        assert_eq!(error.retry(), Retry::Later(Some(Duration::from_secs(1))));
+        assert_eq!(world.peer.seen.len(), requests);
+    }
+    let mut world = World::with(Peer::bound());
+    world.peer.authorization_server.asks = Asks::Always;
+    let exchange = world.client().token(client_credentials()).unwrap().at_most(1);
+    world.run(exchange).unwrap();
+    assert_eq!(world.peer.seen.len(), 2);
+}
+
+#[test]
+fn no_wait_is_begun_that_ends_after_the_time_that_was_given() {
+    for (asked, within, waited) in [("30", 29, false), ("30", 30, true), ("30", 31, true)] {
+        let mut world = World::scripted(Peer::bound(), [later(429, "retry-after", asked)]);
+        let exchange =
+            world.client().token(client_credentials()).unwrap().within(Duration::from_secs(within));
+        assert_eq!(world.run(exchange).is_ok(), waited, "{asked} s within {within} s");
+    }
+    // Counted from the first request, not from the last.
+    let storm = (0..3).map(|_| later(503, "retry-after", "12"));
+    let mut world = World::scripted(Peer::bound(), storm);
+    assert!(world.token(client_credentials()).is_err());
+    assert_eq!(world.waits, [Duration::from_secs(12); 2]);
+}
+
+/// What becomes of an exchange after one failure in passing.
+#[derive(Debug, PartialEq, Eq)]
+enum After {
+    Repeated,
+    GivenUp,
+}
+
+fn after_the_first<T: std::fmt::Debug>(
+    mut world: World,
+    exchange: Result<Exchange<T>, keybound_core::Misuse>,
+) -> After {
+    let outcome = world.run(exchange.unwrap());
+    match (outcome, world.peer.seen.len()) {
+        (Ok(_), 2) => After::Repeated,
+        (Err(_), 1) => After::GivenUp,
+        (outcome, requests) => panic!("{requests} requests: {outcome:?}"),
+    }
+}
+
+/// What the first request may end in.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    Status(u16),
+    Lost(Sent),
+}
+
+impl First {
+    const ALL: [Self; 8] = [
+        Self::Status(429),
+        Self::Status(503),
+        Self::Lost(Sent::No),
+        Self::Status(502),
+        Self::Status(504),
+        Self::Lost(Sent::Maybe),
+        Self::Status(500),
+        Self::Status(408),
+    ];
+
+    fn world(self, peer: Peer) -> World {
+        match self {
+            Self::Status(status) => World::scripted(peer, [response(status, "")]),
+            Self::Lost(sent) => World::losing(peer, sent),
+        }
+    }
+}
+
+#[test]
+fn what_uses_nothing_up_is_repeated_whenever_it_failed_in_passing() {
+    for (at, first) in First::ALL.into_iter().enumerate() {
+        let expected = if at < 6 { After::Repeated } else { After::GivenUp };
+        let world = first.world(Peer::bound());
+        let exchange = world.client().token(client_credentials());
+        assert_eq!(after_the_first(world, exchange), expected, "token after {first:?}");
+
+        let world = first.world(Peer::bound());
+        let exchange = world.client().revoke(Secret::new("t"), None);
+        assert_eq!(after_the_first(world, exchange), expected, "revocation after {first:?}");
+    }
+}
+
+#[test]
+fn what_may_be_used_up_is_repeated_only_where_it_certainly_was_not() {
+    for (at, first) in First::ALL.into_iter().enumerate() {
+        let grant = || Grant::refresh_token(Secret::new("refresh-1")).unwrap();
+        let primed = || {
+            let mut world = first.world(Peer::bound());
+            let script = std::mem::take(&mut world.peer.script);
+            world.token(client_credentials()).unwrap();
+            world.peer.script = script;
+            world.peer.seen.clear();
+            world
+        };
+        let expected = if at < 3 { After::Repeated } else { After::GivenUp };
+        let world = primed();
+        let exchange = world.client().token(grant());
+        assert_eq!(after_the_first(world, exchange), expected, "refresh after {first:?}");
+
+        let expected = if at < 6 { After::Repeated } else { After::GivenUp };
+        let world = primed();
+        let exchange = world.client().token(grant().repeatable());
+        assert_eq!(after_the_first(world, exchange), expected, "repeatable refresh after {first:?}");
+    }
+}
+
+#[test]
+fn a_relay_is_never_repeated() {
+    for first in First::ALL {
+        // The proof is the browser's, so the relay itself is a bearer client.
+        let world = first.world(Peer::bearer());
+        let exchange = Maker::new().relay();
+        assert_eq!(after_the_first(world, exchange), After::GivenUp, "{first:?}");
+    }
+    let challenge = with_header(response(400, r#"{"error":"use_dpop_nonce"}"#), "dpop-nonce", "fresh");
+    let mut world = World::scripted(Peer::bearer(), [challenge]);
+    let error = world.run(Maker::new().relay().unwrap()).unwrap_err();
+    assert_eq!(error.retry(), Retry::Later(None));
+    let Error::Server(refusal) = error else { panic!("{error}") };
+    assert_eq!(refusal.nonce().unwrap().as_str(), "fresh");
+    assert_eq!(world.peer.seen.len(), 1);
+}
+
+#[test]
+fn what_is_lost_for_good_says_whether_it_may_have_been_carried_out() {
+    for (sent, grant, retry) in [
+        (Sent::Maybe, Grant::refresh_token(Secret::new("r")).unwrap(), Retry::No),
+        (Sent::Maybe, client_credentials(), Retry::Later(None)),
+        (Sent::No, Grant::refresh_token(Secret::new("r")).unwrap(), Retry::Later(None)),
+    ] {
+        let mut world = World::losing(Peer::bearer(), sent);
+        let exchange = world.client().token(grant).unwrap().at_most(1);
+        let error = world.run(exchange).unwrap_err();
+        assert_eq!(error.retry(), retry);
+        let Error::Lost(lost) = error else { panic!("{error}") };
+        assert_eq!(lost.sent(), sent);
+    }
+}
+
+#[test]
+fn a_5xx_or_429_is_no_verdict_on_the_grant_whatever_its_body_says() {
+    for status in [429, 500, 501, 502, 503, 504, 520] {
+        let verdict = json_response(status, &json!({ "error": "invalid_grant" }));
+        let mut world = World::scripted(Peer::bearer(), [verdict]);
+        let grant = Grant::refresh_token(Secret::new("r")).unwrap();
+        let exchange = world.client().token(grant).unwrap().at_most(1);
+        assert_eq!(world.run(exchange).unwrap_err().retry(), Retry::Later(None), "{status}");
+    }
+    let verdict = json_response(400, &json!({ "error": "invalid_grant" }));
+    let mut world = World::scripted(Peer::bearer(), [verdict]);
+    assert_eq!(world.token(client_credentials()).unwrap_err().retry(), Retry::Reauthenticate);
+}
+
+#[test]
+fn a_5xx_that_says_use_dpop_nonce_is_a_failure_in_passing() {
+    let confused = with_header(
+        with_header(response(503, r#"{"error":"use_dpop_nonce"}"#), "retry-after", "3"),
+        "dpop-nonce",
+        "n",
+    );
+    let mut world = World::scripted(Peer::bound(), [confused]);
+    world.token(client_credentials()).unwrap();
+    assert_eq!(world.waits, [Duration::from_secs(3)]);
+}
+
+#[test]
+fn a_redirection_is_followed_nowhere() {
+    for status in [301, 302, 303, 304, 307, 308] {
+        let elsewhere = with_header(response(status, ""), "location", "https://evil.example/token");
+        let mut world = World::scripted(Peer::bound(), [elsewhere]);
+        let error = world.token(client_credentials()).unwrap_err();
+        assert_eq!((why(&error), error.retry()), (&WhyBad::Redirect, Retry::No), "{status}");
+        assert_eq!(world.peer.seen.len(), 1);
+    }
+}
+
+#[test]
+fn a_body_over_the_limit_is_not_read() {
+    let padded = |length: usize| {
+        let token = r#"{"access_token":"a"}"#;
+        response(200, &format!("{token}{}", " ".repeat(length - token.len())))
+    };
+    let mut world = World::scripted(Peer::bearer(), [padded(MAX_RESPONSE)]);
+    assert!(world.token(client_credentials()).is_ok());
+    let mut world = World::scripted(Peer::bearer(), [padded(MAX_RESPONSE + 1)]);
+    assert_eq!(why(&world.token(client_credentials()).unwrap_err()), &WhyBad::TooLarge);
+}
+
+#[test]
+fn a_gateways_page_over_the_limit_hides_neither_its_status_nor_its_wait() {
+    let page = with_header(response(503, &"x".repeat(MAX_RESPONSE + 1)), "retry-after", "1");
+    let mut world = World::scripted(Peer::bound(), [page]);
+    world.token(client_credentials()).unwrap();
+    assert_eq!(world.waits, [Duration::from_secs(1)]);
+}
+
+#[test]
+fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
+    for (named, bound) in [
+        (json!("DPoP"), true),
+        (json!("dPoP"), true),
+        (json!("DPOP"), true),
+        (json!("bearer"), false),
+        (json!("Bearer"), false),
+        (json!("opaque"), false),
+        (json!("N_A"), false),
+        (json!(""), false),
+        (json!(null), false),
+    ] {
+        let mut world = World::with(Peer::bound());
+        world.peer.token_members.insert("token_type".into(), named.clone());
+        let strict = world.token(client_credentials());
+        let exchange = world.client().accept_bearer().token(client_credentials()).unwrap();
+        let lenient = world.run(exchange).unwrap();
+        assert_eq!(lenient.key().is_some(), bound, "{named}");
+        match strict {
+            Ok(token) => assert!(bound && token.key() == Some(world.key.public()), "{named}"),
+            Err(error) => assert!(!bound && why(&error) == &WhyBad::NotBound, "{named}: {error}"),
+        }
+    }
+}

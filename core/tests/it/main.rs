@@ -1,0 +1,16 @@
+//! keybound's core from outside: whole exchanges in virtual time, against a peer that trusts nothing of ours.
+
+#![cfg(test)]
+
+mod autotrait;
+mod flows;
+mod inspect;
+mod leaks;
+mod maker;
+mod peer;
+mod purity;
+mod resources;
+mod seeds;
+mod token_answers;
+mod vectors;
+mod world;

@@ -1,0 +1,228 @@
+//! Calls of protected resources.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Uri};
+use keybound_core::{AuthHeaders, Authorized, Grant, Judged, Role, Signing, Token};
+use serde_json::json;
+
+use crate::peer::{AT_THE_RESOURCE, Asks, Challenge, Peer, response, with_header};
+use crate::world::{Called, RESOURCE_URL, START, TOKEN_URL, World};
+
+/// A world and a token, with no requests seen.
+fn with_token(peer: Peer) -> (World, Token) {
+    let mut world = World::with(peer);
+    let token = world.token(Grant::client_credentials()).unwrap();
+    world.peer.seen.clear();
+    (world, token)
+}
+
+#[test]
+fn a_bound_token_goes_out_with_a_proof_that_names_it() {
+    let (mut world, token) = with_token(Peer::bound());
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::OK));
+    assert_eq!(world.peer.seen[0].headers[AUTHORIZATION], "DPoP access-1");
+}
+
+#[test]
+fn a_bearer_token_goes_out_alone() {
+    let (mut world, token) = with_token(Peer::bearer());
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::OK));
+    let headers = &world.peer.seen[0].headers;
+    assert_eq!((&headers[AUTHORIZATION], headers.get("dpop")), (&"Bearer access-1".parse().unwrap(), None));
+}
+
+#[test]
+fn headers_replace_what_stood_there_and_are_sensitive() {
+    for peer in [Peer::bound(), Peer::bearer()] {
+        let bound = peer.bound;
+        let (mut world, token) = with_token(peer);
+        let uri: Uri = RESOURCE_URL.parse().unwrap();
+        let ambient = world.ambient();
+        let signing = token.authorize(&Method::GET, &uri).unwrap().prepare(&world.origins, ambient).unwrap();
+        assert_eq!(matches!(signing, Signing::Needs(_)), bound);
+        let Authorized { headers, .. } = signing.finish(|request| world.key.sign(request)).unwrap();
+        assert_eq!(applied(headers).get_all("dpop").iter().count(), usize::from(bound));
+    }
+}
+
+fn applied(headers: AuthHeaders) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    map.append("dpop", "left over".parse().unwrap());
+    map.append(AUTHORIZATION, "Basic left-over".parse().unwrap());
+    headers.apply(&mut map);
+    assert_eq!(map.get_all(AUTHORIZATION).iter().count(), 1);
+    assert!(map.values().all(http::HeaderValue::is_sensitive));
+    map
+}
+
+#[test]
+fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
+    let shapes = [
+        AT_THE_RESOURCE,
+        Challenge { fields: &[r#"DPoP algs="ES256 EdDSA", error="use_dpop_nonce""#], ..AT_THE_RESOURCE },
+        Challenge { fields: &[r#"Bearer, DPoP algs="ES256", error="use_dpop_nonce""#], ..AT_THE_RESOURCE },
+        Challenge {
+            fields: &[r#"Bearer realm="a, b", error="invalid_token""#, "dPoP error = use_dpop_nonce"],
+            ..AT_THE_RESOURCE
+        },
+        Challenge { fields: &[r#"Bearer error="use_dpop_nonce""#], ..AT_THE_RESOURCE },
+        Challenge { fields: &[], body: "", status: 401 },
+        Challenge { status: 400, ..AT_THE_RESOURCE },
+    ];
+    for shape in shapes {
+        let (mut world, token) = with_token(Peer::bound());
+        world.peer.resource_server.asks = Asks::Always;
+        world.peer.resource_server.challenge = shape;
+        for _ in 0..2 {
+            assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::OK));
+        }
+        let expected = [None, Some("rs-1"), Some("rs-1")];
+        assert_eq!(world.nonces_seen(), expected, "{:?}", shape.fields);
+    }
+}
+
+#[test]
+fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_kept() {
+    let (mut world, token) = with_token(Peer::bound());
+    world.peer.resource_server.asks = Asks::Insatiably;
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::UNAUTHORIZED));
+    assert_eq!(world.nonces_seen(), [None, Some("rs-1")]);
+    world.peer.resource_server.asks = Asks::Always;
+    world.call(&token, RESOURCE_URL);
+    assert_eq!(world.nonces_seen()[2..], [Some("rs-2")]);
+}
+
+#[test]
+fn the_same_nonce_again_is_no_reason_to_try_again() {
+    let (mut world, token) = with_token(Peer::bound());
+    world.peer.resource_server.asks = Asks::Always;
+    world.call(&token, RESOURCE_URL);
+    world.peer.resource_server.asks = Asks::Stubbornly;
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::UNAUTHORIZED));
+    assert_eq!(world.peer.seen.len(), 3);
+}
+
+#[test]
+fn a_nonce_that_comes_with_any_answer_is_in_the_next_call() {
+    let (mut world, token) = with_token(Peer::bound());
+    world.peer.resource_server.asks = Asks::Rotating;
+    for _ in 0..3 {
+        world.call(&token, RESOURCE_URL);
+    }
+    assert_eq!(world.nonces_seen(), [None, Some("rs-1"), Some("rs-2"), Some("rs-3")]);
+    world.peer.resource_server.asks = Asks::Never;
+    for (status, nonce) in [(302, "of-302"), (404, "of-404"), (503, "of-503")] {
+        let answer = with_header(response(status, ""), "dpop-nonce", nonce);
+        world.peer.script.push_back(crate::peer::Answer::Response(answer));
+        world.call(&token, RESOURCE_URL);
+        world.call(&token, RESOURCE_URL);
+        assert_eq!(world.nonces_seen().last(), Some(&Some(nonce)));
+    }
+}
+
+#[test]
+fn one_origin_has_a_nonce_for_each_of_its_two_roles() {
+    const RESOURCE: &str = "https://as.example/userinfo";
+    assert!(TOKEN_URL.starts_with("https://as.example/"));
+    let mut world = World::with(Peer::bound());
+    world.peer.authorization_server.asks = Asks::Always;
+    // The resource server never asks, so the peer would panic at a nonce of the other role's.
+    let token = world.token(Grant::client_credentials()).unwrap();
+    world.call(&token, RESOURCE);
+    world.peer.resource_server.asks = Asks::Rotating;
+    world.call(&token, RESOURCE);
+    world.token(Grant::client_credentials()).unwrap();
+    let expected = [None, Some("as-1"), None, None, Some("rs-1"), Some("as-1")];
+    assert_eq!(world.nonces_seen(), expected);
+}
+
+#[test]
+fn a_nonce_is_for_no_other_origin() {
+    let (mut world, token) = with_token(Peer::bound());
+    world.peer.resource_server.asks = Asks::Always;
+    world.call(&token, RESOURCE_URL);
+    for other in ["https://rs.example:8443/", "http://rs.example/", "https://rs2.example/"] {
+        world.peer.seen.clear();
+        world.call(&token, other);
+        assert_eq!(world.nonces_seen()[0], None, "{other}");
+    }
+}
+
+#[test]
+fn the_answer_is_the_applications_unless_it_refuses_the_token() {
+    let cases: [(u16, &[&str], bool); 14] = [
+        (401, &[r#"DPoP error="invalid_token""#], true),
+        (401, &[r#"Bearer error="invalid_token""#], true),
+        (400, &[r#"DPoP error="invalid_token""#], true),
+        (401, &[r#"Bearer error="invalid_token""#, r#"DPoP algs="ES256""#], true),
+        (401, &[r#"Basic realm="x""#], true),
+        (401, &[], true),
+        (401, &[r#"DPoP error="invalid_dpop_proof""#], false),
+        (403, &[r#"DPoP error="insufficient_scope""#], false),
+        (403, &[], false),
+        (404, &[], false),
+        (429, &[], false),
+        (200, &[r#"DPoP error="invalid_token""#], false),
+        (302, &[], false),
+        (503, &[r#"DPoP error="invalid_token""#], false),
+    ];
+    for (status, fields, rejected) in cases {
+        for peer in [Peer::bound(), Peer::bearer()] {
+            let (mut world, token) = with_token(peer);
+            let mut answer = response(status, "");
+            for field in fields {
+                answer = with_header(answer, "www-authenticate", field);
+            }
+            world.peer.script.push_back(crate::peer::Answer::Response(answer));
+            let called = world.call(&token, RESOURCE_URL);
+            assert_eq!(called == Called::Rejected, rejected, "{status} {fields:?}");
+            assert_eq!(world.peer.seen.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_bearer_call_is_not_repeated_for_a_nonce() {
+    let (mut world, token) = with_token(Peer::bearer());
+    let challenge = with_header(
+        with_header(response(401, ""), "www-authenticate", r#"DPoP error="use_dpop_nonce""#),
+        "dpop-nonce",
+        "rs-1",
+    );
+    world.peer.script.push_back(crate::peer::Answer::Response(challenge));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::UNAUTHORIZED));
+}
+
+#[test]
+fn a_challenge_is_judged_by_its_head_alone() {
+    let (mut world, token) = with_token(Peer::bound());
+    let uri: Uri = RESOURCE_URL.parse().unwrap();
+    let ambient = world.ambient();
+    let signing = token.authorize(&Method::GET, &uri).unwrap().prepare(&world.origins, ambient).unwrap();
+    let pending = signing.finish(|request| world.key.sign(request)).unwrap().pending;
+    let head = with_header(response(401, ""), "dpop-nonce", "n").into_parts().0;
+    let judged = pending.judge(head.status, &head.headers, &mut world.origins, START).unwrap();
+    assert!(matches!(judged, Judged::Again(_)));
+    assert!(world.origins.to_json().contains(&format!("{:?}", Role::ResourceServer)));
+}
+
+#[test]
+fn a_token_that_no_scheme_fits_authorizes_nothing() {
+    let uri: Uri = RESOURCE_URL.parse().unwrap();
+    for (named, argument) in [("MAC", "token"), ("DPoP", "token")] {
+        // Nothing is known of a key here, so that a token of type DPoP can't be used either.
+        let mut world = World::with(Peer::bearer());
+        world.peer.token_members.insert("token_type".into(), json!(named));
+        let token = world.token(Grant::client_credentials()).unwrap();
+        assert_eq!(token.authorize(&Method::GET, &uri).unwrap_err().argument(), argument, "{named}");
+    }
+}
+
+#[test]
+fn a_url_that_a_proof_can_not_name_is_refused() {
+    let (_, token) = with_token(Peer::bound());
+    for url in ["/relative", "ftp://rs.example/", "https://user:pw@rs.example/", "rs.example:443"] {
+        let misuse = token.authorize(&Method::GET, &url.parse().unwrap()).unwrap_err();
+        assert_eq!(misuse.argument(), "url", "{url}");
+    }
+}

@@ -1,0 +1,133 @@
+//! Everything that one test needs: a peer, a clock that moves only when it is waited for, entropy that never
+//! repeats, and the loop that a driver runs.
+
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, Uri};
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{
+    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Judged, Origins, Outgoing,
+    Received, Sent, Token, UnixTime,
+};
+
+use crate::peer::{Answer, Peer};
+
+pub(crate) const TOKEN_URL: &str = "https://as.example/token";
+pub(crate) const RESOURCE_URL: &str = "https://rs.example/me?all=1";
+
+/// 2023-11-14T22:13:20Z.
+pub(crate) const START: UnixTime = UnixTime::from_secs(1_700_000_000);
+
+pub(crate) struct World {
+    pub(crate) peer: Peer,
+    pub(crate) key: SigningKey,
+    pub(crate) origins: Origins,
+    pub(crate) now: UnixTime,
+    /// Every wait that was not zero.
+    pub(crate) waits: Vec<Duration>,
+    drawn: u128,
+}
+
+/// What became of a call.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Called {
+    Delivered(StatusCode),
+    Rejected,
+}
+
+impl World {
+    pub(crate) fn with(peer: Peer) -> Self {
+        Self {
+            peer,
+            key: SigningKey::generate(Algorithm::Es256).expect("random numbers"),
+            origins: Origins::new(),
+            now: START,
+            waits: Vec::new(),
+            drawn: 0,
+        }
+    }
+
+    /// A world in which the peer gives these answers first.
+    pub(crate) fn scripted(peer: Peer, answers: impl IntoIterator<Item = Response<Vec<u8>>>) -> Self {
+        let mut world = Self::with(peer);
+        world.peer.script.extend(answers.into_iter().map(Answer::Response));
+        world
+    }
+
+    /// A world in which the first request is lost.
+    pub(crate) fn losing(peer: Peer, sent: Sent) -> Self {
+        let mut world = Self::with(peer);
+        world.peer.script.push_back(Answer::Lost(sent));
+        world
+    }
+
+    /// A client of the peer, which wants its tokens bound if the peer binds them.
+    pub(crate) fn client(&self) -> Client {
+        let client = Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").expect("an id"))
+            .revocation_endpoint(endpoint("https://as.example/revoke"));
+        if self.peer.bound { client.dpop(self.key.public().clone()) } else { client }
+    }
+
+    pub(crate) fn ambient(&mut self) -> Ambient {
+        self.drawn += 1;
+        Ambient::new(self.now, self.drawn.to_be_bytes())
+    }
+
+    pub(crate) fn token(&mut self, grant: Grant) -> Result<Token, Error> {
+        let exchange = self.client().token(grant)?;
+        self.run(exchange)
+    }
+
+    pub(crate) fn run<T>(&mut self, mut exchange: Exchange<T>) -> Result<T, Error> {
+        loop {
+            if !exchange.wait().is_zero() {
+                self.waits.push(exchange.wait());
+                self.now = self.now.saturating_add(exchange.wait());
+            }
+            let ambient = self.ambient();
+            let signing = exchange.prepare(&self.origins, ambient)?;
+            let Outgoing { request, pending } = signing.finish(|request| self.key.sign(request))?;
+            let received = match self.peer.ask(&request, self.now) {
+                Answer::Response(response) => pending.receive(response, &mut self.origins, self.now)?,
+                Answer::Lost(sent) => pending.lost(sent, self.now)?,
+            };
+            match received {
+                Received::Done(done) => return Ok(done),
+                Received::Again(next) => exchange = next,
+            }
+        }
+    }
+
+    pub(crate) fn call(&mut self, token: &Token, uri: &str) -> Called {
+        let (method, uri) = (Method::GET, uri.parse::<Uri>().expect("a URL"));
+        let mut call = token.authorize(&method, &uri).expect("a call");
+        loop {
+            let ambient = self.ambient();
+            let signing = call.prepare(&self.origins, ambient).expect("headers");
+            let Authorized { headers, pending } =
+                signing.finish(|request| self.key.sign(request)).expect("a signature");
+            let mut request = Request::get(&uri).body(()).expect("a request");
+            headers.apply(request.headers_mut());
+            let response = self.peer.call(&request, self.now);
+            let judged = pending.judge(response.status(), response.headers(), &mut self.origins, self.now);
+            match judged.expect("a verdict") {
+                Judged::Deliver => return Called::Delivered(response.status()),
+                Judged::Rejected => return Called::Rejected,
+                Judged::Again(next) => call = next,
+            }
+        }
+    }
+
+    /// The nonce of each proof that the peer has seen.
+    pub(crate) fn nonces_seen(&self) -> Vec<Option<&str>> {
+        self.peer.seen.iter().map(|seen| seen.nonce.as_deref()).collect()
+    }
+}
+
+pub(crate) fn endpoint(url: &str) -> Endpoint {
+    Endpoint::https(url).expect("an https URL")
+}
+
+pub(crate) fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
