@@ -31,3 +31,9 @@ pub use error::Error;
 pub use keybound_core::{Error as CoreError, *};
 pub use signer::Signer;
 pub use transport::{Event, Transport, endpoint};
+
+/// The README's examples, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

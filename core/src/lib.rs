@@ -1,4 +1,104 @@
-//! keybound's core.
+//! OAuth access tokens bound to a key (DPoP, RFC 9449): the protocol, and nothing that touches the world.
+//!
+//! This crate builds [`http::Request`]s and reads [`http::Response`]s. It opens no socket, reads no clock, no
+//! file and no environment, starts no thread and is not `async`: whoever drives it brings the time, 16 random
+//! bytes for each request, and the signatures. The one exception is ring's own random source, which makes
+//! keys and the `k` of ECDSA signatures.
+//!
+//! Applications that want it driven take `keybound-ureq`, which re-exports all of this.
+//!
+//! # One shape for every exchange
+//!
+//! ```text
+//!  Client::token ─┐                        ┌─ Unsigned::request ──▶ a key, wherever it is
+//!  Client::revoke ┤                        │                              │
+//!  TreasuryPrime… ┘                        │        Unsigned::resume ◀────┘ Signature
+//!         │                                │               │
+//!         ▼                                │               ▼
+//!     Exchange<T> ──prepare(&Origins, Ambient)──▶ Signing::Needs … Signing::Ready(Outgoing)
+//!         ▲                                                               │
+//!         │ wait()                                       request ─────────┤────▶ the transport
+//!         │                                                               ▼              │
+//!     Received::Again ◀──────── Pending::receive(response, &mut Origins, now) ◀──────────┤
+//!     Received::Done(T) ◀──────         Pending::lost(Sent, now) ◀──────────── no answer ┘
+//! ```
+//!
+//! Each step is a value and is consumed by the next, so a response can't be read twice and no step can be
+//! skipped. A nonce challenge, a `Retry-After` and a lost connection are all [`Received::Again`]: the exchange
+//! says how long to [`wait`](Exchange::wait) and is prepared anew, from fresh time and entropy, so that
+//! nothing is sent twice with one `jti`. A driver is one loop, and doesn't change when a flow is added.
+//!
+//! Calls of protected resources go the same way, by their headers alone: [`Token::authorize`],
+//! [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingResource::judge`].
+//!
+//! # A whole exchange, without a network
+//!
+//! ```
+//! use keybound_core::jose::{Algorithm, SigningKey};
+//! use keybound_core::{
+//!     Ambient, Client, ClientAuth, Endpoint, Grant, Origins, Outgoing, Received, Secret, TokenType, UnixTime,
+//! };
+//!
+//! # fn main() -> Result<(), keybound_core::Error> {
+//! let key = SigningKey::generate(Algorithm::Es256)?;
+//! let auth = ClientAuth::basic("my-client", Secret::new("my secret"))?;
+//! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
+//! let mut origins = Origins::new();
+//! let now = UnixTime::from_secs(1_800_000_000);
+//!
+//! let exchange = client.token(Grant::client_credentials())?;
+//! let signing = exchange.prepare(&origins, Ambient::new(now, [1; 16]))?;
+//! let Outgoing { request, pending } = signing.finish(|request| key.sign(request))?;
+//! assert!(request.headers().contains_key("dpop"));
+//!
+//! // The server wants a nonce first (RFC 9449 §8).
+//! let challenge = http::Response::builder()
+//!     .status(400)
+//!     .header("DPoP-Nonce", "eyJ7S_zG")
+//!     .body(r#"{"error":"use_dpop_nonce"}"#)
+//!     .expect("a valid response");
+//! let Received::Again(exchange) = pending.receive(challenge, &mut origins, now)? else {
+//!     panic!("the core goes on by itself");
+//! };
+//! assert!(exchange.wait().is_zero());
+//! let signing = exchange.prepare(&origins, Ambient::new(now, [2; 16]))?;
+//! let Outgoing { request: _, pending } = signing.finish(|request| key.sign(request))?;
+//!
+//! let answer = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP","expires_in":3600}"#);
+//! let Received::Done(token) = pending.receive(answer, &mut origins, now)? else {
+//!     panic!("this is the token");
+//! };
+//! assert_eq!(token.token_type(), &TokenType::Dpop);
+//! assert_eq!(token.expires_at(), Some(UnixTime::from_secs(1_800_003_600)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where what is
+//!
+//! | RFC | what | here |
+//! |---|---|---|
+//! | 6749 §2.3 | client authentication | [`ClientAuth`] |
+//! | 6749 §4.4, §4.5, §6 | grants | [`Grant`] |
+//! | 6749 §5.1 | token response, as real servers write it | [`Token`], [`ExpiresIn`] |
+//! | 6749 §5.2 | errors, in every dialect | [`ServerError`] |
+//! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] |
+//! | 7009 | revocation | [`Client::revoke`] |
+//! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] |
+//! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] |
+//! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] |
+//! | 9449 §4.2 | proofs | [`dpop::Proof`] |
+//! | 9449 §4.3 | checking proofs | [`dpop::Policy`] |
+//! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] |
+//! | 9449 §8, §9 | nonces | [`Origins`] |
+//!
+//! # Left out on purpose
+//!
+//! * No HTTP client trait and no signer trait: a driver has its own, in its own colour (blocking, `async`).
+//! * No callbacks: what the driver must do, it is told by a value.
+//! * No type parameters that configure: [`Client`] is one type.
+//! * No response body and no secret in any error; serde_json's messages are not passed on, because they quote values.
+//! * No comparison, display or serialisation of [`Secret`]s.
 
 mod client;
 pub mod dpop;

@@ -11,16 +11,20 @@ use crate::jose::{PublicJwk, Signature};
 ///
 /// A key that answers at once is one line, `signing.finish(|request| key.sign(request))`; any other is a loop:
 ///
-/// ```ignore
+/// ```
+/// # use keybound_core::{Assemble, Error, SignRequest, Signing, jose::Signature};
+/// # fn drive<T: Assemble>(mut signing: Signing<T>, remote: impl Fn(&SignRequest) -> Signature) -> Result<T, Error> {
 /// let ready = loop {
 ///     match signing {
 ///         Signing::Ready(ready) => break ready,
 ///         Signing::Needs(unsigned) => {
-///             let signature = remote.sign(unsigned.request()).await?;
+///             let signature = remote(unsigned.request()); // or `.await` it
 ///             signing = unsigned.resume(signature)?;
 ///         }
 ///     }
 /// };
+/// # Ok(ready)
+/// # }
 /// ```
 #[must_use = "nothing is signed, and nothing sent, until this is finished"]
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub(crate) struct Options {
     #[arg(short = 'i')]
     include: bool,
     #[command(flatten)]
-    client: client::Options,
+    client: client::TokenOptions,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::{key, nonce_cache, trace};
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct TokenOptions {
     /// The token endpoint.
     #[arg(long, value_name = "URL", required_unless_present = "provider", conflicts_with = "provider")]
     token_url: Option<String>,
@@ -91,7 +91,7 @@ pub(crate) struct Session {
     pub(crate) api_headers: HeaderMap,
 }
 
-impl Options {
+impl TokenOptions {
     /// Everything is checked here, before anything is sent.
     pub(crate) fn session(&self) -> Result<Session, Failure> {
         let auth = self.client_auth()?;

@@ -34,7 +34,7 @@ enum Verb {
     /// Serves the sandbox on loopback, and prints where its parts are.
     Sandbox(sandbox::Options),
     /// Gets a token and prints it as JSON.
-    Token(client::Options),
+    Token(client::TokenOptions),
     /// Gets a token, calls a URL with it, and prints the response's body.
     Call(call::Options),
     /// Relays a browser's proof (stdin) to Treasury Prime, and prints the token, or why not.

@@ -3,10 +3,10 @@ use std::io::{self, Write as _};
 use keybound_ureq::{Scope, Secret, Token, UnixTime};
 use serde_json::{Value, json};
 
-use crate::client::Options;
+use crate::client::TokenOptions;
 use crate::failure::Failure;
 
-pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+pub(crate) fn run(options: &TokenOptions) -> Result<(), Failure> {
     let token = options.session()?.token()?;
     print(&token)
 }
