@@ -7,6 +7,7 @@ use crate::error::Misuse;
 use crate::exchange::{Success, Unread};
 use crate::secret::Secret;
 use crate::wire::fields::Fields;
+use crate::wire::object::Object;
 use crate::wire::refusal::request_id;
 
 /// `token_type_hint` (RFC 7009 §2.1).
@@ -56,7 +57,7 @@ pub(crate) fn read(success: &Success<'_>) -> Result<Revoked, Unread> {
         error: Option<IgnoredAny>,
     }
     match serde_json::from_slice(success.body) {
-        Ok(Wire { error: Some(_) }) => Err(Unread::Refusal),
+        Ok(Object(Wire { error: Some(_) })) => Err(Unread::Refusal),
         _ => Ok(Revoked { request_id: request_id(success.headers) }),
     }
 }

@@ -38,16 +38,16 @@ impl ExpiresIn {
     /// When a token received at `now` expires; `None` for zero, a negative number and what is no number:
     /// that is not known, rather than never.
     fn expiry(self, value: f64, now: UnixTime) -> Option<UnixTime> {
-        let span = |unit: f64| Duration::try_from_secs_f64(value * unit).ok();
-        let since_epoch = |span: Duration| UnixTime::from_secs(0).saturating_add(span);
+        let span = Duration::try_from_secs_f64(value).ok()?;
         match self {
-            _ if value <= 0.0 => None,
+            _ if span.is_zero() => None,
             Self::Auto if value < 1e9 => Self::Relative.expiry(value, now),
             Self::Auto if value < 1e12 => Self::AbsoluteSeconds.expiry(value, now),
             Self::Auto => Self::AbsoluteMillis.expiry(value, now),
-            Self::Relative => span(1.0).map(|span| now.saturating_add(span)),
-            Self::AbsoluteSeconds => span(1.0).map(since_epoch),
-            Self::AbsoluteMillis => span(1e-3).map(since_epoch),
+            Self::Relative => Some(now.saturating_add(span)),
+            Self::AbsoluteSeconds => Some(UnixTime::from_secs(0).saturating_add(span)),
+            // Not divided by 1000, which would round: the whole part is what counts.
+            Self::AbsoluteMillis => Some(UnixTime::from_millis(span.as_secs())),
         }
     }
 }
@@ -197,8 +197,11 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         return Err(WhyBad::NotBound.into());
     }
     let token_type = named.unwrap_or(TokenType::Bearer);
-    let mut authorization = HeaderValue::try_from(format!("{} {}", token_type.as_str(), access.expose()))
-        .map_err(|_| WhyBad::Member("access_token"))?;
+    let scheme = token_type.as_str();
+    let mut authorization = HeaderValue::try_from(format!("{scheme} {}", access.expose())).map_err(|_| {
+        let is_schemes_fault = HeaderValue::from_str(scheme).is_err();
+        WhyBad::Member(if is_schemes_fault { "token_type" } else { "access_token" })
+    })?;
     authorization.set_sensitive(true);
     let key = expected.key.clone().filter(|_| token_type == TokenType::Dpop);
     Ok(Token(Arc::new(Parts {
@@ -264,7 +267,8 @@ impl<'de> Visitor<'de> for WireVisitor<'_> {
                 }
                 "token_type" => {
                     self.member.set("token_type");
-                    wire.token_type = map.next_value()?;
+                    let text: Option<String> = map.next_value()?;
+                    wire.token_type = text.filter(|text| !text.is_empty());
                 }
                 "refresh_token" => {
                     self.member.set("refresh_token");

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{AccessTokenHash, Nonce, htu};
 use crate::error::Misuse;
-use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
+use crate::jose::{self, Algorithm, BadJwk, JwkMembers, Present, PublicJwk};
 use crate::secret::Secret;
 use crate::time::UnixTime;
+use crate::wire::object::Object;
 
 /// What a proof is held against. What is not set is not expected, but each check that needs no
 /// expectation (form, key, signature, age) is always made.
@@ -137,8 +137,8 @@ impl Policy {
         let jti = text(&wire.jti);
         problem(jti.is_none_or(|jti| jti.is_empty() || jti.len() > 1024), Problem::JtiMissing);
 
-        let htm = text(&wire.htm);
-        problem(htm.is_none_or(str::is_empty), Problem::HtmMissing);
+        let htm = text(&wire.htm).filter(|htm| !htm.is_empty());
+        problem(htm.is_none(), Problem::HtmMissing);
         let method_known =
             htm.is_none_or(|htm| self.methods.is_empty() || self.methods.iter().any(|m| m == htm));
         problem(!method_known, Problem::HtmMismatch);
@@ -240,14 +240,14 @@ impl Inspection {
     }
 
     fn read_header(&mut self, header: &[u8]) -> Option<PublicJwk> {
-        let Ok(header) = serde_json::from_slice::<WireHeader<'_>>(header) else {
+        let Ok(Object(header)) = serde_json::from_slice::<Object<WireHeader<'_>>>(header) else {
             self.problems.push(Problem::HeaderMalformed);
             return None;
         };
         if header.typ.as_deref() != Some("dpop+jwt") {
             self.problems.push(Problem::Typ);
         }
-        if header.crit.is_some() {
+        if header.crit.0 {
             self.problems.push(Problem::Crit);
         }
         let algorithm = header.alg.as_deref().and_then(Algorithm::from_alg);
@@ -255,7 +255,7 @@ impl Inspection {
             self.problems.push(Problem::Alg);
         }
         self.alg = header.alg.map(Cow::into_owned);
-        let key = match header.jwk.as_ref().map(PublicJwk::from_members) {
+        let key = match header.jwk.as_ref().map(|Object(jwk)| PublicJwk::from_members(jwk)) {
             None => Err(Problem::JwkMissing),
             Some(Err(BadJwk::Private)) => Err(Problem::JwkPrivate),
             Some(Err(_)) => Err(Problem::JwkInvalid),
@@ -473,8 +473,9 @@ struct WireHeader<'a> {
     #[serde(borrow)]
     alg: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    jwk: Option<JwkMembers<'a>>,
-    crit: Option<IgnoredAny>,
+    jwk: Option<Object<JwkMembers<'a>>>,
+    #[serde(default)]
+    crit: Present,
 }
 
 /// The claims that are looked at, of whatever type they are. One that stands twice is refused.
@@ -492,7 +493,7 @@ struct WireClaims {
 
 impl WireClaims {
     fn parse(payload: &[u8]) -> Option<Self> {
-        serde_json::from_slice(payload).ok()
+        serde_json::from_slice(payload).ok().map(|Object(claims)| claims)
     }
 }
 
@@ -510,6 +511,6 @@ fn numeric_date(claim: &Option<Value>) -> Option<UnixTime> {
 pub(crate) fn calls_itself_a_proof(text: &str) -> bool {
     let Some((header, _)) = text.split_once('.') else { return false };
     let Some(header) = jose::decode(header) else { return false };
-    serde_json::from_slice::<WireHeader<'_>>(&header)
-        .is_ok_and(|header| header.typ.as_deref() == Some("dpop+jwt"))
+    serde_json::from_slice::<Object<WireHeader<'_>>>(&header)
+        .is_ok_and(|Object(header)| header.typ.as_deref() == Some("dpop+jwt"))
 }

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 
 use super::{Algorithm, decode, encode};
 use crate::error::Misuse;
+use crate::wire::object::Object;
 
 /// A public key as a JWK (RFC 7517), with what is derived from it once: the thumbprint, and the encoded
 /// header of its proofs. It can't hold a private member. Cloning it is cheap.
@@ -31,7 +32,8 @@ impl PublicJwk {
     /// # Errors
     /// `Misuse` for private or symmetric keys, unsupported ones, points off the curve, and for what is no JWK.
     pub fn from_json(jwk: &[u8]) -> Result<Self, Misuse> {
-        let members: JwkMembers<'_> = serde_json::from_slice(jwk).map_err(|_| BadJwk::Malformed)?;
+        let Object(members): Object<JwkMembers<'_>> =
+            serde_json::from_slice(jwk).map_err(|_| BadJwk::Malformed)?;
         let key = Self::from_members(&members)?;
         if !key.is_on_curve() {
             return Err(BadJwk::OffCurve.into());
@@ -183,7 +185,7 @@ impl JwkMembers<'_> {
 
 /// Whether a member is there, whatever its value, `null` included.
 #[derive(Default)]
-struct Present(bool);
+pub(crate) struct Present(pub(crate) bool);
 
 impl<'de> Deserialize<'de> for Present {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -248,6 +250,7 @@ mod tests {
             (r#"RDA""#, r#"RDB""#, BadJwk::Malformed),
             (r#""x":"l8"#, r#""x":"l9"#, BadJwk::OffCurve),
             ("{", "", BadJwk::Malformed),
+            ("{", "[{", BadJwk::Malformed),
         ] {
             let jwk = RFC_9449.replacen(from, to, 1);
             assert_ne!(jwk, RFC_9449);

@@ -12,4 +12,4 @@ pub use key::SigningKey;
 pub use signature::Signature;
 
 pub(crate) use base64url::{decode, encode, encode_array, encode_into, encoded_len};
-pub(crate) use jwk::{BadJwk, JwkMembers};
+pub(crate) use jwk::{BadJwk, JwkMembers, Present};

@@ -1,0 +1,269 @@
+//! The `keybound` command's words: its exit status, its stdout, and that wrong input sends nothing.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use keybound_ureq::sandbox::{self, Sandbox};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Runs the command in a home of its own, with the sandbox's secret in SECRET.
+fn keybound(home: &Path, args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .args(args)
+        .current_dir(home)
+        .env("HOME", home)
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .env("SECRET", sandbox::CLIENT_SECRET)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses its arguments doesn't read its input.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn home() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+#[test]
+fn the_demo_goes_well_and_shows_no_secret() {
+    let output = keybound(home().path(), &["demo"], "");
+    let text = stdout(&output);
+    assert!(text.ends_with("All flows went well.\n"));
+    assert!(!text.contains(sandbox::CLIENT_SECRET));
+}
+
+#[test]
+fn a_step_of_the_demo_that_fails_ends_it_with_status_1() {
+    // A proxy that isn't there: nothing can be reached.
+    let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .arg("demo")
+        .env("http_proxy", "http://127.0.0.1:9")
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/token", listener.local_addr().unwrap());
+    let home = home();
+    fs::write(home.path().join("bad.pem"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+        .unwrap();
+    fs::write(home.path().join("note.txt"), "hello").unwrap();
+    let token = ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET"];
+    let moov = [
+        "token",
+        "--provider",
+        "moov",
+        "--base-url",
+        &url,
+        "--client-id",
+        "id",
+        "--client-secret-env",
+        "SECRET",
+    ];
+    for (base, more, named, rule) in [
+        (&[][..], &["token", "--token-url", "nonsense", "--client-id", "id"][..], "url", "absolute"),
+        (&[], &["token", "--token-url", "http://as.example/token", "--client-id", "id"], "url", "https://"),
+        (&[], &["token", "--token-url", &url], "client_id", "empty"),
+        (
+            &[],
+            &["token", "--token-url", &url, "--client-id", "id", "--auth", "basic"],
+            "--client-secret-env",
+            "must be given",
+        ),
+        (
+            &[],
+            &["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "UNSET"],
+            "UNSET",
+            "not set",
+        ),
+        (&[], &["token", "--client-id", "id"], "--token-url", "required"),
+        (&token, &["--scope", ""], "scope", "must not be empty"),
+        (&token, &["--scope", "a\"b"], "scope", "printable"),
+        (&token, &["--header", "X-A=b\nX-C: d"], "header", "control characters"),
+        (&token, &["--header", "a b=c"], "header", "valid name"),
+        (&token, &["--header", "Authorization=x"], "header", "by itself"),
+        (&token, &["--param", "grant_type=x"], "param", "twice"),
+        (&token, &["--param", "x"], "--param", "NAME=VALUE"),
+        (&token, &["--dpop"], "--key", "required"),
+        (&token, &["--dpop", "--key", "absent.pem"], "key", "can't be read"),
+        (&token, &["--dpop", "--key", "bad.pem"], "key", "PKCS#8"),
+        (&token, &["--dpop", "--key", "note.txt"], "key", "PEM"),
+        (&token, &["--grant", "refresh_token"], "--refresh-token-env", "must be given"),
+        (&token, &["--grant", ""], "grant_type", "empty"),
+        (&moov, &[], "scope", "must be given"),
+        (&moov, &["--scope", "/a", "--header", "X-Moov-Version=v2024.1"], "version", "vYYYY.QQ.BB"),
+        (&moov, &["--scope", "/a", "--header", "Origin=https://x.example/"], "origin", "not even a slash"),
+        (&token, &["--unknown"], "--unknown", "unexpected"),
+        (
+            &[],
+            &["proof", "make", "--key", "bad.pem", "--method", "GET", "--url", "https://x/"],
+            "key",
+            "PKCS#8",
+        ),
+        (&[], &["proof", "inspect", "--url", "nonsense"], "url", "absolute"),
+        (&[], &["proof", "inspect", "--nonce", "a b"], "nonce", "printable"),
+        (&[], &["key", "new", "--alg", "none", "--out", "k.pem"], "alg", "must be"),
+        (
+            &[],
+            &["uxt", "--person", "psn_1", "--client-id", "id", "--client-secret-env", "UNSET"],
+            "UNSET",
+            "not set",
+        ),
+        (
+            &[],
+            &[
+                "uxt",
+                "--person",
+                "psn_1",
+                "--base-url",
+                "http://tp.example",
+                "--client-id",
+                "id",
+                "--client-secret-env",
+                "SECRET",
+            ],
+            "url",
+            "https://",
+        ),
+    ] {
+        let args: Vec<&str> = base.iter().chain(more).copied().collect();
+        let output = keybound(home.path(), &args, "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(named) && stderr.contains(rule), "{args:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        assert!(!stderr.contains(sandbox::CLIENT_SECRET), "{args:?}");
+    }
+    assert!(listener.accept().is_err(), "something was sent");
+}
+
+#[test]
+fn moov_gives_a_token_and_an_account_list() {
+    let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
+    let (home, base) = (home(), sandbox.moov());
+    let options = [
+        "--provider",
+        "moov",
+        "--base-url",
+        &base,
+        "--client-id",
+        sandbox::CLIENT_ID,
+        "--client-secret-env",
+        "SECRET",
+        "--scope",
+        "/accounts.read",
+        "--header",
+        "Origin=https://app.example",
+    ];
+    let output = keybound(home.path(), &[&["token"], &options[..]].concat(), "");
+    let token: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let members: Vec<&str> = token.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(members, ["access_token", "expires_at", "jkt", "refresh_token", "scope", "token_type"]);
+    assert!(output.stderr.is_empty());
+
+    let (accounts, nowhere) = (format!("{base}/accounts"), format!("{base}/nowhere"));
+    let call = [&["call", accounts.as_str()], &options[..]].concat();
+    assert_eq!(stdout(&keybound(home.path(), &call, "")), "[]");
+    let elsewhere = [&["call", nowhere.as_str()], &options[..]].concat();
+    assert_eq!(keybound(home.path(), &elsewhere, "").status.code(), Some(1));
+}
+
+#[test]
+fn a_relay_prints_the_token_or_why_not_with_the_nonce() {
+    let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true)).unwrap();
+    let (home, base) = (home(), sandbox.treasury_prime());
+    let marqeta = format!("{}/oauth/token", sandbox.marqeta());
+    let key = home.path().join("key.pem");
+    let key = key.to_str().unwrap();
+    stdout(&keybound(home.path(), &["key", "new", "--out", key], ""));
+    let make = ["proof", "make", "--key", key, "--method", "POST", "--url", &marqeta];
+    let uxt = [
+        "uxt",
+        "--person",
+        "psn_1",
+        "--base-url",
+        &base,
+        "--client-id",
+        sandbox::CLIENT_ID,
+        "--client-secret-env",
+        "SECRET",
+        "--url",
+        &marqeta,
+    ];
+
+    let proof = stdout(&keybound(home.path(), &make, ""));
+    let refused = keybound(home.path(), &uxt, &proof);
+    assert_eq!((refused.status.code(), &json(&refused)["error"]), (Some(1), &"use_dpop_nonce".into()));
+    let nonce = json(&refused)["nonce"].as_str().unwrap().to_owned();
+
+    let proof = stdout(&keybound(home.path(), &[&make[..], &["--nonce", &nonce]].concat(), ""));
+    let bound = keybound(home.path(), &uxt, &proof);
+    stdout(&bound);
+    let shown = keybound(home.path(), &["key", "show", key], "");
+    assert_eq!(json(&bound)["jkt"], json(&shown)["thumbprint"]);
+
+    let stale = keybound(home.path(), &uxt, "not a proof");
+    assert_eq!((stale.status.code(), &json(&stale)["error"]), (Some(1), &"invalid_proof".into()));
+    assert_eq!(json(&stale)["problems"][0]["code"], "not_jws");
+}
+
+#[test]
+fn the_proof_of_a_wrong_request_is_status_1_and_says_why() {
+    let home = home();
+    let key = home.path().join("key.pem");
+    let key = key.to_str().unwrap();
+    stdout(&keybound(home.path(), &["key", "new", "--out", key], ""));
+    let proof = stdout(&keybound(
+        home.path(),
+        &["proof", "make", "--key", key, "--method", "GET", "--url", "https://rs.example/a"],
+        "",
+    ));
+    let good = ["proof", "inspect", "--method", "GET", "--url", "https://RS.example:443/a?x"];
+    assert_eq!(json(&keybound(home.path(), &good, &proof))["valid"], true);
+    let inspected = keybound(home.path(), &["proof", "inspect", "--method", "POST", "--now", "1"], &proof);
+    assert_eq!(inspected.status.code(), Some(1));
+    let problems: Vec<String> =
+        json(&inspected)["problems"].as_array().unwrap().iter().map(|p| p["code"].to_string()).collect();
+    assert_eq!(problems, ["\"htm_mismatch\"", "\"from_the_future\""]);
+}
+
+#[test]
+fn the_sandbox_says_where_its_parts_are() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .args(["sandbox", "--nonce"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let parts: Value = serde_json::from_str(&line).unwrap();
+    for part in ["base_url", "moov", "treasury_prime", "oauth"] {
+        assert!(parts[part].as_str().unwrap().starts_with("http://127.0.0.1:"), "{part}");
+    }
+}
