@@ -1,5 +1,7 @@
 //! The `keybound` command's words: its exit status, its stdout, and that wrong input sends nothing.
 
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "that is how a test fails")]
+
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;

@@ -1,5 +1,7 @@
 //! The sandbox refuses what real servers refuse, in their words. Requests are made by ureq alone.
 
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "that is how a test fails")]
+
 use keybound_ureq::dpop::{Nonce, Proof};
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::sandbox::{API_KEY, CLIENT_ID, CLIENT_SECRET, ORIGIN, Options, Sandbox};

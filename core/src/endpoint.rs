@@ -158,6 +158,11 @@ impl<'a> Target<'a> {
         Ok(Self { scheme, host, port, path: uri.path() })
     }
 
+    /// Whether what is sent here can't be read on its way: it goes by `https`, or not over a network at all.
+    pub(crate) fn is_private(&self) -> bool {
+        self.scheme == Scheme::Https || is_loopback(self.host)
+    }
+
     /// Writes the `htu` of RFC 9449 §4.2: no query, no fragment, no user information, no default port.
     pub(crate) fn write_htu(&self, out: &mut impl fmt::Write) {
         // Writing into memory can't fail.

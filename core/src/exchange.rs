@@ -214,8 +214,10 @@ impl Ask {
     }
 
     fn secrets(&self) -> Secrets {
-        let fields = self.fields.secrets().chain(self.settings.params.secrets());
-        fields.chain(self.settings.auth.secrets()).collect()
+        let Settings { auth, headers, params, .. } = &*self.settings;
+        let headers = headers.values().filter(|value| value.is_sensitive());
+        let headers = headers.filter_map(|value| value.to_str().ok());
+        self.fields.secrets().chain(params.secrets()).chain(auth.secrets()).chain(headers).collect()
     }
 
     fn may_repeat(&self, status: StatusCode) -> bool {

@@ -27,7 +27,9 @@ pub struct ResourceCall {
 
 impl ResourceCall {
     pub(crate) fn new(token: &Token, method: &Method, uri: &Uri) -> Result<Self, Misuse> {
-        Target::of(uri)?;
+        if !Target::of(uri)?.is_private() {
+            return Err(Misuse::new("url", "must be https://, or http:// with a loopback host"));
+        }
         match token.token_type() {
             TokenType::Dpop if token.key().is_none() => {
                 return Err(Misuse::new(

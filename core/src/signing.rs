@@ -112,7 +112,7 @@ impl SignRequest {
     }
 
     fn complete(mut self, signature: &Signature) -> Result<String, Error> {
-        signature.append_to(&mut self.input, self.key.algorithm())?;
+        signature.append_to(&mut self.input, &self.key)?;
         Ok(self.input)
     }
 }

@@ -145,8 +145,8 @@ impl Token {
     /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
     ///
     /// # Errors
-    /// `Misuse` for a URL that a proof can't name, a token whose type has no known scheme, and a bound token
-    /// whose key isn't known.
+    /// `Misuse` for a URL that a proof can't name, plain `http` beyond this machine, a token whose type has no
+    /// known scheme, and a bound token whose key isn't known.
     pub fn authorize(&self, method: &Method, uri: &Uri) -> Result<ResourceCall, Misuse> {
         ResourceCall::new(self, method, uri)
     }

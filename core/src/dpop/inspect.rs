@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -120,7 +119,7 @@ impl Policy {
         self.check_claims(&claims, now, &mut found);
         found.claims_json = String::from_utf8(jws.payload).ok();
         if let Some(key) = key {
-            found.check_signature(key, jws.signing_input, &jws.signature);
+            found.check_signature(&key, jws.signing_input, &jws.signature);
         }
         if found.is_valid() {
             found.proof = Some(Secret::new(proof));
@@ -259,10 +258,10 @@ impl Inspection {
             None => Err(Problem::JwkMissing),
             Some(Err(BadJwk::Private)) => Err(Problem::JwkPrivate),
             Some(Err(_)) => Err(Problem::JwkInvalid),
-            Some(Ok(key)) if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) => {
-                Err(Problem::JwkInvalid)
-            }
-            Some(Ok(key)) => Ok(key),
+            // Without an algorithm the key can still be named, but nothing can be checked with it.
+            Some(Ok(key)) => algorithm.map_or(Ok(key.clone()), |algorithm| {
+                key.with_algorithm(algorithm).map_err(|_| Problem::JwkInvalid)
+            }),
         };
         match key {
             Ok(key) => {
@@ -276,9 +275,8 @@ impl Inspection {
         }
     }
 
-    fn check_signature(&mut self, key: PublicJwk, input: &str, signature: &[u8]) {
-        let verifier = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.point());
-        if verifier.verify(input.as_bytes(), signature).is_err() {
+    fn check_signature(&mut self, key: &PublicJwk, input: &str, signature: &[u8]) {
+        if !key.verify(input.as_bytes(), signature) {
             let on_curve = key.is_on_curve();
             self.problems.push(if on_curve { Problem::Signature } else { Problem::JwkInvalid });
         }

@@ -129,7 +129,7 @@ impl Draft<'_> {
         let mut length = Counter(0);
         self.write_claims(&jti, ambient, &mut length);
         let header = key.proof_header();
-        let signature = jose::encoded_len(key.algorithm().signature_len());
+        let signature = jose::encoded_len(key.signature_len());
         let capacity = header.len() + 1 + jose::encoded_len(length.0) + 1 + signature;
 
         let mut input = String::with_capacity(capacity);

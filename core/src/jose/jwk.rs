@@ -1,14 +1,14 @@
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use ring::agreement;
 use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use ring::signature as verifying;
 
-use super::{Algorithm, decode, encode};
+use super::algorithm::Family;
+use super::members::{Operation, bytes};
+use super::{Algorithm, BadJwk, JwkMembers, encode};
 use crate::error::Misuse;
 use crate::wire::object::Object;
 
@@ -19,81 +19,95 @@ pub struct PublicJwk(Arc<Parts>);
 
 struct Parts {
     algorithm: Algorithm,
-    /// The uncompressed point of SEC 1 §2.3.3: 4, x, y.
-    point: [u8; 65],
+    material: Material,
+    kid: Option<String>,
     json: String,
     thumbprint: String,
     proof_header: String,
 }
 
+/// A public key as its bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Material {
+    /// The uncompressed point of SEC 1 §2.3.3: 4, x, y.
+    P256([u8; 65]),
+    P384([u8; 97]),
+    Ed25519([u8; 32]),
+    /// Big-endian, without leading zeros.
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
+}
+
 impl PublicJwk {
-    /// The key in `jwk`'s JSON, as WebCrypto's `exportKey("jwk", publicKey)` and other libraries write it.
+    /// The key in `jwk`'s JSON, as WebCrypto's `exportKey("jwk", publicKey)` and other libraries write it. An RSA
+    /// key without `alg` is for RS256; see [`with_algorithm`](Self::with_algorithm).
     ///
     /// # Errors
-    /// `Misuse` for private or symmetric keys, unsupported ones, points off the curve, and for what is no JWK.
+    /// `Misuse` for private or symmetric keys, unsupported ones, keys whose `use` or `key_ops` speak against it,
+    /// points off the curve, RSA outside 2048 to 8192 bits, and for what is no JWK.
     pub fn from_json(jwk: &[u8]) -> Result<Self, Misuse> {
         let Object(members): Object<JwkMembers<'_>> =
             serde_json::from_slice(jwk).map_err(|_| BadJwk::Malformed)?;
         let key = Self::from_members(&members)?;
         if !key.is_on_curve() {
-            return Err(BadJwk::OffCurve.into());
+            return Err(BadJwk::NoPoint.into());
         }
         Ok(key)
     }
 
-    /// The key of these members. Whether the point lies on the curve is left to whoever verifies with it.
+    /// The key of these members. Whether a point lies on its curve is left to whoever verifies with it.
     pub(crate) fn from_members(members: &JwkMembers<'_>) -> Result<Self, BadJwk> {
         if members.is_private() {
             return Err(BadJwk::Private);
         }
-        match (members.kty.as_deref(), members.crv.as_deref()) {
-            (Some("EC"), Some("P-256")) => {}
-            (None, _) => return Err(BadJwk::Malformed),
-            _ => return Err(BadJwk::Unsupported),
-        }
-        let usable = members.alg.as_deref().is_none_or(|alg| alg == Algorithm::Es256.as_str())
-            && members.usage.as_deref().is_none_or(|usage| usage == "sig");
-        if !usable {
-            return Err(BadJwk::Unsupported);
-        }
-        let coordinate = |member: &Option<Cow<'_, str>>| -> Option<[u8; 32]> {
-            decode(member.as_deref()?)?.try_into().ok()
-        };
-        match (coordinate(&members.x), coordinate(&members.y)) {
-            (Some(x), Some(y)) => Ok(Self::p256(&x, &y)),
-            _ => Err(BadJwk::Malformed),
-        }
+        let (family, algorithm) = members.kind(Operation::Verify)?;
+        let kid = members.kid.as_deref().map(str::to_owned);
+        Ok(Self::new(Material::of(family, members)?, algorithm, kid))
     }
 
-    /// The key of an uncompressed P-256 point, as ring writes it.
-    pub(super) fn from_point(point: &[u8]) -> Result<Self, BadJwk> {
-        match point.split_first() {
-            Some((4, xy)) => match (xy.first_chunk::<32>(), xy.last_chunk::<32>()) {
-                (Some(x), Some(y)) if xy.len() == 64 => Ok(Self::p256(x, y)),
-                _ => Err(BadJwk::Malformed),
-            },
-            _ => Err(BadJwk::Malformed),
-        }
-    }
-
-    fn p256(x: &[u8; 32], y: &[u8; 32]) -> Self {
-        let algorithm = Algorithm::Es256;
-        let mut point = [4; 65];
-        for (to, from) in point.iter_mut().skip(1).zip(x.iter().chain(y)) {
-            *to = *from;
-        }
-        // The members that RFC 7638 §3.2 requires, in its order: this is what the thumbprint hashes,
-        // and there is nothing else that a proof's `jwk` needs.
-        let json = format!(r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#, encode(x), encode(y));
+    pub(super) fn new(material: Material, algorithm: Algorithm, kid: Option<String>) -> Self {
+        let json = material.to_json();
         let thumbprint = encode(digest(&SHA256, json.as_bytes()).as_ref());
         let header = format!(r#"{{"typ":"dpop+jwt","alg":"{algorithm}","jwk":{json}}}"#);
         let proof_header = encode(header.as_bytes());
-        Self(Arc::new(Parts { algorithm, point, json, thumbprint, proof_header }))
+        Self(Arc::new(Parts { algorithm, material, kid, json, thumbprint, proof_header }))
+    }
+
+    /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.
+    ///
+    /// # Errors
+    /// `Misuse` if it can't.
+    pub fn with_algorithm(&self, algorithm: Algorithm) -> Result<Self, Misuse> {
+        if algorithm.family() != self.algorithm().family() {
+            return Err(Misuse::new("algorithm", "must be one that the key can be used with"));
+        }
+        Ok(Self::new(self.0.material.clone(), algorithm, self.0.kid.clone()))
+    }
+
+    /// The same key under the name that a server announces, in `dpop_signing_alg_values_supported` (RFC 9449 §5.1)
+    /// or in the `algs` of a challenge (RFC 9449 §7.1): Ed25519 has two.
+    ///
+    /// # Errors
+    /// `Misuse` if the server takes no algorithm of this key.
+    pub fn announced<'a>(&self, algs: impl IntoIterator<Item = &'a str>) -> Result<Self, Misuse> {
+        let mut usable =
+            algs.into_iter().filter_map(Algorithm::from_alg).filter(|alg| alg.is_same_as(self.algorithm()));
+        let first =
+            usable.next().ok_or(Misuse::new("key", "must be for an algorithm that the server takes"))?;
+        let own = std::iter::once(first).chain(usable).find(|alg| *alg == self.algorithm());
+        self.with_algorithm(own.unwrap_or(first))
     }
 
     /// The algorithm that this key signs by.
     pub fn algorithm(&self) -> Algorithm {
         self.0.algorithm
+    }
+
+    /// `kid` (RFC 7517 §4.5), if the key was read with one.
+    pub fn kid(&self) -> Option<&str> {
+        self.0.kid.as_deref()
     }
 
     /// The JWK's JSON: the required members alone, in lexical order.
@@ -111,24 +125,61 @@ impl PublicJwk {
         &self.0.proof_header
     }
 
-    pub(crate) fn point(&self) -> &[u8] {
-        &self.0.point
+    /// How many bytes its signatures have.
+    pub(crate) fn signature_len(&self) -> usize {
+        match &self.0.material {
+            Material::P256(_) | Material::Ed25519(_) => 64,
+            Material::P384(_) => 96,
+            Material::Rsa { n, .. } => n.len(),
+        }
     }
 
-    /// Whether the point lies on the curve. ring tells by agreeing on a throw-away key with it.
+    /// Whether this is the same key, for whichever algorithm.
+    pub(crate) fn is_same_key(&self, other: &Self) -> bool {
+        self.0.material == other.0.material
+    }
+
+    /// Whether a raw signature (RFC 7518 §3.4 for ECDSA) holds.
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        let holds = |algorithm: &'static dyn verifying::VerificationAlgorithm, key: &[u8]| {
+            verifying::UnparsedPublicKey::new(algorithm, key).verify(message, signature).is_ok()
+        };
+        match (&self.0.material, self.0.algorithm) {
+            (Material::P256(point), _) => holds(&verifying::ECDSA_P256_SHA256_FIXED, point),
+            (Material::P384(point), _) => holds(&verifying::ECDSA_P384_SHA384_FIXED, point),
+            (Material::Ed25519(point), _) => holds(&verifying::ED25519, point),
+            (Material::Rsa { n, e }, algorithm) => {
+                let scheme = match algorithm {
+                    Algorithm::Ps256 => &verifying::RSA_PSS_2048_8192_SHA256,
+                    _ => &verifying::RSA_PKCS1_2048_8192_SHA256,
+                };
+                verifying::RsaPublicKeyComponents { n, e }.verify(scheme, message, signature).is_ok()
+            }
+        }
+    }
+
+    /// Whether a point lies on its curve. ring tells by agreeing on a throw-away key with it. For Ed25519 that
+    /// is left to the verification.
     pub(crate) fn is_on_curve(&self) -> bool {
-        agreement::EphemeralPrivateKey::generate(&agreement::ECDH_P256, &SystemRandom::new())
-            .and_then(|ephemeral| {
-                let peer = agreement::UnparsedPublicKey::new(&agreement::ECDH_P256, self.point());
-                agreement::agree_ephemeral(ephemeral, &peer, |_| ())
-            })
-            .is_ok()
+        let agrees = |curve: &'static agreement::Algorithm, point: &[u8]| {
+            agreement::EphemeralPrivateKey::generate(curve, &SystemRandom::new())
+                .and_then(|ephemeral| {
+                    let peer = agreement::UnparsedPublicKey::new(curve, point);
+                    agreement::agree_ephemeral(ephemeral, &peer, |_| ())
+                })
+                .is_ok()
+        };
+        match &self.0.material {
+            Material::P256(point) => agrees(&agreement::ECDH_P256, point),
+            Material::P384(point) => agrees(&agreement::ECDH_P384, point),
+            Material::Ed25519(_) | Material::Rsa { .. } => true,
+        }
     }
 }
 
 impl PartialEq for PublicJwk {
     fn eq(&self, other: &Self) -> bool {
-        self.0.point == other.0.point && self.0.algorithm == other.0.algorithm
+        self.is_same_key(other) && self.0.algorithm == other.0.algorithm
     }
 }
 
@@ -140,88 +191,112 @@ impl fmt::Debug for PublicJwk {
     }
 }
 
-/// The members of a JWK that matter here (RFC 7517 §4, RFC 7518 §6). Others are ignored; a member that
-/// stands twice is refused.
-#[derive(Deserialize)]
-pub(crate) struct JwkMembers<'a> {
-    #[serde(borrow)]
-    kty: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    crv: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    x: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    y: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    alg: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "use")]
-    usage: Option<Cow<'a, str>>,
-    #[serde(default)]
-    d: Present,
-    #[serde(default)]
-    k: Present,
-    #[serde(default)]
-    p: Present,
-    #[serde(default)]
-    q: Present,
-    #[serde(default)]
-    dp: Present,
-    #[serde(default)]
-    dq: Present,
-    #[serde(default)]
-    qi: Present,
-    #[serde(default)]
-    oth: Present,
-}
-
-impl JwkMembers<'_> {
-    /// Whether any member of any key type's private or symmetric part is there (RFC 7518 §6).
-    fn is_private(&self) -> bool {
-        [&self.d, &self.k, &self.p, &self.q, &self.dp, &self.dq, &self.qi, &self.oth]
-            .into_iter()
-            .any(|member| member.0)
+impl Material {
+    pub(super) fn of(family: Family, members: &JwkMembers<'_>) -> Result<Self, BadJwk> {
+        match family {
+            Family::P256 | Family::P384 => {
+                let mut point = vec![4];
+                point.extend(coordinate(family, bytes(members.x.as_ref())?)?);
+                point.extend(coordinate(family, bytes(members.y.as_ref())?)?);
+                Self::from_point(family, &point)
+            }
+            Family::Ed25519 => Self::from_point(family, &bytes(members.x.as_ref())?),
+            Family::Rsa => Self::from_modulus(bytes(members.n.as_ref())?, bytes(members.e.as_ref())?),
+        }
     }
-}
 
-/// Whether a member is there, whatever its value, `null` included.
-#[derive(Default)]
-pub(crate) struct Present(pub(crate) bool);
-
-impl<'de> Deserialize<'de> for Present {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
+    /// A point as ring and SEC 1 write it.
+    pub(super) fn from_point(family: Family, point: &[u8]) -> Result<Self, BadJwk> {
+        let key = match family {
+            Family::P256 => {
+                point.try_into().ok().filter(|point: &[u8; 65]| point.first() == Some(&4)).map(Self::P256)
+            }
+            Family::P384 => {
+                point.try_into().ok().filter(|point: &[u8; 97]| point.first() == Some(&4)).map(Self::P384)
+            }
+            Family::Ed25519 => point.try_into().ok().map(Self::Ed25519),
+            Family::Rsa => None,
+        };
+        match key {
+            Some(Self::Ed25519(point)) if has_small_order(&point) => Err(BadJwk::NoPoint),
+            Some(key) => Ok(key),
+            None => Err(BadJwk::Malformed),
+        }
     }
-}
 
-/// Why a JWK is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadJwk {
-    Malformed,
-    Private,
-    Unsupported,
-    OffCurve,
-}
+    /// An RSA key that ring would verify with.
+    pub(super) fn from_modulus(n: Vec<u8>, e: Vec<u8>) -> Result<Self, BadJwk> {
+        let leading_zeros = n.first().map(|first| first.leading_zeros());
+        let bits = match leading_zeros {
+            Some(zeros) if zeros < 8 => n.len() * 8 - usize::try_from(zeros).unwrap_or_default(),
+            _ => return Err(BadJwk::Malformed),
+        };
+        let exponent_is_sound = match e.as_slice() {
+            [] | [0, ..] => return Err(BadJwk::Malformed),
+            [only] => *only >= 3 && only % 2 == 1,
+            [.., last] => last % 2 == 1 && e.len() <= 4,
+        };
+        if !(2048..=8192).contains(&bits) || !exponent_is_sound {
+            return Err(BadJwk::Weak);
+        }
+        Ok(Self::Rsa { n, e })
+    }
 
-impl BadJwk {
-    pub(crate) fn rule(self) -> &'static str {
+    /// The members that RFC 7638 §3.2 (and RFC 8037 §2) requires, in its order: this is what the thumbprint
+    /// hashes, and there is nothing else that a proof's `jwk` needs.
+    fn to_json(&self) -> String {
+        let elliptic = |curve: &str, point: &[u8]| {
+            let (x, y) = point.split_at(point.len() / 2 + 1);
+            let x = x.get(1..).unwrap_or_default();
+            format!(r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#, encode(x), encode(y))
+        };
         match self {
-            Self::Malformed => "must be a JWK with every member that its key type requires",
-            Self::Private => "must not hold private or symmetric key material",
-            Self::Unsupported => "must be an EC key on P-256, meant for ES256 signatures",
-            Self::OffCurve => "must be a point on its curve",
+            Self::P256(point) => elliptic("P-256", point),
+            Self::P384(point) => elliptic("P-384", point),
+            Self::Ed25519(point) => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(point)),
+            Self::Rsa { n, e } => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, encode(e), encode(n)),
         }
     }
 }
 
-impl From<BadJwk> for Misuse {
-    fn from(bad: BadJwk) -> Self {
-        Self::new("jwk", bad.rule())
+/// A coordinate has the length of its field, leading zeros included (RFC 7518 §6.2.1.2).
+fn coordinate(family: Family, bytes: Vec<u8>) -> Result<Vec<u8>, BadJwk> {
+    let length = if family == Family::P384 { 48 } else { 32 };
+    if bytes.len() == length { Ok(bytes) } else { Err(BadJwk::Malformed) }
+}
+
+/// Whether an Ed25519 key is one of the few with which a signature can hold for every message, which ring's
+/// verification takes. The points of small order on Curve25519 in all their encodings, sign bit left out.
+fn has_small_order(point: &[u8; 32]) -> bool {
+    const ORDER_8: [[u8; 32]; 2] = [
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
+            0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
+            0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    let mut y = *point;
+    if let Some(last) = y.last_mut() {
+        *last &= 0x7f;
     }
+    let (first, middle, last) = match y.as_slice() {
+        [first, middle @ .., last] => (*first, middle, *last),
+        _ => return false,
+    };
+    let is_zero_or_one = first <= 1 && middle.iter().all(|byte| *byte == 0) && last == 0;
+    // p - 1, and p and p + 1, which are 0 and 1 in another spelling.
+    let is_near_p = first >= 0xec && middle.iter().all(|byte| *byte == 0xff) && last == 0x7f;
+    is_zero_or_one || is_near_p || ORDER_8.contains(&y)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jose::SigningKey;
+    use serde_json::Value;
 
     /// RFC 9449 §4.1's key and its thumbprint, which is §6.1's `jkt`.
     const RFC_9449: &str = r#"{"kty":"EC","x":"l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs","y":"9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA","crv":"P-256"}"#;
@@ -238,23 +313,93 @@ mod tests {
         for (from, to, why) in [
             (r#""crv":"#, r#""d":"AA","crv":"#, BadJwk::Private),
             (r#""crv":"#, r#""d":null,"crv":"#, BadJwk::Private),
+            (r#""crv":"#, r#""oth":[],"crv":"#, BadJwk::Private),
             (r#""kty":"EC""#, r#""kty":"oct","k":"AA""#, BadJwk::Private),
-            (r#""kty":"EC""#, r#""kty":"RSA","e":"AQAB","n":"AA""#, BadJwk::Unsupported),
+            (r#""kty":"EC""#, r#""kty":"oct""#, BadJwk::Unsupported),
+            (r#""kty":"EC""#, r#""kty":"RSA","e":"AQAB","n":"AA""#, BadJwk::Malformed),
+            (r#""kty":"EC""#, r#""kty":"RSA","e":"AQAB","n":"_w""#, BadJwk::Weak),
             (r#""kty":"EC""#, r#""kty":"EC","use":"enc""#, BadJwk::Unsupported),
+            (r#""kty":"EC""#, r#""kty":"EC","key_ops":["sign"]"#, BadJwk::Unsupported),
             (r#""kty":"EC""#, r#""kty":"EC","alg":"ES384""#, BadJwk::Unsupported),
-            ("P-256", "P-384", BadJwk::Unsupported),
+            (r#""kty":"EC""#, r#""kty":"EC","alg":"none""#, BadJwk::Unsupported),
+            ("P-256", "P-384", BadJwk::Malformed),
+            ("P-256", "secp256k1", BadJwk::Unsupported),
             (r#""kty":"EC","#, "", BadJwk::Malformed),
             (r#""kty":"EC","#, r#""kty":"EC","kty":"EC","#, BadJwk::Malformed),
             (r#""x":"l8"#, r#""x":"AAl8"#, BadJwk::Malformed),
             (r#"BFs""#, r#"BFs=""#, BadJwk::Malformed),
             (r#"RDA""#, r#"RDB""#, BadJwk::Malformed),
-            (r#""x":"l8"#, r#""x":"l9"#, BadJwk::OffCurve),
+            (r#""x":"l8"#, r#""x":"l9"#, BadJwk::NoPoint),
             ("{", "", BadJwk::Malformed),
-            ("{", "[{", BadJwk::Malformed),
         ] {
             let jwk = RFC_9449.replacen(from, to, 1);
             assert_ne!(jwk, RFC_9449);
             assert_eq!(PublicJwk::from_json(jwk.as_bytes()).unwrap_err(), Misuse::from(why), "{jwk}");
         }
+        for fine in [r#""use":"sig","crv":"#, r#""key_ops":["verify"],"crv":"#, r#""odd":{"a":1},"crv":"#] {
+            assert!(
+                PublicJwk::from_json(RFC_9449.replacen(r#""crv":"#, fine, 1).as_bytes()).is_ok(),
+                "{fine}"
+            );
+        }
+    }
+
+    #[test]
+    fn rsa_has_2048_to_8192_bits_and_an_odd_exponent() {
+        let modulus = |bits: usize| {
+            let mut n = vec![0xff; bits.div_ceil(8)];
+            n[0] >>= (8 - bits % 8) % 8;
+            n
+        };
+        for (bits, e, sound) in [
+            (2048, &[1, 0, 1][..], true),
+            (8192, &[3], true),
+            (2047, &[1, 0, 1], false),
+            (8193, &[1, 0, 1], false),
+            (2048, &[1], false),
+            (2048, &[1, 0, 0], false),
+            (2048, &[1, 0, 0, 0, 1], false),
+            (2048, &[], false),
+            (2048, &[0, 3], false),
+        ] {
+            let jwk = format!(r#"{{"kty":"RSA","n":"{}","e":"{}"}}"#, encode(&modulus(bits)), encode(e));
+            assert_eq!(PublicJwk::from_json(jwk.as_bytes()).is_ok(), sound, "{bits} {e:?}");
+        }
+    }
+
+    #[test]
+    fn an_ed25519_key_of_small_order_is_refused() {
+        let mut encodings = vec![[0; 32], [0; 32], [0xff; 32], [0xff; 32], [0xff; 32]];
+        encodings[1][0] = 1;
+        for (at, first) in [(2, 0xec), (3, 0xed), (4, 0xee)] {
+            encodings[at][0] = first;
+            encodings[at][31] = 0x7f;
+        }
+        for mut point in encodings {
+            for sign in [0, 0x80] {
+                point[31] |= sign;
+                let jwk = format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{}"}}"#, encode(&point));
+                assert_eq!(
+                    PublicJwk::from_json(jwk.as_bytes()).unwrap_err(),
+                    BadJwk::NoPoint.into(),
+                    "{point:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ed25519_goes_by_the_name_that_the_server_announces() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        let named =
+            |algs: &[&'static str]| key.public().announced(algs.iter().copied()).map(|key| key.algorithm());
+        assert_eq!(named(&["ES256", "Ed25519"]), Ok(Algorithm::Ed25519));
+        assert_eq!(named(&["Ed25519", "EdDSA"]), Ok(Algorithm::EdDsa));
+        assert!(named(&["ES256", "RS256"]).is_err());
+        let renamed = key.public().announced(["Ed25519"]).unwrap();
+        assert_eq!(renamed.thumbprint(), key.public().thumbprint());
+        let header: Value =
+            serde_json::from_slice(&crate::jose::decode(renamed.proof_header()).unwrap()).unwrap();
+        assert_eq!(header["alg"], "Ed25519");
     }
 }

@@ -2,60 +2,87 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::rsa::{KeyPairComponents, PublicKeyComponents};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
+};
 use zeroize::Zeroizing;
 
-use super::{Algorithm, PublicJwk, Signature};
+use super::algorithm::Family;
+use super::jwk::Material;
+use super::pkcs8::{self, BadPkcs8};
+use super::private::{PrivateParts, RsaParts};
+use super::{Algorithm, BadJwk, JwkMembers, PublicJwk, Signature};
 use crate::error::{Error, Misuse};
 use crate::secret::Secret;
 use crate::signing::SignRequest;
+use crate::wire::object::Object;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
 
+const NO_RANDOM: Misuse = Misuse::new("system", "must have a source of random numbers");
+const NOT_CONSISTENT: Misuse =
+    Misuse::new("key", "must be whole: its parts don't belong together, or ring can't use it");
+
 /// A private key in this process's memory, used through ring.
 ///
-/// ring takes its own random numbers from the system, for generating keys and for ECDSA's `k`: the one
-/// thing in this crate that is not an argument.
+/// ring takes its own random numbers from the system, for generating keys and for signing by ECDSA and PSS: the
+/// one thing in this crate that is not an argument.
 pub struct SigningKey {
-    pair: EcdsaKeyPair,
+    pair: Pair,
     random: SystemRandom,
     public: PublicJwk,
-    pkcs8: Zeroizing<Vec<u8>>,
+    parts: PrivateParts,
+}
+
+enum Pair {
+    Ecdsa(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+    Rsa(RsaKeyPair),
 }
 
 impl SigningKey {
     /// A new key.
     ///
     /// # Errors
-    /// `Misuse` if the algorithm's keys can't be generated here, or the system has no random numbers.
+    /// `Misuse` for RS256 and PS256, whose keys must be imported (ring makes none), and if the system has no
+    /// random numbers.
     pub fn generate(algorithm: Algorithm) -> Result<Self, Misuse> {
-        match algorithm {
-            Algorithm::Es256 => {
-                let pkcs8 =
-                    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-                        .map_err(|_| Misuse::new("system", "must have a source of random numbers"))?;
-                Self::from_pkcs8_der(pkcs8.as_ref())
+        let random = SystemRandom::new();
+        let ecdsa = |curve| {
+            let document = EcdsaKeyPair::generate_pkcs8(curve, &random).map_err(|_| NO_RANDOM)?;
+            pkcs8::parse(document.as_ref()).map_err(Misuse::from)
+        };
+        let parts = match algorithm.family() {
+            Family::P256 => ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING)?,
+            Family::P384 => ecdsa(&ECDSA_P384_SHA384_FIXED_SIGNING)?,
+            Family::Ed25519 => {
+                let mut seed = Zeroizing::new(vec![0; 32]);
+                random.fill(&mut seed).map_err(|_| NO_RANDOM)?;
+                PrivateParts::Ed25519 { seed }
             }
-        }
+            Family::Rsa => {
+                return Err(Misuse::new(
+                    "algorithm",
+                    "must be ES256, ES384 or EdDSA to generate a key: import RSA keys",
+                ));
+            }
+        };
+        Self::from_parts(parts, algorithm, None)
     }
 
-    /// The key in a PKCS#8 document (RFC 5208, RFC 5958), DER.
+    /// The key in a PKCS#8 document (RFC 5208, RFC 5958), DER. An RSA key is for RS256 unless
+    /// [`with_algorithm`](Self::with_algorithm) says otherwise: the document doesn't tell.
     ///
     /// # Errors
-    /// `Misuse` if it is no such document, not encrypted, with its public key, or of an unsupported algorithm.
+    /// `Misuse` if it is no such document, encrypted, an EC key without its public key, or of an unsupported kind.
     pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, Misuse> {
-        let random = SystemRandom::new();
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random).map_err(|_| {
-                Misuse::new(
-                    "key",
-                    "must be an unencrypted PKCS#8 document of a P-256 key, its public key included",
-                )
-            })?;
-        let public = PublicJwk::from_point(pair.public_key().as_ref())?;
-        Ok(Self { pair, random, public, pkcs8: Zeroizing::new(der.to_vec()) })
+        let parts = pkcs8::parse(der)?;
+        let algorithm = parts.family().usual();
+        Self::from_parts(parts, algorithm, None)
     }
 
     /// The key in a PEM file (RFC 7468 §10): `-----BEGIN PRIVATE KEY-----`.
@@ -69,14 +96,64 @@ impl SigningKey {
         if after.contains(PEM_BEGIN) {
             return Err(malformed());
         }
-        let text: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
+        let mut text = Zeroizing::new(String::with_capacity(body.len()));
+        text.extend(body.split_ascii_whitespace());
         let der = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| malformed())?);
         Self::from_pkcs8_der(&der)
     }
 
+    /// The key in a private JWK (RFC 7517), for its `alg`.
+    ///
+    /// # Errors
+    /// `Misuse` if it is no such JWK, not all of it, inconsistent, not meant for signing, or unsupported.
+    pub fn from_jwk(jwk: &[u8]) -> Result<Self, Misuse> {
+        let Object(members): Object<JwkMembers<'_>> =
+            serde_json::from_slice(jwk).map_err(|_| BadJwk::Malformed)?;
+        let (parts, algorithm) = PrivateParts::from_members(&members)?;
+        let kid = members.kid.as_deref().map(str::to_owned);
+        let key = Self::from_parts(parts, algorithm, kid)?;
+        // An Ed25519 key's public half follows from its private one; `x` must be that.
+        let public = Material::of(algorithm.family(), &members)?;
+        if !key.public.is_same_key(&PublicJwk::new(public, algorithm, None)) {
+            return Err(NOT_CONSISTENT);
+        }
+        Ok(key)
+    }
+
+    fn from_parts(parts: PrivateParts, algorithm: Algorithm, kid: Option<String>) -> Result<Self, Misuse> {
+        let random = SystemRandom::new();
+        let (pair, material) = match &parts {
+            PrivateParts::Ec { family, d, point } => {
+                let pair =
+                    EcdsaKeyPair::from_private_key_and_public_key(signing_curve(*family), d, point, &random)
+                        .map_err(|_| NOT_CONSISTENT)?;
+                (Pair::Ecdsa(pair), Material::from_point(*family, point)?)
+            }
+            PrivateParts::Ed25519 { seed } => {
+                let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NOT_CONSISTENT)?;
+                let material = Material::from_point(Family::Ed25519, pair.public_key().as_ref())?;
+                (Pair::Ed25519(pair), material)
+            }
+            PrivateParts::Rsa(rsa) => {
+                let material = Material::from_modulus(rsa.n.clone(), rsa.e.clone())?;
+                (Pair::Rsa(rsa_pair(rsa)?), material)
+            }
+        };
+        Ok(Self { pair, random, public: PublicJwk::new(material, algorithm, kid), parts })
+    }
+
+    /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.
+    ///
+    /// # Errors
+    /// `Misuse` if it can't.
+    pub fn with_algorithm(mut self, algorithm: Algorithm) -> Result<Self, Misuse> {
+        self.public = self.public.with_algorithm(algorithm)?;
+        Ok(self)
+    }
+
     /// The key as PEM, to be written to a file that only its owner can read.
     pub fn to_pkcs8_pem(&self) -> Secret {
-        let body = Zeroizing::new(STANDARD.encode(&*self.pkcs8));
+        let body = Zeroizing::new(STANDARD.encode(&*self.to_pkcs8_der()));
         let mut pem = String::with_capacity(body.len() + body.len() / 64 + 64);
         pem.push_str(PEM_BEGIN);
         let mut rest = body.as_str();
@@ -92,24 +169,90 @@ impl SigningKey {
         Secret::new(pem)
     }
 
+    /// The key as a PKCS#8 document, DER; wiped on drop.
+    pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+        pkcs8::write(&self.parts)
+    }
+
+    /// The key as a private JWK, with its `alg`.
+    pub fn to_jwk(&self) -> Secret {
+        self.parts.to_jwk(self.public.to_json(), self.public.algorithm(), self.public.kid())
+    }
+
     /// The public half.
     pub fn public(&self) -> &PublicJwk {
         &self.public
     }
 
-    /// Signs what a [`Signing`](crate::Signing) asks for.
+    /// Signs what a [`Signing`](crate::Signing) asks for, by the algorithm that it asks for.
     ///
     /// # Errors
     /// `Misuse` if another key is asked for.
     pub fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
-        if request.key() != &self.public {
+        let asked = request.key();
+        if !asked.is_same_key(&self.public) {
             return Err(Misuse::new("key", "must be the one that the request names").into());
         }
-        let raw = self
-            .pair
-            .sign(&self.random, request.message())
-            .map_err(|_| Misuse::new("system", "must have a source of random numbers"))?;
-        Ok(Signature::from_jose(self.public.algorithm(), raw.as_ref())?)
+        let (algorithm, message) = (asked.algorithm(), request.message());
+        match &self.pair {
+            Pair::Ecdsa(pair) => {
+                let raw = pair.sign(&self.random, message).map_err(|_| NO_RANDOM)?;
+                Ok(Signature::from_jose(algorithm, raw.as_ref())?)
+            }
+            Pair::Ed25519(pair) => Ok(Signature::from_jose(algorithm, pair.sign(message).as_ref())?),
+            Pair::Rsa(pair) => {
+                let mut raw = vec![0; pair.public().modulus_len()];
+                let signed = match algorithm {
+                    Algorithm::Ps256 => pair.sign(&RSA_PSS_SHA256, &self.random, message, &mut raw),
+                    _ => pair.sign(&RSA_PKCS1_SHA256, &self.random, message, &mut raw),
+                };
+                signed.map_err(|_| NO_RANDOM)?;
+                Ok(Signature::from_jose(algorithm, &raw)?)
+            }
+        }
+    }
+}
+
+impl PrivateParts {
+    fn family(&self) -> Family {
+        match self {
+            Self::Ec { family, .. } => *family,
+            Self::Ed25519 { .. } => Family::Ed25519,
+            Self::Rsa(_) => Family::Rsa,
+        }
+    }
+}
+
+fn signing_curve(family: Family) -> &'static EcdsaSigningAlgorithm {
+    match family {
+        Family::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
+        _ => &ECDSA_P256_SHA256_FIXED_SIGNING,
+    }
+}
+
+fn rsa_pair(parts: &RsaParts) -> Result<RsaKeyPair, Misuse> {
+    RsaKeyPair::from_components(&KeyPairComponents {
+        public_key: PublicKeyComponents { n: parts.n.as_slice(), e: parts.e.as_slice() },
+        d: parts.d.as_slice(),
+        p: parts.p.as_slice(),
+        q: parts.q.as_slice(),
+        dP: parts.dp.as_slice(),
+        dQ: parts.dq.as_slice(),
+        qInv: parts.qi.as_slice(),
+    })
+    .map_err(|_| Misuse::new("key", "must be an RSA key of 2048 to 4096 bits whose parts belong together"))
+}
+
+impl From<BadPkcs8> for Misuse {
+    fn from(bad: BadPkcs8) -> Self {
+        Self::new(
+            "key",
+            match bad {
+                BadPkcs8::Malformed => "must be an unencrypted PKCS#8 document",
+                BadPkcs8::Unsupported => "must be an EC key on P-256 or P-384, an Ed25519 key, or an RSA key",
+                BadPkcs8::NoPublicKey => "must include its public key: ring can't derive that of an EC key",
+            },
+        )
     }
 }
 
@@ -122,16 +265,30 @@ impl fmt::Debug for SigningKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn generated() -> impl Iterator<Item = SigningKey> {
+        [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa, Algorithm::Ed25519]
+            .into_iter()
+            .map(|algorithm| SigningKey::generate(algorithm).unwrap())
+    }
+
+    fn signs(key: &SigningKey) -> bool {
+        let request = SignRequest::new("a.b".into(), key.public().clone());
+        key.sign(&request).is_ok_and(|signature| key.public().verify(b"a.b", signature.as_bytes()))
+    }
 
     #[test]
-    fn a_key_survives_its_pem() {
-        let key = SigningKey::generate(Algorithm::Es256).unwrap();
-        let pem = key.to_pkcs8_pem();
-        assert!(pem.expose().lines().all(|line| line.len() <= 64));
-        let again = SigningKey::from_pkcs8_pem(pem.expose()).unwrap();
-        assert_eq!(again.public(), key.public());
-        let request = SignRequest::new("a.b".into(), key.public().clone());
-        assert!(again.sign(&request).is_ok());
+    fn a_key_survives_its_pem_and_its_jwk() {
+        for key in generated() {
+            let pem = key.to_pkcs8_pem();
+            assert!(pem.expose().lines().all(|line| line.len() <= 64));
+            let again = SigningKey::from_pkcs8_pem(pem.expose()).unwrap();
+            assert!(again.public().is_same_key(key.public()) && signs(&again));
+            assert_eq!(again.to_pkcs8_pem().expose(), pem.expose());
+            let again = SigningKey::from_jwk(key.to_jwk().expose().as_bytes()).unwrap();
+            assert!(again.public() == key.public() && signs(&again));
+        }
     }
 
     #[test]
@@ -147,10 +304,54 @@ mod tests {
     }
 
     #[test]
+    fn a_private_jwk_must_be_whole_consistent_and_for_signing() {
+        for key in generated() {
+            let jwk = key.to_jwk();
+            let other = SigningKey::generate(key.public().algorithm()).unwrap().to_jwk();
+            let d = |jwk: &str| jwk.split(r#""d":""#).nth(1).unwrap().split('"').next().unwrap().to_owned();
+            let swapped = jwk.expose().replace(&d(jwk.expose()), &d(other.expose()));
+            let without = jwk.expose().replace(r#""d":"#, r#""dd":"#);
+            let encrypting = jwk.expose().replacen('{', r#"{"use":"enc","#, 1);
+            let verifying = jwk.expose().replacen('{', r#"{"key_ops":["verify"],"#, 1);
+            let null = jwk.expose().replace(&format!(r#""{}""#, d(jwk.expose())), "null");
+            for bad in [swapped, without, encrypting, verifying, null, "{}".into(), "[".into()] {
+                assert!(SigningKey::from_jwk(bad.as_bytes()).is_err(), "{:?}", key.public().algorithm());
+            }
+        }
+    }
+
+    #[test]
     fn a_key_signs_for_itself_alone() {
-        let key = SigningKey::generate(Algorithm::Es256).unwrap();
-        let other = SigningKey::generate(Algorithm::Es256).unwrap();
-        let request = SignRequest::new("a.b".into(), other.public().clone());
-        assert!(matches!(key.sign(&request), Err(Error::Misuse(_))));
+        for key in generated() {
+            assert!(signs(&key));
+            let other = SigningKey::generate(key.public().algorithm()).unwrap();
+            let request = SignRequest::new("a.b".into(), other.public().clone());
+            assert!(matches!(key.sign(&request), Err(Error::Misuse(_))));
+        }
+    }
+
+    #[test]
+    fn rsa_keys_are_imported_not_generated() {
+        for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
+            assert_eq!(SigningKey::generate(algorithm).unwrap_err().argument(), "algorithm");
+        }
+    }
+
+    #[test]
+    fn one_ed25519_key_goes_by_both_names_and_no_other() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap().with_algorithm(Algorithm::Ed25519).unwrap();
+        assert!(signs(&key));
+        assert!(key.with_algorithm(Algorithm::Es256).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(der: Vec<u8>, at in 0usize..138, byte: u8) {
+            let _ = SigningKey::from_pkcs8_der(&der);
+            let mut key = SigningKey::generate(Algorithm::Es256).unwrap().to_pkcs8_der();
+            key[at] = byte;
+            let _ = SigningKey::from_pkcs8_der(&key);
+            let _ = SigningKey::from_jwk(&der);
+        }
     }
 }

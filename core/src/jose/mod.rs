@@ -1,9 +1,21 @@
-//! Keys, algorithms and signatures in JOSE's terms (RFC 7515, 7517, 7518, 7638).
+//! Keys, algorithms and signatures in JOSE's terms (RFC 7515, 7517, 7518, 7638, 8037, 9864).
+//!
+//! | `alg` | signs | verifies | keys |
+//! |---|---|---|---|
+//! | ES256, ES384 | yes | yes | generated; PKCS#8, private JWK |
+//! | EdDSA, Ed25519 | yes | yes | generated; PKCS#8, private JWK. One algorithm by its two names |
+//! | RS256, PS256 | yes, 2048 to 4096 bits | yes, 2048 to 8192 bits | PKCS#8, private JWK. ring makes no RSA keys |
+//!
+//! Everything else is refused: `none`, HMAC and symmetric keys, ES256K, ES512, other curves, RSA below 2048 bits.
 
 mod algorithm;
 mod base64url;
+mod der;
 mod jwk;
 mod key;
+mod members;
+mod pkcs8;
+mod private;
 mod signature;
 
 pub use algorithm::Algorithm;
@@ -12,4 +24,4 @@ pub use key::SigningKey;
 pub use signature::Signature;
 
 pub(crate) use base64url::{decode, encode, encode_array, encode_into, encoded_len};
-pub(crate) use jwk::{BadJwk, JwkMembers, Present};
+pub(crate) use members::{BadJwk, JwkMembers, Present};

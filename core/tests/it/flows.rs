@@ -6,6 +6,7 @@ use http::{Response, header::AUTHORIZATION};
 use keybound_core::{
     Error, Exchange, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token, TokenType, TokenTypeHint, WhyBad,
 };
+use proptest::prelude::*;
 use serde_json::json;
 
 use crate::maker::Maker;
@@ -26,6 +27,10 @@ fn exposed(secret: Option<&Secret>) -> Option<&str> {
 
 fn later(status: u16, header: &'static str, value: &str) -> Response<Vec<u8>> {
     with_header(response(status, ""), header, value)
+}
+
+fn challenge(nonce: &str) -> Response<Vec<u8>> {
+    with_header(response(400, r#"{"error":"use_dpop_nonce"}"#), "dpop-nonce", nonce)
 }
 
 fn why(error: &Error) -> &WhyBad {
@@ -168,8 +173,7 @@ fn a_challenge_without_a_nonce_is_no_reason_to_try_again() {
 
 #[test]
 fn a_client_without_a_key_has_no_use_for_a_nonce() {
-    let challenge = with_header(response(400, r#"{"error":"use_dpop_nonce"}"#), "dpop-nonce", "n");
-    let mut world = World::scripted(Peer::bearer(), [challenge]);
+    let mut world = World::scripted(Peer::bearer(), [challenge("n")]);
     assert!(world.token(client_credentials()).is_err());
     assert_eq!(world.peer.seen.len(), 1);
 }
@@ -230,15 +234,20 @@ fn a_wait_that_the_server_asks_for_is_kept_exactly_in_all_its_forms() {
 }
 
 #[test]
-fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles() {
-    for ceilings in [[500, 1000, 2000]] {
-        let failures = [response(503, ""), response(502, ""), response(504, "")];
-        let mut world = World::scripted(Peer::bearer(), failures);
-        let exchange = world.client().token(client_credentials()).unwrap();
-        world.run(exchange).unwrap();
-        assert!(world.waits.iter().zip(ceilings).all(|(wait, ceiling)| *wait <= millis(ceiling)));
-        assert!(world.waits.iter().any(|wait| !wait.is_zero()));
+fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles_up_to_ten_seconds() {
+    for (failures, ceiling) in [(1, 500), (2, 1000), (3, 2000), (4, 4000), (5, 8000), (6, 10_000)] {
+        let longest = (1..100).map(|seed| last_wait_after(failures, seed)).max().unwrap();
+        assert!(longest <= millis(ceiling) && longest > millis(ceiling * 4 / 5), "{failures}: {longest:?}");
     }
+}
+
+/// The pause that follows so many failures, with entropy of this seed.
+fn last_wait_after(failures: usize, seed: u128) -> Duration {
+    let mut world = World::scripted(Peer::bearer(), (0..failures).map(|_| response(503, "")));
+    world.drawn = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+    let exchange = world.client().token(client_credentials()).unwrap();
+    world.run(exchange.at_most(9).within(Duration::from_secs(100))).unwrap();
+    world.waits.last().copied().unwrap_or_default()
 }
 
 #[test]
@@ -251,11 +260,17 @@ fn tries_are_bounded_by_at_most_and_challenges_do_not_count() {
         assert_eq!(error.retry(), Retry::Later(Some(Duration::from_secs(1))));
         assert_eq!(world.peer.seen.len(), requests);
     }
-    let mut world = World::with(Peer::bound());
-    world.peer.authorization_server.asks = Asks::Always;
-    let exchange = world.client().token(client_credentials()).unwrap().at_most(1);
+    let mut world = World::scripted(Peer::bound(), [challenge("n"), later(503, "retry-after", "1")]);
+    let exchange = world.client().token(client_credentials()).unwrap().at_most(2);
     world.run(exchange).unwrap();
-    assert_eq!(world.peer.seen.len(), 2);
+    assert_eq!(world.peer.seen.len(), 3);
+}
+
+#[test]
+fn after_a_challenge_there_is_no_wait_even_if_there_was_one_before() {
+    let mut world = World::scripted(Peer::bound(), [later(503, "retry-after", "1"), challenge("n")]);
+    world.token(client_credentials()).unwrap();
+    assert_eq!((world.waits, world.peer.seen.len()), (vec![Duration::from_secs(1)], 3));
 }
 
 #[test]
@@ -365,8 +380,7 @@ fn a_relay_is_never_repeated() {
         let exchange = Maker::new().relay();
         assert_eq!(after_the_first(world, exchange), After::GivenUp, "{first:?}");
     }
-    let challenge = with_header(response(400, r#"{"error":"use_dpop_nonce"}"#), "dpop-nonce", "fresh");
-    let mut world = World::scripted(Peer::bearer(), [challenge]);
+    let mut world = World::scripted(Peer::bearer(), [challenge("fresh")]);
     let error = world.run(Maker::new().relay().unwrap()).unwrap_err();
     assert_eq!(error.retry(), Retry::Later(None));
     let Error::Server(refusal) = error else { panic!("{error}") };
@@ -445,6 +459,13 @@ fn a_gateways_page_over_the_limit_hides_neither_its_status_nor_its_wait() {
     let mut world = World::scripted(Peer::bound(), [page]);
     world.token(client_credentials()).unwrap();
     assert_eq!(world.waits, [Duration::from_secs(1)]);
+    let long = json!({ "error": "invalid_grant", "padding": "x".repeat(MAX_RESPONSE) });
+    let Err(Error::Server(error)) =
+        World::scripted(Peer::bound(), [json_response(400, &long)]).token(client_credentials())
+    else {
+        panic!("no refusal")
+    };
+    assert_eq!((error.status().as_u16(), error.code()), (400, None));
 }
 
 #[test]
@@ -470,5 +491,47 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
             Ok(token) => assert!(bound && token.key() == Some(world.key.public()), "{named}"),
             Err(error) => assert!(!bound && why(&error) == &WhyBad::NotBound, "{named}: {error}"),
         }
+    }
+}
+
+/// Any answer that a server, a gateway or an attacker may give.
+fn any_answer() -> impl Strategy<Value = Response<Vec<u8>>> {
+    let status =
+        prop::sample::select(vec![200, 204, 301, 400, 401, 403, 408, 422, 425, 429, 500, 502, 503, 504]);
+    let code = prop::sample::select(vec!["use_dpop_nonce", "invalid_grant", "server_error", "odd words"]);
+    let body = prop_oneof![
+        code.clone().prop_map(|code| json!({ "error": code }).to_string()),
+        code.prop_map(|code| json!({ "error": { "code": code }, "access_token": 7 }).to_string()),
+        "[ -~]{0,20}",
+    ];
+    let nonce = prop::option::of("[!#-Z]{1,3}");
+    let wait =
+        prop::option::of(prop::sample::select(vec!["0", "1", "9", "1e9", "soon", "99999999999999999999"]));
+    (status, body, nonce, wait).prop_map(|(status, body, nonce, wait)| {
+        let mut answer = response(status, &body);
+        if let Some(nonce) = nonce {
+            answer = with_header(answer, "dpop-nonce", &nonce);
+        }
+        if let Some(wait) = wait {
+            answer = with_header(answer, "retry-after", wait);
+        }
+        answer
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_answered_an_exchange_ends_in_time_and_within_its_tries(
+        answers in prop::collection::vec(any_answer(), 0..8),
+        at_most in 1u8..5,
+        refreshes: bool,
+    ) {
+        let mut world = World::scripted(Peer::bound(), answers);
+        let grant = if refreshes { Grant::refresh_token(Secret::new("r")).unwrap() } else { client_credentials() };
+        let exchange = world.client().token(grant).unwrap().at_most(at_most).within(Duration::from_secs(15));
+        let _ = world.run(exchange);
+        // One more than the tries, for a nonce.
+        prop_assert!(world.peer.seen.len() <= usize::from(at_most) + 1);
+        prop_assert!(world.now.saturating_since(START) <= Duration::from_secs(15));
     }
 }

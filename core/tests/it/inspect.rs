@@ -1,1 +1,310 @@
-//! TODO
+//! Judging proofs that somebody else made: each thing that can be wrong, alone and together.
+
+use std::time::Duration;
+
+use keybound_core::dpop::{Nonce, Policy, Problem};
+use keybound_core::jose::PublicJwk;
+use keybound_core::{Secret, UnixTime};
+use serde_json::{Value, json};
+
+use crate::maker::{HTU, METHOD, Maker};
+use crate::world::START;
+
+const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
+/// RFC 9449 §7.1's hash of it.
+const ATH: &str = "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo";
+
+/// What a token endpoint that asks for a nonce would check.
+fn policy() -> Policy {
+    Policy::default().method(METHOD).url(HTU).unwrap().nonce(Nonce::new("n-1").unwrap()).no_access_token()
+}
+
+fn maker() -> Maker {
+    Maker::new().claim("nonce", json!("n-1"))
+}
+
+fn problems(policy: &Policy, proof: &str) -> Vec<Problem> {
+    let inspection = policy.inspect(proof, START);
+    assert_eq!(inspection.is_valid(), inspection.problems().is_empty());
+    assert_eq!(inspection.is_valid(), inspection.verified().is_some());
+    inspection.problems().to_vec()
+}
+
+fn secs(since: i64) -> Value {
+    json!(START.as_secs().checked_add_signed(since).unwrap())
+}
+
+#[test]
+fn a_sound_proof_has_no_problem_and_tells_its_key_and_claims() {
+    let inspection = policy().inspect(&maker().proof(), START);
+    assert_eq!(inspection.problems(), []);
+    let jwk = maker().header["jwk"].to_string();
+    let key = PublicJwk::from_json(jwk.as_bytes()).unwrap();
+    assert_eq!((inspection.key(), inspection.alg()), (Some(&key), Some("ES256")));
+    assert_eq!(inspection.verified().unwrap().key(), &key);
+    let claims = inspection.claims().unwrap();
+    assert_eq!(claims.jti.as_deref(), Some("jti-1"));
+    assert_eq!((claims.htm.as_deref(), claims.htu.as_deref()), (Some(METHOD), Some(HTU)));
+    assert_eq!(
+        (claims.iat, claims.nonce.as_deref(), claims.ath.as_deref()),
+        (Some(START), Some("n-1"), None)
+    );
+    let all: Value = serde_json::from_str(inspection.claims_json().unwrap()).unwrap();
+    assert_eq!(all, maker().claims);
+}
+
+#[test]
+fn each_wrong_member_is_exactly_its_problem() {
+    let off_curve = maker().header["jwk"]["y"].clone();
+    let cases = [
+        (maker().header("typ", json!("JWT")), Problem::Typ),
+        (maker().header("typ", json!("DPoP+JWT")), Problem::Typ),
+        (maker().without("typ"), Problem::Typ),
+        (maker().header("alg", json!("none")), Problem::Alg),
+        (maker().header("alg", json!("HS256")), Problem::Alg),
+        (maker().header("alg", json!("es256")), Problem::Alg),
+        (maker().without("alg"), Problem::Alg),
+        (maker().header("crit", json!(["b64"])), Problem::Crit),
+        (maker().header("crit", json!([])), Problem::Crit),
+        (maker().header("crit", json!(null)), Problem::Crit),
+        (maker().without("jwk"), Problem::JwkMissing),
+        (maker().header("jwk", json!(null)), Problem::JwkMissing),
+        (maker().jwk("d", json!("AA")), Problem::JwkPrivate),
+        (maker().jwk("k", json!(null)), Problem::JwkPrivate),
+        (maker().jwk("kty", json!("RSA")), Problem::JwkInvalid),
+        (maker().jwk("crv", json!("P-384")), Problem::JwkInvalid),
+        (maker().jwk("x", json!("AAAA")), Problem::JwkInvalid),
+        (maker().jwk("x", off_curve), Problem::JwkInvalid),
+        (maker().jwk("alg", json!("ES384")), Problem::JwkInvalid),
+        (maker().jwk("use", json!("enc")), Problem::JwkInvalid),
+        (maker().header("typ", json!(7)), Problem::HeaderMalformed),
+        (maker().header("alg", json!(["ES256"])), Problem::HeaderMalformed),
+        (maker().header("jwk", json!("key")), Problem::HeaderMalformed),
+        (maker().jwk("x", json!(7)), Problem::HeaderMalformed),
+        (maker().without("jti"), Problem::JtiMissing),
+        (maker().claim("jti", json!("")), Problem::JtiMissing),
+        (maker().claim("jti", json!(7)), Problem::JtiMissing),
+        (maker().claim("jti", json!("j".repeat(1025))), Problem::JtiMissing),
+        (maker().without("htm"), Problem::HtmMissing),
+        (maker().claim("htm", json!("")), Problem::HtmMissing),
+        (maker().claim("htm", json!("GET")), Problem::HtmMismatch),
+        (maker().claim("htm", json!("post")), Problem::HtmMismatch),
+        (maker().without("htu"), Problem::HtuMissing),
+        (maker().claim("htu", json!("/token")), Problem::HtuMissing),
+        (maker().claim("htu", json!("https://u:p@as.example/token")), Problem::HtuMissing),
+        (maker().claim("htu", json!("https://as.example/token/")), Problem::HtuMismatch),
+        (maker().claim("htu", json!("http://as.example/token")), Problem::HtuMismatch),
+        (maker().claim("htu", json!("https://as.example:8443/token")), Problem::HtuMismatch),
+        (maker().claim("htu", json!("https://as.example.evil/token")), Problem::HtuMismatch),
+        (maker().without("iat"), Problem::IatMissing),
+        (maker().claim("iat", json!("1700000000")), Problem::IatMissing),
+        (maker().claim("iat", json!(-1)), Problem::IatMissing),
+        (maker().claim("iat", json!(1e300)), Problem::IatMissing),
+        (maker().claim("iat", secs(-301)), Problem::TooOld),
+        (maker().claim("iat", json!(0)), Problem::TooOld),
+        (maker().claim("iat", secs(31)), Problem::FromTheFuture),
+        (maker().claim("exp", secs(-30)), Problem::Expired),
+        (maker().claim("exp", json!("never")), Problem::Expired),
+        (maker().claim("nbf", secs(31)), Problem::NotYetValid),
+        (maker().claim("nbf", json!("always")), Problem::NotYetValid),
+        (maker().without("nonce"), Problem::NonceMissing),
+        (maker().claim("nonce", json!("n-2")), Problem::NonceMismatch),
+        (maker().claim("nonce", json!(1)), Problem::NonceMismatch),
+        (maker().claim("ath", json!(ATH)), Problem::AthUnexpected),
+        (maker().claim("ath", json!(7)), Problem::AthUnexpected),
+    ];
+    for (maker, problem) in cases {
+        assert_eq!(problems(&policy(), &maker.proof()), [problem], "{} {}", maker.header, maker.claims);
+    }
+}
+
+#[test]
+fn the_hash_of_the_access_token_is_checked_where_one_goes_along() {
+    let with_token = Policy::default().access_token(&Secret::new(TOKEN));
+    for (maker, expected) in [
+        (Maker::new().claim("ath", json!(ATH)), &[][..]),
+        (Maker::new(), &[Problem::AthMissing]),
+        (Maker::new().claim("ath", json!(ATH.to_lowercase())), &[Problem::AthMismatch]),
+        (Maker::new().claim("ath", json!([ATH])), &[Problem::AthMismatch]),
+    ] {
+        assert_eq!(problems(&with_token, &maker.proof()), expected);
+    }
+    let unchecked = Policy::default();
+    assert_eq!(problems(&unchecked, &Maker::new().claim("ath", json!("any")).proof()), []);
+    assert_eq!(problems(&unchecked, &Maker::new().claim("ath", json!(7)).proof()), [Problem::AthMismatch]);
+}
+
+#[test]
+fn what_is_no_jws_of_two_objects_is_refused_for_its_form() {
+    let good = maker();
+    let (header, claims) = (good.header.to_string(), good.claims.to_string());
+    let proof = good.proof();
+    let in_a_row = |object: &Value, names: &[&str]| {
+        Value::from_iter(names.iter().map(|name| object.get(*name).cloned().unwrap_or_default())).to_string()
+    };
+    let header_row = in_a_row(&good.header, &["typ", "alg", "jwk", "crit"]);
+    let claims_row = in_a_row(&good.claims, &["jti", "htm", "htu", "iat", "exp", "nbf", "nonce", "ath"]);
+    let jwk_row =
+        in_a_row(&good.header["jwk"], &["kty", "crv", "x", "y", "alg", "use"]).parse::<Value>().unwrap();
+    for (proof, problem) in [
+        (String::new(), Problem::NotJws),
+        ("..".into(), Problem::HeaderMalformed),
+        ("a.b".into(), Problem::NotJws),
+        (format!("{proof}.x"), Problem::NotJws),
+        (format!("{proof}="), Problem::NotJws),
+        (format!(" {proof}"), Problem::NotJws),
+        (proof.replacen('.', "", 1), Problem::NotJws),
+        (format!("DPoP {proof}"), Problem::NotJws),
+        (good.sign(&header_row, &claims), Problem::HeaderMalformed),
+        (good.sign(&header.replacen('{', r#"{"typ":"dpop+jwt","#, 1), &claims), Problem::HeaderMalformed),
+        (good.sign("null", &claims), Problem::HeaderMalformed),
+        (good.clone().header("jwk", jwk_row).proof(), Problem::HeaderMalformed),
+        (good.sign(&header, &claims_row), Problem::PayloadMalformed),
+        (good.sign(&header, &claims.replacen('{', r#"{"htm":"POST","#, 1)), Problem::PayloadMalformed),
+        (good.sign(&header, "null"), Problem::PayloadMalformed),
+        (good.sign(&header, ""), Problem::PayloadMalformed),
+        (good.sign(&header, &format!("{claims} x")), Problem::PayloadMalformed),
+    ] {
+        let found = problems(&policy(), &proof);
+        assert_eq!(found.first(), Some(&problem), "{proof}");
+        assert!(found.len() == 1 || proof == "..", "{found:?}");
+    }
+}
+
+#[test]
+fn a_proof_over_8_kib_is_not_even_read() {
+    let padded = |length: usize| maker().claim("pad", json!("x".repeat(length))).proof();
+    let overhead = padded(0).len();
+    let mut fits = (8 * 1024 - overhead) * 3 / 4;
+    while padded(fits).len() > 8 * 1024 {
+        fits -= 1;
+    }
+    assert_eq!(problems(&policy(), &padded(fits)), []);
+    assert_eq!(problems(&policy(), &padded(fits + 2)), [Problem::TooLong]);
+}
+
+#[test]
+fn a_signature_over_anything_else_is_refused() {
+    let other = maker().claim("jti", json!("jti-2")).proof();
+    let (signed, _) = other.rsplit_once('.').unwrap();
+    let proof = maker().proof();
+    let (_, signature) = proof.rsplit_once('.').unwrap();
+    for forged in [format!("{signed}.{signature}"), format!("{signed}."), format!("{signed}.AAAA")] {
+        assert_eq!(problems(&policy(), &forged), [Problem::Signature]);
+    }
+}
+
+#[test]
+fn several_problems_are_all_told_in_the_order_of_the_checks() {
+    let proof = maker()
+        .header("typ", json!("JWT"))
+        .header("crit", json!(["exp"]))
+        .without("jti")
+        .claim("htm", json!("GET"))
+        .claim("htu", json!("https://rs.example/"))
+        .claim("iat", secs(-4000))
+        .claim("exp", secs(-3940))
+        .claim("nbf", secs(4000))
+        .claim("nonce", json!("old"))
+        .claim("ath", json!(ATH))
+        .proof();
+    let cut = format!("{}A", &proof[..proof.len() - 1]);
+    let all = [
+        Problem::Typ,
+        Problem::Crit,
+        Problem::JtiMissing,
+        Problem::HtmMismatch,
+        Problem::HtuMismatch,
+        Problem::TooOld,
+        Problem::Expired,
+        Problem::NotYetValid,
+        Problem::NonceMismatch,
+        Problem::AthUnexpected,
+    ];
+    assert_eq!(problems(&policy(), &proof), all);
+    assert_ne!(cut, proof);
+    let (signed, _) = proof.rsplit_once('.').unwrap();
+    let unsigned = format!("{signed}.{}", "A".repeat(86));
+    assert_eq!(problems(&policy(), &unsigned), [&all[..], &[Problem::Signature]].concat());
+}
+
+#[test]
+fn what_is_at_the_very_edge_of_its_window_passes() {
+    for maker in [
+        maker().claim("iat", secs(-300)),
+        maker().claim("iat", secs(30)),
+        maker().claim("iat", json!(1_699_999_999.5)),
+        maker().claim("exp", secs(-29)),
+        maker().claim("nbf", secs(30)),
+        maker().claim("jti", json!("j".repeat(1024))),
+        maker().claim("htu", json!("HTTPS://AS.example:443/a/../%74oken?q#f")),
+        maker().claim("unknown", json!({ "any": [1] })),
+        maker().header("kid", json!("k")),
+        maker().jwk("use", json!("sig")).jwk("alg", json!("ES256")).jwk("kid", json!("k")),
+    ] {
+        assert_eq!(problems(&policy(), &maker.proof()), [], "{} {}", maker.header, maker.claims);
+    }
+    let strict = policy().max_age(Duration::from_secs(10)).leeway(Duration::ZERO);
+    for (iat, expected) in
+        [(-10, &[][..]), (-11, &[Problem::TooOld]), (0, &[]), (1, &[Problem::FromTheFuture])]
+    {
+        assert_eq!(problems(&strict, &maker().claim("iat", secs(iat)).proof()), expected, "{iat}");
+    }
+}
+
+#[test]
+fn one_of_several_methods_and_urls_is_enough() {
+    let either = Policy::default().method("PUT").method("POST").url("https://x.example/").unwrap();
+    assert_eq!(problems(&either, &Maker::new().proof()), [Problem::HtuMismatch]);
+    assert_eq!(problems(&either.url("https://AS.example:443/token?x").unwrap(), &Maker::new().proof()), []);
+}
+
+#[test]
+fn a_policy_for_a_url_that_no_proof_can_name_is_refused() {
+    for url in ["", "/token", "ftp://as.example/", "https://u@as.example/"] {
+        assert_eq!(Policy::default().url(url).unwrap_err().argument(), "url", "{url}");
+    }
+}
+
+#[test]
+fn a_clock_that_stands_at_zero_or_at_the_end_of_time_is_no_danger() {
+    for now in [UnixTime::from_secs(0), UnixTime::from_millis(u64::MAX)] {
+        assert!(!policy().inspect(&maker().claim("exp", secs(0)).proof(), now).is_valid());
+    }
+}
+
+#[test]
+fn each_problem_has_a_code_and_a_sentence_of_its_own() {
+    let every = [
+        Problem::TooLong,
+        Problem::NotJws,
+        Problem::HeaderMalformed,
+        Problem::Typ,
+        Problem::Alg,
+        Problem::Crit,
+        Problem::JwkMissing,
+        Problem::JwkPrivate,
+        Problem::JwkInvalid,
+        Problem::Signature,
+        Problem::PayloadMalformed,
+        Problem::JtiMissing,
+        Problem::HtmMissing,
+        Problem::HtmMismatch,
+        Problem::HtuMissing,
+        Problem::HtuMismatch,
+        Problem::IatMissing,
+        Problem::TooOld,
+        Problem::FromTheFuture,
+        Problem::Expired,
+        Problem::NotYetValid,
+        Problem::NonceMissing,
+        Problem::NonceMismatch,
+        Problem::AthMissing,
+        Problem::AthMismatch,
+        Problem::AthUnexpected,
+    ];
+    let codes: std::collections::BTreeSet<_> = every.iter().map(|problem| problem.code()).collect();
+    let sentences: std::collections::BTreeSet<_> = every.iter().map(ToString::to_string).collect();
+    assert_eq!((codes.len(), sentences.len()), (every.len(), every.len()));
+    assert!(codes.iter().all(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+}

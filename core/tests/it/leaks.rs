@@ -1,1 +1,339 @@
-//! TODO
+//! Secrets are planted wherever one can stand, and looked for in whatever can be printed.
+
+use std::fmt::{Debug, Display};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{HeaderMap, Method, Response, Uri};
+use keybound_core::dpop::{Policy, Proof};
+use keybound_core::jose::{PublicJwk, SigningKey};
+use keybound_core::provider::moov::Moov;
+use keybound_core::provider::treasury_prime::TreasuryPrime;
+use keybound_core::{
+    Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Outgoing, Received, Secret, Sent,
+    Signing, Token,
+};
+use serde_json::{Value, json};
+
+use crate::maker::Maker;
+use crate::peer::{Peer, json_response, response, with_header};
+use crate::world::{RESOURCE_URL, START, TOKEN_URL, World, answered, endpoint, outgoing};
+
+const CLIENT_SECRET: &str = "cl1ent/s3cret+of=32&characters";
+/// As Basic authentication has it, before its base64 (RFC 6749 §2.3.1).
+const CLIENT_SECRET_ESCAPED: &str = "cl1ent%2Fs3cret%2Bof%3D32%26characters";
+const ACCESS_TOKEN: &str = "acc3ss-t0ken-eyJhbGciOiJFZERTQSJ9";
+const REFRESH_TOKEN: &str = "r3fresh-t0ken-eyJhbGciOiJFZERTQSJ9";
+const PARAM: &str = "p4rameter-of-an-extension-grant";
+const BEARER: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJrZXlfMSJ9.c2lnbmF0dXJlLW9mLWEtand0";
+
+/// Everything that must not be seen, in the forms in which it might be.
+struct Planted(Vec<(String, String)>);
+
+impl Planted {
+    fn new(secrets: &[&str]) -> Self {
+        let mut planted = Vec::new();
+        for secret in secrets {
+            let bytes = format!("{:?}", secret.as_bytes());
+            let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let base64 = URL_SAFE_NO_PAD.encode(secret);
+            // Wherever it stands in a longer text, the middle of its base64 is one of three.
+            let shifted = [1, 2].map(|shift| {
+                let whole = STANDARD.encode(format!("{}{secret}", "x".repeat(shift)));
+                whole[4..whole.len() - 4].to_owned()
+            });
+            let forms = [(*secret).to_owned(), bytes.trim_matches(['[', ']']).to_owned(), hex, base64];
+            for form in forms.into_iter().chain(shifted) {
+                planted.push(((*secret).to_owned(), without_space(&form)));
+            }
+        }
+        Self(planted)
+    }
+
+    /// The constants above.
+    fn all() -> Self {
+        Self::new(&[CLIENT_SECRET, CLIENT_SECRET_ESCAPED, ACCESS_TOKEN, REFRESH_TOKEN, PARAM, BEARER])
+    }
+
+    fn are_not_in(&self, shown: &str) {
+        let plain = without_space(shown);
+        for (secret, form) in &self.0 {
+            assert!(!plain.contains(form), "{secret} in {shown}");
+        }
+    }
+
+    fn are_not_shown(&self, values: &[&dyn Debug]) {
+        for value in values {
+            self.are_not_in(&format!("{value:?}"));
+            self.are_not_in(&format!("{value:#?}"));
+        }
+    }
+
+    fn are_not_told(&self, error: &(impl Debug + Display)) {
+        self.are_not_shown(&[error]);
+        self.are_not_in(&error.to_string());
+    }
+}
+
+fn without_space(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::new(text)
+}
+
+fn auths() -> Vec<ClientAuth> {
+    [
+        ClientAuth::basic("app", secret(CLIENT_SECRET)),
+        ClientAuth::post("app", secret(CLIENT_SECRET)),
+        ClientAuth::both("app", secret(CLIENT_SECRET)),
+        ClientAuth::bearer(secret(BEARER)),
+    ]
+    .map(Result::unwrap)
+    .into()
+}
+
+fn grant() -> Grant {
+    Grant::refresh_token(secret(REFRESH_TOKEN)).unwrap().secret_param("assertion", secret(PARAM)).unwrap()
+}
+
+fn client(auth: ClientAuth) -> Client {
+    Client::new(endpoint(TOKEN_URL), auth)
+        .revocation_endpoint(endpoint("https://as.example/revoke"))
+        .header("X-Api-Key", CLIENT_SECRET)
+        .unwrap()
+}
+
+fn token_answer() -> Response<Vec<u8>> {
+    json_response(
+        200,
+        &json!({
+            "access_token": ACCESS_TOKEN,
+            "refresh_token": REFRESH_TOKEN,
+            "id_token": PARAM,
+            "token_type": "DPoP",
+        }),
+    )
+}
+
+/// A world whose next answer is this one, and an exchange that knows every secret.
+fn about_to(answer: Response<Vec<u8>>, auth: ClientAuth) -> (World, Exchange<Token>) {
+    let world = World::scripted(Peer::bound(), [answer]);
+    let client = client(auth).dpop(world.key.public().clone());
+    let exchange = client.token(grant()).unwrap();
+    (world, exchange)
+}
+
+#[test]
+fn the_forms_that_are_looked_for_would_be_found() {
+    let planted = Planted::new(&[CLIENT_SECRET]);
+    let shown = [
+        format!("{:#?}", CLIENT_SECRET.as_bytes()),
+        STANDARD.encode(format!("app:{CLIENT_SECRET}")),
+        STANDARD.encode(format!("apps:{CLIENT_SECRET}")),
+        format!("{{\"error\":\"{CLIENT_SECRET}\"}}"),
+    ];
+    for shown in shown {
+        let found = std::panic::catch_unwind(|| planted.are_not_in(&shown));
+        assert!(found.is_err(), "{shown}");
+    }
+}
+
+#[test]
+fn what_a_client_is_made_of_shows_no_secret() {
+    let planted = Planted::all();
+    planted.are_not_shown(&[&secret(CLIENT_SECRET), &grant()]);
+    for auth in auths() {
+        let client = client(auth.clone());
+        let revocation = client.revoke(secret(ACCESS_TOKEN), None).unwrap();
+        planted.are_not_shown(&[&client, &client.token(grant()).unwrap(), &revocation]);
+        planted.are_not_shown(&[&Moov::new(auth.clone()), &TreasuryPrime::production(auth.clone()), &auth]);
+    }
+}
+
+#[test]
+fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
+    let planted = Planted::all();
+    for auth in auths() {
+        let (mut world, exchange) = about_to(token_answer(), auth);
+        planted.are_not_shown(&[&exchange]);
+        let ambient = world.ambient();
+        let Ok(Signing::Needs(unsigned)) = exchange.prepare(&world.origins, ambient) else {
+            panic!("there is a key to prove")
+        };
+        let input = std::str::from_utf8(unsigned.request().message()).unwrap().to_owned();
+        planted.are_not_shown(&[&unsigned, unsigned.request()]);
+        let signature = world.key.sign(unsigned.request()).unwrap();
+        let signing = unsigned.resume(signature).unwrap();
+        planted.are_not_shown(&[&signing]);
+        let Signing::Ready(outgoing) = signing else { panic!("one signature is enough") };
+        let proof = outgoing.request.headers()["dpop"].to_str().unwrap().to_owned();
+        let proof = Planted::new(&[&proof, &input, input.split_once('.').unwrap().1]);
+        for planted in [&planted, &proof] {
+            planted.are_not_shown(&[&outgoing, outgoing.request.headers(), outgoing.request.body()]);
+        }
+        let Outgoing { pending, .. } = outgoing;
+        planted.are_not_shown(&[&pending]);
+        let received = pending.receive(token_answer(), &mut world.origins, START).unwrap();
+        planted.are_not_shown(&[&received, &world.origins]);
+        let Received::Done(token) = received else { panic!("a token came") };
+        planted.are_not_shown(&[&token]);
+    }
+}
+
+#[test]
+fn no_step_of_a_call_shows_the_token_or_its_proof() {
+    let (mut world, exchange) = about_to(token_answer(), auths().remove(0));
+    let token = world.run(exchange).unwrap();
+    let uri: Uri = RESOURCE_URL.parse().unwrap();
+    let call = token.authorize(&Method::GET, &uri).unwrap();
+    let planted = Planted::all();
+    planted.are_not_shown(&[&call]);
+    let ambient = world.ambient();
+    let signing = call.prepare(&world.origins, ambient).unwrap();
+    planted.are_not_shown(&[&signing]);
+    let authorized = signing.finish(|request| world.key.sign(request)).unwrap();
+    planted.are_not_shown(&[&authorized]);
+    let Authorized { headers, pending } = authorized;
+    let mut map = HeaderMap::new();
+    headers.apply(&mut map);
+    let proof = map["dpop"].to_str().unwrap().to_owned();
+    for planted in [planted, Planted::new(&[&proof])] {
+        planted.are_not_shown(&[&map, &pending]);
+    }
+    let head = with_header(response(401, ""), "dpop-nonce", "n");
+    let judged = pending.judge(head.status(), head.headers(), &mut world.origins, START).unwrap();
+    Planted::all().are_not_shown(&[&judged]);
+}
+
+/// A secret may be wrong as an argument; it is a secret still.
+#[test]
+fn no_misuse_quotes_its_argument() {
+    let spoiled = |text: &str| secret(&format!("{text}\n"));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "x": PARAM, "y": PARAM, "d": CLIENT_SECRET });
+    let with_password = format!("https://app:{PARAM}@as.example/token");
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{ACCESS_TOKEN}\n-----END PRIVATE KEY-----");
+    let twice = || Grant::extension("x")?.param("assertion", "1")?.secret_param("assertion", secret(PARAM));
+    let misuses = [
+        ClientAuth::bearer(spoiled(BEARER)).unwrap_err(),
+        ClientAuth::basic("", secret(CLIENT_SECRET)).unwrap_err(),
+        Endpoint::https(&with_password).unwrap_err(),
+        Policy::default().url(&with_password).unwrap_err(),
+        PublicJwk::from_json(jwk.to_string().as_bytes()).unwrap_err(),
+        PublicJwk::from_json(ACCESS_TOKEN.as_bytes()).unwrap_err(),
+        SigningKey::from_pkcs8_pem(&pem).unwrap_err(),
+        SigningKey::from_pkcs8_der(ACCESS_TOKEN.as_bytes()).unwrap_err(),
+        keybound_core::dpop::Nonce::new(spoiled(PARAM).expose()).unwrap_err(),
+        keybound_core::Origins::from_json(ACCESS_TOKEN, START).unwrap_err(),
+        keybound_core::Scope::new(spoiled(PARAM).expose()).unwrap_err(),
+        client(auths().remove(0)).header("x-key", spoiled(CLIENT_SECRET).expose()).unwrap_err(),
+        twice().unwrap_err(),
+    ];
+    for misuse in misuses {
+        Planted::all().are_not_told(&misuse);
+    }
+}
+
+#[test]
+fn a_private_key_shows_its_public_half_alone() {
+    let world = World::with(Peer::bound());
+    let pem = world.key.to_pkcs8_pem();
+    let lines: Vec<&str> = pem.expose().lines().filter(|line| !line.starts_with('-')).collect();
+    let der = STANDARD.decode(lines.concat()).unwrap();
+    // RFC 5915: the scalar is the octet string that follows the version.
+    let at = der.windows(5).position(|window| window == [2, 1, 1, 4, 32]).unwrap() + 5;
+    let scalar = &der[at..at + 32];
+    let hidden = [URL_SAFE_NO_PAD.encode(scalar), format!("{scalar:?}").trim_matches(['[', ']']).to_owned()];
+    let mut hidden: Vec<&str> = hidden.iter().map(String::as_str).collect();
+    hidden.extend(&lines);
+    Planted::new(&hidden).are_not_shown(&[&world.key, &pem, world.key.public()]);
+}
+
+#[test]
+fn a_proof_and_its_inspection_show_nothing_that_could_be_replayed() {
+    let mut world = World::with(Peer::bound());
+    let (method, uri) = (Method::GET, RESOURCE_URL.parse::<Uri>().unwrap());
+    let token = secret(ACCESS_TOKEN);
+    let ambient = world.ambient();
+    let builder = Proof::build(world.key.public(), &method, &uri).unwrap().access_token(&token);
+    let signing = builder.clone().prepare(ambient);
+    Planted::all().are_not_shown(&[&builder, &signing]);
+    let own = signing.finish(|request| world.key.sign(request)).unwrap();
+
+    let relayed = Maker::new().proof();
+    let signature = relayed.rsplit_once('.').unwrap().1;
+    let policy = Policy::default().access_token(&token);
+    let sound = Policy::default().inspect(&relayed, START);
+    let relay = TreasuryPrime::sandbox(auths().remove(0));
+    let exchange = relay.uxt_access_token("psn_1", sound.verified().unwrap()).unwrap();
+    let unsound = policy.inspect(&relayed, START);
+    let planted = Planted::new(&[&relayed, signature, own.as_str(), ACCESS_TOKEN]);
+    planted.are_not_shown(&[&own, &policy, &sound, &unsound, &sound.verified(), &exchange]);
+    planted.are_not_shown(&[&own.into_header()]);
+    let error = World::scripted(Peer::bearer(), [response(400, &json!({ "error": relayed }).to_string())])
+        .run(exchange)
+        .unwrap_err();
+    planted.are_not_told(&error);
+}
+
+/// What a server may send back of what it was sent.
+fn echoes(auth: &ClientAuth) -> Vec<String> {
+    let exchange = client(auth.clone()).token(grant()).unwrap();
+    let request = outgoing(exchange).request;
+    let body = String::from_utf8(request.body().as_ref().to_vec()).unwrap();
+    let torn = format!("{}\u{7}{}", &REFRESH_TOKEN[..9], &REFRESH_TOKEN[9..]);
+    let long = format!("{} {PARAM}", "x".repeat(240));
+    let headers = request.headers().values().map(|value| value.to_str().unwrap().to_owned());
+    [body, torn, long, format!("{REFRESH_TOKEN}{PARAM}")].into_iter().chain(headers).collect()
+}
+
+fn refusals(echo: &str) -> Vec<Response<Vec<u8>>> {
+    let objects: [Value; 8] = [
+        json!({ "error": echo }),
+        json!({ "error": "invalid_request", "error_description": echo, "error_uri": echo }),
+        json!({ "error": { "message": echo, "type": echo } }),
+        json!({ "error": { "field": echo } }),
+        json!({ "scope": echo, "nested": { "field": [echo, echo] } }),
+        json!({ echo: "is odd" }),
+        json!({ "message": echo }),
+        json!({ "access_token": [echo], echo: echo }),
+    ];
+    let bodies = objects.iter().map(ToString::to_string).chain([echo.to_owned(), format!("<p>{echo}</p>")]);
+    let one_line: String = echo.chars().filter(|c| !c.is_control()).collect();
+    bodies
+        .flat_map(|body| [200, 307, 400, 401, 422, 503].map(|status| response(status, &body)))
+        .map(|answer| with_header(with_header(answer, "x-request-id", &one_line), "content-type", &one_line))
+        .collect()
+}
+
+#[test]
+fn what_the_server_echoes_is_struck_out_wherever_it_stands() {
+    for auth in auths() {
+        for refusal in echoes(&auth).iter().flat_map(|echo| refusals(echo)) {
+            let exchange = client(auth.clone()).token(grant()).unwrap().at_most(1);
+            if let Err(error) = answered(exchange, refusal) {
+                Planted::all().are_not_told(&error);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_lost_shows_no_secret() {
+    let mut world = World::losing(Peer::bearer(), Sent::Maybe);
+    let exchange = client(auths().remove(0)).token(grant()).unwrap();
+    let error = world.run(exchange).unwrap_err();
+    assert!(matches!(error, Error::Lost(_)));
+    Planted::all().are_not_told(&error);
+}
+
+#[test]
+fn whatever_carries_a_secret_in_a_header_is_marked_sensitive() {
+    for auth in auths() {
+        let request = outgoing(client(auth).token(grant()).unwrap()).request;
+        for name in ["authorization", "x-api-key"] {
+            assert!(request.headers().get(name).is_none_or(http::HeaderValue::is_sensitive), "{name}");
+        }
+    }
+}

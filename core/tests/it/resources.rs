@@ -2,7 +2,7 @@
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Uri};
-use keybound_core::{AuthHeaders, Authorized, Grant, Judged, Role, Signing, Token};
+use keybound_core::{AuthHeaders, Authorized, Grant, Judged, Origins, Role, Signing, Token};
 use serde_json::json;
 
 use crate::peer::{AT_THE_RESOURCE, Asks, Challenge, Peer, response, with_header};
@@ -141,7 +141,7 @@ fn a_nonce_is_for_no_other_origin() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Always;
     world.call(&token, RESOURCE_URL);
-    for other in ["https://rs.example:8443/", "http://rs.example/", "https://rs2.example/"] {
+    for other in ["https://rs.example:8443/", "http://localhost:443/", "https://rs2.example/"] {
         world.peer.seen.clear();
         world.call(&token, other);
         assert_eq!(world.nonces_seen()[0], None, "{other}");
@@ -225,4 +225,31 @@ fn a_url_that_a_proof_can_not_name_is_refused() {
         let misuse = token.authorize(&Method::GET, &url.parse().unwrap()).unwrap_err();
         assert_eq!(misuse.argument(), "url", "{url}");
     }
+}
+
+#[test]
+fn a_token_leaves_this_machine_by_https_alone() {
+    for peer in [Peer::bound(), Peer::bearer()] {
+        let (mut world, token) = with_token(peer);
+        for url in ["http://rs.example/", "http://10.0.0.1/", "http://localhost.example/"] {
+            let misuse = token.authorize(&Method::GET, &url.parse().unwrap()).unwrap_err();
+            assert_eq!(misuse.argument(), "url", "{url}");
+        }
+        for url in ["http://localhost:8080/me", "http://127.0.0.1/me", "http://[::1]:1/me"] {
+            assert_eq!(world.call(&token, url), Called::Delivered(http::StatusCode::OK), "{url}");
+        }
+    }
+}
+
+#[test]
+fn what_was_learned_of_every_server_survives_its_json() {
+    let (mut world, token) = with_token(Peer::bound());
+    world.peer.resource_server.asks = Asks::Rotating;
+    for url in [RESOURCE_URL, "http://localhost:8080/me", "https://RS.example:8443/me"] {
+        world.call(&token, &url.to_lowercase());
+    }
+    let json = world.origins.to_json();
+    let restored = Origins::from_json(&json, START).unwrap();
+    assert_eq!(restored.to_json(), json);
+    assert_eq!(json.matches("rs-").count(), 3);
 }

@@ -7,7 +7,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
     Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Judged, Origins, Outgoing,
-    Received, Sent, Token, UnixTime,
+    Received, Sent, Signing, Token, UnixTime,
 };
 
 use crate::peer::{Answer, Peer};
@@ -25,7 +25,8 @@ pub(crate) struct World {
     pub(crate) now: UnixTime,
     /// Every wait that was not zero.
     pub(crate) waits: Vec<Duration>,
-    drawn: u128,
+    /// The entropy that was handed out last.
+    pub(crate) drawn: u128,
 }
 
 /// What became of a call.
@@ -122,6 +123,19 @@ impl World {
     pub(crate) fn nonces_seen(&self) -> Vec<Option<&str>> {
         self.peer.seen.iter().map(|seen| seen.nonce.as_deref()).collect()
     }
+}
+
+/// The first request of an exchange that proves no key, and what will read its response.
+pub(crate) fn outgoing<T>(exchange: Exchange<T>) -> Outgoing<T> {
+    match exchange.prepare(&Origins::new(), Ambient::new(START, [0; 16])) {
+        Ok(Signing::Ready(outgoing)) => outgoing,
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+/// What a first response leads to.
+pub(crate) fn answered<T>(exchange: Exchange<T>, response: Response<Vec<u8>>) -> Result<Received<T>, Error> {
+    outgoing(exchange).pending.receive(response, &mut Origins::new(), START)
 }
 
 pub(crate) fn endpoint(url: &str) -> Endpoint {

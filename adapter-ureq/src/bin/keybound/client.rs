@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use http::HeaderMap;
-use keybound_ureq::jose::SigningKey;
+use keybound_ureq::jose::Algorithm;
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
 use keybound_ureq::{
     BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Secret, Token, Transport, endpoint,
@@ -54,9 +54,12 @@ pub(crate) struct TokenOptions {
     /// Binds the token to the key (DPoP).
     #[arg(long, requires = "key")]
     dpop: bool,
-    /// The key: PKCS#8, PEM or DER.
+    /// The key: PKCS#8 (PEM or DER), or a private JWK.
     #[arg(long, value_name = "FILE", requires = "dpop")]
     key: Option<PathBuf>,
+    /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
+    #[arg(long, requires = "key", value_parser = key::algorithm)]
+    alg: Option<Algorithm>,
     /// Prints each request and response on stderr, secrets redacted.
     #[arg(long)]
     trace: bool,
@@ -120,7 +123,7 @@ impl TokenOptions {
         }
         let mut transport = transport(self.trace);
         if let Some(file) = &self.key {
-            let key: SigningKey = key::read(file)?;
+            let key = key::read(file, self.alg)?;
             client = client.dpop(key.public().clone());
             transport = transport.signer(key);
         }

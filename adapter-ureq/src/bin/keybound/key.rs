@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
@@ -14,16 +15,19 @@ pub(crate) enum Verb {
     New(New),
     /// Prints a key's public half.
     Show {
-        /// PKCS#8, PEM or DER.
+        /// PKCS#8 (PEM or DER), or a private JWK.
         file: PathBuf,
+        /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
+        #[arg(long, value_parser = algorithm)]
+        alg: Option<Algorithm>,
     },
 }
 
 #[derive(Args)]
 pub(crate) struct New {
-    /// The algorithm that it is to sign by.
-    #[arg(long, default_value = "ES256")]
-    alg: String,
+    /// The algorithm that it is to sign by: ES256, ES384, EdDSA. (RSA keys are imported, not made.)
+    #[arg(long, default_value = "ES256", value_parser = algorithm)]
+    alg: Algorithm,
     /// Never written over a file that is there.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -32,14 +36,13 @@ pub(crate) struct New {
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::New(new) => new.run(),
-        Verb::Show { file } => show(&read(file)?),
+        Verb::Show { file, alg } => show(&read(file, *alg)?),
     }
 }
 
 impl New {
     fn run(&self) -> Result<(), Failure> {
-        let algorithm = Algorithm::from_alg(&self.alg).ok_or(Failure::usage("alg must be ES256"))?;
-        let key = SigningKey::generate(algorithm)?;
+        let key = SigningKey::generate(self.alg)?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -61,13 +64,26 @@ fn show(key: &SigningKey) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{shown}")?)
 }
 
-/// The key in a file, PEM or DER.
-pub(crate) fn read(file: &Path) -> Result<SigningKey, Failure> {
+/// The key in a file: PEM, DER or JWK, told by how it begins.
+pub(crate) fn read(file: &Path, algorithm: Option<Algorithm>) -> Result<SigningKey, Failure> {
     let bytes = fs::read(file)
+        .map(Zeroizing::new)
         .map_err(|error| Failure::usage(format!("key {} can't be read: {error}", file.display())))?;
     let key = match std::str::from_utf8(&bytes) {
+        Ok(text) if text.trim_start().starts_with('{') => SigningKey::from_jwk(&bytes),
         Ok(text) => SigningKey::from_pkcs8_pem(text),
         Err(_) => SigningKey::from_pkcs8_der(&bytes),
-    };
-    Ok(key?)
+    }?;
+    Ok(match algorithm {
+        Some(algorithm) => key.with_algorithm(algorithm)?,
+        None => key,
+    })
+}
+
+/// An `alg` value.
+pub(crate) fn algorithm(alg: &str) -> Result<Algorithm, String> {
+    Algorithm::from_alg(alg).ok_or_else(|| {
+        let known: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
+        format!("must be one of {}", known.join(", "))
+    })
 }

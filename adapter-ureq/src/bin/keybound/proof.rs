@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use http::{Method, Uri};
 use keybound_ureq::dpop::{Inspection, Nonce, Policy, Proof};
+use keybound_ureq::jose::Algorithm;
 use keybound_ureq::{Ambient, UnixTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
@@ -27,9 +28,12 @@ pub(crate) enum Verb {
 
 #[derive(Args)]
 pub(crate) struct Make {
-    /// The key: PKCS#8, PEM or DER.
+    /// The key: PKCS#8 (PEM or DER), or a private JWK.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+    /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
+    #[arg(long, value_parser = key::algorithm)]
+    alg: Option<Algorithm>,
     /// The request's method.
     #[arg(long)]
     method: String,
@@ -78,7 +82,7 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
 
 impl Make {
     fn run(&self) -> Result<(), Failure> {
-        let key = key::read(&self.key)?;
+        let key = key::read(&self.key, self.alg)?;
         let method = Method::from_str(&self.method)
             .map_err(|_| Failure::usage("method must be a token, such as POST"))?;
         let uri = Uri::from_str(&self.url).map_err(|_| Failure::usage("url must be a valid absolute URL"))?;

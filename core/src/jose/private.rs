@@ -1,0 +1,113 @@
+//! Private keys as their parts: what PKCS#8 and private JWKs hold, and ring takes. Wiped on drop.
+
+use serde::Serialize;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::algorithm::Family;
+use super::members::{Operation, bytes};
+use super::{Algorithm, BadJwk, JwkMembers, decode, encode};
+use crate::secret::Secret;
+
+pub(super) type Bytes = Zeroizing<Vec<u8>>;
+
+pub(super) enum PrivateParts {
+    Ec {
+        /// P-256 or P-384.
+        family: Family,
+        /// Of the field's length.
+        d: Bytes,
+        /// The public key, uncompressed; ring can't derive it.
+        point: Vec<u8>,
+    },
+    Ed25519 {
+        seed: Bytes,
+    },
+    Rsa(Box<RsaParts>),
+}
+
+/// RFC 8017 §3.2, big-endian without leading zeros.
+pub(super) struct RsaParts {
+    pub(super) n: Vec<u8>,
+    pub(super) e: Vec<u8>,
+    pub(super) d: Bytes,
+    pub(super) p: Bytes,
+    pub(super) q: Bytes,
+    pub(super) dp: Bytes,
+    pub(super) dq: Bytes,
+    pub(super) qi: Bytes,
+}
+
+impl PrivateParts {
+    /// The private key of a JWK, and the algorithm that it names or is usually for.
+    pub(super) fn from_members(members: &JwkMembers<'_>) -> Result<(Self, Algorithm), BadJwk> {
+        let (family, algorithm) = members.kind(Operation::Sign)?;
+        let private =
+            |text: Option<&str>| text.and_then(decode).map(Zeroizing::new).ok_or(BadJwk::NotPrivate);
+        let parts = match family {
+            Family::P256 | Family::P384 => {
+                let mut point = vec![4];
+                point.extend(bytes(members.x.as_ref())?);
+                point.extend(bytes(members.y.as_ref())?);
+                Self::Ec { family, d: private(members.d.text())?, point }
+            }
+            Family::Ed25519 => Self::Ed25519 { seed: private(members.d.text())? },
+            Family::Rsa if members.has_other_primes() => return Err(BadJwk::Unsupported),
+            Family::Rsa => Self::Rsa(Box::new(RsaParts {
+                n: bytes(members.n.as_ref())?,
+                e: bytes(members.e.as_ref())?,
+                d: private(members.d.text())?,
+                p: private(members.p.text())?,
+                q: private(members.q.text())?,
+                dp: private(members.dp.text())?,
+                dq: private(members.dq.text())?,
+                qi: private(members.qi.text())?,
+            })),
+        };
+        Ok((parts, algorithm))
+    }
+
+    /// The private JWK, `public` being the JSON of its public half.
+    pub(super) fn to_jwk(&self, public: &str, algorithm: Algorithm, kid: Option<&str>) -> Secret {
+        #[derive(Default, Serialize)]
+        struct Additions<'a> {
+            alg: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            kid: Option<&'a str>,
+            d: String,
+            #[serde(flatten)]
+            primes: Option<Primes>,
+        }
+        #[derive(Serialize)]
+        struct Primes {
+            p: String,
+            q: String,
+            dp: String,
+            dq: String,
+            qi: String,
+        }
+        let (d, primes) = match self {
+            Self::Ec { d, .. } => (d, None),
+            Self::Ed25519 { seed } => (seed, None),
+            Self::Rsa(parts) => {
+                let [p, q, dp, dq, qi] =
+                    [&parts.p, &parts.q, &parts.dp, &parts.dq, &parts.qi].map(|part| encode(part));
+                (&parts.d, Some(Primes { p, q, dp, dq, qi }))
+            }
+        };
+        let mut additions = Additions { alg: algorithm.as_str(), kid, d: encode(d), primes };
+        // Strings, written to memory, can't fail.
+        let private = Zeroizing::new(serde_json::to_string(&additions).unwrap_or_default());
+        additions.d.zeroize();
+        if let Some(primes) = &mut additions.primes {
+            for part in [&mut primes.p, &mut primes.q, &mut primes.dp, &mut primes.dq, &mut primes.qi] {
+                part.zeroize();
+            }
+        }
+        // Both are objects: the one goes on where the other ends.
+        let public = public.strip_suffix('}').unwrap_or(public);
+        let private = private.strip_prefix('{').unwrap_or(&private);
+        let mut jwk = String::with_capacity(public.len() + private.len() + 1);
+        jwk.extend([public, ",", private]);
+        Secret::new(jwk)
+    }
+}
