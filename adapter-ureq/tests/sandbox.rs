@@ -1,6 +1,6 @@
 //! The sandbox refuses what real servers refuse, in their words. Requests are made by ureq alone.
 
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "that is how a test fails")]
+#![cfg(test)]
 
 use keybound_ureq::dpop::{Nonce, Proof};
 use keybound_ureq::jose::{Algorithm, SigningKey};
