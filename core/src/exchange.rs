@@ -8,7 +8,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::client::ClientAuth;
-use crate::dpop::{Draft, Nonce, sensitive};
+use crate::dpop::{Corrections, Objection, Occasion, Said, sensitive};
 use crate::endpoint::{Endpoint, Target};
 use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, WhyBad};
 use crate::jose::PublicJwk;
@@ -21,10 +21,6 @@ use crate::wire::refusal::{self, Secrets};
 
 /// The longest response body that is read: 256 KiB. A driver need not read beyond one byte more.
 pub const MAX_RESPONSE: usize = 256 * 1024;
-
-/// How often a server may ask for another nonce in one exchange or call: a server that always does is not
-/// obeyed for ever.
-pub(crate) const MAX_CHALLENGES: u8 = 1;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -47,7 +43,7 @@ pub struct Exchange<T> {
     ask: Ask,
     read: Read<T>,
     sends: u8,
-    challenges: u8,
+    corrections: Corrections,
     at_most: u8,
     budget: Duration,
     deadline: Option<UnixTime>,
@@ -116,7 +112,7 @@ impl<T> Exchange<T> {
             ask,
             read: Box::new(read),
             sends: 0,
-            challenges: 0,
+            corrections: Corrections::default(),
             at_most: 4,
             budget: Duration::from_secs(30),
             deadline: None,
@@ -131,14 +127,14 @@ impl<T> Exchange<T> {
         self
     }
 
-    /// How often a request may be sent at most, the first one included; answers to a nonce challenge don't
-    /// count. 4 unless set.
+    /// How often a request may be sent at most, the first one included; proofs that are made anew on
+    /// the server's wish don't count. 4 unless set.
     pub fn at_most(mut self, sends: u8) -> Self {
         self.at_most = sends;
         self
     }
 
-    /// How long to wait before the next request goes out. Zero at first, and after a nonce challenge.
+    /// How long to wait before the next request goes out. Zero at first, and after a refused proof.
     pub fn wait(&self) -> Duration {
         self.wait
     }
@@ -151,16 +147,15 @@ impl<T> Exchange<T> {
         self.sends = self.sends.saturating_add(1);
         self.deadline.get_or_insert(ambient.now.saturating_add(self.budget));
         let request = self.ask.request()?;
-        let uri = self.ask.endpoint.uri().clone();
-        let target = Target::of(&uri)?;
-        let Some(key) = self.ask.key.clone() else {
-            let pending = Pending { exchange: self, nonce: None, seed: seed(&ambient) };
+        let seed = seed(&ambient);
+        let Some(key) = &self.ask.key else {
+            let pending = Pending { exchange: self, said: None, seed };
             return Ok(Signing::Ready(Outgoing { request, pending }));
         };
-        let nonce = origins.nonce(Role::AuthorizationServer, &target).cloned();
-        let draft = Draft { method: &Method::POST, target, nonce: nonce.as_ref(), ath: None, lifetime: None };
-        let to_sign = draft.sign_request(&key, &ambient);
-        let pending = Pending { exchange: self, nonce, seed: seed(&ambient) };
+        let target = Target::of(self.ask.endpoint.uri())?;
+        let occasion = Occasion { role: Role::AuthorizationServer, method: &Method::POST, target, ath: None };
+        let (to_sign, said) = occasion.prove(key, origins, ambient);
+        let pending = Pending { exchange: self, said: Some(said), seed };
         Ok(Signing::Needs(Unsigned::new(to_sign, Outgoing { request, pending })))
     }
 
@@ -174,7 +169,7 @@ impl<T> Exchange<T> {
     ) -> Result<Received<T>, Error> {
         let wait = asked.unwrap_or_else(|| pause(self.sends, seed));
         let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(wait) <= deadline);
-        if self.sends.saturating_sub(self.challenges) >= self.at_most || !in_time {
+        if self.sends.saturating_sub(self.corrections.count()) >= self.at_most || !in_time {
             return Err(error);
         }
         self.wait = wait;
@@ -292,8 +287,8 @@ impl<T> Assemble for Outgoing<T> {
 #[derive(Debug)]
 pub struct Pending<T> {
     exchange: Exchange<T>,
-    /// The nonce in the request's proof.
-    nonce: Option<Nonce>,
+    /// What the request's proof says.
+    said: Option<Said>,
     /// Random, for the pause that may follow.
     seed: u64,
 }
@@ -321,14 +316,12 @@ impl<T> Pending<T> {
         origins: &mut Origins,
         now: UnixTime,
     ) -> Result<Received<T>, Error> {
-        let Self { mut exchange, nonce: proved, seed } = self;
+        let Self { mut exchange, said, seed } = self;
         let (status, headers) = (response.status(), response.headers());
         let mut body = response.body().as_ref();
-        let nonce = Nonce::of(headers);
-        if let Some(nonce) = &nonce {
-            let target = Target::of(exchange.ask.endpoint.uri())?;
-            origins.learn(Role::AuthorizationServer, &target, nonce.clone(), now);
-        }
+        let uri = exchange.ask.endpoint.uri().clone();
+        let (role, target) = (Role::AuthorizationServer, Target::of(&uri)?);
+        origins.hear(role, &target, headers, now);
         let bad = |why| {
             let envelope = Envelope::of(status, headers, &exchange.ask.secrets());
             Error::from(BadResponse { envelope, why })
@@ -351,17 +344,16 @@ impl<T> Pending<T> {
             }
         }
         let refusal = refusal::read(status, headers, body, &exchange.ask.secrets(), now);
-        if refusal.code() == Some("use_dpop_nonce") && !refusal.is_passing() {
-            let new_nonce = nonce.is_some() && nonce != proved;
-            let proves = exchange.ask.key.is_some() && exchange.ask.repeat != Repeat::Never;
-            if proves && new_nonce && exchange.challenges < MAX_CHALLENGES {
-                exchange.challenges += 1;
-                exchange.wait = Duration::ZERO;
-                return Ok(Received::Again(exchange));
-            }
-        } else if exchange.ask.may_repeat(status) {
+        if exchange.ask.may_repeat(status) {
             let asked = refusal.retry_after();
             return exchange.again(refusal.into(), asked, now, seed);
+        }
+        let objection = Objection { code: refusal.code(), description: refusal.description(), headers };
+        if let Some(said) = said.filter(|_| status.is_client_error())
+            && exchange.corrections.answer(&objection, &said, (role, &target), origins, now)
+        {
+            exchange.wait = Duration::ZERO;
+            return Ok(Received::Again(exchange));
         }
         Err(refusal.into())
     }

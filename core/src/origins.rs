@@ -1,12 +1,14 @@
-//! What has been learned of each server: the nonces that it asks for.
+//! What has been learned of each server: the nonces that it asks for, its clock, its name for an algorithm.
 
 use std::fmt;
 
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use crate::dpop::Nonce;
+use crate::dpop::{Clock, Nonce};
 use crate::endpoint::{Endpoint, Origin, Target};
 use crate::error::Misuse;
+use crate::jose::Algorithm;
 use crate::time::UnixTime;
 
 /// In which part a server is asked. One origin may play both, and their nonces are two (RFC 9449 §8, §9).
@@ -19,8 +21,9 @@ pub enum Role {
     ResourceServer,
 }
 
-/// The latest nonce of each origin and role, learned from every response; the memory of all exchanges and
-/// calls that a driver performs.
+/// What is known of each origin in each role: its latest nonce, learned from every response; how far its clock
+/// is from ours, and its name for our algorithm, learned from refusals. The memory of all exchanges and calls
+/// that a driver performs.
 ///
 /// Bounded: beyond [`Origins::CAPACITY`] the one that was heard of longest ago is forgotten.
 #[derive(Clone, Debug, Default)]
@@ -29,12 +32,16 @@ pub struct Origins {
     known: Vec<Known>,
 }
 
+/// What is known of one server in one role.
 #[derive(Clone)]
-struct Known {
+pub(crate) struct Known {
     origin: Origin,
     role: Role,
-    nonce: Nonce,
-    learned: UnixTime,
+    heard: UnixTime,
+    pub(crate) nonce: Option<Nonce>,
+    /// The name by which it knows the algorithm of our key, where that has two.
+    pub(crate) algorithm: Option<Algorithm>,
+    pub(crate) clock: Clock,
 }
 
 impl Origins {
@@ -46,16 +53,38 @@ impl Origins {
         Self::default()
     }
 
-    /// The nonce that a proof for `target` must carry; `None` where none was ever asked for.
-    pub(crate) fn nonce(&self, role: Role, target: &Target<'_>) -> Option<&Nonce> {
-        self.position(role, target).and_then(|at| self.known.get(at)).map(|known| &known.nonce)
+    pub(crate) fn known(&self, role: Role, target: &Target<'_>) -> Option<&Known> {
+        self.position(role, target).and_then(|at| self.known.get(at))
     }
 
-    pub(crate) fn learn(&mut self, role: Role, target: &Target<'_>, nonce: Nonce, now: UnixTime) {
-        let known = match self.position(role, target) {
-            Some(at) => Known { nonce, learned: now, ..self.known.remove(at) },
-            None => Known { origin: target.origin(), role, nonce, learned: now },
+    /// Learns from any response: its nonce, if it has one.
+    pub(crate) fn hear(&mut self, role: Role, target: &Target<'_>, headers: &HeaderMap, now: UnixTime) {
+        if let Some(nonce) = Nonce::of(headers) {
+            self.note(role, target, now, |known| known.nonce = Some(nonce));
+        }
+    }
+
+    /// Adds to what is known of a server; it is the one heard of last from now on.
+    pub(crate) fn note(
+        &mut self,
+        role: Role,
+        target: &Target<'_>,
+        now: UnixTime,
+        note: impl FnOnce(&mut Known),
+    ) {
+        let mut known = match self.position(role, target) {
+            Some(at) => self.known.remove(at),
+            None => Known {
+                origin: target.origin(),
+                role,
+                heard: now,
+                nonce: None,
+                algorithm: None,
+                clock: Clock::default(),
+            },
         };
+        known.heard = now;
+        note(&mut known);
         if self.known.len() >= Self::CAPACITY {
             self.known.remove(0);
         }
@@ -68,7 +97,7 @@ impl Origins {
 
     /// What is known, as JSON, to be kept for the next process. Nonces are no secrets.
     pub fn to_json(&self) -> String {
-        let stored: Vec<Stored> = self.known.iter().map(Stored::from).collect();
+        let stored: Vec<Stored> = self.known.iter().filter_map(Stored::of).collect();
         // Strings and numbers, written to memory, can't fail.
         serde_json::to_string(&stored).unwrap_or_default()
     }
@@ -85,7 +114,9 @@ impl Origins {
             let endpoint =
                 Endpoint::https(&entry.origin).or_else(|_| Endpoint::loopback_http(&entry.origin))?;
             let learned = UnixTime::from_millis(entry.learned);
-            origins.learn(entry.role, &Target::of(endpoint.uri())?, Nonce::new(&entry.nonce)?, learned);
+            let nonce = Nonce::new(&entry.nonce)?;
+            origins
+                .note(entry.role, &Target::of(endpoint.uri())?, learned, |known| known.nonce = Some(nonce));
         }
         Ok(origins)
     }
@@ -106,14 +137,14 @@ struct Stored {
     learned: u64,
 }
 
-impl From<&Known> for Stored {
-    fn from(known: &Known) -> Self {
-        Self {
+impl Stored {
+    fn of(known: &Known) -> Option<Self> {
+        Some(Self {
             origin: known.origin.to_string(),
             role: known.role,
-            nonce: known.nonce.as_str().to_owned(),
-            learned: known.learned.as_millis(),
-        }
+            nonce: known.nonce.as_ref()?.as_str().to_owned(),
+            learned: known.heard.as_millis(),
+        })
     }
 }
 
@@ -126,12 +157,16 @@ mod tests {
 
     fn learn(origins: &mut Origins, role: Role, url: &str, nonce: &str) {
         let uri: Uri = url.parse().unwrap();
-        origins.learn(role, &Target::of(&uri).unwrap(), Nonce::new(nonce).unwrap(), NOW);
+        let headers = HeaderMap::from_iter([("dpop-nonce".parse().unwrap(), nonce.parse().unwrap())]);
+        origins.hear(role, &Target::of(&uri).unwrap(), &headers, NOW);
     }
 
     fn nonce<'a>(origins: &'a Origins, role: Role, url: &str) -> Option<&'a str> {
         let uri: Uri = url.parse().unwrap();
-        origins.nonce(role, &Target::of(&uri).unwrap()).map(Nonce::as_str)
+        origins
+            .known(role, &Target::of(&uri).unwrap())
+            .and_then(|known| known.nonce.as_ref())
+            .map(Nonce::as_str)
     }
 
     #[test]

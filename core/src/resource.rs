@@ -2,10 +2,9 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 
-use crate::dpop::{Draft, Nonce, sensitive};
+use crate::dpop::{Corrections, Objection, Occasion, Said, sensitive};
 use crate::endpoint::Target;
 use crate::error::{Error, Lost, Misuse, Sent};
-use crate::exchange::MAX_CHALLENGES;
 use crate::origins::{Origins, Role};
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
@@ -22,7 +21,7 @@ pub struct ResourceCall {
     token: Token,
     method: Method,
     uri: Uri,
-    challenges: u8,
+    corrections: Corrections,
 }
 
 impl ResourceCall {
@@ -42,7 +41,12 @@ impl ResourceCall {
                 return Err(Misuse::new("token", "must be of type Bearer or DPoP to authorize a request"));
             }
         }
-        Ok(Self { token: token.clone(), method: method.clone(), uri: uri.clone(), challenges: 0 })
+        Ok(Self {
+            token: token.clone(),
+            method: method.clone(),
+            uri: uri.clone(),
+            corrections: Corrections::default(),
+        })
     }
 
     /// Makes the headers of the next request; for a bound token they must be signed.
@@ -51,23 +55,17 @@ impl ResourceCall {
     /// None that [`Token::authorize`] has not ruled out.
     pub fn prepare(self, origins: &Origins, ambient: Ambient) -> Result<Signing<Authorized>, Error> {
         let authorization = self.token.authorization().clone();
-        let Some(key) = self.token.key().cloned() else {
-            let headers = AuthHeaders { authorization, proof: None };
-            return Ok(Signing::Ready(Authorized {
-                headers,
-                pending: PendingResource { call: self, nonce: None },
-            }));
+        let headers = AuthHeaders { authorization, proof: None };
+        let Some(key) = self.token.key() else {
+            let pending = PendingResource { call: self, said: None };
+            return Ok(Signing::Ready(Authorized { headers, pending }));
         };
         let target = Target::of(&self.uri)?;
-        let nonce = origins.nonce(Role::ResourceServer, &target).cloned();
         let ath = Some(self.token.ath());
-        let draft = Draft { method: &self.method, target, nonce: nonce.as_ref(), ath, lifetime: None };
-        let to_sign = draft.sign_request(&key, &ambient);
-        let headers = AuthHeaders { authorization, proof: None };
-        Ok(Signing::Needs(Unsigned::new(
-            to_sign,
-            Authorized { headers, pending: PendingResource { call: self, nonce } },
-        )))
+        let occasion = Occasion { role: Role::ResourceServer, method: &self.method, target, ath };
+        let (to_sign, said) = occasion.prove(key, origins, ambient);
+        let pending = PendingResource { call: self, said: Some(said) };
+        Ok(Signing::Needs(Unsigned::new(to_sign, Authorized { headers, pending })))
     }
 }
 
@@ -117,7 +115,8 @@ impl AuthHeaders {
 #[derive(Debug)]
 pub struct PendingResource {
     call: ResourceCall,
-    nonce: Option<Nonce>,
+    /// What the request's proof says.
+    said: Option<Said>,
 }
 
 /// What a response means for the token.
@@ -127,7 +126,8 @@ pub struct PendingResource {
 pub enum Judged {
     /// Nothing: it is the application's.
     Deliver,
-    /// The server wants a proof with its new nonce (RFC 9449 §9): prepare the call and send it again.
+    /// The server wants another proof: with its new nonce (RFC 9449 §9), at its clock's time, or under its name for
+    /// the algorithm. Prepare the call and send it again.
     Again(ResourceCall),
     /// The token is refused (RFC 6750 §3.1 `invalid_token`, or a bare 401). The response is the application's
     /// all the same.
@@ -152,30 +152,26 @@ impl PendingResource {
         origins: &mut Origins,
         now: UnixTime,
     ) -> Result<Judged, Error> {
-        let Self { mut call, nonce: proved } = self;
-        let nonce = Nonce::of(headers);
-        if let Some(nonce) = &nonce {
-            origins.learn(Role::ResourceServer, &Target::of(&call.uri)?, nonce.clone(), now);
-        }
+        let Self { mut call, said } = self;
+        let uri = call.uri.clone();
+        let (role, target) = (Role::ResourceServer, Target::of(&uri)?);
+        origins.hear(role, &target, headers, now);
         if !status.is_client_error() {
             return Ok(Judged::Deliver);
         }
         let challenges = Challenge::all(headers);
-        let error = challenge::error(&challenges);
-        let bare = status == StatusCode::UNAUTHORIZED && challenges.is_empty();
-        let new_nonce = nonce.is_some() && nonce != proved;
-        let proves = call.token.key().is_some();
         // Some servers challenge by the nonce alone.
-        if proves
-            && new_nonce
-            && (error == Some("use_dpop_nonce") || bare)
-            && call.challenges < MAX_CHALLENGES
+        let bare = status == StatusCode::UNAUTHORIZED && challenges.is_empty();
+        let code = if bare { Some("use_dpop_nonce") } else { challenge::error(&challenges) };
+        let description = challenges.iter().find_map(|challenge| challenge.param("error_description"));
+        let objection = Objection { code, description, headers };
+        if said.is_some_and(|said| call.corrections.answer(&objection, &said, (role, &target), origins, now))
         {
-            call.challenges += 1;
             return Ok(Judged::Again(call));
         }
-        match error {
+        match code {
             Some("invalid_token") => Ok(Judged::Rejected),
+            _ if bare => Ok(Judged::Rejected),
             None if status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),
             _ => Ok(Judged::Deliver),
         }

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Uri};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::dpop::{AccessTokenHash, calls_itself_a_proof};
+use crate::dpop::{AccessTokenHash, Jws, calls_itself_a_proof};
 use crate::error::{Misuse, WhyBad};
 use crate::exchange::{Success, Unread};
 use crate::grant::Scope;
@@ -18,6 +18,7 @@ use crate::resource::ResourceCall;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::wire::refusal::request_id;
+use serde::Deserialize;
 
 /// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,13 +198,16 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         return Err(WhyBad::NotBound.into());
     }
     let token_type = named.unwrap_or(TokenType::Bearer);
+    let key = expected.key.clone().filter(|_| token_type == TokenType::Dpop);
+    if key.as_ref().is_some_and(|key| names_another_key(access.expose(), key)) {
+        return Err(WhyBad::BoundToAnotherKey.into());
+    }
     let scheme = token_type.as_str();
     let mut authorization = HeaderValue::try_from(format!("{scheme} {}", access.expose())).map_err(|_| {
         let is_schemes_fault = HeaderValue::from_str(scheme).is_err();
         WhyBad::Member(if is_schemes_fault { "token_type" } else { "access_token" })
     })?;
     authorization.set_sensitive(true);
-    let key = expected.key.clone().filter(|_| token_type == TokenType::Dpop);
     Ok(Token(Arc::new(Parts {
         ath: AccessTokenHash::of(access.expose()),
         access,
@@ -216,6 +220,22 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         request_id: request_id(success.headers),
         others: wire.others,
     })))
+}
+
+/// Whether an access token is a JWT whose `cnf.jkt` is another key's (RFC 9449 §6.1). One that can't be looked
+/// into says nothing.
+fn names_another_key(access: &str, key: &PublicJwk) -> bool {
+    #[derive(Deserialize)]
+    struct Claims {
+        cnf: Option<Confirmation>,
+    }
+    #[derive(Deserialize)]
+    struct Confirmation {
+        jkt: Option<String>,
+    }
+    let claims = Jws::split(access).and_then(|jws| serde_json::from_slice::<Claims>(&jws.payload).ok());
+    let jkt = claims.and_then(|claims| claims.cnf?.jkt);
+    jkt.is_some_and(|jkt| jkt != key.thumbprint())
 }
 
 /// The members of the answer, as they stand.

@@ -13,6 +13,7 @@ use crate::jose::{self, Algorithm, BadJwk, JwkMembers, Present, PublicJwk};
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::wire::object::Object;
+use crate::wire::unique::says_everything_once;
 
 /// What a proof is held against. What is not set is not expected, but each check that needs no
 /// expectation (form, key, signature, age) is always made.
@@ -23,6 +24,7 @@ pub struct Policy {
     urls: Vec<String>,
     nonce: Option<Nonce>,
     ath: Ath,
+    algorithms: Vec<Algorithm>,
     max_age: Duration,
     leeway: Duration,
     max_len: usize,
@@ -43,6 +45,7 @@ impl Default for Policy {
             urls: Vec::new(),
             nonce: None,
             ath: Ath::Unchecked,
+            algorithms: Algorithm::ALL.to_vec(),
             max_age: Duration::from_secs(300),
             leeway: Duration::from_secs(30),
             max_len: 8 * 1024,
@@ -99,6 +102,19 @@ impl Policy {
         self
     }
 
+    /// `alg` must be one of these (check 5); FAPI 2.0, for one, leaves RS256 out. Any that is
+    /// [supported](Algorithm::ALL) unless set.
+    pub fn algorithms(mut self, algorithms: &[Algorithm]) -> Self {
+        self.algorithms = algorithms.to_vec();
+        self
+    }
+
+    /// How long the proof may be, in bytes. 8 KiB unless set.
+    pub fn max_len(mut self, max_len: usize) -> Self {
+        self.max_len = max_len;
+        self
+    }
+
     /// Judges `proof` at the time `now`. Every problem is found, not only the first; a signature is only
     /// looked at where nothing is wrong with the form.
     pub fn inspect(&self, proof: &str, now: UnixTime) -> Inspection {
@@ -111,7 +127,7 @@ impl Policy {
             found.problems.push(Problem::NotJws);
             return found;
         };
-        let key = found.read_header(&jws.header);
+        let key = found.read_header(&jws.header, &self.algorithms);
         let Some(claims) = WireClaims::parse(&jws.payload) else {
             found.problems.push(Problem::PayloadMalformed);
             return found;
@@ -120,11 +136,19 @@ impl Policy {
         found.claims_json = String::from_utf8(jws.payload).ok();
         if let Some(key) = key {
             found.check_signature(&key, jws.signing_input, &jws.signature);
-        }
-        if found.is_valid() {
-            found.proof = Some(Secret::new(proof));
+            let jti = text(&claims.jti).map(str::to_owned);
+            if let (true, Some(jti), Some(good_until)) = (found.is_valid(), jti, self.good_until(&claims)) {
+                found.verified = Some(VerifiedProof { proof: Secret::new(proof), key, jti, good_until });
+            }
         }
         found
+    }
+
+    /// The last moment at which its age, or its own `exp`, lets a proof pass.
+    fn good_until(&self, claims: &WireClaims) -> Option<UnixTime> {
+        let by_age = numeric_date(&claims.iat)?.saturating_add(self.max_age);
+        let by_exp = numeric_date(&claims.exp).map(|exp| exp.saturating_add(self.leeway));
+        Some(by_exp.map_or(by_age, |by_exp| by_age.min(by_exp)))
     }
 
     fn check_claims(&self, wire: &WireClaims, now: UnixTime, found: &mut Inspection) {
@@ -198,8 +222,8 @@ pub struct Inspection {
     key: Option<PublicJwk>,
     claims: Option<Claims>,
     claims_json: Option<String>,
-    /// The proof itself, if it is valid.
-    proof: Option<Secret>,
+    /// Only if there are no problems.
+    verified: Option<VerifiedProof>,
 }
 
 impl Inspection {
@@ -235,11 +259,12 @@ impl Inspection {
 
     /// The proof as one that has passed; `None` if there are problems.
     pub fn verified(&self) -> Option<VerifiedProof> {
-        Some(VerifiedProof { proof: self.proof.clone()?, key: self.key.clone()? })
+        self.verified.clone()
     }
 
-    fn read_header(&mut self, header: &[u8]) -> Option<PublicJwk> {
-        let Ok(Object(header)) = serde_json::from_slice::<Object<WireHeader<'_>>>(header) else {
+    fn read_header(&mut self, header: &[u8], algorithms: &[Algorithm]) -> Option<PublicJwk> {
+        let parsed = serde_json::from_slice::<Object<WireHeader<'_>>>(header);
+        let Some(Object(header)) = parsed.ok().filter(|_| says_everything_once(header)) else {
             self.problems.push(Problem::HeaderMalformed);
             return None;
         };
@@ -250,6 +275,7 @@ impl Inspection {
             self.problems.push(Problem::Crit);
         }
         let algorithm = header.alg.as_deref().and_then(Algorithm::from_alg);
+        let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm));
         if algorithm.is_none() {
             self.problems.push(Problem::Alg);
         }
@@ -306,6 +332,9 @@ pub struct Claims {
 pub struct VerifiedProof {
     pub(crate) proof: Secret,
     pub(crate) key: PublicJwk,
+    pub(crate) jti: String,
+    /// The last moment at which its age lets it pass.
+    pub(crate) good_until: UnixTime,
 }
 
 impl VerifiedProof {
@@ -491,7 +520,8 @@ struct WireClaims {
 
 impl WireClaims {
     fn parse(payload: &[u8]) -> Option<Self> {
-        serde_json::from_slice(payload).ok().map(|Object(claims)| claims)
+        let parsed = serde_json::from_slice(payload).ok().map(|Object(claims)| claims);
+        parsed.filter(|_| says_everything_once(payload))
     }
 }
 

@@ -17,6 +17,8 @@ mod members;
 mod pkcs8;
 mod private;
 mod signature;
+#[cfg(test)]
+mod wycheproof;
 
 pub use algorithm::Algorithm;
 pub use jwk::PublicJwk;

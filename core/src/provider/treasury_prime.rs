@@ -59,7 +59,7 @@ impl TreasuryPrime {
         path.extend(b"/uxt_access_token");
         let endpoint = self.base.join(&String::from_utf8_lossy(&path))?;
 
-        let VerifiedProof { proof, key } = proof;
+        let VerifiedProof { proof, key, .. } = proof;
         let expected = Expected {
             key: Some(key),
             accept_bearer: false,

@@ -7,3 +7,4 @@ pub(crate) mod http_date;
 pub(crate) mod object;
 pub(crate) mod refusal;
 pub(crate) mod retry_after;
+pub(crate) mod unique;

@@ -496,8 +496,9 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
 
 /// Any answer that a server, a gateway or an attacker may give.
 fn any_answer() -> impl Strategy<Value = Response<Vec<u8>>> {
-    let status =
-        prop::sample::select(vec![200, 204, 301, 400, 401, 403, 408, 422, 425, 429, 500, 502, 503, 504]);
+    const STATUSES: &[u16] = &[200, 204, 301, 400, 401, 403, 408, 422, 425, 429, 500, 502, 503, 504];
+    const WAITS: &[&str] = &["0", "1", "9", "1e9", "soon", "99999999999999999999"];
+    let status = prop::sample::select(STATUSES);
     let code = prop::sample::select(vec!["use_dpop_nonce", "invalid_grant", "server_error", "odd words"]);
     let body = prop_oneof![
         code.clone().prop_map(|code| json!({ "error": code }).to_string()),
@@ -505,8 +506,7 @@ fn any_answer() -> impl Strategy<Value = Response<Vec<u8>>> {
         "[ -~]{0,20}",
     ];
     let nonce = prop::option::of("[!#-Z]{1,3}");
-    let wait =
-        prop::option::of(prop::sample::select(vec!["0", "1", "9", "1e9", "soon", "99999999999999999999"]));
+    let wait = prop::option::of(prop::sample::select(WAITS));
     (status, body, nonce, wait).prop_map(|(status, body, nonce, wait)| {
         let mut answer = response(status, &body);
         if let Some(nonce) = nonce {
@@ -520,6 +520,8 @@ fn any_answer() -> impl Strategy<Value = Response<Vec<u8>>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn whatever_is_answered_an_exchange_ends_in_time_and_within_its_tries(
         answers in prop::collection::vec(any_answer(), 0..8),
@@ -527,9 +529,10 @@ proptest! {
         refreshes: bool,
     ) {
         let mut world = World::scripted(Peer::bound(), answers);
-        let grant = if refreshes { Grant::refresh_token(Secret::new("r")).unwrap() } else { client_credentials() };
-        let exchange = world.client().token(grant).unwrap().at_most(at_most).within(Duration::from_secs(15));
-        let _ = world.run(exchange);
+        let refresh = Grant::refresh_token(Secret::new("r")).unwrap();
+        let grant = if refreshes { refresh } else { client_credentials() };
+        let exchange = world.client().token(grant).unwrap().at_most(at_most);
+        let _ = world.run(exchange.within(Duration::from_secs(15)));
         // One more than the tries, for a nonce.
         prop_assert!(world.peer.seen.len() <= usize::from(at_most) + 1);
         prop_assert!(world.now.saturating_since(START) <= Duration::from_secs(15));
