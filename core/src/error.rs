@@ -15,7 +15,7 @@ pub enum Error {
     Misuse(Misuse),
     /// The server refused, and its answer could be read.
     Server(Box<ServerError>),
-    /// The server answered with success, but not with what was asked for.
+    /// The server answered neither with what was asked for nor with a refusal.
     Response(Box<BadResponse>),
     /// No answer came.
     Lost(Lost),
@@ -223,7 +223,7 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// A response that says success and can't be used. Nothing of its body is kept.
+/// A response that is no refusal and can't be used. Nothing of its body is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadResponse {
     pub(crate) envelope: Envelope,

@@ -42,7 +42,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub struct Exchange<T> {
     ask: Ask,
     read: Read<T>,
-    sends: u8,
+    /// How often it was sent and failed in passing.
+    failures: u8,
     corrections: Corrections,
     at_most: u8,
     budget: Duration,
@@ -111,7 +112,7 @@ impl<T> Exchange<T> {
         Self {
             ask,
             read: Box::new(read),
-            sends: 0,
+            failures: 0,
             corrections: Corrections::default(),
             at_most: 4,
             budget: Duration::from_secs(30),
@@ -127,8 +128,8 @@ impl<T> Exchange<T> {
         self
     }
 
-    /// How often a request may be sent at most, the first one included; proofs that are made anew on
-    /// the server's wish don't count. 4 unless set.
+    /// How often the request may fail in passing until that is the result. Proofs that are made anew on the
+    /// server's wish don't count. 4 unless set.
     pub fn at_most(mut self, sends: u8) -> Self {
         self.at_most = sends;
         self
@@ -144,7 +145,6 @@ impl<T> Exchange<T> {
     /// # Errors
     /// `Misuse` if what was given to build it contradicts itself.
     pub fn prepare(mut self, origins: &Origins, ambient: Ambient) -> Result<Signing<Outgoing<T>>, Error> {
-        self.sends = self.sends.saturating_add(1);
         self.deadline.get_or_insert(ambient.now.saturating_add(self.budget));
         let request = self.ask.request()?;
         let seed = seed(&ambient);
@@ -167,11 +167,14 @@ impl<T> Exchange<T> {
         now: UnixTime,
         seed: u64,
     ) -> Result<Received<T>, Error> {
-        let wait = asked.unwrap_or_else(|| pause(self.sends, seed));
+        self.failures = self.failures.saturating_add(1);
+        let wait = asked.unwrap_or_else(|| pause(self.failures, seed));
         let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(wait) <= deadline);
-        if self.sends.saturating_sub(self.corrections.count()) >= self.at_most || !in_time {
+        if self.failures >= self.at_most || !in_time {
             return Err(error);
         }
+        // What the server knew before the pause, it may have forgotten: its nonce, for one.
+        self.corrections = Corrections::default();
         self.wait = wait;
         Ok(Received::Again(self))
     }
@@ -182,7 +185,7 @@ impl<T> fmt::Debug for Exchange<T> {
         f.debug_struct("Exchange")
             .field("endpoint", &self.ask.endpoint)
             .field("fields", &self.ask.fields)
-            .field("sends", &self.sends)
+            .field("failures", &self.failures)
             .field("wait", &self.wait)
             .finish_non_exhaustive()
     }
@@ -250,8 +253,8 @@ pub(crate) fn add_header(headers: &mut HeaderMap, name: &str, value: &str) -> Re
 }
 
 /// Full jitter: anything between nothing and a pause that doubles with each try.
-fn pause(sends: u8, seed: u64) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << sends.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
+fn pause(failures: u8, seed: u64) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
     let millis = u64::try_from(doubled.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(seed % millis.saturating_add(1))
 }

@@ -125,7 +125,7 @@ pub use grant::{Grant, Scope};
 pub use origins::{Origins, Role};
 pub use resource::{AuthHeaders, Authorized, Judged, PendingResource, ResourceCall};
 pub use revocation::{Revoked, TokenTypeHint};
-pub use secret::{Body, Secret};
+pub use secret::{Body, Secret, SecretBytes};
 pub use signing::{Assemble, SignRequest, Signing, Unsigned};
 pub use time::{Ambient, UnixTime};
 pub use token::{ExpiresIn, Token, TokenType};

@@ -16,7 +16,7 @@ use crate::wire::challenge::{self, Challenge};
 /// It goes the way of an [`Exchange`](crate::Exchange): prepared, sent by whoever has the request, judged,
 /// perhaps prepared again.
 #[must_use = "a call does nothing until it is prepared and sent"]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ResourceCall {
     token: Token,
     method: Method,

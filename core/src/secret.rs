@@ -28,6 +28,23 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Bytes that must not be seen: a private key. Otherwise like [`Secret`].
+#[derive(Clone)]
+pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// The bytes themselves.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 /// A request's body. It carries credentials, so `Debug` shows its length alone; wiped on drop.
 pub struct Body(Zeroizing<Vec<u8>>);
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Uri};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::dpop::{AccessTokenHash, Jws, calls_itself_a_proof};
 use crate::error::{Misuse, WhyBad};
@@ -99,7 +100,7 @@ struct Parts {
     refresh: Option<Secret>,
     scope: Option<Scope>,
     request_id: Option<String>,
-    others: Map<String, Value>,
+    others: Vec<(String, Secret)>,
 }
 
 impl Token {
@@ -138,9 +139,9 @@ impl Token {
         self.0.request_id.as_deref()
     }
 
-    /// A text member of the answer that has no method of its own, such as `id_token`. It may be a secret.
-    pub fn other(&self, member: &str) -> Option<&str> {
-        self.0.others.get(member).and_then(Value::as_str)
+    /// A text member of the answer that has no method of its own, such as `id_token`.
+    pub fn other(&self, member: &str) -> Option<&Secret> {
+        self.0.others.iter().rev().find(|(name, _)| name == member).map(|(_, text)| text)
     }
 
     /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
@@ -194,7 +195,8 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         return Err(WhyBad::ProofInsteadOfToken.into());
     }
     let named = wire.token_type.as_deref().map(TokenType::of);
-    if expected.key.is_some() && named != Some(TokenType::Dpop) && !expected.accept_bearer {
+    let is_bearer = matches!(named, None | Some(TokenType::Bearer));
+    if expected.key.is_some() && named != Some(TokenType::Dpop) && !(is_bearer && expected.accept_bearer) {
         return Err(WhyBad::NotBound.into());
     }
     let token_type = named.unwrap_or(TokenType::Bearer);
@@ -247,7 +249,7 @@ struct Wire {
     refresh_token: Option<Secret>,
     scope: Option<Scope>,
     has_error: bool,
-    others: Map<String, Value>,
+    others: Vec<(String, Secret)>,
 }
 
 impl Wire {
@@ -296,17 +298,23 @@ impl<'de> Visitor<'de> for WireVisitor<'_> {
                     wire.refresh_token = text.filter(|text| !text.is_empty()).map(Secret::new);
                 }
                 // Anything at all may stand here: a good token isn't lost for it.
-                "expires_in" => wire.expires_in = number(&map.next_value()?),
-                "scope" => wire.scope = scope(&map.next_value()?),
+                "expires_in" => wire.expires_in = any(map.next_value()?).and_then(|value| number(&value)),
+                "scope" => wire.scope = any(map.next_value()?).and_then(|value| scope(&value)),
                 "error" => wire.has_error = map.next_value::<Option<IgnoredAny>>()?.is_some(),
                 _ => {
-                    self.member.set("the answer");
-                    wire.others.insert(name, map.next_value()?);
+                    if let Ok(text) = serde_json::from_str::<String>(map.next_value::<&RawValue>()?.get()) {
+                        wire.others.push((name, Secret::new(text)));
+                    }
                 }
             }
         }
         Ok(wire)
     }
+}
+
+/// A value of whatever kind; `None` where it is more than can be read (`1e999`, brackets without end).
+fn any(raw: &RawValue) -> Option<Value> {
+    serde_json::from_str(raw.get()).ok()
 }
 
 /// A number, or a string that is one (Azure AD v1, UPS, …).

@@ -76,10 +76,6 @@ pub(crate) struct Corrections {
 }
 
 impl Corrections {
-    pub(crate) fn count(self) -> u8 {
-        u8::from(self.nonce) + u8::from(self.clock) + u8::from(self.name)
-    }
-
     /// Whether another proof may fare better, now that `origins` knows more of the server.
     pub(crate) fn answer(
         &mut self,

@@ -16,7 +16,7 @@ use super::pkcs8::{self, BadPkcs8};
 use super::private::{PrivateParts, RsaParts};
 use super::{Algorithm, BadJwk, JwkMembers, PublicJwk, Signature};
 use crate::error::{Error, Misuse};
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretBytes};
 use crate::signing::SignRequest;
 use crate::wire::object::Object;
 
@@ -153,7 +153,7 @@ impl SigningKey {
 
     /// The key as PEM, to be written to a file that only its owner can read.
     pub fn to_pkcs8_pem(&self) -> Secret {
-        let body = Zeroizing::new(STANDARD.encode(&*self.to_pkcs8_der()));
+        let body = Zeroizing::new(STANDARD.encode(self.to_pkcs8_der().expose()));
         let mut pem = String::with_capacity(body.len() + body.len() / 64 + 64);
         pem.push_str(PEM_BEGIN);
         let mut rest = body.as_str();
@@ -169,9 +169,9 @@ impl SigningKey {
         Secret::new(pem)
     }
 
-    /// The key as a PKCS#8 document, DER; wiped on drop.
-    pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
-        pkcs8::write(&self.parts)
+    /// The key as a PKCS#8 document, DER.
+    pub fn to_pkcs8_der(&self) -> SecretBytes {
+        SecretBytes(pkcs8::write(&self.parts))
     }
 
     /// The key as a private JWK, with its `alg`.
@@ -348,7 +348,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(der: Vec<u8>, at in 0usize..138, byte: u8) {
             let _ = SigningKey::from_pkcs8_der(&der);
-            let mut key = SigningKey::generate(Algorithm::Es256).unwrap().to_pkcs8_der();
+            let mut key = SigningKey::generate(Algorithm::Es256).unwrap().to_pkcs8_der().expose().to_vec();
             key[at] = byte;
             let _ = SigningKey::from_pkcs8_der(&key);
             let _ = SigningKey::from_jwk(&der);

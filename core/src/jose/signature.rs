@@ -112,7 +112,7 @@ mod tests {
         let key = crate::jose::SigningKey::generate(Algorithm::Es256).unwrap();
         let der_pair = EcdsaKeyPair::from_pkcs8(
             &ECDSA_P256_SHA256_ASN1_SIGNING,
-            &key.to_pkcs8_der(),
+            key.to_pkcs8_der().expose(),
             &SystemRandom::new(),
         )
         .unwrap();

@@ -477,7 +477,6 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
         (json!("bearer"), false),
         (json!("Bearer"), false),
         (json!("opaque"), false),
-        (json!("N_A"), false),
         (json!(""), false),
         (json!(null), false),
     ] {
@@ -492,6 +491,14 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
             Err(error) => assert!(!bound && why(&error) == &WhyBad::NotBound, "{named}: {error}"),
         }
     }
+}
+
+#[test]
+fn a_token_that_is_neither_bound_nor_a_bearers_is_never_taken_for_one() {
+    let mut world = World::with(Peer::bound());
+    world.peer.token_members.insert("token_type".into(), json!("N_A"));
+    let exchange = world.client().accept_bearer().token(client_credentials()).unwrap();
+    assert_eq!(why(&world.run(exchange).unwrap_err()), &WhyBad::NotBound);
 }
 
 /// Any answer that a server, a gateway or an attacker may give.

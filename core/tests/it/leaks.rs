@@ -244,7 +244,7 @@ fn a_private_key_shows_its_public_half_alone() {
         let (pem, der, jwk) = (key.to_pkcs8_pem(), key.to_pkcs8_der(), key.to_jwk());
         let members: Value = serde_json::from_str(jwk.expose()).unwrap();
         let scalar = URL_SAFE_NO_PAD.decode(members["d"].as_str().unwrap()).unwrap();
-        let bytes = [format!("{scalar:?}"), format!("{:?}", *der)];
+        let bytes = [format!("{scalar:?}"), format!("{:?}", der.expose())];
         let bytes = bytes.iter().map(|bytes| bytes.trim_matches(['[', ']']));
         let lines = pem.expose().lines().filter(|line| !line.starts_with('-'));
         let hidden: Vec<&str> = bytes.chain(lines).chain(members["d"].as_str()).collect();

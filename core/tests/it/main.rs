@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod autotrait;
+mod corrections;
 mod flows;
 mod inspect;
 mod leaks;

@@ -1,0 +1,247 @@
+//! What a refused proof teaches: the server's clock, its name for the algorithm. Each is corrected once.
+
+use http::{HeaderMap, Method, Request, Response, Uri};
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{
+    Ambient, Authorized, Body, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Judged, Origins,
+    Outgoing, Pending, Received, Secret, Token, UnixTime,
+};
+use serde_json::Value;
+
+/// 2026-11-22T00:00:00Z
+const NOW: u64 = 1_795_305_600;
+const DATE: &str = "Sun, 22 Nov 2026 00:00:00 GMT";
+
+const TOKEN: &str = r#"{"access_token":"abc","token_type":"DPoP"}"#;
+
+/// A client whose clock may be wrong, and all that it knows.
+struct Skewed {
+    key: SigningKey,
+    client: Client,
+    origins: Origins,
+    clock: u64,
+    drawn: u8,
+}
+
+impl Skewed {
+    fn new(algorithm: Algorithm, clock: u64) -> Self {
+        let key = SigningKey::generate(algorithm).unwrap();
+        let auth = ClientAuth::basic("id", Secret::new("secret")).unwrap();
+        let client = Client::new(Endpoint::https("https://as.example/token").unwrap(), auth);
+        Self { client: client.dpop(key.public().clone()), key, origins: Origins::new(), clock, drawn: 0 }
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::from_secs(self.clock)
+    }
+
+    fn ambient(&mut self) -> Ambient {
+        self.drawn += 1;
+        Ambient::new(self.now(), [self.drawn; 16])
+    }
+
+    fn exchange(&self) -> Exchange<Token> {
+        self.client.token(Grant::client_credentials()).unwrap()
+    }
+
+    fn send(&mut self, exchange: Exchange<Token>) -> (Request<Body>, Pending<Token>) {
+        let ambient = self.ambient();
+        let signing = exchange.prepare(&self.origins, ambient).unwrap();
+        let Outgoing { request, pending } = signing.finish(|request| self.key.sign(request)).unwrap();
+        (request, pending)
+    }
+
+    fn receive(
+        &mut self,
+        pending: Pending<Token>,
+        response: Response<&str>,
+    ) -> Result<Received<Token>, Error> {
+        let now = self.now();
+        pending.receive(response, &mut self.origins, now)
+    }
+
+    fn again(&mut self, pending: Pending<Token>, response: Response<&str>) -> Exchange<Token> {
+        match self.receive(pending, response).unwrap() {
+            Received::Again(exchange) => exchange,
+            Received::Done(_) => panic!("the exchange goes on"),
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        let exchange = self.exchange();
+        let (_, pending) = self.send(exchange);
+        match self.receive(pending, Response::new(TOKEN)).unwrap() {
+            Received::Done(token) => token,
+            Received::Again(_) => panic!("this is the token"),
+        }
+    }
+}
+
+fn refusal(code: &'static str, headers: &[(&str, &str)]) -> Response<&'static str> {
+    let mut response = Response::builder().status(400).header("date", DATE);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(code).unwrap()
+}
+
+const BAD_PROOF: &str = r#"{"error":"invalid_dpop_proof"}"#;
+
+fn part(headers: &HeaderMap, at: usize) -> Value {
+    use base64::Engine as _;
+    let part = headers["dpop"].to_str().unwrap().split('.').nth(at).unwrap();
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+fn iat(headers: &HeaderMap) -> u64 {
+    part(headers, 1)["iat"].as_u64().unwrap()
+}
+
+fn alg(headers: &HeaderMap) -> String {
+    part(headers, 0)["alg"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_corrected_by_the_refusal_and_stays_so() {
+    for wrong in [NOW - 86_400, NOW - 120, NOW + 2, NOW + 120, NOW + 86_400] {
+        let mut client = Skewed::new(Algorithm::Es256, wrong);
+        let exchange = client.exchange();
+        let (request, pending) = client.send(exchange);
+        assert_eq!(iat(request.headers()), wrong);
+        let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
+        assert!(exchange.wait().is_zero());
+        client.clock += 3;
+        let (request, _) = client.send(exchange);
+        assert_eq!(iat(request.headers()), NOW + 3, "{wrong}");
+        let next = client.exchange();
+        assert_eq!(iat(client.send(next).0.headers()), NOW + 3, "{wrong}");
+    }
+}
+
+#[test]
+fn a_clock_is_corrected_once_and_for_that_server_alone() {
+    let mut client = Skewed::new(Algorithm::Es256, NOW + 120);
+    let exchange = client.exchange();
+    let (_, pending) = client.send(exchange);
+    let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
+    client.clock += 500;
+    let (_, pending) = client.send(exchange);
+    assert!(matches!(client.receive(pending, refusal(BAD_PROOF, &[])), Err(Error::Server(_))));
+
+    let token = client.token();
+    let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
+    let ambient = client.ambient();
+    let signing = token.authorize(&method, &uri).unwrap().prepare(&client.origins, ambient).unwrap();
+    let Authorized { headers, .. } = signing.finish(|request| client.key.sign(request)).unwrap();
+    let mut sent = HeaderMap::new();
+    headers.apply(&mut sent);
+    assert_eq!(iat(&sent), NOW + 620);
+}
+
+#[test]
+fn a_refusal_that_is_not_the_clocks_fault_teaches_no_time() {
+    let keycloak = r#"{"error":"invalid_request","error_description":"DPoP proof is not active"}"#;
+    let other = r#"{"error":"invalid_request","error_description":"scope is odd"}"#;
+    for (clock, body, headers, goes_on) in [
+        (NOW + 120, keycloak, &[][..], true),
+        (NOW + 120, other, &[], false),
+        (NOW + 120, r#"{"error":"invalid_grant"}"#, &[], false),
+        (NOW + 120, BAD_PROOF, &[("age", "120")], false),
+        (NOW, BAD_PROOF, &[], false),
+        (NOW - 10, BAD_PROOF, &[], false),
+        (NOW - 11, BAD_PROOF, &[], true),
+        (NOW + 1, BAD_PROOF, &[], true),
+    ] {
+        let mut client = Skewed::new(Algorithm::Es256, clock);
+        let exchange = client.exchange();
+        let (_, pending) = client.send(exchange);
+        let received = client.receive(pending, refusal(body, headers));
+        assert_eq!(matches!(received, Ok(Received::Again(_))), goes_on, "{clock} {body} {headers:?}");
+    }
+}
+
+#[test]
+fn nonce_and_clock_may_both_have_to_be_corrected() {
+    let mut client = Skewed::new(Algorithm::Es256, NOW + 120);
+    let exchange = client.exchange();
+    let (_, pending) = client.send(exchange);
+    let nonce = refusal(r#"{"error":"use_dpop_nonce"}"#, &[("dpop-nonce", "n-1")]);
+    let exchange = client.again(pending, nonce);
+    let (_, pending) = client.send(exchange);
+    let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
+    let (request, pending) = client.send(exchange);
+    assert_eq!((iat(request.headers()), &part(request.headers(), 1)["nonce"]), (NOW, &"n-1".into()));
+    assert!(matches!(client.receive(pending, Response::new(TOKEN)), Ok(Received::Done(_))));
+}
+
+#[test]
+fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
+    for (named, announced, goes_on) in [
+        (Algorithm::EdDsa, "ES256 Ed25519", Some("Ed25519")),
+        (Algorithm::Ed25519, "ES256 EdDSA", Some("EdDSA")),
+        (Algorithm::EdDsa, "EdDSA Ed25519", None),
+        (Algorithm::EdDsa, "ES256 RS256", None),
+        (Algorithm::Es256, "Ed25519", None),
+    ] {
+        let mut client = Skewed::new(named, NOW);
+        let token = client.token();
+        let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
+        let challenge = format!("Bearer, DPoP algs=\"{announced}\", error=\"invalid_dpop_proof\"");
+        let refusal =
+            HeaderMap::from_iter([("www-authenticate".parse().unwrap(), challenge.parse().unwrap())]);
+
+        let send = |client: &mut Skewed, call: keybound_core::ResourceCall| {
+            let ambient = client.ambient();
+            let signing = call.prepare(&client.origins, ambient).unwrap();
+            let Authorized { headers, pending } = signing.finish(|request| client.key.sign(request)).unwrap();
+            let mut sent = HeaderMap::new();
+            headers.apply(&mut sent);
+            (alg(&sent), pending)
+        };
+        let (name, pending) = send(&mut client, token.authorize(&method, &uri).unwrap());
+        assert_eq!(name, named.as_str());
+        let now = client.now();
+        let judged =
+            pending.judge(http::StatusCode::UNAUTHORIZED, &refusal, &mut client.origins, now).unwrap();
+        match (judged, goes_on) {
+            (Judged::Again(call), Some(other)) => {
+                let (name, pending) = send(&mut client, call);
+                assert_eq!(name, other);
+                let unchanged =
+                    pending.judge(http::StatusCode::UNAUTHORIZED, &refusal, &mut client.origins, now);
+                assert!(matches!(unchanged, Ok(Judged::Deliver)));
+                assert_eq!(send(&mut client, token.authorize(&method, &uri).unwrap()).0, other);
+            }
+            (Judged::Deliver, None) => {}
+            (judged, _) => panic!("{named} {announced}: {judged:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_jwt_that_is_bound_to_another_key_is_refused() {
+    use base64::Engine as _;
+    let encode = |json: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+    let mut client = Skewed::new(Algorithm::Es256, NOW);
+    let own = client.key.public().thumbprint().to_owned();
+    for (claims, bound) in [
+        (format!(r#"{{"cnf":{{"jkt":"{own}"}}}}"#), true),
+        (r#"{"cnf":{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}"#.into(), false),
+        (r#"{"cnf":{"x5t#S256":"x"}}"#.into(), true),
+        (r#"{"sub":"me"}"#.into(), true),
+        ("not JSON".into(), true),
+    ] {
+        let jwt = format!("{}.{}.AA", encode(r#"{"alg":"ES256","typ":"at+jwt"}"#), encode(&claims));
+        let answer = TOKEN.replace("abc", &jwt);
+        let exchange = client.exchange();
+        let (_, pending) = client.send(exchange);
+        match client.receive(pending, Response::new(&answer)) {
+            Ok(Received::Done(_)) => assert!(bound, "{claims}"),
+            Err(Error::Response(bad)) => {
+                assert!(!bound && *bad.why() == keybound_core::WhyBad::BoundToAnotherKey, "{claims}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
