@@ -22,6 +22,7 @@
 
 mod clock;
 mod error;
+mod replay;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 mod signer;
@@ -29,6 +30,7 @@ mod transport;
 
 pub use error::Error;
 pub use keybound_core::{Error as CoreError, *};
+pub use replay::SharedReplayCache;
 pub use signer::Signer;
 pub use transport::{Event, Transport, endpoint};
 

@@ -81,15 +81,12 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
 
 /// The key that the request proves, if it has a proof.
 fn prove(state: &State, request: &Request<Bytes>) -> Result<Option<String>, Reply> {
-    let checked = proofs::header(request.headers()).and_then(|proof| {
-        proof
-            .map(|proof| {
-                let policy = proofs::for_request(Policy::default().no_access_token(), state, request)?;
-                proofs::check(state, AS, proof, policy)
-            })
-            .transpose()
-    });
-    checked.map_err(|refused| match refused {
+    if !request.headers().contains_key("dpop") {
+        return Ok(None);
+    }
+    let checked = proofs::for_request(Policy::default().no_access_token(), state, request)
+        .and_then(|policy| proofs::check(state, AS, request.headers(), policy));
+    checked.map(Some).map_err(|refused| match refused {
         Refused::Nonce(nonce) => {
             Reply::oauth_error(400, "use_dpop_nonce", "the proof needs a nonce").with("dpop-nonce", nonce)
         }

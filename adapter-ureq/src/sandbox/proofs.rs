@@ -23,21 +23,34 @@ pub(super) enum Refused {
     Invalid(String),
 }
 
-/// Judges a proof for `part` of the sandbox, and returns its key's thumbprint.
-pub(super) fn check(state: &State, part: &str, proof: &str, policy: Policy) -> Result<String, Refused> {
-    let policy = policy.max_age(MAX_AGE).leeway(LEEWAY);
-    let inspection = policy.inspect(proof, now());
-    if !inspection.is_valid() {
+/// Judges the proof of a request for `part` of the sandbox, and returns its key's thumbprint.
+pub(super) fn check(
+    state: &State,
+    part: &str,
+    headers: &HeaderMap,
+    policy: Policy,
+) -> Result<String, Refused> {
+    accept(state, part, &policy.max_age(MAX_AGE).leeway(LEEWAY).inspect_headers(headers, now()))
+}
+
+/// Judges a proof that came in a request's body.
+pub(super) fn check_relayed(
+    state: &State,
+    part: &str,
+    proof: &str,
+    policy: Policy,
+) -> Result<String, Refused> {
+    accept(state, part, &policy.max_age(MAX_AGE).leeway(LEEWAY).inspect(proof, now()))
+}
+
+fn accept(state: &State, part: &str, inspection: &Inspection) -> Result<String, Refused> {
+    let Some(verified) = inspection.verified() else {
         let problems: Vec<String> = inspection.problems().iter().map(Problem::to_string).collect();
         return Err(Refused::Invalid(problems.join("; ")));
-    }
-    check_nonce(state, part, &inspection)?;
-    let jkt = inspection.key().map(|key| key.thumbprint().to_owned()).unwrap_or_default();
-    let jti = inspection.claims().and_then(|claims| claims.jti.as_deref()).unwrap_or_default();
-    if !state.first_time(jti, &jkt, MAX_AGE + LEEWAY) {
-        return Err(Refused::Invalid("the proof was used before (`jti`)".into()));
-    }
-    Ok(jkt)
+    };
+    check_nonce(state, part, inspection)?;
+    state.take(&verified).map_err(|replay| Refused::Invalid(replay.to_string()))?;
+    Ok(verified.key().thumbprint().to_owned())
 }
 
 fn check_nonce(state: &State, part: &str, inspection: &Inspection) -> Result<(), Refused> {
@@ -54,31 +67,19 @@ fn check_nonce(state: &State, part: &str, inspection: &Inspection) -> Result<(),
     }
 }
 
-/// The one `DPoP` header of a request; `Ok(None)` if there is none.
-pub(super) fn header(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
-    let mut proofs = headers.get_all("dpop").iter();
-    match (proofs.next(), proofs.next()) {
-        (None, _) => Ok(None),
-        (Some(proof), None) => {
-            proof.to_str().map(Some).map_err(|_| Refused::Invalid("the DPoP header is not ASCII".into()))
-        }
-        _ => Err(Refused::Invalid("there is more than one DPoP header".into())),
-    }
-}
-
 /// Authorizes a resource request (RFC 9449 §7.1): what its token stands for, or the 401.
 pub(super) fn authorize(state: &State, part: &str, request: &Request<Bytes>) -> Result<Access, Reply> {
     let unauthorized = |error: &str, description: &str| {
         let description = description.replace(['"', '\\'], "'");
         Reply::error(401, error).with(
             "www-authenticate",
-            format!("Bearer, DPoP algs=\"ES256\", error=\"{error}\", error_description=\"{description}\""),
+            format!("Bearer, DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\", error=\"{error}\", error_description=\"{description}\""),
         )
     };
     let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let (scheme, token) = authorization
-        .and_then(|value| value.split_once(' '))
-        .ok_or_else(|| Reply::empty(401).with("www-authenticate", "Bearer, DPoP algs=\"ES256\""))?;
+    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or_else(|| {
+        Reply::empty(401).with("www-authenticate", "Bearer, DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\"")
+    })?;
     let access = state
         .access(token)
         .ok_or_else(|| unauthorized("invalid_token", "the token is not good, or no longer"))?;
@@ -92,11 +93,9 @@ pub(super) fn authorize(state: &State, part: &str, request: &Request<Bytes>) -> 
     if !scheme.eq_ignore_ascii_case("dpop") {
         return Err(unauthorized("invalid_token", "the token is bound to a key, and needs a proof"));
     }
-    let checked = header(request.headers()).and_then(|proof| {
-        let proof = proof.ok_or_else(|| Refused::Invalid("the DPoP header is missing".into()))?;
-        let policy = Policy::default().access_token(&Secret::new(token));
-        check(state, part, proof, for_request(policy, state, request)?)
-    });
+    let policy = Policy::default().access_token(&Secret::new(token));
+    let checked =
+        for_request(policy, state, request).and_then(|policy| check(state, part, request.headers(), policy));
     match checked {
         Ok(jkt) if jkt == *bound => Ok(access),
         Ok(_) => Err(unauthorized("invalid_token", "the proof is by another key than the token's")),

@@ -7,7 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keybound_core::UnixTime;
+use keybound_core::dpop::{Replay, VerifiedProof};
 use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::SharedReplayCache;
 
 /// How long access tokens live.
 pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
@@ -15,10 +18,14 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
 /// How many token requests a client may make in any second; Moov allows 40.
 const RATE: usize = 40;
 
+/// How many proofs are remembered: more than come in a minute.
+const MAX_PROOFS: usize = 1_000_000;
+
 pub(super) struct State {
     pub(super) base_url: String,
     pub(super) require_nonce: bool,
     memory: Mutex<Memory>,
+    proofs: SharedReplayCache,
     started: UnixTime,
     nonce_seed: String,
 }
@@ -27,8 +34,6 @@ pub(super) struct State {
 struct Memory {
     access: HashMap<String, Access>,
     refresh: HashMap<String, Access>,
-    /// `jti` and key of each proof, and when it may be forgotten.
-    seen: HashMap<(String, String), UnixTime>,
     recent: Vec<UnixTime>,
 }
 
@@ -45,7 +50,14 @@ pub(super) struct Access {
 
 impl State {
     pub(super) fn new(base_url: String, require_nonce: bool) -> Self {
-        Self { base_url, require_nonce, memory: Mutex::default(), started: now(), nonce_seed: random() }
+        Self {
+            base_url,
+            require_nonce,
+            memory: Mutex::default(),
+            proofs: SharedReplayCache::new(MAX_PROOFS),
+            started: now(),
+            nonce_seed: random(),
+        }
     }
 
     /// A fresh access token and a refresh token for `access`.
@@ -74,12 +86,9 @@ impl State {
         memory.refresh.remove(token);
     }
 
-    /// Whether a proof is seen for the first time (RFC 9449 §11.1).
-    pub(super) fn first_time(&self, jti: &str, jkt: &str, remember: Duration) -> bool {
-        let now = now();
-        let mut memory = self.memory();
-        memory.seen.retain(|_, until| *until > now);
-        memory.seen.insert((jti.to_owned(), jkt.to_owned()), now.saturating_add(remember)).is_none()
+    /// Takes a proof, if it comes for the first time (RFC 9449 §11.1).
+    pub(super) fn take(&self, proof: &VerifiedProof) -> Result<(), Replay> {
+        self.proofs.take(proof, now())
     }
 
     /// Whether there is room for one more token request in this second.

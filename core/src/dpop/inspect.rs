@@ -1,13 +1,13 @@
 //! Judging a proof that somebody else made (RFC 9449 §4.3).
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{AccessTokenHash, Nonce, htu};
+use super::{AccessTokenHash, Nonce, Problem, htu};
 use crate::error::Misuse;
 use crate::jose::{self, Algorithm, BadJwk, JwkMembers, Present, PublicJwk};
 use crate::secret::Secret;
@@ -24,6 +24,7 @@ pub struct Policy {
     urls: Vec<String>,
     nonce: Option<Nonce>,
     ath: Ath,
+    jkt: Option<String>,
     algorithms: Vec<Algorithm>,
     max_age: Duration,
     leeway: Duration,
@@ -45,6 +46,7 @@ impl Default for Policy {
             urls: Vec::new(),
             nonce: None,
             ath: Ath::Unchecked,
+            jkt: None,
             algorithms: Algorithm::ALL.to_vec(),
             max_age: Duration::from_secs(300),
             leeway: Duration::from_secs(30),
@@ -84,6 +86,13 @@ impl Policy {
         self
     }
 
+    /// The proof must be by the key with this thumbprint, which the access token, refresh token or code is bound to
+    /// (check 12, RFC 9449 §5, §10).
+    pub fn bound_to(mut self, jkt: &str) -> Self {
+        self.jkt = Some(jkt.to_owned());
+        self
+    }
+
     /// There must be no `ath`: the proof of a token request.
     pub fn no_access_token(mut self) -> Self {
         self.ath = Ath::Absent;
@@ -115,6 +124,19 @@ impl Policy {
         self
     }
 
+    /// Judges the proof of a request with these headers, of which exactly one must be `DPoP` (check 1); otherwise
+    /// like [`inspect`](Self::inspect).
+    pub fn inspect_headers(&self, headers: &HeaderMap, now: UnixTime) -> Inspection {
+        let mut proofs = headers.get_all("dpop").iter();
+        let problem = match (proofs.next().map(|proof| proof.to_str()), proofs.next()) {
+            (Some(Ok(proof)), None) => return self.inspect(proof, now),
+            (Some(Err(_)), None) => Problem::NotJws,
+            (None, _) => Problem::ProofMissing,
+            (Some(_), Some(_)) => Problem::ProofTwice,
+        };
+        Inspection { problems: vec![problem], ..Inspection::default() }
+    }
+
     /// Judges `proof` at the time `now`. Every problem is found, not only the first; a signature is only
     /// looked at where nothing is wrong with the form.
     pub fn inspect(&self, proof: &str, now: UnixTime) -> Inspection {
@@ -135,6 +157,9 @@ impl Policy {
         self.check_claims(&claims, now, &mut found);
         found.claims_json = String::from_utf8(jws.payload).ok();
         if let Some(key) = key {
+            if self.jkt.as_deref().is_some_and(|jkt| jkt != key.thumbprint()) {
+                found.problems.push(Problem::KeyMismatch);
+            }
             found.check_signature(&key, jws.signing_input, &jws.signature);
             let jti = text(&claims.jti).map(str::to_owned);
             if let (true, Some(jti), Some(good_until)) = (found.is_valid(), jti, self.good_until(&claims)) {
@@ -342,133 +367,10 @@ impl VerifiedProof {
     pub fn key(&self) -> &PublicJwk {
         &self.key
     }
-}
 
-/// What is wrong with a proof.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Problem {
-    /// Longer than a proof may be.
-    TooLong,
-    /// Not three parts of base64url, joined by dots (§4.3, check 2).
-    NotJws,
-    /// The header is not a JSON object of the right types.
-    HeaderMalformed,
-    /// `typ` is not `dpop+jwt` (check 4).
-    Typ,
-    /// `alg` is missing, symmetric, `none` or not supported (check 5).
-    Alg,
-    /// The header has critical extensions (RFC 7515 §4.1.11).
-    Crit,
-    /// `jwk` is missing (check 3).
-    JwkMissing,
-    /// `jwk` holds a private key (check 7).
-    JwkPrivate,
-    /// `jwk` is no key for this `alg`.
-    JwkInvalid,
-    /// The signature doesn't hold (check 6).
-    Signature,
-    /// The payload is not a JSON object, or has a claim twice.
-    PayloadMalformed,
-    /// `jti` is missing, empty or longer than 1024 bytes (check 3).
-    JtiMissing,
-    /// `htm` is missing (check 3).
-    HtmMissing,
-    /// `htm` is another method (check 8).
-    HtmMismatch,
-    /// `htu` is missing or no absolute URL (check 3).
-    HtuMissing,
-    /// `htu` is another URL (check 9).
-    HtuMismatch,
-    /// `iat` is missing or no time (check 3).
-    IatMissing,
-    /// `iat` lies too far back (check 11).
-    TooOld,
-    /// `iat` lies ahead (check 11).
-    FromTheFuture,
-    /// `exp` has passed.
-    Expired,
-    /// `nbf` hasn't come.
-    NotYetValid,
-    /// `nonce` is missing (check 10).
-    NonceMissing,
-    /// `nonce` is another (check 10).
-    NonceMismatch,
-    /// `ath` is missing (check 12).
-    AthMissing,
-    /// `ath` is of another token (check 12).
-    AthMismatch,
-    /// There is an `ath`, as in the proof of a resource request.
-    AthUnexpected,
-}
-
-impl Problem {
-    /// A stable name for programs.
-    pub fn code(self) -> &'static str {
-        self.code_and_sentence().0
-    }
-
-    fn code_and_sentence(self) -> (&'static str, &'static str) {
-        match self {
-            Self::TooLong => ("too_long", "the proof is longer than a proof may be"),
-            Self::NotJws => {
-                ("not_jws", "the proof is not a compact JWS: three parts of base64url, joined by dots")
-            }
-            Self::HeaderMalformed => {
-                ("header_malformed", "the header is not a JSON object with members of the right types")
-            }
-            Self::Typ => ("typ", "the header's `typ` is not `dpop+jwt`, so this is some other kind of token"),
-            Self::Alg => ("alg", "the header's `alg` is missing or not a supported asymmetric algorithm"),
-            Self::Crit => ("crit", "the header demands extensions (`crit`) that are not understood"),
-            Self::JwkMissing => ("jwk_missing", "the header has no `jwk`, so there is no key to check with"),
-            Self::JwkPrivate => {
-                ("jwk_private", "the header's `jwk` holds private key material: that key is no longer secret")
-            }
-            Self::JwkInvalid => {
-                ("jwk_invalid", "the header's `jwk` is not a usable public key for its `alg`")
-            }
-            Self::Signature => {
-                ("signature", "the signature was not made by the key in the header over this content")
-            }
-            Self::PayloadMalformed => {
-                ("payload_malformed", "the payload is not a JSON object, or has a claim twice")
-            }
-            Self::JtiMissing => {
-                ("jti_missing", "`jti` is missing, empty or over 1024 bytes, so that a replay can't be told")
-            }
-            Self::HtmMissing => ("htm_missing", "`htm` (the request's method) is missing"),
-            Self::HtmMismatch => ("htm_mismatch", "`htm` is not the method of this request"),
-            Self::HtuMissing => {
-                ("htu_missing", "`htu` (the request's URL) is missing or not an absolute URL")
-            }
-            Self::HtuMismatch => ("htu_mismatch", "`htu` is not the URL of this request"),
-            Self::IatMissing => ("iat_missing", "`iat` (when the proof was made) is missing or not a time"),
-            Self::TooOld => {
-                ("too_old", "the proof was made too long ago (`iat`), or the maker's clock is behind")
-            }
-            Self::FromTheFuture => {
-                ("from_the_future", "the proof was made in the future (`iat`): the maker's clock is ahead")
-            }
-            Self::Expired => ("expired", "the proof has expired (`exp`)"),
-            Self::NotYetValid => ("not_yet_valid", "the proof is not valid yet (`nbf`)"),
-            Self::NonceMissing => ("nonce_missing", "`nonce` is missing, and the server asked for one"),
-            Self::NonceMismatch => ("nonce_mismatch", "`nonce` is not the one that the server gave"),
-            Self::AthMissing => (
-                "ath_missing",
-                "`ath` (the access token's hash) is missing, as in the proof of a token request",
-            ),
-            Self::AthMismatch => ("ath_mismatch", "`ath` is not the hash of this access token"),
-            Self::AthUnexpected => (
-                "ath_unexpected",
-                "there is an `ath`: this is the proof of a resource request, not of a token request",
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code_and_sentence().1)
+    /// What tells it from all other proofs by its key.
+    pub fn jti(&self) -> &str {
+        &self.jti
     }
 }
 

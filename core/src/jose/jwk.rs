@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ring::agreement;
 use ring::digest::{SHA256, digest};
@@ -23,7 +23,8 @@ struct Parts {
     kid: Option<String>,
     json: String,
     thumbprint: String,
-    proof_header: String,
+    /// Made when it is first needed: whoever verifies never does.
+    proof_header: OnceLock<String>,
 }
 
 /// A public key as its bytes.
@@ -70,9 +71,7 @@ impl PublicJwk {
     pub(super) fn new(material: Material, algorithm: Algorithm, kid: Option<String>) -> Self {
         let json = material.to_json();
         let thumbprint = encode(digest(&SHA256, json.as_bytes()).as_ref());
-        let header = format!(r#"{{"typ":"dpop+jwt","alg":"{algorithm}","jwk":{json}}}"#);
-        let proof_header = encode(header.as_bytes());
-        Self(Arc::new(Parts { algorithm, material, kid, json, thumbprint, proof_header }))
+        Self(Arc::new(Parts { algorithm, material, kid, json, thumbprint, proof_header: OnceLock::new() }))
     }
 
     /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.
@@ -80,6 +79,9 @@ impl PublicJwk {
     /// # Errors
     /// `Misuse` if it can't.
     pub fn with_algorithm(&self, algorithm: Algorithm) -> Result<Self, Misuse> {
+        if algorithm == self.algorithm() {
+            return Ok(self.clone());
+        }
         if algorithm.family() != self.algorithm().family() {
             return Err(Misuse::new("algorithm", "must be one that the key can be used with"));
         }
@@ -122,7 +124,10 @@ impl PublicJwk {
 
     /// The encoded header of a proof by this key.
     pub(crate) fn proof_header(&self) -> &str {
-        &self.0.proof_header
+        let Parts { algorithm, json, proof_header, .. } = &*self.0;
+        proof_header.get_or_init(|| {
+            encode(format!(r#"{{"typ":"dpop+jwt","alg":"{algorithm}","jwk":{json}}}"#).as_bytes())
+        })
     }
 
     /// How many bytes its signatures have.

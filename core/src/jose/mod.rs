@@ -18,7 +18,7 @@ mod pkcs8;
 mod private;
 mod signature;
 #[cfg(test)]
-mod wycheproof;
+mod vectors;
 
 pub use algorithm::Algorithm;
 pub use jwk::PublicJwk;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName};
 use keybound_core::dpop::{Nonce, Policy, Problem};
-use keybound_core::jose::PublicJwk;
+use keybound_core::jose::{Algorithm, PublicJwk};
 use keybound_core::{Secret, UnixTime};
 use serde_json::{Value, json};
 
@@ -307,4 +308,53 @@ fn each_problem_has_a_code_and_a_sentence_of_its_own() {
     let sentences: std::collections::BTreeSet<_> = every.iter().map(ToString::to_string).collect();
     assert_eq!((codes.len(), sentences.len()), (every.len(), every.len()));
     assert!(codes.iter().all(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+}
+
+#[test]
+fn a_request_has_exactly_one_proof() {
+    let proof = maker().proof();
+    for (proofs, problems) in [
+        (&[][..], &[Problem::ProofMissing][..]),
+        (&[&proof], &[]),
+        (&[&proof, &proof], &[Problem::ProofTwice]),
+    ] {
+        let headers = proofs.iter().map(|proof| (HeaderName::from_static("dpop"), proof.parse().unwrap()));
+        let mut map = HeaderMap::new();
+        headers.for_each(|(name, proof)| {
+            map.append(name, proof);
+        });
+        assert_eq!(policy().inspect_headers(&map, START).problems(), problems);
+    }
+    let not_ascii = http::HeaderValue::from_bytes(b"\xff").unwrap();
+    let not_ascii = HeaderMap::from_iter([(HeaderName::from_static("dpop"), not_ascii)]);
+    assert_eq!(policy().inspect_headers(&not_ascii, START).problems(), [Problem::NotJws]);
+}
+
+#[test]
+fn the_key_must_be_the_one_that_the_token_is_bound_to() {
+    let proof = maker().proof();
+    let own = policy().inspect(&proof, START).key().unwrap().thumbprint().to_owned();
+    assert_eq!(problems(&policy().bound_to(&own), &proof), []);
+    assert_eq!(
+        problems(&policy().bound_to("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"), &proof),
+        [Problem::KeyMismatch]
+    );
+}
+
+#[test]
+fn a_policy_may_leave_algorithms_out() {
+    let proof = maker().proof();
+    assert_eq!(problems(&policy().algorithms(&[Algorithm::EdDsa, Algorithm::Es256]), &proof), []);
+    assert_eq!(problems(&policy().algorithms(&[Algorithm::Ps256]), &proof), [Problem::Alg]);
+}
+
+#[test]
+fn members_that_stand_twice_are_refused_even_where_nobody_knows_them() {
+    let good = maker();
+    let (header, claims) = (good.header.to_string(), good.claims.to_string());
+    let twice = |json: &str| json.replacen('{', r#"{"x":{"y":1,"y":1},"#, 1);
+    assert_eq!(problems(&policy(), &good.sign(&twice(&header), &claims)), [Problem::HeaderMalformed]);
+    assert_eq!(problems(&policy(), &good.sign(&header, &twice(&claims))), [Problem::PayloadMalformed]);
+    let bomb = claims.replacen('{', &format!(r#"{{"x":{}{},"#, "[".repeat(200), "]".repeat(200)), 1);
+    assert_eq!(problems(&policy(), &good.sign(&header, &bomb)), [Problem::PayloadMalformed]);
 }

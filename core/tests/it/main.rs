@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod algorithms;
 mod autotrait;
 mod corrections;
 mod flows;
@@ -11,6 +12,8 @@ mod maker;
 mod peer;
 mod purity;
 mod resources;
+mod rfcs;
+mod rustcrypto;
 mod seeds;
 mod token_answers;
 mod vectors;

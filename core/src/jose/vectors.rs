@@ -1,8 +1,10 @@
-//! Project Wycheproof's attacks on signatures and keys. See `tests/vectors/README.md` for where they come from.
+//! Signatures that others have published: Project Wycheproof's attacks, and the figures of RFCs. See
+//! `tests/vectors/README.md` for where they come from.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{PublicJwk, SigningKey, decode, encode};
+use super::{Algorithm, PublicJwk, SigningKey, decode, encode};
+use crate::signing::SignRequest;
 
 /// Each test of a file with its group.
 fn tests(file: &str) -> Vec<(Value, Value)> {
@@ -45,7 +47,7 @@ fn raw_signatures(file: &str, key: impl Fn(&Value) -> PublicJwk) -> (usize, usiz
 fn elliptic(curve: &str, group: &Value) -> PublicJwk {
     let point = hex(&group["publicKey"]["uncompressed"]);
     let (x, y) = point[1..].split_at(point.len() / 2);
-    let json = serde_json::json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) });
+    let json = json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) });
     jwk(&json).unwrap()
 }
 
@@ -128,7 +130,7 @@ fn compact_signatures(file: &str, left_out: impl Fn(&Value, &Value) -> bool) -> 
 /// All 401 but two: tests 346 and 350 hold a PS384 signature (RFC 7520 §4.2) to be valid under a key that says
 /// `"alg":"PS256"`. The key says no (RFC 7517 §4.4), and so do we.
 ///
-/// The 29 unsupported ones are HS256 (groups hs256, rfc7520, base64: 10), RS384 and RS512 (8), PS384 and
+/// The 28 unsupported ones are HS256 (groups hs256, rfc7520, base64: 10), RS384 and RS512 (8), PS384 and
 /// PS512 (8), ES512 (rfc7520: 2).
 #[test]
 fn compact_signatures_are_verified_as_wycheproof_wants() {
@@ -153,4 +155,76 @@ fn keys_are_refused_as_wycheproof_wants() {
     assert_eq!(outcomes, Outcomes { held: 1, refused: 17, unsupported: 3 });
     let left_out = tests(file).iter().filter(|(group, _)| is_set(group) || is_roca(group)).count();
     assert_eq!(left_out, 5);
+}
+
+fn bytes(part: &Value) -> Vec<u8> {
+    decode(part.as_str().unwrap()).unwrap()
+}
+
+/// RFC 7515 A.3, RFC 7520 §4.1, RFC 8037 A.4: the private key, the JWS, and whether there is but one.
+fn figures() -> [(Value, Algorithm, String, bool); 4] {
+    let parse = |file: &str| serde_json::from_str::<Value>(file).unwrap();
+    let rfcs = parse(include_str!("../../tests/vectors/jose-rfcs.json"));
+    let figure = |at: usize| rfcs["jws"][at].clone();
+    let cookbook = |file: Value| (file["input"]["key"].clone(), file["output"]["compact"].clone());
+    let rs256 = cookbook(parse(include_str!("../../tests/vectors/jws/4_1.rsa_v15_signature.json")));
+    let eddsa = cookbook(parse(include_str!("../../tests/vectors/curve25519/jws.json")));
+    let text = |value: Value| value.as_str().unwrap().to_owned();
+    [
+        (figure(0)["key"].clone(), Algorithm::Es256, text(figure(0)["compact"].clone()), false),
+        (figure(2)["key"].clone(), Algorithm::EdDsa, text(figure(2)["compact"].clone()), true),
+        (eddsa.0, Algorithm::EdDsa, text(eddsa.1), true),
+        (rs256.0, Algorithm::Rs256, text(rs256.1), true),
+    ]
+}
+
+#[test]
+fn the_signatures_of_rfcs_hold_and_ours_are_the_same_where_they_are_not_random() {
+    for (jwk, algorithm, jws, only_one) in figures() {
+        let key = SigningKey::from_jwk(jwk.to_string().as_bytes()).unwrap();
+        assert_eq!(key.public().algorithm(), algorithm);
+        assert!(holds(key.public(), &jws), "{jws}");
+        let (input, theirs) = jws.rsplit_once('.').unwrap();
+        let ours = key.sign(&SignRequest::new(input.into(), key.public().clone())).unwrap();
+        assert!(key.public().verify(input.as_bytes(), ours.as_bytes()));
+        assert_eq!(encode(ours.as_bytes()) == theirs, only_one, "{jws}");
+    }
+}
+
+#[test]
+fn a_signature_of_one_rfc_is_none_of_another() {
+    for (at, (jwk, ..)) in figures().into_iter().enumerate() {
+        let key = SigningKey::from_jwk(jwk.to_string().as_bytes()).unwrap();
+        for (other, (_, _, jws, _)) in figures().iter().enumerate() {
+            // The second and the third are one figure, once from the RFC and once from the cookbook.
+            let same = at == other || at.min(other) == 1 && at.max(other) == 2;
+            assert_eq!(holds(key.public(), jws), same, "{at} {other}");
+        }
+    }
+}
+
+/// RFC 7520 §4.2 is PS384.
+#[test]
+fn a_signature_by_an_unsupported_algorithm_holds_by_no_supported_one() {
+    let file = include_str!("../../tests/vectors/jws/4_2.rsa-pss_signature.json");
+    let file: Value = serde_json::from_str(file).unwrap();
+    let key = SigningKey::from_jwk(file["input"]["key"].to_string().as_bytes()).unwrap();
+    let signing_input = file["signing"]["sig-input"].as_str().unwrap();
+    for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
+        let key = key.public().with_algorithm(algorithm).unwrap();
+        assert!(!key.verify(signing_input.as_bytes(), &bytes(&file["signing"]["sig"])), "{algorithm}");
+    }
+}
+
+#[test]
+fn the_deterministic_ecdsa_signatures_of_rfc_6979_hold() {
+    let file: Value = serde_json::from_str(include_str!("../../tests/vectors/misc-rfcs.json")).unwrap();
+    let vector = &file["rfc6979-A.2.5-P256-SHA256"];
+    let [x, y] = ["Ux", "Uy"].map(|name| encode(&hex(&vector[name])));
+    let key = jwk(&json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y })).unwrap();
+    for [msg, r, s] in [["msg", "r", "s"], ["msg2", "r2", "s2"]] {
+        let raw = [hex(&vector[r]), hex(&vector[s])].concat();
+        let message = vector[msg].as_str().unwrap();
+        assert!(key.verify(message.as_bytes(), &raw) && !key.verify(b"another", &raw), "{message}");
+    }
 }

@@ -1,0 +1,70 @@
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Mutex, PoisonError};
+
+use keybound_core::UnixTime;
+use keybound_core::dpop::{Replay, ReplayCache, VerifiedProof};
+
+const SHARDS: u8 = 16;
+
+/// A [`ReplayCache`] for many threads: they meet only where their proofs fall into the same of 16 parts.
+#[derive(Debug)]
+pub struct SharedReplayCache {
+    shards: Vec<Mutex<ReplayCache>>,
+}
+
+impl SharedReplayCache {
+    /// A cache for at most so many proofs. Its parts have a sixteenth of the room each, and one that is full
+    /// refuses although others are not: leave some to spare.
+    pub fn new(capacity: usize) -> Self {
+        let each = capacity.div_ceil(SHARDS.into());
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(ReplayCache::new(each))).collect() }
+    }
+
+    /// Takes a proof, unless it was taken before.
+    ///
+    /// # Errors
+    /// As for [`ReplayCache::take`].
+    pub fn take(&self, proof: &VerifiedProof, now: UnixTime) -> Result<(), Replay> {
+        let mut hasher = DefaultHasher::new();
+        proof.jti().hash(&mut hasher);
+        let shard = usize::try_from(hasher.finish() % u64::from(SHARDS)).unwrap_or_default();
+        // There are as many as the remainder can tell; without one, nothing could be remembered.
+        let shard = self.shards.get(shard).ok_or(Replay::Full)?;
+        shard.lock().unwrap_or_else(PoisonError::into_inner).take(proof, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jose::{Algorithm, SigningKey};
+    use keybound_core::Ambient;
+    use keybound_core::dpop::{Policy, Proof};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    #[test]
+    fn of_many_threads_with_the_same_proof_one_alone_goes_through() {
+        let key = SigningKey::generate(Algorithm::Es256).unwrap();
+        let now = UnixTime::from_secs(1000);
+        let uri = "https://rs.example/".parse().unwrap();
+        let cache = SharedReplayCache::new(1000);
+        for jti in 0..20 {
+            let builder = Proof::build(key.public(), &http::Method::GET, &uri).unwrap();
+            let signing = builder.prepare(Ambient::new(now, [jti; 16]));
+            let proof = signing.finish(|request| key.sign(request)).unwrap();
+            let verified = Policy::default().inspect(proof.as_str(), now).verified().unwrap();
+            let taken = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        if cache.take(&verified, now).is_ok() {
+                            taken.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert_eq!(taken.into_inner(), 1);
+        }
+    }
+}
