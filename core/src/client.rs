@@ -1,13 +1,10 @@
-//! A client of one authorization server, and how it authenticates itself.
+//! A client of one authorization server.
 
-use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue};
-use zeroize::Zeroizing;
+use http::HeaderMap;
 
+use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
 use crate::exchange::{Ask, Exchange, Repeat, Settings, add_header};
@@ -16,125 +13,7 @@ use crate::jose::PublicJwk;
 use crate::revocation::{self, Revoked, TokenTypeHint};
 use crate::secret::Secret;
 use crate::token::{self, Expected, ExpiresIn, Token};
-use crate::wire::escape::push_form;
 use crate::wire::fields::{BodyFormat, Fields};
-
-/// How a client authenticates itself (RFC 6749 §2.3).
-#[derive(Clone)]
-pub struct ClientAuth {
-    /// `client_id` and `client_secret` in the body.
-    id: Option<String>,
-    secret: Option<Secret>,
-    header: Option<HeaderValue>,
-    /// What is in the header, to be struck out of whatever the server echoes.
-    hidden: Option<Secret>,
-}
-
-impl ClientAuth {
-    /// A public client: the body has its `client_id`.
-    ///
-    /// # Errors
-    /// `Misuse` if the id is empty.
-    pub fn none(id: &str) -> Result<Self, Misuse> {
-        Ok(Self { id: Some(checked_id(id)?), secret: None, header: None, hidden: None })
-    }
-
-    /// `Authorization: Basic`, id and secret form-encoded first (RFC 6749 §2.3.1).
-    ///
-    /// # Errors
-    /// `Misuse` if either is empty.
-    pub fn basic(id: &str, secret: Secret) -> Result<Self, Misuse> {
-        let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
-        Ok(Self { id: None, secret: None, header: Some(header), hidden: Some(secret) })
-    }
-
-    /// `client_id` and `client_secret` in the body.
-    ///
-    /// # Errors
-    /// `Misuse` if either is empty.
-    pub fn post(id: &str, secret: Secret) -> Result<Self, Misuse> {
-        checked_secret(&secret)?;
-        Ok(Self { id: Some(checked_id(id)?), secret: Some(secret), header: None, hidden: None })
-    }
-
-    /// [`basic`](Self::basic) and [`post`](Self::post) at once. RFC 6749 forbids it; Moov's own SDKs do it.
-    ///
-    /// # Errors
-    /// `Misuse` if either is empty.
-    pub fn both(id: &str, secret: Secret) -> Result<Self, Misuse> {
-        let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
-        Ok(Self { header: Some(header), ..Self::post(id, secret)? })
-    }
-
-    /// `Authorization: Bearer`, with a credential that was got elsewhere (Treasury Prime's `apiKey`).
-    ///
-    /// # Errors
-    /// `Misuse` if it is empty or can't stand in a header.
-    pub fn bearer(credential: Secret) -> Result<Self, Misuse> {
-        let header = authorization(&format!("Bearer {}", checked_secret(&credential)?))?;
-        Ok(Self { id: None, secret: None, header: Some(header), hidden: Some(credential) })
-    }
-
-    pub(crate) fn header(&self) -> Option<&HeaderValue> {
-        self.header.as_ref()
-    }
-
-    pub(crate) fn add_fields(&self, fields: &mut Fields) -> Result<(), Misuse> {
-        if let Some(id) = &self.id {
-            fields.push("client_id", id.clone())?;
-        }
-        if let Some(secret) = &self.secret {
-            fields.push("client_secret", secret.clone())?;
-        }
-        Ok(())
-    }
-
-    /// What must not be seen of it, in any text that the server sends back: the secret itself, and what the
-    /// header makes of it.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
-        let credential = self.header.as_ref().and_then(|header| header.to_str().ok()?.split_once(' '));
-        let credential = credential.map(|(_scheme, credential)| credential);
-        self.secret.iter().chain(&self.hidden).map(Secret::expose).chain(credential)
-    }
-}
-
-impl fmt::Debug for ClientAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match (&self.header, &self.secret) {
-            (Some(_), None) => "header",
-            (Some(_), Some(_)) => "header and body",
-            (None, Some(_)) => "body",
-            (None, None) => "none",
-        };
-        write!(f, "ClientAuth({place})")
-    }
-}
-
-fn checked_id(id: &str) -> Result<String, Misuse> {
-    if id.is_empty() { Err(Misuse::new("client_id", "must not be empty")) } else { Ok(id.to_owned()) }
-}
-
-fn checked_secret(secret: &Secret) -> Result<&str, Misuse> {
-    match secret.expose() {
-        "" => Err(Misuse::new("client_secret", "must not be empty")),
-        text => Ok(text),
-    }
-}
-
-fn basic_header(id: &str, secret: &str) -> Result<HeaderValue, Misuse> {
-    let mut pair = Zeroizing::new(Vec::with_capacity(3 * (id.len() + secret.len()) + 1));
-    push_form(id, &mut pair);
-    pair.push(b':');
-    push_form(secret, &mut pair);
-    authorization(&format!("Basic {}", STANDARD.encode(&*pair)))
-}
-
-fn authorization(value: &str) -> Result<HeaderValue, Misuse> {
-    let mut header = HeaderValue::try_from(value)
-        .map_err(|_| Misuse::new("client_secret", "must not have control characters"))?;
-    header.set_sensitive(true);
-    Ok(header)
-}
 
 /// A client of one authorization server. Immutable once it is built, and cheap to clone.
 ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::client::ClientAuth;
+use crate::client_auth::ClientAuth;
 use crate::dpop::{Corrections, Objection, Occasion, Said, sensitive};
 use crate::endpoint::{Endpoint, Target};
 use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, WhyBad};

@@ -101,6 +101,7 @@
 //! * No comparison, display or serialisation of [`Secret`]s.
 
 mod client;
+mod client_auth;
 pub mod dpop;
 mod endpoint;
 mod error;
@@ -117,7 +118,8 @@ mod time;
 mod token;
 mod wire;
 
-pub use client::{Client, ClientAuth};
+pub use client::Client;
+pub use client_auth::ClientAuth;
 pub use endpoint::Endpoint;
 pub use error::{BadResponse, Error, Lost, Misuse, Retry, Sent, ServerError, WhyBad};
 pub use exchange::{Exchange, MAX_RESPONSE, Outgoing, Pending, Received};

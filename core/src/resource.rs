@@ -11,6 +11,17 @@ use crate::time::{Ambient, UnixTime};
 use crate::token::{Token, TokenType};
 use crate::wire::challenge::{self, Challenge};
 
+impl Token {
+    /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
+    ///
+    /// # Errors
+    /// `Misuse` for a URL that a proof can't name, plain `http` beyond this machine, a token whose type has no
+    /// known scheme, and a bound token whose key isn't known.
+    pub fn authorize(&self, method: &Method, uri: &Uri) -> Result<ResourceCall, Misuse> {
+        ResourceCall::new(self, method, uri)
+    }
+}
+
 /// A call of a protected resource, before its next request. Its body never passes through here.
 ///
 /// It goes the way of an [`Exchange`](crate::Exchange): prepared, sent by whoever has the request, judged,

@@ -5,17 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Uri};
+use http::HeaderValue;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::dpop::{AccessTokenHash, Jws, calls_itself_a_proof};
-use crate::error::{Misuse, WhyBad};
+use crate::error::WhyBad;
 use crate::exchange::{Success, Unread};
 use crate::grant::Scope;
 use crate::jose::PublicJwk;
-use crate::resource::ResourceCall;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::wire::refusal::request_id;
@@ -142,15 +141,6 @@ impl Token {
     /// A text member of the answer that has no method of its own, such as `id_token`.
     pub fn other(&self, member: &str) -> Option<&Secret> {
         self.0.others.iter().rev().find(|(name, _)| name == member).map(|(_, text)| text)
-    }
-
-    /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
-    ///
-    /// # Errors
-    /// `Misuse` for a URL that a proof can't name, plain `http` beyond this machine, a token whose type has no
-    /// known scheme, and a bound token whose key isn't known.
-    pub fn authorize(&self, method: &Method, uri: &Uri) -> Result<ResourceCall, Misuse> {
-        ResourceCall::new(self, method, uri)
     }
 
     pub(crate) fn authorization(&self) -> &HeaderValue {

@@ -9,7 +9,8 @@ use std::fmt;
 use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue};
 
-use crate::client::{Client, ClientAuth};
+use crate::client::Client;
+use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
 use crate::wire::fields::BodyFormat;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::client::ClientAuth;
+use crate::client_auth::ClientAuth;
 use crate::dpop::VerifiedProof;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;

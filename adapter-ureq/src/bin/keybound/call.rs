@@ -4,8 +4,9 @@ use std::{fs, str::FromStr};
 use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use crate::client::{self, pair};
+use crate::client;
 use crate::failure::Failure;
+use crate::input::pair;
 use crate::nonce_cache;
 
 #[derive(Args)]

@@ -1,17 +1,15 @@
 //! The options by which a token is asked for.
 
-use std::env;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use http::HeaderMap;
 use keybound_ureq::jose::Algorithm;
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
-use keybound_ureq::{
-    BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Secret, Token, Transport, endpoint,
-};
+use keybound_ureq::{BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Token, Transport, endpoint};
 
 use crate::failure::Failure;
+use crate::input::{pair, secret};
 use crate::{key, nonce_cache, trace};
 
 #[derive(Args)]
@@ -198,22 +196,4 @@ impl Session {
 pub(crate) fn transport(traced: bool) -> Transport {
     let transport = Transport::new().with_origins(nonce_cache::load());
     if traced { transport.observe(|event| trace::print(&mut std::io::stderr(), &event)) } else { transport }
-}
-
-/// The secret in an environment variable.
-pub(crate) fn secret(name: &str) -> Result<Secret, Failure> {
-    match env::var(name) {
-        Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
-        _ => Err(Failure::usage(format!(
-            "the environment variable {name} must hold the secret, and is not set"
-        ))),
-    }
-}
-
-/// `name=value`
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("must be NAME=VALUE".into()),
-    }
 }

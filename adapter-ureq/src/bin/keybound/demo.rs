@@ -11,7 +11,7 @@ use keybound_ureq::{
 };
 
 use crate::failure::Failure;
-use crate::{proof, trace};
+use crate::{input, trace};
 
 pub(crate) fn run() -> Result<(), Failure> {
     let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true))?;
@@ -106,12 +106,12 @@ fn browser_proof(key: &SigningKey, url: &Endpoint, nonce: Option<&Nonce>) -> Res
     if let Some(nonce) = nonce {
         draft = draft.nonce(nonce);
     }
-    Ok(draft.prepare(proof::ambient()?).finish(|request| key.sign(request))?)
+    Ok(draft.prepare(input::ambient()?).finish(|request| key.sign(request))?)
 }
 
 /// What the backend does before it spends a call.
 fn checked(policy: &Policy, proof: &Proof) -> Result<VerifiedProof, Failure> {
-    let inspection = policy.inspect(proof.as_str(), proof::now());
+    let inspection = policy.inspect(proof.as_str(), input::now());
     if let Some(key) = inspection.key() {
         println!(
             "  The proof is checked: {} problems, jkt {}",

@@ -7,6 +7,7 @@ mod call;
 mod client;
 mod demo;
 mod failure;
+mod input;
 mod key;
 mod nonce_cache;
 mod proof;

@@ -8,7 +8,7 @@ use etcetera::{BaseStrategy as _, choose_base_strategy};
 use keybound_ureq::{Origins, UnixTime};
 use tempfile::NamedTempFile;
 
-use crate::proof::now;
+use crate::input::now;
 
 /// Older ones are stale on most servers.
 const MAX_AGE_SECS: u64 = 300;

@@ -1,22 +1,18 @@
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::{Method, Uri};
+use keybound_ureq::UnixTime;
 use keybound_ureq::dpop::{Inspection, Nonce, Policy, Proof};
 use keybound_ureq::jose::Algorithm;
-use keybound_ureq::{Ambient, UnixTime};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
-use crate::client::secret;
 use crate::failure::Failure;
+use crate::input::{ambient, now, secret, stdin};
 use crate::key;
-
-/// No proof is longer, by far.
-const MAX_INPUT: u64 = 64 * 1024;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -122,7 +118,7 @@ impl Inspect {
             policy = policy.max_age(Duration::from_secs(seconds));
         }
         let at = self.now.map_or_else(now, UnixTime::from_secs);
-        let inspection = policy.inspect(&from_stdin()?, at);
+        let inspection = policy.inspect(&stdin()?, at);
         let claims = inspection.claims_json().and_then(|json| serde_json::from_str::<Value>(json).ok());
         let found = json!({
             "valid": inspection.is_valid(),
@@ -140,25 +136,4 @@ impl Inspect {
 pub(crate) fn problems(inspection: &Inspection) -> Vec<Value> {
     let problem = |problem: &keybound_ureq::dpop::Problem| json!({ "code": problem.code(), "message": problem.to_string() });
     inspection.problems().iter().map(problem).collect()
-}
-
-/// The proof on stdin, without the white space around it.
-pub(crate) fn from_stdin() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    io::stdin().take(MAX_INPUT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-}
-
-/// The time and entropy for one proof.
-pub(crate) fn ambient() -> Result<Ambient, Failure> {
-    let mut entropy = [0; 16];
-    SystemRandom::new()
-        .fill(&mut entropy)
-        .map_err(|_| Failure::refused("the system has no random numbers"))?;
-    Ok(Ambient::new(now(), entropy))
-}
-
-pub(crate) fn now() -> UnixTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixTime::from_secs(0).saturating_add(since_epoch)
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::client::{self, Auth};
 use crate::failure::Failure;
-use crate::{proof, token};
+use crate::{input, proof, token};
 
 /// Marqeta's SDK in the browser gives up then.
 const BUDGET: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let policy = Policy::default().method(&options.method).no_access_token();
     let policy = options.url.iter().try_fold(policy, |policy, url| policy.url(url))?;
 
-    let inspection = policy.inspect(&proof::from_stdin()?, proof::now());
+    let inspection = policy.inspect(&input::stdin()?, input::now());
     let Some(verified) = inspection.verified() else {
         let problems = proof::problems(&inspection);
         writeln!(io::stdout(), "{}", json!({ "error": "invalid_proof", "problems": problems }))?;
