@@ -1,5 +1,7 @@
 //! Every flow against a sandbox in this process, told step by step.
 
+use std::io::Write as _;
+
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use keybound_ureq::dpop::{Nonce, Policy, Proof, VerifiedProof};
 use keybound_ureq::jose::{Algorithm, SigningKey};
@@ -13,13 +15,20 @@ use keybound_ureq::{
 use crate::failure::Failure;
 use crate::{input, trace};
 
+/// Prints a line; a reader who has seen enough and closed the pipe is no reason to panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 pub(crate) fn run() -> Result<(), Failure> {
     let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true))?;
-    println!("A sandbox listens on {}. Secrets are redacted below.", sandbox.base_url());
+    say!("A sandbox listens on {}. Secrets are redacted below.", sandbox.base_url());
     moov(&sandbox)?;
     bound_token(&sandbox)?;
     relay(&sandbox)?;
-    println!("\nAll flows went well.");
+    say!("\nAll flows went well.");
     Ok(())
 }
 
@@ -87,7 +96,7 @@ fn relay(sandbox: &Sandbox) -> Result<(), Failure> {
         return Err(Failure::refused("the server should have asked for a nonce"));
     };
     let nonce = refusal.nonce().ok_or(Failure::refused("the server gave no nonce"))?;
-    println!("  The server wants a nonce, which only the browser can put into a proof: {}", nonce.as_str());
+    say!("  The server wants a nonce, which only the browser can put into a proof: {}", nonce.as_str());
 
     step("The browser makes another proof, with the nonce");
     let proof = checked(&policy, &browser_proof(&key, &token_url, Some(nonce))?)?;
@@ -113,11 +122,7 @@ fn browser_proof(key: &SigningKey, url: &Endpoint, nonce: Option<&Nonce>) -> Res
 fn checked(policy: &Policy, proof: &Proof) -> Result<VerifiedProof, Failure> {
     let inspection = policy.inspect(proof.as_str(), input::now());
     if let Some(key) = inspection.key() {
-        println!(
-            "  The proof is checked: {} problems, jkt {}",
-            inspection.problems().len(),
-            key.thumbprint()
-        );
+        say!("  The proof is checked: {} problems, jkt {}", inspection.problems().len(), key.thumbprint());
     }
     inspection.verified().ok_or(Failure::refused("the proof is not sound"))
 }
@@ -125,7 +130,7 @@ fn checked(policy: &Policy, proof: &Proof) -> Result<VerifiedProof, Failure> {
 fn get(transport: &Transport, token: &Token, url: &Endpoint, headers: &HeaderMap) -> Result<(), Failure> {
     let mut response = call(transport, token, url, headers)?;
     expect(response.status().is_success(), "the resource was refused")?;
-    println!(
+    say!(
         "    {}",
         response.body_mut().read_to_string().map_err(|error| Failure::refused(error.to_string()))?
     );
@@ -149,11 +154,11 @@ fn traced() -> Transport {
 }
 
 fn chapter(title: &str) {
-    println!("\n{title}\n{}", "=".repeat(title.chars().count()));
+    say!("\n{title}\n{}", "=".repeat(title.chars().count()));
 }
 
 fn step(what: &str) {
-    println!("\n• {what}");
+    say!("\n• {what}");
 }
 
 fn expect(holds: bool, otherwise: &str) -> Result<(), Failure> {
