@@ -31,8 +31,13 @@ impl Clock {
     }
 
     pub(crate) fn ambient(&self) -> Result<Ambient, Error> {
-        let mut entropy = [0; 16];
-        SystemRandom::new().fill(&mut entropy).map_err(|_| Error::NoEntropy)?;
-        Ok(Ambient::new(self.now(), entropy))
+        Ok(Ambient::new(self.now(), entropy()?))
     }
+}
+
+/// Random bytes from the system.
+pub(crate) fn entropy<const N: usize>() -> Result<[u8; N], Error> {
+    let mut entropy = [0; N];
+    SystemRandom::new().fill(&mut entropy).map_err(|_| Error::NoEntropy)?;
+    Ok(entropy)
 }

@@ -22,6 +22,8 @@ pub enum Error {
     NoSigner,
     /// The system has no random numbers.
     NoEntropy,
+    /// The renewal that this caller waited for ended without a result: its thread panicked.
+    RenewalEnded,
 }
 
 impl Error {
@@ -30,6 +32,7 @@ impl Error {
         match self {
             Self::Core(error) => error.retry(),
             Self::Lost { lost, .. } => keybound_core::Error::Lost(*lost).retry(),
+            Self::RenewalEnded => Retry::Later(None),
             Self::Signer(_) | Self::NoSigner | Self::NoEntropy => Retry::No,
         }
     }
@@ -43,6 +46,7 @@ impl fmt::Display for Error {
             Self::Signer(error) => write!(f, "the signer failed: {error}"),
             Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
             Self::NoEntropy => f.write_str("the system has no random numbers"),
+            Self::RenewalEnded => f.write_str("the renewal of the token ended without a result"),
         }
     }
 }
@@ -53,7 +57,7 @@ impl std::error::Error for Error {
             Self::Core(error) => Some(error),
             Self::Lost { cause, .. } => Some(cause),
             Self::Signer(error) => Some(&**error),
-            Self::NoSigner | Self::NoEntropy => None,
+            Self::NoSigner | Self::NoEntropy | Self::RenewalEnded => None,
         }
     }
 }

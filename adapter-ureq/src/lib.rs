@@ -25,12 +25,14 @@ mod error;
 mod replay;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+mod session;
 mod signer;
 mod transport;
 
 pub use error::Error;
 pub use keybound_core::{Error as CoreError, *};
 pub use replay::SharedReplayCache;
+pub use session::Session;
 pub use signer::Signer;
 pub use transport::{Event, Transport, endpoint};
 

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::io::Read as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use keybound_core::jose::Signature;
 use keybound_core::{
-    Authorized, Body, Endpoint, Exchange, Judged, MAX_RESPONSE, Misuse, Origins, Outgoing, Received, Sent,
-    SignRequest, Token,
+    Authorized, Body, Endpoint, Exchange, Judged, MAX_RESPONSE, Misuse, Origins, Outcome, Outgoing, Pass,
+    Received, Role, Sent, SignRequest, Token, Turn, Turns,
 };
 use ureq::Timeout;
 
@@ -25,6 +25,8 @@ pub struct Transport {
     agent: ureq::Agent,
     signer: Option<Box<dyn Signer>>,
     origins: Mutex<Origins>,
+    turns: Mutex<Turns>,
+    turn_ended: Condvar,
     budget: Duration,
     observer: Option<Observer>,
 }
@@ -49,6 +51,8 @@ impl Transport {
             agent,
             signer: None,
             origins: Mutex::new(Origins::new()),
+            turns: Mutex::new(Turns::new()),
+            turn_ended: Condvar::new(),
             budget: Duration::from_secs(30),
             observer: None,
         }
@@ -124,12 +128,25 @@ impl Transport {
         token: &Token,
         request: Request<B>,
     ) -> Result<Response<ureq::Body>, Error> {
+        self.call_and_judge(token, request).map(|(response, _)| response)
+    }
+
+    /// [`call`](Self::call), and whether the token was refused.
+    pub(crate) fn call_and_judge<B: AsRef<[u8]>>(
+        &self,
+        token: &Token,
+        request: Request<B>,
+    ) -> Result<(Response<ureq::Body>, bool), Error> {
         let clock = Clock::start();
         let (mut head, body) = request.into_parts();
         // What the proof names is what goes over the wire.
         head.uri = endpoint(&head.uri.to_string())?.uri().clone();
         let mut call = token.authorize(&head.method, &head.uri)?;
+        let mut turn: Option<TakenTurn<'_>> = None;
         loop {
+            if turn.is_none() && token.key().is_some() {
+                turn = Some(self.take_turn(&head.uri, &clock)?);
+            }
             let signing = call.prepare(&self.origins(), clock.ambient()?)?;
             let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
             headers.apply(&mut head.headers);
@@ -138,12 +155,36 @@ impl Transport {
                 Ok(response) => response,
                 Err(cause) => return Err(Self::lost(pending.lost(was_sent(&cause)), cause)),
             };
-            self.tell(Event::Received { status: response.status(), headers: response.headers(), body: None });
-            let judged =
-                pending.judge(response.status(), response.headers(), &mut self.origins(), clock.now())?;
+            let (status, headers) = (response.status(), response.headers());
+            self.tell(Event::Received { status, headers, body: None });
+            let outcome = pending.outcome(status, headers);
+            let judged = pending.judge(status, headers, &mut self.origins(), clock.now())?;
+            // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
+            let goes_on = matches!(judged, Judged::Again(_)) && outcome != Outcome::Stale;
+            if let Some(turn) = turn.take_if(|_| !goes_on) {
+                turn.end(outcome);
+            }
             match judged {
-                Judged::Deliver | Judged::Rejected => return Ok(response),
+                Judged::Deliver => return Ok((response, false)),
+                Judged::Rejected => return Ok((response, true)),
                 Judged::Again(again) => call = again,
+            }
+        }
+    }
+
+    /// Waits for the turn to call a server with a proof, as long as the budget lasts; then the call's own time-out
+    /// ends it.
+    fn take_turn(&self, uri: &Uri, clock: &Clock) -> Result<TakenTurn<'_>, Error> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = self.budget.saturating_sub(clock.elapsed());
+            match turns.take(Role::ResourceServer, uri)? {
+                Turn::Go(pass) => return Ok(TakenTurn { transport: self, pass: Some(pass) }),
+                Turn::Wait if left.is_zero() => return Ok(TakenTurn { transport: self, pass: None }),
+                Turn::Wait => {
+                    let woken = self.turn_ended.wait_timeout(turns, left);
+                    turns = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
         }
     }
@@ -216,6 +257,33 @@ impl Transport {
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport").field("budget", &self.budget).finish_non_exhaustive()
+    }
+}
+
+/// A turn that was taken. However its request ends, by a panic too, the next is let in.
+struct TakenTurn<'a> {
+    transport: &'a Transport,
+    pass: Option<Pass>,
+}
+
+impl TakenTurn<'_> {
+    fn end(mut self, outcome: Outcome) {
+        self.give_back(outcome);
+    }
+
+    fn give_back(&mut self, outcome: Outcome) {
+        if let Some(pass) = self.pass.take() {
+            let mut turns = self.transport.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.give_back(pass, outcome);
+            drop(turns);
+            self.transport.turn_ended.notify_all();
+        }
+    }
+}
+
+impl Drop for TakenTurn<'_> {
+    fn drop(&mut self) {
+        self.give_back(Outcome::Lost);
     }
 }
 

@@ -90,6 +90,12 @@ impl Grant {
         Ok(self)
     }
 
+    /// Whether asking twice does no harm: so for client credentials, and where [`repeatable`](Self::repeatable)
+    /// says so.
+    pub fn is_repeatable(&self) -> bool {
+        self.repeat == Repeat::Freely
+    }
+
     pub(crate) fn is_client_credentials(&self) -> bool {
         self.fields.get("grant_type") == Some(CLIENT_CREDENTIALS)
     }

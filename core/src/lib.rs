@@ -114,8 +114,10 @@ mod resource;
 mod revocation;
 mod secret;
 mod signing;
+mod store;
 mod time;
 mod token;
+mod turns;
 mod wire;
 
 pub use client::Client;
@@ -129,7 +131,9 @@ pub use resource::{AuthHeaders, Authorized, Judged, PendingResource, ResourceCal
 pub use revocation::{Revoked, TokenTypeHint};
 pub use secret::{Body, Secret, SecretBytes};
 pub use signing::{Assemble, SignRequest, Signing, Unsigned};
+pub use store::{Demand, RefreshPolicy, Store, Ticket};
 pub use time::{Ambient, UnixTime};
 pub use token::{ExpiresIn, Token, TokenType};
+pub use turns::{Outcome, Pass, Turn, Turns};
 pub use wire::challenge::Challenge;
 pub use wire::fields::BodyFormat;

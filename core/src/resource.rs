@@ -2,13 +2,14 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 
-use crate::dpop::{Corrections, Objection, Occasion, Said, sensitive};
+use crate::dpop::{Corrections, Nonce, Objection, Occasion, Said, sensitive};
 use crate::endpoint::Target;
 use crate::error::{Error, Lost, Misuse, Sent};
 use crate::origins::{Origins, Role};
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
 use crate::token::{Token, TokenType};
+use crate::turns::Outcome;
 use crate::wire::challenge::{self, Challenge};
 
 impl Token {
@@ -152,6 +153,19 @@ impl PendingResource {
         Error::Lost(Lost { sent, repeatable })
     }
 
+    /// What the head of a response means for the calls that wait for their [turn](crate::Turns).
+    pub fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
+        let nonce = Nonce::of(headers);
+        let sent = self.said.as_ref().and_then(Said::nonce);
+        match nonce {
+            Some(nonce) if sent != Some(&nonce) => match sent {
+                Some(_) if code(status, &Challenge::all(headers)) == Some("use_dpop_nonce") => Outcome::Stale,
+                _ => Outcome::Changed,
+            },
+            _ => Outcome::Settled,
+        }
+    }
+
     /// Takes the head of the response, whatever its status.
     ///
     /// # Errors
@@ -171,9 +185,7 @@ impl PendingResource {
             return Ok(Judged::Deliver);
         }
         let challenges = Challenge::all(headers);
-        // Some servers challenge by the nonce alone.
-        let bare = status == StatusCode::UNAUTHORIZED && challenges.is_empty();
-        let code = if bare { Some("use_dpop_nonce") } else { challenge::error(&challenges) };
+        let code = code(status, &challenges);
         let description = challenges.iter().find_map(|challenge| challenge.param("error_description"));
         let objection = Objection { code, description, headers };
         if said.is_some_and(|said| call.corrections.answer(&objection, &said, (role, &target), origins, now))
@@ -182,9 +194,17 @@ impl PendingResource {
         }
         match code {
             Some("invalid_token") => Ok(Judged::Rejected),
-            _ if bare => Ok(Judged::Rejected),
+            _ if challenges.is_empty() && status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),
             None if status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),
             _ => Ok(Judged::Deliver),
         }
     }
+}
+
+/// The error of a refusal. Some servers challenge by the nonce alone, without a word.
+fn code(status: StatusCode, challenges: &[Challenge]) -> Option<&str> {
+    if status == StatusCode::UNAUTHORIZED && challenges.is_empty() {
+        return Some("use_dpop_nonce");
+    }
+    challenge::error(challenges)
 }

@@ -36,6 +36,11 @@ impl UnixTime {
         Self { millis: self.millis.saturating_add(whole_millis(later)) }
     }
 
+    /// This time, and so long before.
+    pub fn saturating_sub(self, before: Duration) -> Self {
+        Self { millis: self.millis.saturating_sub(whole_millis(before)) }
+    }
+
     /// How long it is since `earlier`; zero where `earlier` lies ahead.
     pub fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.millis.saturating_sub(earlier.millis))

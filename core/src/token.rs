@@ -95,6 +95,7 @@ struct Parts {
     authorization: HeaderValue,
     ath: AccessTokenHash,
     key: Option<PublicJwk>,
+    received_at: UnixTime,
     expires_at: Option<UnixTime>,
     refresh: Option<Secret>,
     scope: Option<Scope>,
@@ -111,6 +112,11 @@ impl Token {
     /// `token_type` (RFC 6749 §7.1).
     pub fn token_type(&self) -> &TokenType {
         &self.0.token_type
+    }
+
+    /// When it came.
+    pub fn received_at(&self) -> UnixTime {
+        self.0.received_at
     }
 
     /// When it expires, absolutely, from the moment it was received; `None` if the server doesn't tell.
@@ -141,6 +147,11 @@ impl Token {
     /// A text member of the answer that has no method of its own, such as `id_token`.
     pub fn other(&self, member: &str) -> Option<&Secret> {
         self.0.others.iter().rev().find(|(name, _)| name == member).map(|(_, text)| text)
+    }
+
+    /// Whether this is the very same token, not only an equal one.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(crate) fn authorization(&self) -> &HeaderValue {
@@ -206,6 +217,7 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         token_type,
         authorization,
         key,
+        received_at: success.now,
         expires_at: wire.expires_in.and_then(|value| expected.expires_in.expiry(value, success.now)),
         refresh: wire.refresh_token.or_else(|| expected.refresh_token.clone()),
         scope: wire.scope,

@@ -32,6 +32,12 @@ pub(crate) struct Said {
     iat: UnixTime,
 }
 
+impl Said {
+    pub(crate) fn nonce(&self) -> Option<&Nonce> {
+        self.nonce.as_ref()
+    }
+}
+
 impl Occasion<'_> {
     /// A proof by `key` with the nonce that this server wants, at the time that its clock shows, under the name
     /// by which it knows the algorithm.
@@ -66,13 +72,19 @@ pub(crate) struct Objection<'a> {
     pub(crate) headers: &'a HeaderMap,
 }
 
-/// What has been corrected in one exchange or call. Each thing is corrected once: a server that is never
-/// content is not obeyed for ever.
-#[derive(Clone, Copy, Debug, Default)]
+/// What may still be corrected in one exchange or call: a server that is never content is not obeyed for ever.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Corrections {
-    nonce: bool,
+    /// One for a proof that had no nonce; two where it had one, since others may use up the next as well.
+    nonces_left: u8,
     clock: bool,
     name: bool,
+}
+
+impl Default for Corrections {
+    fn default() -> Self {
+        Self { nonces_left: 2, clock: false, name: false }
+    }
 }
 
 impl Corrections {
@@ -88,7 +100,9 @@ impl Corrections {
         let (role, target) = occasion;
         if objection.code == Some("use_dpop_nonce") {
             let nonce = Nonce::of(objection.headers);
-            return nonce.is_some() && nonce != said.nonce && !std::mem::replace(&mut self.nonce, true);
+            let may_go_on = nonce.is_some() && nonce != said.nonce && self.nonces_left > 0;
+            self.nonces_left = if said.nonce.is_some() { self.nonces_left.saturating_sub(1) } else { 0 };
+            return may_go_on;
         }
         if !objection.is_about_the_proof() {
             return false;

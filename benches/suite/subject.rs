@@ -1,0 +1,99 @@
+//! What the cases work on: a key, a token that is bound to it, and a request to a server that wants a nonce.
+
+use std::env;
+use std::fs;
+use std::time::SystemTime;
+
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use keybound_core::dpop::Nonce;
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{
+    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Grant, Origins, Outgoing, Received, Secret,
+    Token, UnixTime,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::Outcome;
+
+pub(crate) struct Subject {
+    pub(crate) key: SigningKey,
+    pub(crate) token: Token,
+    pub(crate) nonce: Nonce,
+    /// Knows the nonce.
+    pub(crate) origins: Origins,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    random: SystemRandom,
+}
+
+impl Subject {
+    /// One for each algorithm, and why some are missing.
+    pub(crate) fn all() -> Outcome<(Vec<Self>, Option<&'static str>)> {
+        let mut keys = Vec::new();
+        for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
+            keys.push(SigningKey::generate(algorithm)?);
+        }
+        let rsa = env::var("KEYBOUND_RSA_KEY").ok();
+        if let Some(path) = &rsa {
+            let pem = fs::read_to_string(path)?;
+            for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
+                keys.push(SigningKey::from_pkcs8_pem(&pem)?.with_algorithm(algorithm)?);
+            }
+        }
+        let missing = "RS256 and PS256 are left out: KEYBOUND_RSA_KEY names no PEM file with a PKCS#8 key.";
+        Ok((keys.into_iter().map(Self::new).collect::<Outcome<_>>()?, rsa.is_none().then_some(missing)))
+    }
+
+    fn new(key: SigningKey) -> Outcome<Self> {
+        let nonce = Nonce::new("eyJ7S_zG.eyJH0-Z.HX4w-7v")?;
+        let mut subject = Self {
+            token: token(&key)?,
+            key,
+            origins: Origins::new(),
+            method: Method::POST,
+            uri: Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers"),
+            random: SystemRandom::new(),
+            nonce,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("dpop-nonce", subject.nonce.as_str().parse()?);
+        let Authorized { pending, .. } = subject.authorized()?;
+        let _ = pending.judge(StatusCode::OK, &headers, &mut subject.origins, now())?;
+        Ok(subject)
+    }
+
+    /// What an application does for one request.
+    pub(crate) fn authorized(&self) -> Result<Authorized, Error> {
+        let call = self.token.authorize(&self.method, &self.uri)?;
+        call.prepare(&self.origins, self.ambient())?.finish(|request| self.key.sign(request))
+    }
+
+    /// As drivers make it: the system's time, and entropy that is fresh for each `jti`.
+    pub(crate) fn ambient(&self) -> Ambient {
+        let mut entropy = [0; 16];
+        // ring's signatures need random numbers as well, and tell if there are none.
+        let _ = self.random.fill(&mut entropy);
+        Ambient::new(now(), entropy)
+    }
+}
+
+/// As a server would issue it: 1,000 characters long.
+fn token(key: &SigningKey) -> Outcome<Token> {
+    let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
+    let client =
+        Client::new(Endpoint::https("https://as.example.com/token")?, auth).dpop(key.public().clone());
+    let mut origins = Origins::new();
+    let signing =
+        client.token(Grant::client_credentials())?.prepare(&origins, Ambient::new(now(), [0; 16]))?;
+    let Outgoing { pending, .. } = signing.finish(|request| key.sign(request))?;
+    let answer = format!(r#"{{"access_token":"{}","token_type":"DPoP"}}"#, "a".repeat(1000));
+    match pending.receive(Response::new(answer), &mut origins, now())? {
+        Received::Done(token) => Ok(token),
+        Received::Again(_) => Err("this answer is a token".into()),
+    }
+}
+
+pub(crate) fn now() -> UnixTime {
+    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    UnixTime::from_secs(0).saturating_add(since_epoch)
+}
