@@ -51,6 +51,11 @@ impl Session {
         Self(Arc::new(Shared { transport, client, grant, state: Mutex::new(state), settled: Condvar::new() }))
     }
 
+    /// What performs its requests.
+    pub fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
     /// A token that is good now.
     ///
     /// # Errors

@@ -194,6 +194,32 @@ fn moov_gives_a_token_and_an_account_list() {
 }
 
 #[test]
+fn many_calls_by_one_session_cost_one_token() {
+    let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true)).unwrap();
+    let home = home();
+    let (token_url, resource) =
+        (format!("{}/token", sandbox.oauth()), format!("{}/resource", sandbox.oauth()));
+    let key = home.path().join("key.pem");
+    let key = key.to_str().unwrap();
+    stdout(&keybound(home.path(), &["key", "new", "--alg", "EdDSA", "--out", key], ""));
+    let call = |url: &str, more: &[&str]| {
+        let options = ["call", url, "--token-url", &token_url, "--client-id", sandbox::CLIENT_ID];
+        let rest =
+            ["--client-secret-env", "SECRET", "--dpop", "--key", key, "--repeat", "50", "--parallel", "8"];
+        keybound(home.path(), &[&options[..], &rest, more].concat(), "")
+    };
+    let output = call(&resource, &[]);
+    stdout(&output);
+    let figures = json(&output);
+    assert_eq!((&figures["ok"], &figures["failed"]), (&50.into(), &0.into()));
+    assert_eq!((&figures["requests"], &figures["token_requests"]), (&51.into(), &2.into()));
+    assert!(figures["p50_ms"].as_f64().unwrap() <= figures["p99_ms"].as_f64().unwrap());
+
+    let output = call(&format!("{resource}/nowhere"), &[]);
+    assert_eq!((output.status.code(), &json(&output)["failed"]), (Some(1), &50.into()));
+}
+
+#[test]
 fn a_relay_prints_the_token_or_why_not_with_the_nonce() {
     let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true)).unwrap();
     let (home, base) = (home(), sandbox.treasury_prime());

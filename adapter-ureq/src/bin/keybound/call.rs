@@ -3,11 +3,12 @@ use std::{fs, str::FromStr};
 
 use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
+use keybound_ureq::Session;
 
 use crate::client;
 use crate::failure::Failure;
 use crate::input::pair;
-use crate::nonce_cache;
+use crate::{nonce_cache, repeat};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -25,19 +26,28 @@ pub(crate) struct Options {
     /// Prints the status and the headers before the body.
     #[arg(short = 'i')]
     include: bool,
+    /// Calls so many times with one session, and prints figures in place of the bodies.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// By so many threads.
+    #[arg(long, value_name = "P", default_value_t = 1, requires = "repeat", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: u32,
     #[command(flatten)]
     client: client::TokenOptions,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let session = options.client.session()?;
+    let ready = options.client.ready()?;
     let mut request = options.request()?;
-    for (name, value) in &session.api_headers {
+    for (name, value) in &ready.api_headers {
         request.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
-    let token = session.token()?;
-    let response = session.transport.call(&token, request);
-    nonce_cache::store(&session.transport.learned());
+    if let Some(times) = options.repeat {
+        return repeat::run(ready, &request, times, options.parallel, options.client.trace);
+    }
+    let session = Session::new(ready.transport, ready.client, ready.grant);
+    let response = session.run(request);
+    nonce_cache::store(&session.transport().learned());
     let response = response?;
 
     let status = response.status();

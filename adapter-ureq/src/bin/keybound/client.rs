@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use http::HeaderMap;
 use keybound_ureq::jose::Algorithm;
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
-use keybound_ureq::{BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Token, Transport, endpoint};
+use keybound_ureq::{BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Transport, endpoint};
 
 use crate::failure::Failure;
 use crate::input::{pair, secret};
@@ -60,7 +60,7 @@ pub(crate) struct TokenOptions {
     alg: Option<Algorithm>,
     /// Prints each request and response on stderr, secrets redacted.
     #[arg(long)]
-    trace: bool,
+    pub(crate) trace: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,9 +84,9 @@ enum Body {
 }
 
 /// A client with all that it needs to be used.
-pub(crate) struct Session {
-    client: Client,
-    grant: Grant,
+pub(crate) struct Ready {
+    pub(crate) client: Client,
+    pub(crate) grant: Grant,
     pub(crate) transport: Transport,
     /// What every call of the provider's API should have.
     pub(crate) api_headers: HeaderMap,
@@ -94,7 +94,7 @@ pub(crate) struct Session {
 
 impl TokenOptions {
     /// Everything is checked here, before anything is sent.
-    pub(crate) fn session(&self) -> Result<Session, Failure> {
+    pub(crate) fn ready(&self) -> Result<Ready, Failure> {
         let auth = self.client_auth()?;
         let mut api_headers = HeaderMap::new();
         let mut client = match (&self.token_url, self.provider) {
@@ -125,7 +125,7 @@ impl TokenOptions {
             client = client.dpop(key.public().clone());
             transport = transport.signer(key);
         }
-        Ok(Session { client, grant: self.grant()?, transport, api_headers })
+        Ok(Ready { client, grant: self.grant()?, transport, api_headers })
     }
 
     fn client_auth(&self) -> Result<ClientAuth, Failure> {
@@ -181,14 +181,6 @@ impl Auth {
             Self::None => ClientAuth::none(client_id)?,
             Self::Bearer => ClientAuth::bearer(secret()?)?,
         })
-    }
-}
-
-impl Session {
-    pub(crate) fn token(&self) -> Result<Token, Failure> {
-        let token = self.transport.run(self.client.token(self.grant.clone())?);
-        nonce_cache::store(&self.transport.learned());
-        Ok(token?)
     }
 }
 

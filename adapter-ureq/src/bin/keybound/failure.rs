@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::{fmt, io};
 
 use keybound_ureq::{Error, Misuse};
@@ -22,6 +23,13 @@ impl Failure {
 
     pub(crate) fn refused(why: impl Into<String>) -> Self {
         Self::Refused(why.into())
+    }
+
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Core(keybound_ureq::CoreError::Misuse(misuse)) => misuse.clone().into(),
+            _ => Self::Refused(error.to_string()),
+        }
     }
 
     pub(crate) fn report(self) -> ExitCode {
@@ -57,10 +65,14 @@ impl From<keybound_ureq::CoreError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match &error {
-            Error::Core(keybound_ureq::CoreError::Misuse(misuse)) => misuse.clone().into(),
-            _ => Self::Refused(error.to_string()),
-        }
+        Self::of(&error)
+    }
+}
+
+/// A session's error, which many may share.
+impl From<Arc<Error>> for Failure {
+    fn from(error: Arc<Error>) -> Self {
+        Self::of(&error)
     }
 }
 

@@ -11,6 +11,7 @@ mod input;
 mod key;
 mod nonce_cache;
 mod proof;
+mod repeat;
 mod sandbox;
 mod token;
 mod trace;

@@ -5,10 +5,13 @@ use serde_json::{Value, json};
 
 use crate::client::TokenOptions;
 use crate::failure::Failure;
+use crate::nonce_cache;
 
 pub(crate) fn run(options: &TokenOptions) -> Result<(), Failure> {
-    let token = options.session()?.token()?;
-    print(&token)
+    let ready = options.ready()?;
+    let token = ready.transport.run(ready.client.token(ready.grant)?);
+    nonce_cache::store(&ready.transport.learned());
+    print(&token?)
 }
 
 /// One line of JSON, for programs.
