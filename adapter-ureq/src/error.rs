@@ -1,6 +1,6 @@
 use std::fmt;
 
-use keybound_core::{Lost, Misuse, Retry};
+use keybound_core::{Error as CoreError, Lost, Misuse, Retry, Sent, ServerError};
 
 /// Why a request has no answer that could be used.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Error {
     NoEntropy,
     /// The renewal that this caller waited for ended without a result: its thread panicked.
     RenewalEnded,
+    /// The session is over: its grant is used up, and no refresh token is good any longer.
+    Reauthenticate,
 }
 
 impl Error {
@@ -33,7 +35,27 @@ impl Error {
             Self::Core(error) => error.retry(),
             Self::Lost { lost, .. } => keybound_core::Error::Lost(*lost).retry(),
             Self::RenewalEnded => Retry::Later(None),
+            Self::Reauthenticate => Retry::Reauthenticate,
             Self::Signer(_) | Self::NoSigner | Self::NoEntropy => Retry::No,
+        }
+    }
+}
+
+impl Error {
+    /// How often a grant that is good for once may still be sent, after it has met with this.
+    pub(crate) fn tries_left_after(&self, tries_left: u8) -> u8 {
+        let is_turned_away = |error: &ServerError| matches!(error.status().as_u16(), 429 | 503);
+        match self {
+            // It was not sent, or turned away unread.
+            Self::Signer(_) | Self::NoSigner | Self::NoEntropy => tries_left,
+            Self::Core(CoreError::Misuse(_)) => tries_left,
+            Self::Lost { lost, .. } if lost.sent() == Sent::No => tries_left,
+            Self::Core(CoreError::Server(error)) if is_turned_away(error) => tries_left,
+            // It may have been used up.
+            Self::Lost { .. } | Self::RenewalEnded => tries_left.saturating_sub(1),
+            _ if matches!(self.retry(), Retry::Later(_)) => tries_left.saturating_sub(1),
+            // It was.
+            _ => 0,
         }
     }
 }
@@ -47,6 +69,7 @@ impl fmt::Display for Error {
             Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
             Self::NoEntropy => f.write_str("the system has no random numbers"),
             Self::RenewalEnded => f.write_str("the renewal of the token ended without a result"),
+            Self::Reauthenticate => f.write_str("the session is over: a new grant is needed"),
         }
     }
 }
@@ -57,7 +80,7 @@ impl std::error::Error for Error {
             Self::Core(error) => Some(error),
             Self::Lost { cause, .. } => Some(cause),
             Self::Signer(error) => Some(&**error),
-            Self::NoSigner | Self::NoEntropy | Self::RenewalEnded => None,
+            Self::NoSigner | Self::NoEntropy | Self::RenewalEnded | Self::Reauthenticate => None,
         }
     }
 }

@@ -30,7 +30,12 @@ struct State {
     store: Store,
     /// Why the last renewal failed, for those who waited for it.
     failure: Option<Arc<Error>>,
+    /// How often what is good for once, a refresh token or a code, may still be sent.
+    tries_left: u8,
 }
+
+/// What may have been used up in a request that was lost is tried once more: it was lost for us anyway, if so.
+const TRIES: u8 = 2;
 
 impl Session {
     /// A session that has no token yet. `grant` gets the first: client credentials get every other one as well;
@@ -47,7 +52,7 @@ impl Session {
         policy: RefreshPolicy,
         held: Option<Token>,
     ) -> Self {
-        let state = State { store: Store::new(policy, held), failure: None };
+        let state = State { store: Store::new(policy, held), failure: None, tries_left: TRIES };
         Self(Arc::new(Shared { transport, client, grant, state: Mutex::new(state), settled: Condvar::new() }))
     }
 
@@ -124,13 +129,17 @@ impl Session {
 impl Shared {
     /// The refresh token that is held, unless the first grant is as good a second time.
     fn next_grant(&self) -> Result<Grant, Error> {
+        if self.grant.is_repeatable() {
+            return Ok(self.grant.clone());
+        }
         let state = self.state();
-        let refresh_token = state.store.held().and_then(Token::refresh_token);
-        match refresh_token {
-            Some(refresh_token) if !self.grant.is_repeatable() => {
-                Ok(Grant::refresh_token(refresh_token.clone())?)
-            }
-            _ => Ok(self.grant.clone()),
+        if state.tries_left == 0 {
+            return Err(Error::Reauthenticate);
+        }
+        match state.store.held().map(Token::refresh_token) {
+            None => Ok(self.grant.clone()),
+            Some(Some(refresh_token)) => Ok(Grant::refresh_token(refresh_token.clone())?),
+            Some(None) => Err(Error::Reauthenticate),
         }
     }
 
@@ -159,6 +168,11 @@ impl Renewal {
         if let Some(ticket) = self.ticket.take() {
             let seed = entropy().map_or(0, u64::from_ne_bytes);
             let mut state = self.shared.state();
+            state.tries_left = match &failure {
+                _ if token.is_some() => TRIES,
+                Some(error) => error.tries_left_after(state.tries_left),
+                None => state.tries_left.saturating_sub(1),
+            };
             state.failure = failure;
             state.store.settle(ticket, token, Clock::start().now(), seed);
             drop(state);

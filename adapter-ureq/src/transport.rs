@@ -1,11 +1,12 @@
 //! The one loop, over ureq.
 
 use std::fmt;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use keybound_core::jose::Signature;
 use keybound_core::{
@@ -151,7 +152,7 @@ impl Transport {
             let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
             headers.apply(&mut head.headers);
             let request = Request::from_parts(head.clone(), body.as_ref());
-            let response = match self.send(request, &clock) {
+            let response = match self.send(request, &clock, Extent::Head) {
                 Ok(response) => response,
                 Err(cause) => return Err(Self::lost(pending.lost(was_sent(&cause)), cause)),
             };
@@ -191,36 +192,69 @@ impl Transport {
 
     fn exchange_once(&self, request: Request<Body>, clock: &Clock) -> Result<Response<Vec<u8>>, ureq::Error> {
         let (head, body) = request.into_parts();
-        let (head, body) = self.send(Request::from_parts(head, body.as_ref()), clock)?.into_parts();
+        let (head, body) =
+            self.send(Request::from_parts(head, body.as_ref()), clock, Extent::Whole)?.into_parts();
         // One byte beyond the limit tells the core that there is more.
         let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX).saturating_add(1);
         let mut bytes = Vec::new();
-        body.into_reader().take(limit).read_to_end(&mut bytes)?;
+        match body.into_reader().take(limit).read_to_end(&mut bytes) {
+            // A refusal is one however little of its body comes.
+            Err(cut) if head.status.is_success() => return Err(cut.into()),
+            _ => {}
+        }
         self.tell(Event::Received { status: head.status, headers: &head.headers, body: Some(&bytes) });
         Ok(Response::from_parts(head, bytes))
     }
 
-    fn send(&self, request: Request<&[u8]>, clock: &Clock) -> Result<Response<ureq::Body>, ureq::Error> {
+    fn send(
+        &self,
+        request: Request<&[u8]>,
+        clock: &Clock,
+        extent: Extent,
+    ) -> Result<Response<ureq::Body>, ureq::Error> {
         let left = self.budget.saturating_sub(clock.elapsed());
         let (head, body) = request.into_parts();
         self.tell(Event::Sending { method: &head.method, uri: &head.uri, headers: &head.headers, body });
-        let answer = if body.is_empty() {
-            self.agent.run(self.configured(Request::from_parts(head, ()), left))
+        let has_body = !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        let answer = if left.is_zero() {
+            Err(ureq::Error::Timeout(Timeout::Connect))
+        } else if has_body {
+            self.agent.run(self.configured(Request::from_parts(head, body), left, extent))
         } else {
-            self.agent.run(self.configured(Request::from_parts(head, body), left))
+            self.agent.run(self.configured(Request::from_parts(head, ()), left, extent))
         };
         answer.inspect_err(|cause| self.tell(Event::Lost(cause)))
     }
 
-    fn configured<B: ureq::AsSendBody>(&self, request: Request<B>, left: Duration) -> Request<B> {
-        self.agent
+    fn configured<B: ureq::AsSendBody>(
+        &self,
+        request: Request<B>,
+        left: Duration,
+        extent: Extent,
+    ) -> Request<B> {
+        // Plain http stays on this machine: no proxy from the environment gets to see it.
+        let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
+        let connecting = left - left / 16;
+        let config = self
+            .agent
             .configure_request(request)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
-            .timeout_global(Some(left))
-            .build()
+            // Shorter than the rest, so that it is known when nothing was sent.
+            .timeout_resolve(Some(connecting))
+            .timeout_connect(Some(connecting));
+        let config = match extent {
+            // On a connection of its own: one from the pool may be dead, and the request then lost in doubt.
+            Extent::Whole => config.timeout_global(Some(left)).max_idle_age(Duration::ZERO),
+            Extent::Head => config
+                .timeout_send_request(Some(left))
+                .timeout_send_body(Some(left))
+                .timeout_recv_response(Some(left)),
+        };
+        let config = if is_plain { config.proxy(None) } else { config };
+        config.build()
     }
 
     fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
@@ -337,6 +371,14 @@ impl fmt::Debug for Event<'_> {
     }
 }
 
+/// How much of a response the budget is for.
+#[derive(Clone, Copy)]
+enum Extent {
+    Whole,
+    /// Its body is the application's.
+    Head,
+}
+
 /// Whether anything of the request may have reached the server.
 fn was_sent(cause: &ureq::Error) -> Sent {
     match cause {
@@ -345,7 +387,21 @@ fn was_sent(cause: &ureq::Error) -> Sent {
         | ureq::Error::ConnectProxyFailed(_)
         | ureq::Error::Tls(_)
         | ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Sent::No,
-        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Sent::No,
+        ureq::Error::Io(error) if is_before_sending(error) => Sent::No,
         _ => Sent::Maybe,
     }
+}
+
+/// The standard library and rustls tell some of these by their words alone.
+fn is_before_sending(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::ConnectionRefused,
+        io::ErrorKind::HostUnreachable,
+        io::ErrorKind::NetworkUnreachable,
+        io::ErrorKind::AddrNotAvailable,
+    ];
+    let said = error.to_string();
+    kinds.contains(&error.kind())
+        || said.starts_with("failed to lookup address information")
+        || said.contains("invalid peer certificate")
 }

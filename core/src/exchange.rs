@@ -16,6 +16,7 @@ use crate::origins::{Origins, Role};
 use crate::secret::Body;
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
+use crate::wire::challenge::{self, Challenge};
 use crate::wire::fields::{BodyFormat, Fields};
 use crate::wire::refusal::{self, Secrets};
 
@@ -351,10 +352,15 @@ impl<T> Pending<T> {
             let asked = refusal.retry_after();
             return exchange.again(refusal.into(), asked, now, seed);
         }
-        let objection = Objection { code: refusal.code(), description: refusal.description(), headers };
-        if let Some(said) = said.filter(|_| status.is_client_error())
-            && exchange.corrections.answer(&objection, &said, (role, &target), origins, now)
-        {
+        // A wish for a nonce counts wherever it stands.
+        let challenges = Challenge::all(headers);
+        let challenged = challenge::error(&challenges).filter(|code| *code == "use_dpop_nonce");
+        let code = challenged.or(refusal.code());
+        let objection = Objection { code, description: refusal.description(), headers };
+        let answered = said.filter(|_| status.is_client_error()).is_some_and(|said| {
+            exchange.corrections.answer(&objection, &said, (role, &target), origins, now)
+        });
+        if answered {
             exchange.wait = Duration::ZERO;
             return Ok(Received::Again(exchange));
         }

@@ -192,19 +192,17 @@ impl PendingResource {
         {
             return Ok(Judged::Again(call));
         }
-        match code {
+        match challenge::error(&challenges) {
             Some("invalid_token") => Ok(Judged::Rejected),
-            _ if challenges.is_empty() && status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),
             None if status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),
             _ => Ok(Judged::Deliver),
         }
     }
 }
 
-/// The error of a refusal. Some servers challenge by the nonce alone, without a word.
+/// The error of a refusal. Some servers challenge by the nonce alone, without a word of it.
 fn code(status: StatusCode, challenges: &[Challenge]) -> Option<&str> {
-    if status == StatusCode::UNAUTHORIZED && challenges.is_empty() {
-        return Some("use_dpop_nonce");
-    }
-    challenge::error(challenges)
+    let speechless = challenges.is_empty() || challenges.iter().any(|challenge| challenge.is("DPoP"));
+    let meant = if status == StatusCode::UNAUTHORIZED && speechless { Some("use_dpop_nonce") } else { None };
+    challenge::error(challenges).or(meant)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -57,7 +58,11 @@ async fn accept(
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
-        let (stream, _) = listener.accept().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            // Too many open files, most likely: some will be closed.
+            thread::sleep(Duration::from_millis(10));
+            continue;
+        };
         let answer = Arc::clone(&answer);
         tokio::spawn(async move {
             let service = service_fn(|request| respond(request, &*answer));

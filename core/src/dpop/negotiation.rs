@@ -1,5 +1,7 @@
 //! Proofs as a server wants them: made with what is known of it, and corrected by what its refusals teach.
 
+use std::time::Duration;
+
 use http::{HeaderMap, Method, header};
 
 use super::Nonce;
@@ -14,6 +16,9 @@ use crate::wire::http_date;
 
 /// From when on a proof's age may be what a server objects to; networks and signers take their time, too.
 const SLOW: u64 = 10;
+
+/// How wrong a clock may be; no proof is made for a time that is further away, whoever asks for it (RFC 9449 §11.2).
+const WRONG_AT_MOST: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// One request to a server, for which a proof is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -107,13 +112,24 @@ impl Corrections {
         if !objection.is_about_the_proof() {
             return false;
         }
-        if let Some(name) = other_name(objection.headers, &said.key) {
-            origins.note(role, target, now, |known| known.algorithm = Some(name));
-            return !std::mem::replace(&mut self.name, true);
+        let name = other_name(objection.headers, &said.key).filter(|_| !self.name);
+        if name.is_some() {
+            self.name = true;
+            origins.note(role, target, now, |known| known.algorithm = name);
+            return true;
         }
-        if let Some(clock) = other_clock(objection.headers, said.iat, now) {
+        let clock = other_clock(objection.headers, said.iat, now).filter(|_| !self.clock);
+        if let Some(clock) = clock {
+            self.clock = true;
             origins.note(role, target, now, |known| known.clock = clock);
-            return !std::mem::replace(&mut self.clock, true);
+            return true;
+        }
+        // What was learned hasn't helped: the next proof is made as if nothing had been.
+        if origins.known(role, target).is_some() {
+            origins.note(role, target, now, |known| {
+                known.algorithm = None;
+                known.clock = Clock::default();
+            });
         }
         false
     }
@@ -148,7 +164,8 @@ fn other_clock(headers: &HeaderMap, iat: UnixTime, now: UnixTime) -> Option<Cloc
     let date = http_date::parse(headers.get(header::DATE)?.to_str().ok()?)?;
     let proof_is_ahead = iat.as_secs() > date.as_secs();
     let proof_is_old = date.as_secs() > iat.as_secs().saturating_add(SLOW);
-    let told = !headers.contains_key(header::AGE) && (proof_is_ahead || proof_is_old);
+    let is_near = date.saturating_since(now) <= WRONG_AT_MOST && now.saturating_since(date) <= WRONG_AT_MOST;
+    let told = !headers.contains_key(header::AGE) && is_near && (proof_is_ahead || proof_is_old);
     told.then(|| Clock::showing(date, now))
 }
 

@@ -240,6 +240,10 @@ struct JsonEscape<'a, S>(&'a mut S);
 
 impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+            self.0.bytes(text.as_bytes());
+            return Ok(());
+        }
         for piece in text.split_inclusive(['"', '\\']) {
             match piece.as_bytes().split_last() {
                 Some((last @ (b'"' | b'\\'), before)) => {

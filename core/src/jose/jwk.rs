@@ -21,9 +21,9 @@ struct Parts {
     algorithm: Algorithm,
     material: Material,
     kid: Option<String>,
-    json: String,
-    thumbprint: String,
-    /// Made when it is first needed: whoever verifies never does.
+    /// These are made when they are first needed: whoever verifies needs hardly any.
+    json: OnceLock<String>,
+    thumbprint: OnceLock<String>,
     proof_header: OnceLock<String>,
 }
 
@@ -69,9 +69,8 @@ impl PublicJwk {
     }
 
     pub(super) fn new(material: Material, algorithm: Algorithm, kid: Option<String>) -> Self {
-        let json = material.to_json();
-        let thumbprint = encode(digest(&SHA256, json.as_bytes()).as_ref());
-        Self(Arc::new(Parts { algorithm, material, kid, json, thumbprint, proof_header: OnceLock::new() }))
+        let (json, thumbprint, proof_header) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Parts { algorithm, material, kid, json, thumbprint, proof_header }))
     }
 
     /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.
@@ -114,19 +113,19 @@ impl PublicJwk {
 
     /// The JWK's JSON: the required members alone, in lexical order.
     pub fn to_json(&self) -> &str {
-        &self.0.json
+        self.0.json.get_or_init(|| self.0.material.to_json())
     }
 
     /// The SHA-256 thumbprint (RFC 7638), base64url: a token's `jkt`, and `dpop_jkt`.
     pub fn thumbprint(&self) -> &str {
-        &self.0.thumbprint
+        self.0.thumbprint.get_or_init(|| encode(digest(&SHA256, self.to_json().as_bytes()).as_ref()))
     }
 
     /// The encoded header of a proof by this key.
     pub(crate) fn proof_header(&self) -> &str {
-        let Parts { algorithm, json, proof_header, .. } = &*self.0;
-        proof_header.get_or_init(|| {
-            encode(format!(r#"{{"typ":"dpop+jwt","alg":"{algorithm}","jwk":{json}}}"#).as_bytes())
+        self.0.proof_header.get_or_init(|| {
+            let (alg, jwk) = (self.algorithm(), self.to_json());
+            encode(format!(r#"{{"typ":"dpop+jwt","alg":"{alg}","jwk":{jwk}}}"#).as_bytes())
         })
     }
 
@@ -192,7 +191,7 @@ impl Eq for PublicJwk {}
 
 impl fmt::Debug for PublicJwk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicJwk({}, {})", self.0.algorithm, self.0.thumbprint)
+        write!(f, "PublicJwk({}, {})", self.0.algorithm, self.thumbprint())
     }
 }
 

@@ -45,17 +45,14 @@ impl Challenge {
     }
 }
 
-/// The `error` that concerns a DPoP request (RFC 9449 §7.1): that of the DPoP challenge; of any other only
-/// where there is no DPoP challenge, since some servers know one scheme alone.
+/// The `error` that concerns a DPoP request (RFC 9449 §7.1): that of the DPoP challenges, a wish for a nonce before
+/// all others; of any other scheme only where there is no DPoP challenge, since some servers know one scheme alone.
 pub(crate) fn error(challenges: &[Challenge]) -> Option<&str> {
-    if challenges.iter().any(|challenge| challenge.is("DPoP")) {
-        challenges
-            .iter()
-            .filter(|challenge| challenge.is("DPoP"))
-            .find_map(|challenge| challenge.param("error"))
-    } else {
-        challenges.iter().find_map(|challenge| challenge.param("error"))
-    }
+    let has_dpop = challenges.iter().any(|challenge| challenge.is("DPoP"));
+    let concerned = challenges.iter().filter(|challenge| !has_dpop || challenge.is("DPoP"));
+    let mut errors = concerned.filter_map(|challenge| challenge.param("error"));
+    let first = errors.next()?;
+    Some(std::iter::once(first).chain(errors).find(|error| *error == "use_dpop_nonce").unwrap_or(first))
 }
 
 struct Reader<'a> {
@@ -216,6 +213,8 @@ mod tests {
             (&["Bearer error=\"use_dpop_nonce\"", "DPoP algs=ES256"], None),
             (&["Bearer error=\"use_dpop_nonce\""], Some("use_dpop_nonce")),
             (&["DPoP realm=\"error=use_dpop_nonce\""], None),
+            (&["DPoP error=\"invalid_token\", DPoP error=\"use_dpop_nonce\""], Some("use_dpop_nonce")),
+            (&["DPoP error=\"invalid_token\", DPoP error=\"odd\""], Some("invalid_token")),
             (&[], None),
         ] {
             assert_eq!(error(&read(fields)), expected, "{fields:?}");

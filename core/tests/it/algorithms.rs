@@ -77,7 +77,9 @@ fn we_accept_the_proofs_of_rustcrypto_by_every_algorithm() {
         let inspection = Policy::default().inspect(&theirs.proof(), START);
         assert_eq!(inspection.problems(), [], "{algorithm}");
         assert_eq!(inspection.alg(), Some(algorithm.as_str()));
-        let key = inspection.verified().unwrap().key().clone();
+        let verified = inspection.verified().unwrap();
+        assert_eq!(verified.jti(), "jti-1");
+        let key = verified.key();
         assert_eq!(key.algorithm(), *algorithm);
         assert_eq!(key.thumbprint(), thumbprint(&theirs.jwk()));
         let (proof, other) = (theirs.proof(), theirs.jws(&theirs.header(), &json!({ "jti": "another" })));

@@ -162,6 +162,28 @@ fn a_refusal_that_is_not_the_clocks_fault_teaches_no_time() {
 }
 
 #[test]
+fn a_correction_that_does_not_help_is_undone() {
+    // The server's `Date` is an hour behind, and what it had against the proof was something else.
+    let mut client = Skewed::new(Algorithm::Es256, NOW + 3600);
+    let exchange = client.exchange();
+    let (_, pending) = client.send(exchange);
+    let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
+    let (request, pending) = client.send(exchange);
+    assert_eq!(iat(request.headers()), NOW);
+    assert!(matches!(client.receive(pending, refusal(BAD_PROOF, &[])), Err(Error::Server(_))));
+    let next = client.exchange();
+    assert_eq!(iat(client.send(next).0.headers()), NOW + 3600);
+}
+
+#[test]
+fn no_server_gets_a_proof_for_the_far_future() {
+    let mut client = Skewed::new(Algorithm::Es256, NOW - 32 * 86_400);
+    let exchange = client.exchange();
+    let (_, pending) = client.send(exchange);
+    assert!(matches!(client.receive(pending, refusal(BAD_PROOF, &[])), Err(Error::Server(_))));
+}
+
+#[test]
 fn nonce_and_clock_may_both_have_to_be_corrected() {
     let mut client = Skewed::new(Algorithm::Es256, NOW + 120);
     let exchange = client.exchange();

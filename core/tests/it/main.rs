@@ -8,6 +8,7 @@ mod corrections;
 mod flows;
 mod inspect;
 mod leaks;
+mod limits;
 mod maker;
 mod peer;
 mod purity;

@@ -45,10 +45,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if let Some(times) = options.repeat {
         return repeat::run(ready, &request, times, options.parallel, options.client.trace);
     }
+    // What is wrong with the arguments shows here; from now on it is the server's doing.
+    let _ = ready.client.token(ready.grant.clone())?;
     let session = Session::new(ready.transport, ready.client, ready.grant);
     let response = session.run(request);
     nonce_cache::store(&session.transport().learned());
-    let response = response?;
+    let response = response.map_err(|error| Failure::refused(error.to_string()))?;
 
     let status = response.status();
     let mut out = io::stdout().lock();
@@ -77,6 +79,9 @@ impl Options {
         let default_method = if self.data.is_some() { "POST" } else { "GET" };
         let method = Method::from_str(self.method.as_deref().unwrap_or(default_method))
             .map_err(|_| Failure::usage("method must be a token, such as GET"))?;
+        if method == Method::CONNECT {
+            return Err(Failure::usage("method must not be CONNECT: no proof can name its target"));
+        }
         let mut request = Request::new(data);
         *request.method_mut() = method;
         *request.uri_mut() = url.uri().clone();
@@ -90,8 +95,13 @@ impl Options {
         for (name, value) in &self.call_header {
             let name =
                 HeaderName::from_str(name).map_err(|_| Failure::usage("header must have a valid name"))?;
-            let value = HeaderValue::from_str(value)
+            let mut value = HeaderValue::from_str(value)
                 .map_err(|_| Failure::usage("header must have a value without control characters"))?;
+            if matches!(name.as_str(), "authorization" | "dpop" | "host") {
+                return Err(Failure::usage("header must not be one that the call has by itself"));
+            }
+            // It may be an API key; the trace doesn't show it.
+            value.set_sensitive(true);
             request.headers_mut().insert(name, value);
         }
         Ok(request)

@@ -8,9 +8,10 @@ use keybound_ureq::jose::Algorithm;
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
 use keybound_ureq::{BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Transport, endpoint};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, warn};
 use crate::input::{pair, secret};
-use crate::{key, nonce_cache, trace};
+use crate::trace::Trace;
+use crate::{key, nonce_cache};
 
 #[derive(Args)]
 pub(crate) struct TokenOptions {
@@ -58,6 +59,9 @@ pub(crate) struct TokenOptions {
     /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
     #[arg(long, requires = "key", value_parser = key::algorithm)]
     alg: Option<Algorithm>,
+    /// Plain http is for loopback addresses, with or without this word.
+    #[arg(long, hide = true)]
+    loopback_http: bool,
     /// Prints each request and response on stderr, secrets redacted.
     #[arg(long)]
     pub(crate) trace: bool,
@@ -101,7 +105,7 @@ impl TokenOptions {
             (_, Some(Provider::Moov)) => {
                 let moov = self.moov(auth)?;
                 for warning in moov.warnings() {
-                    eprintln!("keybound: warning: {warning}");
+                    warn(&format_args!("warning: {warning}"));
                 }
                 api_headers = moov.headers().clone();
                 moov.client()?
@@ -187,5 +191,9 @@ impl Auth {
 /// A transport that knows what earlier commands have learned.
 pub(crate) fn transport(traced: bool) -> Transport {
     let transport = Transport::new().with_origins(nonce_cache::load());
-    if traced { transport.observe(|event| trace::print(&mut std::io::stderr(), &event)) } else { transport }
+    if !traced {
+        return transport;
+    }
+    let trace = Trace::default();
+    transport.observe(move |event| trace.print(&mut std::io::stderr(), &event))
 }

@@ -13,7 +13,8 @@ use keybound_ureq::{
 };
 
 use crate::failure::Failure;
-use crate::{input, trace};
+use crate::input;
+use crate::trace::Trace;
 
 /// Prints a line; a reader who has seen enough and closed the pipe is no reason to panic.
 macro_rules! say {
@@ -150,7 +151,8 @@ fn call(
 }
 
 fn traced() -> Transport {
-    Transport::new().observe(|event| trace::print(&mut std::io::stdout(), &event))
+    let trace = Trace::default();
+    Transport::new().observe(move |event| trace.print(&mut std::io::stdout(), &event))
 }
 
 fn chapter(title: &str) {

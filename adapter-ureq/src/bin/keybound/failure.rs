@@ -1,8 +1,8 @@
 //! How a command ends when it doesn't end well.
 
 use std::error::Error as StdError;
+use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::{fmt, io};
 
 use keybound_ureq::{Error, Misuse};
@@ -33,12 +33,17 @@ impl Failure {
     }
 
     pub(crate) fn report(self) -> ExitCode {
-        eprintln!("keybound: {self}");
+        warn(&self);
         match self {
             Self::Usage(_) => ExitCode::from(2),
             Self::Refused(_) => ExitCode::from(1),
         }
     }
+}
+
+/// A line on stderr; nobody may be reading it.
+pub(crate) fn warn(what: &impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "keybound: {what}");
 }
 
 impl fmt::Display for Failure {
@@ -65,13 +70,6 @@ impl From<keybound_ureq::CoreError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::of(&error)
-    }
-}
-
-/// A session's error, which many may share.
-impl From<Arc<Error>> for Failure {
-    fn from(error: Arc<Error>) -> Self {
         Self::of(&error)
     }
 }

@@ -1,5 +1,5 @@
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -64,10 +64,14 @@ fn show(key: &SigningKey) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{shown}")?)
 }
 
+/// No key file is longer, by far.
+const MAX_KEY: u64 = 64 * 1024;
+
 /// The key in a file: PEM, DER or JWK, told by how it begins.
 pub(crate) fn read(file: &Path, algorithm: Option<Algorithm>) -> Result<SigningKey, Failure> {
-    let bytes = fs::read(file)
-        .map(Zeroizing::new)
+    let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
+    fs::File::open(file)
+        .and_then(|file| file.take(MAX_KEY).read_to_end(&mut bytes))
         .map_err(|error| Failure::usage(format!("key {} can't be read: {error}", file.display())))?;
     let key = match std::str::from_utf8(&bytes) {
         Ok(text) if text.trim_start().starts_with('{') => SigningKey::from_jwk(&bytes),

@@ -13,7 +13,8 @@ use serde_json::json;
 
 use crate::client::Ready;
 use crate::failure::Failure;
-use crate::{nonce_cache, trace};
+use crate::nonce_cache;
+use crate::trace::Trace;
 
 /// What went over the wire.
 #[derive(Default)]
@@ -42,14 +43,14 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let sent = Arc::new(Sent::default());
     let counted = Arc::clone(&sent);
-    let url = request.uri().clone();
+    let (url, trace) = (request.uri().clone(), Trace::default());
     let transport = ready.transport.observe(move |event| {
         if let Event::Sending { uri, .. } = &event {
             let counter = if **uri == url { &counted.calls } else { &counted.token_requests };
             counter.fetch_add(1, Ordering::Relaxed);
         }
         if traced {
-            trace::print(&mut io::stderr(), &event);
+            trace.print(&mut io::stderr(), &event);
         }
     });
     let session = Session::new(transport, ready.client, ready.grant);

@@ -4,8 +4,8 @@ use std::time::Duration;
 use clap::Args;
 use keybound_ureq::dpop::{Nonce, Policy};
 use keybound_ureq::provider::treasury_prime::TreasuryPrime;
-use keybound_ureq::{CoreError, Error, endpoint};
-use serde_json::json;
+use keybound_ureq::{CoreError, Error, Sent, endpoint};
+use serde_json::{Value, json};
 
 use crate::client::{self, Auth};
 use crate::failure::Failure;
@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// A URL that the proof may be for; any, if none is given.
     #[arg(long, value_name = "HTU")]
     url: Vec<String>,
+    /// Plain http is for loopback addresses, with or without this word.
+    #[arg(long, hide = true)]
+    loopback_http: bool,
     /// Prints the request and the response on stderr, secrets redacted.
     #[arg(long)]
     trace: bool,
@@ -64,16 +67,27 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     match transport.run(api.uxt_access_token(&options.person, verified)?) {
         Ok(bound) => token::print(&bound),
         Err(error) => {
-            if let Error::Core(CoreError::Server(refusal)) = &error {
-                let nonce = refusal.nonce().map(Nonce::as_str);
-                let why = json!({
-                    "error": refusal.code().or(refusal.description()),
-                    "status": refusal.status().as_u16(),
-                    "nonce": nonce,
-                });
-                writeln!(io::stdout(), "{why}")?;
-            }
+            writeln!(io::stdout(), "{}", why_not(&error))?;
             Err(error.into())
         }
+    }
+}
+
+/// One line of JSON, whatever went wrong.
+fn why_not(error: &Error) -> Value {
+    match error {
+        Error::Core(CoreError::Server(refusal)) => json!({
+            "error": refusal.code().or(refusal.description()).unwrap_or("refused"),
+            "status": refusal.status().as_u16(),
+            "nonce": refusal.nonce().map(Nonce::as_str),
+            "retry_after_ms": refusal.retry_after().map(|wait| wait.as_millis()),
+        }),
+        Error::Core(CoreError::Response(bad)) => {
+            json!({ "error": "unusable_response", "status": bad.status().as_u16(), "message": bad.to_string() })
+        }
+        Error::Lost { lost, .. } => {
+            json!({ "error": "no_answer", "perhaps_sent": lost.sent() != Sent::No, "message": error.to_string() })
+        }
+        _ => json!({ "error": "failed", "message": error.to_string() }),
     }
 }
