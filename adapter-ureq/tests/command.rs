@@ -189,6 +189,66 @@ fn moov_gives_a_token_and_an_account_list() {
 }
 
 #[test]
+fn plain_http_is_shown_to_no_proxy() {
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
+    let url = format!("{}/token", sandbox.oauth());
+    let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .args([
+            "token",
+            "--token-url",
+            &url,
+            "--client-id",
+            sandbox::CLIENT_ID,
+            "--client-secret-env",
+            "SECRET",
+        ])
+        .env("SECRET", sandbox::CLIENT_SECRET)
+        .envs(
+            ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+                .map(|name| (name, format!("http://{}", proxy.local_addr().unwrap()))),
+        )
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY")
+        .env("XDG_CACHE_HOME", home().path())
+        .output()
+        .unwrap();
+    stdout(&output);
+    assert!(proxy.accept().is_err());
+}
+
+#[test]
+fn a_trace_strikes_out_what_the_server_echoes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/token?client=hidden-query", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        std::io::Read::read(&mut stream, &mut request).unwrap();
+        let secret = sandbox::CLIENT_SECRET;
+        let body = format!(
+            r#"{{"error":"invalid_client","error_description":"not {secret} \u001b[31m","scope":{{"a":"hidden-object"}}}}"#
+        );
+        let head = format!(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"{secret}\"\r\nX-Echo: {secret}\r\nConnection: close"
+        );
+        stream
+            .write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+            .unwrap();
+    });
+    let token =
+        ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET", "--trace"];
+    let output = keybound(home().path(), &token, "");
+    server.join().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("invalid_client") && stderr.contains("[redacted]"), "{stderr}");
+    for hidden in [sandbox::CLIENT_SECRET, "hidden-query", "hidden-object", "\u{1b}"] {
+        assert!(!stderr.contains(hidden), "{stderr}");
+    }
+}
+
+#[test]
 fn many_calls_by_one_session_cost_one_token() {
     let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true)).unwrap();
     let home = home();

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::{
-    Client, ClientAuth, CoreError, Endpoint, Error, Grant, RefreshPolicy, Secret, Session, Transport,
+    Client, ClientAuth, CoreError, Endpoint, Error, Grant, RefreshPolicy, Retry, Secret, Session, Transport,
 };
 use serde_json::Value;
 use ureq::http::{Request, Response};
@@ -218,6 +218,32 @@ fn a_grant_that_is_good_once_is_followed_by_refresh_tokens() {
     let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
     let session = Session::new(Transport::new(), server.client(), code);
     assert_eq!(server.call(&session).unwrap().status(), 200);
+}
+
+#[test]
+fn a_refresh_token_that_is_used_up_is_not_sent_again() {
+    for (answer, sends) in [
+        (response("400 Bad Request", r#"{"error":"invalid_grant"}"#), 1),
+        // Perhaps it was not used up: it is tried once more.
+        (String::new(), 2),
+    ] {
+        let server = Server::start(move |asked| match asked.path.as_str() {
+            "/token" if asked.body.contains("refresh_token=r0") => answer.clone(),
+            "/token" => {
+                response("200 OK", r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#)
+            }
+            _ => response("401 Unauthorized", ""),
+        });
+        let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+        let policy = RefreshPolicy::default().pause(Duration::ZERO);
+        let session = Session::with(Transport::new(), server.client(), code, policy, None);
+        assert_eq!(server.call(&session).unwrap().status(), 401);
+        for _ in 0..5 {
+            assert!(session.token().is_err());
+        }
+        assert_eq!(session.token().unwrap_err().retry(), Retry::Reauthenticate);
+        assert_eq!(server.count("/token"), 1 + sends);
+    }
 }
 
 /// How a resource server treats nonces: whether it takes this one, and which it gives with the answer.

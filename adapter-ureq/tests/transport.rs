@@ -151,6 +151,24 @@ fn an_answer_that_is_cut_short_is_a_lost_one() {
 }
 
 #[test]
+fn a_refusal_is_one_however_little_of_its_body_comes() {
+    let cut = "HTTP/1.1 400 Bad Request\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"error\":\"invalid_grant\"}";
+    let (url, _) = server(vec![Some(cut.into())]);
+    let error = refresh(&url).unwrap_err();
+    assert_eq!(error.retry(), Retry::Reauthenticate);
+}
+
+#[test]
+fn a_post_without_a_body_says_so() {
+    let (url, requests) = server(vec![answer("200 OK", TOKEN), answer("204 No Content", "")]);
+    let token = get_token(&url).unwrap();
+    let request = http::Request::post(url.replace("token", "things")).body("").unwrap();
+    assert_eq!(Transport::new().call(&token, request).unwrap().status(), 204);
+    let call = requests.iter().nth(1).unwrap().to_lowercase();
+    assert!(call.contains("\r\ncontent-length: 0\r\n") && !call.contains("transfer-encoding"), "{call}");
+}
+
+#[test]
 fn a_server_that_says_nothing_costs_the_budget_and_no_more() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());

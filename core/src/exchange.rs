@@ -8,7 +8,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::client_auth::ClientAuth;
-use crate::dpop::{Corrections, Objection, Occasion, Said, sensitive};
+use crate::dpop::{Corrections, DPOP, Objection, Occasion, Said, sensitive};
 use crate::endpoint::{Endpoint, Target};
 use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, WhyBad};
 use crate::jose::PublicJwk;
@@ -281,7 +281,7 @@ impl<T> Assemble for Outgoing<T> {
     type Draft = Self;
 
     fn assemble(mut draft: Self, jws: String) -> Result<Signing<Self>, Error> {
-        draft.request.headers_mut().insert("dpop", sensitive(jws));
+        draft.request.headers_mut().insert(DPOP, sensitive(jws));
         Ok(Signing::Ready(draft))
     }
 }

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 
-use crate::dpop::{Corrections, Nonce, Objection, Occasion, Said, sensitive};
+use crate::dpop::{Corrections, DPOP, Nonce, Objection, Occasion, Said, sensitive};
 use crate::endpoint::Target;
 use crate::error::{Error, Lost, Misuse, Sent};
 use crate::origins::{Origins, Role};
@@ -116,8 +116,8 @@ impl AuthHeaders {
     pub fn apply(self, headers: &mut HeaderMap) {
         headers.insert(AUTHORIZATION, self.authorization);
         match self.proof {
-            Some(proof) => headers.insert("dpop", proof),
-            None => headers.remove("dpop"),
+            Some(proof) => headers.insert(DPOP, proof),
+            None => headers.remove(DPOP),
         };
     }
 }

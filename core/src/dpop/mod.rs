@@ -52,3 +52,6 @@ pub(crate) use inspect::Jws;
 pub(crate) use inspect::calls_itself_a_proof;
 pub(crate) use negotiation::{Clock, Corrections, Objection, Occasion, Said};
 pub(crate) use proof::{AccessTokenHash, sensitive};
+
+/// The header that carries a proof (RFC 9449 §4.1).
+pub(crate) const DPOP: http::HeaderName = http::HeaderName::from_static("dpop");

@@ -9,6 +9,7 @@ use crate::time::UnixTime;
 /// Remembers the proofs that were taken, so that none is taken twice (RFC 9449 §11.1).
 ///
 /// Bounded: it forgets a proof at the very moment when its age alone would have it refused, and not before.
+/// It trusts the clock that it is given: one that is set ahead and back again has it forget too early.
 /// When it is full it refuses new proofs rather than forget one that could still be replayed; size it for the
 /// proofs that can come within the policy's `max_age` and leeway.
 #[derive(Clone)]
