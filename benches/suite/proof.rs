@@ -1,17 +1,26 @@
 //! Making the proof of a resource request, against a bare signature over as many bytes.
 
-use keybound_core::Error;
 use keybound_core::dpop::Proof;
+use keybound_core::{Ambient, Error, UnixTime};
 
 use crate::Outcome;
 use crate::floor::RingKey;
 use crate::paired::{Case, Work, done};
 use crate::subject::Subject;
 
-pub(crate) fn cases(subject: &Subject) -> Outcome<[Case<'_>; 2]> {
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+pub(crate) fn cases(subject: &Subject) -> Outcome<[Case<'_>; 3]> {
     let algorithm = subject.key.public().algorithm();
     Ok([
-        // A token has its hash ready.
+        // What the core does: its contract has time and entropy as arguments.
+        Case {
+            group: "proof",
+            name: format!("{algorithm}, time and entropy given"),
+            ours: Box::new(|| done(subject.authorized_in(Ambient::new(NOW, [7; 16]))?)),
+            floor: floor(subject)?,
+        },
+        // What a driver does, who reads the clock and draws 16 random bytes.
         Case {
             group: "proof",
             name: format!("{algorithm} of a Token"),

@@ -64,8 +64,13 @@ impl Subject {
 
     /// What an application does for one request.
     pub(crate) fn authorized(&self) -> Result<Authorized, Error> {
+        self.authorized_in(self.ambient())
+    }
+
+    /// The core's part of it: time and entropy are given.
+    pub(crate) fn authorized_in(&self, ambient: Ambient) -> Result<Authorized, Error> {
         let call = self.token.authorize(&self.method, &self.uri)?;
-        call.prepare(&self.origins, self.ambient())?.finish(|request| self.key.sign(request))
+        call.prepare(&self.origins, ambient)?.finish(|request| self.key.sign(request))
     }
 
     /// As drivers make it: the system's time, and entropy that is fresh for each `jti`.

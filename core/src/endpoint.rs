@@ -200,7 +200,7 @@ impl Origin {
     pub(crate) fn is_of(&self, target: &Target<'_>) -> bool {
         self.port == target.port
             && self.scheme == target.scheme
-            && self.host.eq_ignore_ascii_case(target.host)
+            && (*self.host == *target.host || self.host.eq_ignore_ascii_case(target.host))
     }
 }
 

@@ -126,18 +126,23 @@ impl Draft<'_> {
     /// The signing input, in an allocation that has room for the signature.
     pub(crate) fn sign_request(&self, key: &PublicJwk, ambient: &Ambient) -> SignRequest {
         let jti: [u8; 22] = jose::encode_array(&ambient.entropy);
-        let mut length = Counter(0);
-        self.write_claims(&jti, ambient, &mut length);
+        let mut claims = Claims::new();
+        self.write_claims(&jti, ambient, &mut claims);
         let header = key.proof_header();
         let signature = jose::encoded_len(key.signature_len());
-        let capacity = header.len() + 1 + jose::encoded_len(length.0) + 1 + signature;
+        let capacity = header.len() + 1 + jose::encoded_len(claims.length) + 1 + signature;
 
         let mut input = String::with_capacity(capacity);
         input.push_str(header);
         input.push('.');
-        let mut payload = Base64Writer::new(&mut input);
-        self.write_claims(&jti, ambient, &mut payload);
-        payload.flush();
+        match claims.whole() {
+            Some(claims) => jose::encode_into(claims, &mut input),
+            None => {
+                let mut payload = Base64Writer::new(&mut input);
+                self.write_claims(&jti, ambient, &mut payload);
+                payload.flush();
+            }
+        }
         SignRequest::new(input, key.clone())
     }
 
@@ -170,7 +175,7 @@ impl Draft<'_> {
     }
 }
 
-/// Where claims are written: once to count them, once to encode them.
+/// Where claims are written: to be counted and kept, or, where they are long, to be encoded piece by piece.
 trait Sink {
     fn bytes(&mut self, bytes: &[u8]);
 
@@ -190,11 +195,29 @@ trait Sink {
     }
 }
 
-struct Counter(usize);
+/// Counts what is written, and keeps it as long as it has room: for a URL of usual length that is all.
+struct Claims {
+    kept: [u8; 512],
+    length: usize,
+}
 
-impl Sink for Counter {
+impl Claims {
+    fn new() -> Self {
+        Self { kept: [0; 512], length: 0 }
+    }
+
+    fn whole(&self) -> Option<&[u8]> {
+        self.kept.get(..self.length)
+    }
+}
+
+impl Sink for Claims {
     fn bytes(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len();
+        let from = self.length;
+        self.length += bytes.len();
+        if let Some(room) = self.kept.get_mut(from..self.length) {
+            room.copy_from_slice(bytes);
+        }
     }
 }
 
@@ -240,7 +263,7 @@ struct JsonEscape<'a, S>(&'a mut S);
 
 impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+        if !text.as_bytes().contains(&b'"') && !text.as_bytes().contains(&b'\\') {
             self.0.bytes(text.as_bytes());
             return Ok(());
         }
