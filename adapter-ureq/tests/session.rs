@@ -191,16 +191,17 @@ fn whoever_has_a_good_token_does_not_wait_for_its_renewal() {
     let made = AtomicUsize::new(0);
     let server = Server::start(move |_| {
         let number = made.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(Duration::from_millis(300 * u64::try_from(number).unwrap()));
-        token(&format!("t{number}"), "Bearer", 2)
+        thread::sleep(Duration::from_millis(600 * u64::try_from(number).unwrap()));
+        token(&format!("t{number}"), "Bearer", 5)
     });
     let session = server.session(RefreshPolicy::default());
     assert_eq!(session.token().unwrap().access_token().expose(), "t0");
-    thread::sleep(Duration::from_millis(1820));
+    // Renewed a second before it expires, or up to half a second later.
+    thread::sleep(Duration::from_millis(4520));
     let asked = Instant::now();
     assert_eq!(session.token().unwrap().access_token().expose(), "t0");
-    assert!(asked.elapsed() < Duration::from_millis(150));
-    thread::sleep(Duration::from_millis(500));
+    assert!(asked.elapsed() < Duration::from_millis(400));
+    thread::sleep(Duration::from_millis(1000));
     assert_eq!(session.token().unwrap().access_token().expose(), "t1");
     assert_eq!(server.count("/token"), 2);
 }
