@@ -144,16 +144,21 @@ impl<'a> Target<'a> {
             _ => return Err(URL.breaks("must be absolute, http or https")),
         };
         let authority = uri.authority().ok_or_else(|| URL.breaks("must have a host"))?;
-        if authority.as_str().contains('@') {
+        let authority_text = authority.as_str();
+        if authority_text.contains('@') {
             return Err(URL.breaks("must not hold a user name or password"));
         }
-        let host = authority.host();
+        // An IPv6 literal has colons of its own, between brackets.
+        let literal = authority_text.rfind(']').map_or(0, |bracket| bracket + 1);
+        let port_at =
+            authority_text.get(literal..).and_then(|rest| rest.find(':')).map(|colon| literal + colon);
+        let (host, port) = authority_text.split_at(port_at.unwrap_or(authority_text.len()));
         if host.is_empty() {
             return Err(URL.breaks("must have a host"));
         }
-        let port = match authority.as_str().strip_prefix(host) {
-            None | Some("" | ":") => scheme.default_port(),
-            Some(_) => authority.port_u16().ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
+        let port = match port {
+            "" | ":" => scheme.default_port(),
+            _ => authority.port_u16().ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
         };
         Ok(Self { scheme, host, port, path: uri.path() })
     }

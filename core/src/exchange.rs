@@ -280,7 +280,7 @@ impl<T> Sealed for Outgoing<T> {}
 impl<T> Assemble for Outgoing<T> {
     type Draft = Self;
 
-    fn assemble(mut draft: Self, jws: String) -> Result<Signing<Self>, Error> {
+    fn assemble(mut draft: Self, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
         draft.request.headers_mut().insert(DPOP, sensitive(jws));
         Ok(Signing::Ready(draft))
     }

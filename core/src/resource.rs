@@ -97,7 +97,7 @@ impl Sealed for Authorized {}
 impl Assemble for Authorized {
     type Draft = Self;
 
-    fn assemble(mut draft: Self, jws: String) -> Result<Signing<Self>, Error> {
+    fn assemble(mut draft: Self, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
         draft.headers.proof = Some(sensitive(jws));
         Ok(Signing::Ready(draft))
     }

@@ -91,19 +91,19 @@ impl<T: Assemble> fmt::Debug for Unsigned<T> {
 
 /// The bytes to sign, which are a JWS signing input (RFC 7515 §5.1), and the key that must sign them.
 pub struct SignRequest {
-    input: String,
+    input: Vec<u8>,
     key: PublicJwk,
 }
 
 impl SignRequest {
     /// `input` should have room for the signature, so that the finished JWS is the same allocation.
-    pub(crate) fn new(input: String, key: PublicJwk) -> Self {
+    pub(crate) fn new(input: Vec<u8>, key: PublicJwk) -> Self {
         Self { input, key }
     }
 
     /// The message itself, not its digest: `ASCII(BASE64URL(header) || '.' || BASE64URL(payload))`.
     pub fn message(&self) -> &[u8] {
-        self.input.as_bytes()
+        &self.input
     }
 
     /// The public half of the key that must sign; its [`algorithm`](PublicJwk::algorithm) says how.
@@ -111,7 +111,7 @@ impl SignRequest {
         &self.key
     }
 
-    fn complete(mut self, signature: &Signature) -> Result<String, Error> {
+    fn complete(mut self, signature: &Signature) -> Result<Vec<u8>, Error> {
         signature.append_to(&mut self.input, &self.key)?;
         Ok(self.input)
     }
@@ -134,7 +134,7 @@ pub trait Assemble: Sized + sealed::Sealed {
 
     /// Puts the signed JWS into the draft, which may then need another.
     #[doc(hidden)]
-    fn assemble(draft: Self::Draft, jws: String) -> Result<Signing<Self>, Error>;
+    fn assemble(draft: Self::Draft, jws: Vec<u8>) -> Result<Signing<Self>, Error>;
 }
 
 pub(crate) mod sealed {

@@ -38,7 +38,7 @@ impl Proof {
 
     /// The value of the `DPoP` header, marked sensitive.
     pub fn into_header(self) -> HeaderValue {
-        sensitive(self.0)
+        sensitive(self.0.into_bytes())
     }
 }
 
@@ -53,13 +53,14 @@ impl Sealed for Proof {}
 impl Assemble for Proof {
     type Draft = ();
 
-    fn assemble((): (), jws: String) -> Result<Signing<Self>, Error> {
-        Ok(Signing::Ready(Self(jws)))
+    fn assemble((): (), jws: Vec<u8>) -> Result<Signing<Self>, Error> {
+        // It is all base64url and dots.
+        Ok(Signing::Ready(Self(String::from_utf8(jws).unwrap_or_default())))
     }
 }
 
 /// A header value that is all base64url and dots, so that it can't be refused, and is never printed.
-pub(crate) fn sensitive(jws: String) -> HeaderValue {
+pub(crate) fn sensitive(jws: Vec<u8>) -> HeaderValue {
     let mut value = HeaderValue::try_from(jws).unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
@@ -132,9 +133,9 @@ impl Draft<'_> {
         let signature = jose::encoded_len(key.signature_len());
         let capacity = header.len() + 1 + jose::encoded_len(claims.length) + 1 + signature;
 
-        let mut input = String::with_capacity(capacity);
-        input.push_str(header);
-        input.push('.');
+        let mut input = Vec::with_capacity(capacity);
+        input.extend(header.as_bytes());
+        input.push(b'.');
         match claims.whole() {
             Some(claims) => jose::encode_into(claims, &mut input),
             None => {
@@ -226,13 +227,13 @@ const ROOM: usize = 384;
 
 /// Encodes what is written, through a buffer on the stack.
 struct Base64Writer<'a> {
-    out: &'a mut String,
+    out: &'a mut Vec<u8>,
     buffer: [u8; ROOM],
     filled: usize,
 }
 
 impl<'a> Base64Writer<'a> {
-    fn new(out: &'a mut String) -> Self {
+    fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, buffer: [0; ROOM], filled: 0 }
     }
 

@@ -7,8 +7,12 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-pub(crate) fn encode_into(bytes: &[u8], out: &mut String) {
-    URL_SAFE_NO_PAD.encode_string(bytes, out);
+/// Appends to bytes: what is signed and sent is never looked at as text.
+pub(crate) fn encode_into(bytes: &[u8], out: &mut Vec<u8>) {
+    let from = out.len();
+    out.resize(from + encoded_len(bytes.len()), 0);
+    let written = URL_SAFE_NO_PAD.encode_slice(bytes, out.get_mut(from..).unwrap_or_default());
+    debug_assert_eq!(written, Ok(encoded_len(bytes.len())));
 }
 
 /// For bytes whose encoded length is `N`.

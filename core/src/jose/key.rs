@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn signs(key: &SigningKey) -> bool {
-        let request = SignRequest::new("a.b".into(), key.public().clone());
+        let request = SignRequest::new(b"a.b".to_vec(), key.public().clone());
         key.sign(&request).is_ok_and(|signature| key.public().verify(b"a.b", signature.as_bytes()))
     }
 
@@ -325,7 +325,7 @@ mod tests {
         for key in generated() {
             assert!(signs(&key));
             let other = SigningKey::generate(key.public().algorithm()).unwrap();
-            let request = SignRequest::new("a.b".into(), other.public().clone());
+            let request = SignRequest::new(b"a.b".to_vec(), other.public().clone());
             assert!(matches!(key.sign(&request), Err(Error::Misuse(_))));
         }
     }

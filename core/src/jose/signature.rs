@@ -70,7 +70,7 @@ impl Signature {
     }
 
     /// Completes a JWS: appends a dot and the signature.
-    pub(crate) fn append_to(&self, input: &mut String, key: &PublicJwk) -> Result<(), Error> {
+    pub(crate) fn append_to(&self, input: &mut Vec<u8>, key: &PublicJwk) -> Result<(), Error> {
         if !self.algorithm.is_same_as(key.algorithm()) || self.as_bytes().len() != key.signature_len() {
             return Err(Misuse::new(
                 "signature",
@@ -78,7 +78,7 @@ impl Signature {
             )
             .into());
         }
-        input.push('.');
+        input.push(b'.');
         encode_into(self.as_bytes(), input);
         Ok(())
     }
