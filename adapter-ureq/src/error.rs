@@ -39,9 +39,7 @@ impl Error {
             Self::Signer(_) | Self::NoSigner | Self::NoEntropy => Retry::No,
         }
     }
-}
 
-impl Error {
     /// How often a grant that is good for once may still be sent, after it has met with this.
     pub(crate) fn tries_left_after(&self, tries_left: u8) -> u8 {
         let is_turned_away = |error: &ServerError| matches!(error.status().as_u16(), 429 | 503);

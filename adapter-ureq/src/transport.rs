@@ -119,7 +119,8 @@ impl Transport {
     }
 
     /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again
-    /// only if the server asks for another nonce. The response is delivered whatever its status, its body unread.
+    /// only if the server wants another proof: with its nonce, at its clock's time, or under its name for the
+    /// algorithm. The response is delivered whatever its status, its body unread.
     ///
     /// # Errors
     /// `Misuse` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a

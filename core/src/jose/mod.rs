@@ -17,7 +17,6 @@ mod members;
 mod pkcs8;
 mod private;
 mod signature;
-#[cfg(test)]
 mod vectors;
 
 pub use algorithm::Algorithm;

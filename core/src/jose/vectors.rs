@@ -1,6 +1,8 @@
 //! Signatures that others have published: Project Wycheproof's attacks, and the figures of RFCs. See
 //! `tests/vectors/README.md` for where they come from.
 
+#![cfg(test)]
+
 use serde_json::{Value, json};
 
 use super::{Algorithm, PublicJwk, SigningKey, decode, encode};
