@@ -143,9 +143,11 @@ impl Transport {
         let (mut head, body) = request.into_parts();
         // What the proof names is what goes over the wire.
         head.uri = endpoint(&head.uri.to_string())?.uri().clone();
-        let mut call = token.authorize(&head.method, &head.uri)?;
+        let mut call =
+            token.authorize(&head.method, &head.uri)?.with_headers(&head.headers).within(self.budget);
         let mut turn: Option<TakenTurn<'_>> = None;
         loop {
+            self.wait(call.wait());
             if turn.is_none() && token.key().is_some() {
                 turn = Some(self.take_turn(&head.uri, &clock)?);
             }
@@ -155,7 +157,13 @@ impl Transport {
             let request = Request::from_parts(head.clone(), body.as_ref());
             let response = match self.send(request, &clock, Extent::Head) {
                 Ok(response) => response,
-                Err(cause) => return Err(Self::lost(pending.lost(was_sent(&cause)), cause)),
+                Err(cause) => {
+                    drop(turn.take());
+                    call = pending
+                        .lost(was_sent(&cause), clock.now())
+                        .map_err(|error| Self::lost(error, cause))?;
+                    continue;
+                }
             };
             let (status, headers) = (response.status(), response.headers());
             self.tell(Event::Received { status, headers, body: None });

@@ -7,12 +7,13 @@ use http::HeaderMap;
 use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Repeat, Settings, add_header};
+use crate::exchange::{Ask, Exchange, Settings, add_header};
 use crate::grant::Grant;
 use crate::jose::PublicJwk;
 use crate::revocation::{self, Revoked, TokenTypeHint};
 use crate::secret::Secret;
 use crate::token::{self, Expected, ExpiresIn, Token};
+use crate::tries::Repeat;
 use crate::wire::fields::{BodyFormat, Fields};
 
 /// A client of one authorization server. Immutable once it is built, and cheap to clone.

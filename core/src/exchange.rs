@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::client_auth::ClientAuth;
 use crate::dpop::{Corrections, DPOP, Objection, Occasion, Said, sensitive};
@@ -16,15 +16,13 @@ use crate::origins::{Origins, Role};
 use crate::secret::Body;
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
+use crate::tries::{Repeat, Tries, seed};
 use crate::wire::challenge::{self, Challenge};
 use crate::wire::fields::{BodyFormat, Fields};
 use crate::wire::refusal::{self, Secrets};
 
 /// The longest response body that is read: 256 KiB. A driver need not read beyond one byte more.
 pub const MAX_RESPONSE: usize = 256 * 1024;
-
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// An exchange that will end in a `T`, before its next request.
 ///
@@ -43,13 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub struct Exchange<T> {
     ask: Ask,
     read: Read<T>,
-    /// How often it was sent and failed in passing.
-    failures: u8,
+    tries: Tries,
     corrections: Corrections,
-    at_most: u8,
-    budget: Duration,
-    deadline: Option<UnixTime>,
-    wait: Duration,
 }
 
 /// Makes the `T` of a success.
@@ -94,51 +87,31 @@ pub(crate) struct Settings {
     pub(crate) params: Fields,
 }
 
-/// When a request may be sent again without being asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// Whenever it failed in passing: it uses nothing up.
-    Freely,
-    /// Only where it certainly wasn't carried out: it uses up a code or a rotating token.
-    IfNotCarriedOut,
-    /// Never: what it carries is somebody else's, and good for once.
-    Never,
-}
-
 impl<T> Exchange<T> {
     pub(crate) fn new(
         ask: Ask,
         read: impl Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            ask,
-            read: Box::new(read),
-            failures: 0,
-            corrections: Corrections::default(),
-            at_most: 4,
-            budget: Duration::from_secs(30),
-            deadline: None,
-            wait: Duration::ZERO,
-        }
+        Self { ask, read: Box::new(read), tries: Tries::default(), corrections: Corrections::default() }
     }
 
     /// How long the whole exchange may take, counted from its first request: no wait is begun that would
     /// end later. 30 s unless set.
     pub fn within(mut self, budget: Duration) -> Self {
-        self.budget = budget;
+        self.tries.within(budget);
         self
     }
 
     /// How often the request may fail in passing until that is the result. Proofs that are made anew on the
     /// server's wish don't count. 4 unless set.
     pub fn at_most(mut self, sends: u8) -> Self {
-        self.at_most = sends;
+        self.tries.at_most(sends);
         self
     }
 
     /// How long to wait before the next request goes out. Zero at first, and after a refused proof.
     pub fn wait(&self) -> Duration {
-        self.wait
+        self.tries.wait()
     }
 
     /// Makes the next request, which may first have to be signed.
@@ -146,7 +119,7 @@ impl<T> Exchange<T> {
     /// # Errors
     /// `Misuse` if what was given to build it contradicts itself.
     pub fn prepare(mut self, origins: &Origins, ambient: Ambient) -> Result<Signing<Outgoing<T>>, Error> {
-        self.deadline.get_or_insert(ambient.now.saturating_add(self.budget));
+        self.tries.begin(ambient.now);
         let request = self.ask.request()?;
         let seed = seed(&ambient);
         let Some(key) = &self.ask.key else {
@@ -168,15 +141,11 @@ impl<T> Exchange<T> {
         now: UnixTime,
         seed: u64,
     ) -> Result<Received<T>, Error> {
-        self.failures = self.failures.saturating_add(1);
-        let wait = asked.unwrap_or_else(|| pause(self.failures, seed));
-        let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(wait) <= deadline);
-        if self.failures >= self.at_most || !in_time {
+        if !self.tries.again(asked, now, seed) {
             return Err(error);
         }
         // What the server knew before the pause, it may have forgotten: its nonce, for one.
         self.corrections = Corrections::default();
-        self.wait = wait;
         Ok(Received::Again(self))
     }
 }
@@ -186,8 +155,7 @@ impl<T> fmt::Debug for Exchange<T> {
         f.debug_struct("Exchange")
             .field("endpoint", &self.ask.endpoint)
             .field("fields", &self.ask.fields)
-            .field("failures", &self.failures)
-            .field("wait", &self.wait)
+            .field("tries", &self.tries)
             .finish_non_exhaustive()
     }
 }
@@ -218,15 +186,6 @@ impl Ask {
         let headers = headers.filter_map(|value| value.to_str().ok());
         self.fields.secrets().chain(params.secrets()).chain(auth.secrets()).chain(headers).collect()
     }
-
-    fn may_repeat(&self, status: StatusCode) -> bool {
-        match self.repeat {
-            Repeat::Freely => matches!(status.as_u16(), 429 | 502 | 503 | 504),
-            // A gateway's 502 or 504 leaves open what the server behind it did.
-            Repeat::IfNotCarriedOut => matches!(status.as_u16(), 429 | 503),
-            Repeat::Never => false,
-        }
-    }
 }
 
 /// Adds a header that every request is to carry.
@@ -251,17 +210,6 @@ pub(crate) fn add_header(headers: &mut HeaderMap, name: &str, value: &str) -> Re
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(())
-}
-
-/// Full jitter: anything between nothing and a pause that doubles with each try.
-fn pause(failures: u8, seed: u64) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
-    let millis = u64::try_from(doubled.as_millis()).unwrap_or(u64::MAX);
-    Duration::from_millis(seed % millis.saturating_add(1))
-}
-
-fn seed(ambient: &Ambient) -> u64 {
-    ambient.entropy.iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte))
 }
 
 /// A request, and what will read its response.
@@ -348,8 +296,8 @@ impl<T> Pending<T> {
             }
         }
         let refusal = refusal::read(status, headers, body, &exchange.ask.secrets(), now);
-        if exchange.ask.may_repeat(status) {
-            let asked = refusal.retry_after();
+        let asked = refusal.retry_after();
+        if exchange.ask.repeat.after(status, asked) {
             return exchange.again(refusal.into(), asked, now, seed);
         }
         // A wish for a nonce counts wherever it stands.
@@ -361,7 +309,7 @@ impl<T> Pending<T> {
             exchange.corrections.answer(&objection, &said, (role, &target), origins, now)
         });
         if answered {
-            exchange.wait = Duration::ZERO;
+            exchange.tries.at_once();
             return Ok(Received::Again(exchange));
         }
         Err(refusal.into())
@@ -372,12 +320,10 @@ impl<T> Pending<T> {
     /// # Errors
     /// `Lost` where the request isn't sent again by itself.
     pub fn lost(self, sent: Sent, now: UnixTime) -> Result<Received<T>, Error> {
-        let repeatable = match (self.exchange.ask.repeat, sent) {
-            (Repeat::Freely, _) | (_, Sent::No) => true,
-            (Repeat::IfNotCarriedOut | Repeat::Never, Sent::Maybe) => false,
-        };
+        let repeat = self.exchange.ask.repeat;
+        let repeatable = repeat.after_loss(sent);
         let error = Error::Lost(Lost { sent, repeatable });
-        if repeatable && self.exchange.ask.repeat != Repeat::Never {
+        if repeatable && repeat != Repeat::Never {
             return self.exchange.again(error, None, now, self.seed);
         }
         Err(error)

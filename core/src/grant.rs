@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::error::Misuse;
-use crate::exchange::Repeat;
 use crate::secret::Secret;
+use crate::tries::Repeat;
 use crate::wire::fields::Fields;
 
 /// An authorization grant (RFC 6749 §1.3): a `grant_type` and its parameters. Any grant can be made with

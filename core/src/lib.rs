@@ -117,6 +117,7 @@ mod signing;
 mod store;
 mod time;
 mod token;
+mod tries;
 mod turns;
 mod wire;
 

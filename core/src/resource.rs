@@ -1,5 +1,7 @@
 //! Calls of protected resources: headers for anybody's request, and what its response means for the token.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 
 use crate::dpop::{Corrections, DPOP, Nonce, Objection, Occasion, Said, sensitive};
@@ -9,8 +11,10 @@ use crate::origins::{Origins, Role};
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
 use crate::token::{Token, TokenType};
+use crate::tries::{Repeat, Tries, seed};
 use crate::turns::Outcome;
 use crate::wire::challenge::{self, Challenge};
+use crate::wire::retry_after;
 
 impl Token {
     /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
@@ -26,15 +30,22 @@ impl Token {
 /// A call of a protected resource, before its next request. Its body never passes through here.
 ///
 /// It goes the way of an [`Exchange`](crate::Exchange): prepared, sent by whoever has the request, judged,
-/// perhaps prepared again.
+/// perhaps prepared again. After 429, 502, 503, 504 and a lost connection an idempotent request (RFC 9110 §9.2.2)
+/// is sent again; any other only if nothing was sent, after 429, and after a 503 that names a time to come back.
 #[must_use = "a call does nothing until it is prepared and sent"]
 #[derive(Debug)]
 pub struct ResourceCall {
     token: Token,
     method: Method,
     uri: Uri,
+    repeat: Repeat,
+    tries: Tries,
     corrections: Corrections,
 }
+
+/// By one of these the server tells a repetition from a second request (draft-ietf-httpapi-idempotency-key-header;
+/// the other is the name that Moov and Treasury Prime have for it).
+const IDEMPOTENCY_KEYS: [&str; 2] = ["idempotency-key", "x-idempotency-key"];
 
 impl ResourceCall {
     pub(crate) fn new(token: &Token, method: &Method, uri: &Uri) -> Result<Self, Misuse> {
@@ -57,27 +68,71 @@ impl ResourceCall {
             token: token.clone(),
             method: method.clone(),
             uri: uri.clone(),
+            repeat: Repeat::of(method),
+            tries: Tries::default(),
             corrections: Corrections::default(),
         })
+    }
+
+    /// Looks at the request's own headers: with an `Idempotency-Key` it may be repeated like a `GET`.
+    pub fn with_headers(mut self, headers: &HeaderMap) -> Self {
+        if IDEMPOTENCY_KEYS.iter().any(|name| headers.contains_key(*name)) {
+            self.repeat = Repeat::Freely;
+        }
+        self
+    }
+
+    /// Says that the request can't be sent a second time, because its body is used up by the first.
+    pub fn unrepeatable(mut self) -> Self {
+        self.repeat = Repeat::Never;
+        self
+    }
+
+    /// How long the whole call may take, counted from its first request: no wait is begun that would end later.
+    /// 30 s unless set.
+    pub fn within(mut self, budget: Duration) -> Self {
+        self.tries.within(budget);
+        self
+    }
+
+    /// How often the request may fail in passing until that is the result. Proofs that are made anew on the
+    /// server's wish don't count. 4 unless set.
+    pub fn at_most(mut self, sends: u8) -> Self {
+        self.tries.at_most(sends);
+        self
+    }
+
+    /// How long to wait before the next request goes out. Zero at first, and after a refused proof.
+    pub fn wait(&self) -> Duration {
+        self.tries.wait()
     }
 
     /// Makes the headers of the next request; for a bound token they must be signed.
     ///
     /// # Errors
     /// None that [`Token::authorize`] has not ruled out.
-    pub fn prepare(self, origins: &Origins, ambient: Ambient) -> Result<Signing<Authorized>, Error> {
+    pub fn prepare(mut self, origins: &Origins, ambient: Ambient) -> Result<Signing<Authorized>, Error> {
+        self.tries.begin(ambient.now);
+        let seed = seed(&ambient);
         let authorization = self.token.authorization().clone();
         let headers = AuthHeaders { authorization, proof: None };
         let Some(key) = self.token.key() else {
-            let pending = PendingResource { call: self, said: None };
+            let pending = PendingResource { call: self, said: None, seed };
             return Ok(Signing::Ready(Authorized { headers, pending }));
         };
         let target = Target::of(&self.uri)?;
         let ath = Some(self.token.ath());
         let occasion = Occasion { role: Role::ResourceServer, method: &self.method, target, ath };
         let (to_sign, said) = occasion.prove(key, origins, ambient);
-        let pending = PendingResource { call: self, said: Some(said) };
+        let pending = PendingResource { call: self, said: Some(said), seed };
         Ok(Signing::Needs(Unsigned::new(to_sign, Authorized { headers, pending })))
+    }
+
+    /// Whether it goes on after a failure that may pass.
+    fn again(&mut self, asked: Option<Duration>, now: UnixTime, seed: u64) -> bool {
+        // What the server knew before the pause, it may have forgotten: its nonce, for one.
+        self.corrections = Corrections::default();
+        self.tries.again(asked, now, seed)
     }
 }
 
@@ -129,6 +184,8 @@ pub struct PendingResource {
     call: ResourceCall,
     /// What the request's proof says.
     said: Option<Said>,
+    /// Random, for the pause that may follow.
+    seed: u64,
 }
 
 /// What a response means for the token.
@@ -138,8 +195,8 @@ pub struct PendingResource {
 pub enum Judged {
     /// Nothing: it is the application's.
     Deliver,
-    /// The server wants another proof: with its new nonce (RFC 9449 §9), at its clock's time, or under its name for
-    /// the algorithm. Prepare the call and send it again.
+    /// Prepare the call and send it again, after its [`wait`](ResourceCall::wait): the server wants another proof, with
+    /// its new nonce (RFC 9449 §9), at its clock's time, or under its name for the algorithm; or it is busy.
     Again(ResourceCall),
     /// The token is refused (RFC 6750 §3.1 `invalid_token`, or a bare 401). The response is the application's
     /// all the same.
@@ -148,9 +205,16 @@ pub enum Judged {
 
 impl PendingResource {
     /// Says that no response came, and whether anything may have been sent.
-    pub fn lost(self, sent: Sent) -> Error {
-        let repeatable = sent == Sent::No || self.call.method.is_idempotent();
-        Error::Lost(Lost { sent, repeatable })
+    ///
+    /// # Errors
+    /// `Lost` where the request isn't sent again by itself.
+    pub fn lost(self, sent: Sent, now: UnixTime) -> Result<ResourceCall, Error> {
+        let Self { mut call, seed, .. } = self;
+        let repeatable = call.repeat.after_loss(sent);
+        if repeatable && call.repeat != Repeat::Never && call.again(None, now, seed) {
+            return Ok(call);
+        }
+        Err(Error::Lost(Lost { sent, repeatable }))
     }
 
     /// What the head of a response means for the calls that wait for their [turn](crate::Turns).
@@ -177,10 +241,14 @@ impl PendingResource {
         origins: &mut Origins,
         now: UnixTime,
     ) -> Result<Judged, Error> {
-        let Self { mut call, said } = self;
+        let Self { mut call, said, seed } = self;
         let uri = call.uri.clone();
         let (role, target) = (Role::ResourceServer, Target::of(&uri)?);
         origins.hear(role, &target, headers, now);
+        let asked = retry_after::read(headers, now);
+        if call.repeat.after(status, asked) && call.again(asked, now, seed) {
+            return Ok(Judged::Again(call));
+        }
         if !status.is_client_error() {
             return Ok(Judged::Deliver);
         }
@@ -188,8 +256,10 @@ impl PendingResource {
         let code = code(status, &challenges);
         let description = challenges.iter().find_map(|challenge| challenge.param("error_description"));
         let objection = Objection { code, description, headers };
-        if said.is_some_and(|said| call.corrections.answer(&objection, &said, (role, &target), origins, now))
-        {
+        let answered = said
+            .is_some_and(|said| call.corrections.answer(&objection, &said, (role, &target), origins, now));
+        if answered && call.repeat != Repeat::Never {
+            call.tries.at_once();
             return Ok(Judged::Again(call));
         }
         match challenge::error(&challenges) {

@@ -9,8 +9,9 @@ use crate::client_auth::ClientAuth;
 use crate::dpop::VerifiedProof;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Repeat, Settings};
+use crate::exchange::{Ask, Exchange, Settings};
 use crate::token::{self, Expected, ExpiresIn, Token};
+use crate::tries::Repeat;
 use crate::wire::escape::push_segment;
 use crate::wire::fields::{BodyFormat, Fields};
 

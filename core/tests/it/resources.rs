@@ -1,11 +1,14 @@
 //! Calls of protected resources.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Uri};
-use keybound_core::{AuthHeaders, Authorized, Grant, Judged, Origins, Role, Signing, Token};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
+use keybound_core::{AuthHeaders, Authorized, Error, Grant, Judged, Origins, Role, Sent, Signing, Token};
 use serde_json::json;
 
-use crate::peer::{AT_THE_RESOURCE, Asks, Challenge, Peer, response, with_header};
+use crate::peer::{AT_THE_RESOURCE, Answer, Asks, Challenge, Peer, response, with_header};
 use crate::world::{Called, RESOURCE_URL, START, TOKEN_URL, World};
 
 /// A world and a token, with no requests seen.
@@ -19,14 +22,14 @@ fn with_token(peer: Peer) -> (World, Token) {
 #[test]
 fn a_bound_token_goes_out_with_a_proof_that_names_it() {
     let (mut world, token) = with_token(Peer::bound());
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::OK));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
     assert_eq!(world.peer.seen[0].headers[AUTHORIZATION], "DPoP access-1");
 }
 
 #[test]
 fn a_bearer_token_goes_out_alone() {
     let (mut world, token) = with_token(Peer::bearer());
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::OK));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
     let headers = &world.peer.seen[0].headers;
     assert_eq!((&headers[AUTHORIZATION], headers.get("dpop")), (&"Bearer access-1".parse().unwrap(), None));
 }
@@ -74,7 +77,7 @@ fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
         world.peer.resource_server.asks = Asks::Always;
         world.peer.resource_server.challenge = shape;
         for _ in 0..2 {
-            assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::OK));
+            assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
         }
         let expected = [None, Some("rs-1"), Some("rs-1")];
         assert_eq!(world.nonces_seen(), expected, "{:?}", shape.fields);
@@ -85,7 +88,7 @@ fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
 fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_kept() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Insatiably;
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::UNAUTHORIZED));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::UNAUTHORIZED));
     assert_eq!(world.nonces_seen(), [None, Some("rs-1")]);
     world.peer.resource_server.asks = Asks::Always;
     world.call(&token, RESOURCE_URL);
@@ -98,7 +101,7 @@ fn the_same_nonce_again_is_no_reason_to_try_again() {
     world.peer.resource_server.asks = Asks::Always;
     world.call(&token, RESOURCE_URL);
     world.peer.resource_server.asks = Asks::Stubbornly;
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::UNAUTHORIZED));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::UNAUTHORIZED));
     assert_eq!(world.peer.seen.len(), 3);
 }
 
@@ -113,7 +116,7 @@ fn a_nonce_that_comes_with_any_answer_is_in_the_next_call() {
     world.peer.resource_server.asks = Asks::Never;
     for (status, nonce) in [(302, "of-302"), (404, "of-404"), (503, "of-503")] {
         let answer = with_header(response(status, ""), "dpop-nonce", nonce);
-        world.peer.script.push_back(crate::peer::Answer::Response(answer));
+        world.peer.script.push_back(Answer::Response(answer));
         world.call(&token, RESOURCE_URL);
         world.call(&token, RESOURCE_URL);
         assert_eq!(world.nonces_seen().last(), Some(&Some(nonce)));
@@ -150,7 +153,7 @@ fn a_nonce_is_for_no_other_origin() {
 
 #[test]
 fn the_answer_is_the_applications_unless_it_refuses_the_token() {
-    let cases: [(u16, &[&str], bool); 14] = [
+    let cases: [(u16, &[&str], bool); 12] = [
         (401, &[r#"DPoP error="invalid_token""#], true),
         (401, &[r#"Bearer error="invalid_token""#], true),
         (400, &[r#"DPoP error="invalid_token""#], true),
@@ -161,10 +164,8 @@ fn the_answer_is_the_applications_unless_it_refuses_the_token() {
         (403, &[r#"DPoP error="insufficient_scope""#], false),
         (403, &[], false),
         (404, &[], false),
-        (429, &[], false),
         (200, &[r#"DPoP error="invalid_token""#], false),
         (302, &[], false),
-        (503, &[r#"DPoP error="invalid_token""#], false),
     ];
     for (status, fields, rejected) in cases {
         for peer in [Peer::bound(), Peer::bearer()] {
@@ -173,7 +174,7 @@ fn the_answer_is_the_applications_unless_it_refuses_the_token() {
             for field in fields {
                 answer = with_header(answer, "www-authenticate", field);
             }
-            world.peer.script.push_back(crate::peer::Answer::Response(answer));
+            world.peer.script.push_back(Answer::Response(answer));
             let called = world.call(&token, RESOURCE_URL);
             assert_eq!(called == Called::Rejected, rejected, "{status} {fields:?}");
             assert_eq!(world.peer.seen.len(), 1);
@@ -189,8 +190,8 @@ fn a_bearer_call_is_not_repeated_for_a_nonce() {
         "dpop-nonce",
         "rs-1",
     );
-    world.peer.script.push_back(crate::peer::Answer::Response(challenge));
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(http::StatusCode::UNAUTHORIZED));
+    world.peer.script.push_back(Answer::Response(challenge));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::UNAUTHORIZED));
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn a_token_leaves_this_machine_by_https_alone() {
             assert_eq!(misuse.argument(), "url", "{url}");
         }
         for url in ["http://localhost:8080/me", "http://127.0.0.1/me", "http://[::1]:1/me"] {
-            assert_eq!(world.call(&token, url), Called::Delivered(http::StatusCode::OK), "{url}");
+            assert_eq!(world.call(&token, url), Called::Delivered(StatusCode::OK), "{url}");
         }
     }
 }
@@ -252,4 +253,126 @@ fn what_was_learned_of_every_server_survives_its_json() {
     let restored = Origins::from_json(&json, START).unwrap();
     assert_eq!(restored.to_json(), json);
     assert_eq!(json.matches("rs-").count(), 3);
+}
+
+/// How often a request with this method and header is sent to a server that answers so for ever.
+fn sends(request: &Request<()>, answer: &Response<Vec<u8>>) -> (usize, Called) {
+    let (mut world, token) = with_token(Peer::bound());
+    world.peer.script.extend((0..9).map(|_| Answer::Response(answer.clone())));
+    let call = token.authorize(request.method(), request.uri()).unwrap().with_headers(request.headers());
+    let called = world.perform(call, request.clone()).unwrap();
+    (world.peer.seen.len(), called)
+}
+
+#[test]
+fn a_busy_server_is_asked_again_as_far_as_that_can_do_no_harm() {
+    let soon = |status| with_header(response(status, ""), "retry-after", "1");
+    let request = |method: &str| Request::builder().method(method).uri(RESOURCE_URL).body(()).unwrap();
+    let keyed = |name: &str| {
+        let mut request = request("POST");
+        request.headers_mut().insert(HeaderName::try_from(name).unwrap(), "k".parse().unwrap());
+        request
+    };
+    for idempotent in [
+        request("GET"),
+        request("HEAD"),
+        request("PUT"),
+        request("DELETE"),
+        keyed("Idempotency-Key"),
+        keyed("X-Idempotency-Key"),
+    ] {
+        for status in [429, 502, 503, 504] {
+            assert_eq!(sends(&idempotent, &response(status, "")).0, 4, "{idempotent:?} {status}");
+        }
+        for status in [400, 403, 408, 409, 500, 501] {
+            assert_eq!(sends(&idempotent, &soon(status)).0, 1, "{idempotent:?} {status}");
+        }
+    }
+    for method in ["POST", "PATCH", "MINT"] {
+        for (answer, expected) in [
+            (response(429, ""), 4),
+            (soon(429), 4),
+            (response(503, ""), 1),
+            (soon(503), 4),
+            (response(502, ""), 1),
+            (soon(502), 1),
+            (soon(504), 1),
+            (soon(500), 1),
+        ] {
+            let status = answer.status();
+            assert_eq!(sends(&request(method), &answer), (expected, Called::Delivered(status)), "{method}");
+        }
+    }
+}
+
+#[test]
+fn a_call_waits_as_long_as_the_server_asks_but_never_beyond_its_budget() {
+    let (mut world, token) = with_token(Peer::bound());
+    for wait in ["7", "12", "0"] {
+        let busy = with_header(response(503, ""), "retry-after", wait);
+        world.peer.script.push_back(Answer::Response(busy));
+    }
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
+    assert_eq!(world.waits, [Duration::from_secs(7), Duration::from_secs(12)]);
+
+    let (mut world, token) = with_token(Peer::bound());
+    let busy = with_header(response(503, ""), "retry-after", "31");
+    world.peer.script.push_back(Answer::Response(busy));
+    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(world.waits, []);
+
+    let (mut world, token) = with_token(Peer::bound());
+    let uri = RESOURCE_URL.parse().unwrap();
+    let request = || Request::get(RESOURCE_URL).body(()).unwrap();
+    world.peer.script.extend((0..9).map(|_| Answer::Response(response(429, ""))));
+    let call = token.authorize(&Method::GET, &uri).unwrap().at_most(2);
+    assert_eq!(world.perform(call, request()).unwrap(), Called::Delivered(StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(world.peer.seen.len(), 2);
+    let call = token.authorize(&Method::GET, &uri).unwrap().within(Duration::ZERO);
+    let busy = with_header(response(503, ""), "retry-after", "1");
+    world.peer.script.push_front(Answer::Response(busy));
+    assert_eq!(world.perform(call, request()).unwrap(), Called::Delivered(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[test]
+fn a_lost_call_is_sent_again_where_it_can_not_have_done_anything_or_may_do_it_twice() {
+    for (method, sent, sends) in [
+        ("GET", Sent::No, 4),
+        ("GET", Sent::Maybe, 4),
+        ("DELETE", Sent::Maybe, 4),
+        ("POST", Sent::No, 4),
+        ("POST", Sent::Maybe, 1),
+        ("PATCH", Sent::Maybe, 1),
+    ] {
+        let (mut world, token) = with_token(Peer::bound());
+        world.peer.script.extend((0..9).map(|_| Answer::Lost(sent)));
+        let request = Request::builder().method(method).uri(RESOURCE_URL).body(()).unwrap();
+        let call = token.authorize(request.method(), request.uri()).unwrap();
+        let Err(Error::Lost(lost)) = world.perform(call, request) else { panic!("it is lost for good") };
+        assert_eq!((lost.sent(), world.peer.seen.len()), (sent, sends), "{method}");
+        let ids: BTreeSet<_> = world.peer.seen.iter().filter_map(|seen| seen.jti.as_ref()).collect();
+        assert_eq!(ids.len(), sends, "each has a proof of its own");
+    }
+}
+
+#[test]
+fn a_request_whose_body_is_used_up_is_sent_once_whatever_comes() {
+    let challenge = with_header(
+        with_header(response(401, ""), "www-authenticate", r#"DPoP error="use_dpop_nonce""#),
+        "dpop-nonce",
+        "rs-1",
+    );
+    for answer in [
+        Answer::Response(challenge),
+        Answer::Response(response(429, "")),
+        Answer::Lost(Sent::No),
+        Answer::Lost(Sent::Maybe),
+    ] {
+        let (mut world, token) = with_token(Peer::bound());
+        world.peer.script.push_back(answer);
+        let request = Request::get(RESOURCE_URL).body(()).unwrap();
+        let call = token.authorize(request.method(), request.uri()).unwrap().unrepeatable();
+        let _ = world.perform(call, request);
+        assert_eq!(world.peer.seen.len(), 1);
+    }
 }

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
     Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Judged, Origins, Outgoing,
-    Received, Sent, Signing, Token, UnixTime,
+    Received, ResourceCall, Sent, Signing, Token, UnixTime,
 };
 
 use crate::peer::{Answer, Peer};
@@ -100,20 +100,36 @@ impl World {
     }
 
     pub(crate) fn call(&mut self, token: &Token, uri: &str) -> Called {
-        let (method, uri) = (Method::GET, uri.parse::<Uri>().expect("a URL"));
-        let mut call = token.authorize(&method, &uri).expect("a call");
+        let request = Request::get(uri).body(()).expect("a request");
+        let call = token.authorize(request.method(), request.uri()).expect("a call");
+        self.perform(call, request).expect("an answer")
+    }
+
+    /// Sends a request for as long as its call goes on.
+    pub(crate) fn perform(
+        &mut self,
+        mut call: ResourceCall,
+        mut request: Request<()>,
+    ) -> Result<Called, Error> {
         loop {
+            if !call.wait().is_zero() {
+                self.waits.push(call.wait());
+                self.now = self.now.saturating_add(call.wait());
+            }
             let ambient = self.ambient();
-            let signing = call.prepare(&self.origins, ambient).expect("headers");
-            let Authorized { headers, pending } =
-                signing.finish(|request| self.key.sign(request)).expect("a signature");
-            let mut request = Request::get(&uri).body(()).expect("a request");
+            let signing = call.prepare(&self.origins, ambient)?;
+            let Authorized { headers, pending } = signing.finish(|request| self.key.sign(request))?;
             headers.apply(request.headers_mut());
-            let response = self.peer.call(&request, self.now);
-            let judged = pending.judge(response.status(), response.headers(), &mut self.origins, self.now);
-            match judged.expect("a verdict") {
-                Judged::Deliver => return Called::Delivered(response.status()),
-                Judged::Rejected => return Called::Rejected,
+            let response = match self.peer.call(&request, self.now) {
+                Answer::Response(response) => response,
+                Answer::Lost(sent) => {
+                    call = pending.lost(sent, self.now)?;
+                    continue;
+                }
+            };
+            match pending.judge(response.status(), response.headers(), &mut self.origins, self.now)? {
+                Judged::Deliver => return Ok(Called::Delivered(response.status())),
+                Judged::Rejected => return Ok(Called::Rejected),
                 Judged::Again(next) => call = next,
             }
         }

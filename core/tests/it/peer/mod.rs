@@ -169,24 +169,21 @@ impl Peer {
     }
 
     /// A protected resource.
-    pub(crate) fn call(&mut self, request: &Request<()>, now: UnixTime) -> Response<Vec<u8>> {
+    pub(crate) fn call(&mut self, request: &Request<()>, now: UnixTime) -> Answer {
         let authorization = request.headers()[AUTHORIZATION].to_str().expect("text");
         let (scheme, token) = authorization.split_once(' ').expect("a scheme and a token");
         assert_eq!(scheme, if self.bound { "DPoP" } else { "Bearer" });
         let claims = self.claims(Role::ResourceServer, request, now, Some(token));
         self.remember(request.headers(), BTreeMap::new(), claims.as_ref());
         if let Some(answer) = self.scripted(Role::ResourceServer) {
-            return match answer {
-                Answer::Response(response) => response,
-                Answer::Lost(_) => panic!("a lost call of a resource is the application's"),
-            };
+            return answer;
         }
         if let Some(challenge) = self.challenge(Role::ResourceServer, claims.as_ref()) {
-            return challenge;
+            return Answer::Response(challenge);
         }
         let issued = self.issued.iter().find(|issued| issued.access_token == token).expect("a token of ours");
         assert_eq!(issued.key, claims.map(|claims| claims.key), "the key that the token is bound to");
-        self.with_next_nonce(Role::ResourceServer, response(200, "the resource"))
+        Answer::Response(self.with_next_nonce(Role::ResourceServer, response(200, "the resource")))
     }
 
     fn side(&mut self, role: Role) -> &mut Side {
