@@ -57,6 +57,11 @@ impl Client {
         self
     }
 
+    /// The key that its tokens are bound to.
+    pub fn key(&self) -> Option<&PublicJwk> {
+        self.key.as_ref()
+    }
+
     /// Takes a bearer token although a bound one was asked for: for servers that bind the refresh token
     /// alone (RFC 9449 §5).
     pub fn accept_bearer(mut self) -> Self {

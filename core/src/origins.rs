@@ -95,11 +95,27 @@ impl Origins {
         self.known.iter().rposition(|known| known.role == role && known.origin.is_of(target))
     }
 
+    /// Learns what another has learned of the same servers, where that is newer.
+    pub fn learn_from(&mut self, other: &Self) {
+        for theirs in &other.known {
+            let same = |ours: &Known| ours.role == theirs.role && ours.origin == theirs.origin;
+            match self.known.iter().position(same) {
+                Some(at) if self.known.get(at).is_some_and(|ours| theirs.heard <= ours.heard) => continue,
+                Some(at) => drop(self.known.remove(at)),
+                None => {}
+            }
+            let at = self.known.partition_point(|ours| ours.heard <= theirs.heard);
+            self.known.insert(at, theirs.clone());
+            if self.known.len() > Self::CAPACITY {
+                self.known.remove(0);
+            }
+        }
+    }
+
     /// What is known, as JSON, to be kept for the next process. Nonces are no secrets.
     pub fn to_json(&self) -> String {
-        let stored: Vec<Stored> = self.known.iter().filter_map(Stored::of).collect();
         // Strings and numbers, written to memory, can't fail.
-        serde_json::to_string(&stored).unwrap_or_default()
+        serde_json::to_string(&self.to_stored()).unwrap_or_default()
     }
 
     /// What [`to_json`](Self::to_json) wrote, but for nonces learned before `since`.
@@ -109,6 +125,14 @@ impl Origins {
     pub fn from_json(json: &str, since: UnixTime) -> Result<Self, Misuse> {
         let malformed = || Misuse::new("origins", "must be what `Origins::to_json` wrote");
         let stored: Vec<Stored> = serde_json::from_str(json).map_err(|_| malformed())?;
+        Self::from_stored(&stored, since)
+    }
+
+    pub(crate) fn to_stored(&self) -> Vec<Stored> {
+        self.known.iter().filter_map(Stored::of).collect()
+    }
+
+    pub(crate) fn from_stored(stored: &[Stored], since: UnixTime) -> Result<Self, Misuse> {
         let mut origins = Self::new();
         for entry in stored.iter().filter(|entry| entry.learned >= since.as_millis()) {
             let endpoint =
@@ -128,8 +152,9 @@ impl fmt::Debug for Known {
     }
 }
 
+/// What is written down of a server.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     origin: String,
     role: Role,
     nonce: String,
@@ -193,6 +218,30 @@ mod tests {
         assert_eq!(origins.known.len(), Origins::CAPACITY);
         assert_eq!(nonce(&origins, Role::ResourceServer, "https://h0.example/"), Some("again"));
         assert_eq!(nonce(&origins, Role::ResourceServer, "https://h1.example/"), None);
+    }
+
+    #[test]
+    fn of_two_memories_the_newer_word_on_each_server_counts() {
+        let at = |secs, names: [(&str, &str); 2]| {
+            let mut origins = Origins::new();
+            for (host, nonce) in names {
+                learn(&mut origins, Role::ResourceServer, &format!("https://{host}.example/"), nonce);
+            }
+            for known in &mut origins.known {
+                known.heard = UnixTime::from_secs(secs);
+            }
+            origins
+        };
+        let mut ours = at(1000, [("a", "ours"), ("b", "ours")]);
+        ours.learn_from(&at(999, [("a", "theirs"), ("c", "theirs")]));
+        assert_eq!(nonce(&ours, Role::ResourceServer, "https://a.example/"), Some("ours"));
+        assert_eq!(nonce(&ours, Role::ResourceServer, "https://c.example/"), Some("theirs"));
+        assert_eq!(nonce(&ours, Role::AuthorizationServer, "https://c.example/"), None);
+        ours.learn_from(&at(1001, [("a", "theirs"), ("b", "theirs")]));
+        assert_eq!(nonce(&ours, Role::ResourceServer, "https://a.example/"), Some("theirs"));
+        assert_eq!(ours.known.len(), 3);
+        // The one heard of longest ago still goes first.
+        assert!(ours.known.first().is_some_and(|known| known.heard == UnixTime::from_secs(999)));
     }
 
     #[test]

@@ -1,9 +1,18 @@
-//! One token for many callers: who may use it, who renews it, who waits. Single flight without a lock.
+//! One token for many callers: who may use it, who renews it and by what, who waits. Single flight without a lock.
 
 use std::time::Duration;
 
+use crate::error::{Error, Retry, Sent};
+use crate::grant::Grant;
+use crate::kept::{Kept, TRIES};
 use crate::time::UnixTime;
 use crate::token::Token;
+
+/// No token is taken to live shorter: it would be renewed for every call.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+
+/// The longest that no renewal is begun because a server asked for that.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// When a token is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +68,7 @@ impl RefreshPolicy {
         let Some(expires) = token.expires_at().or(assumed) else {
             return Times { renew: None, expires: None };
         };
+        let expires = expires.max(token.received_at().saturating_add(SHORTEST_LIFE));
         let early = self.early.min(expires.saturating_since(token.received_at()) / 5);
         let chance = u32::try_from(seed % 512).unwrap_or_default();
         let early = early - early / 1024 * chance;
@@ -73,10 +83,20 @@ struct Times {
 }
 
 /// A token, and whose turn it is to renew it. A driver keeps it behind its own lock, which it never holds across IO.
+///
+/// A renewal is [`attempt`](Self::attempt)ed by whoever [`demand`](Self::demand) gives a ticket, and
+/// [`settle`](Self::settle)d. Where several processes share what is kept, whoever has the ticket first makes sure
+/// that no other process renews, and [takes over](Self::take_over) what another has got meanwhile.
 #[derive(Debug)]
 pub struct Store {
     policy: RefreshPolicy,
+    /// What gets a token: each one, if it is good more than once; else the first, and is gone then.
+    grant: Option<Grant>,
     held: Option<Held>,
+    /// How often what is good for once may still be sent: the grant, or the refresh token that is held.
+    tries_left: u8,
+    /// What is held could not be saved.
+    unsaved: bool,
     flight: Option<Flight>,
     paused_until: Option<UnixTime>,
     tickets: u64,
@@ -91,6 +111,16 @@ struct Held {
     rejected: bool,
 }
 
+impl Held {
+    fn is_usable(&self, now: UnixTime) -> bool {
+        !self.rejected && self.times.expires.is_none_or(|at| now < at)
+    }
+
+    fn is_due(&self, now: UnixTime) -> bool {
+        self.times.renew.is_some_and(|at| at <= now)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     serial: u64,
@@ -98,11 +128,13 @@ struct Flight {
 }
 
 /// The right to renew a token: one is out at any time. It lapses after the policy's patience; whoever can't use
-/// it gives it back by [`Store::settle`] with `None`.
+/// it gives it back by [`Store::settle`] with [`Failure::unsent`].
 #[must_use = "nobody else renews while it is out"]
 #[derive(Debug)]
 pub struct Ticket {
     serial: u64,
+    /// Something that is good for once was sent, or was about to be.
+    has_tried: bool,
 }
 
 /// What a caller who needs a token is to do.
@@ -120,21 +152,91 @@ pub enum Demand {
     Pause(UnixTime),
 }
 
+/// What a renewal sends.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct Attempt {
+    /// To be asked with.
+    pub grant: Grant,
+    /// To be saved before it is asked, by a driver that saves: so that a process that dies, and starts again, does not
+    /// send for ever what may be used up. `None` where the grant uses nothing up.
+    pub keep: Option<Kept>,
+}
+
+/// What a renewal that failed has used up, and how long its server wants to be left alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    spent: Spent,
+    wait: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spent {
+    No,
+    Perhaps,
+    Yes,
+}
+
+impl Failure {
+    /// An exchange ended in this.
+    pub fn of(error: &Error) -> Self {
+        let (spent, wait) = match (error, error.retry()) {
+            (_, Retry::Reauthenticate) => (Spent::Yes, None),
+            (Error::Misuse(_), _) => (Spent::No, None),
+            (Error::Lost(lost), _) if lost.sent() == Sent::No => (Spent::No, None),
+            (Error::Lost(_) | Error::Response(_), _) => (Spent::Perhaps, None),
+            // Turned away unread, or refused for another reason than the grant.
+            (Error::Server(refusal), Retry::Later(wait))
+                if matches!(refusal.status().as_u16(), 429 | 503) =>
+            {
+                (Spent::No, wait)
+            }
+            (Error::Server(_), Retry::Later(wait)) => (Spent::Perhaps, wait),
+            (Error::Server(_), _) => (Spent::No, None),
+        };
+        Self { spent, wait }
+    }
+
+    /// Nothing was sent.
+    pub fn unsent() -> Self {
+        Self { spent: Spent::No, wait: None }
+    }
+
+    /// Nobody knows what became of it.
+    pub fn unknown() -> Self {
+        Self { spent: Spent::Perhaps, wait: None }
+    }
+}
+
 impl Store {
-    /// A store that holds no token, or one from an earlier time.
-    pub fn new(policy: RefreshPolicy, held: Option<Token>) -> Self {
-        let mut store = Self { policy, held: None, flight: None, paused_until: None, tickets: 0 };
-        if let Some(token) = held {
-            store.hold(token, 0, 0);
+    /// A store that holds no token. `grant` gets the first: one that is
+    /// [good more than once](Grant::is_repeatable), such as client credentials, gets every other as well; any other
+    /// is followed by the refresh tokens that it brings. Without a grant, a session goes on from what is kept.
+    pub fn new(policy: RefreshPolicy, grant: Option<Grant>) -> Self {
+        Self {
+            policy,
+            grant,
+            held: None,
+            tries_left: TRIES,
+            unsaved: false,
+            flight: None,
+            paused_until: None,
+            tickets: 0,
         }
-        store
+    }
+
+    /// Begins with what was kept from an earlier time.
+    #[must_use]
+    pub fn holding(mut self, kept: Kept) -> Self {
+        self.tries_left = kept.tries_left;
+        self.hold(kept.token, 0, 0);
+        self
     }
 
     /// What to do for a token at the time `now`.
     pub fn demand(&mut self, now: UnixTime) -> Demand {
-        let usable =
-            self.held.as_ref().filter(|held| !held.rejected && held.times.expires.is_none_or(|at| now < at));
-        let usable = usable.map(|held| (held.token.clone(), held.times.renew.is_some_and(|at| at <= now)));
+        let usable = self.held.as_ref().filter(|held| held.is_usable(now));
+        let usable = usable.map(|held| (held.token.clone(), held.is_due(now)));
         match usable {
             Some((token, false)) => Demand::Use(token, None),
             Some((token, true)) if self.is_busy(now).is_some() => Demand::Use(token, None),
@@ -149,20 +251,84 @@ impl Store {
         }
     }
 
-    /// Takes what a renewal brought: a token, or `None` if it failed. `seed` is random. `false` if the ticket had
-    /// lapsed; a token that it brought is kept all the same, unless a later ticket has brought another.
-    pub fn settle(&mut self, ticket: Ticket, renewed: Option<Token>, now: UnixTime, seed: u64) -> bool {
+    /// Takes what another process has kept, while it is certain that no other renews: a token, if that makes this
+    /// renewal needless. `seed` is random.
+    ///
+    /// A grant that is good for once and has not been used is a fresh login, and goes before what an earlier one
+    /// has left.
+    pub fn take_over(&mut self, ticket: &Ticket, kept: Kept, now: UnixTime, seed: u64) -> Option<Token> {
+        let is_fresh = self.grant.as_ref().is_some_and(|grant| !grant.is_repeatable());
+        if is_fresh || self.unsaved {
+            return None;
+        }
+        self.tries_left = kept.tries_left;
+        if self.held.as_ref().is_some_and(|held| held.token.is_equal_to(&kept.token)) {
+            return None;
+        }
+        self.hold(kept.token, ticket.serial, seed);
+        self.held
+            .as_ref()
+            .filter(|held| held.is_usable(now) && !held.is_due(now))
+            .map(|held| held.token.clone())
+    }
+
+    /// What the holder of a ticket sends to get a token; `None` if there is nothing left to be sent, so that a new
+    /// grant is needed.
+    pub fn attempt(&mut self, ticket: &mut Ticket) -> Option<Attempt> {
+        if let Some(grant) = self.grant.as_ref().filter(|grant| grant.is_repeatable()) {
+            return Some(Attempt { grant: grant.clone(), keep: None });
+        }
+        let tries_left = self.tries_left.checked_sub(1)?;
+        let attempt = match (&self.grant, &self.held) {
+            (Some(grant), _) => Attempt { grant: grant.clone(), keep: None },
+            (None, held) => {
+                let token = &held.as_ref()?.token;
+                let grant = Grant::refresh_token(token.refresh_token()?.clone()).ok()?;
+                Attempt { grant, keep: Some(Kept::with_tries(token.clone(), tries_left)) }
+            }
+        };
+        self.tries_left = tries_left;
+        ticket.has_tried = true;
+        Some(attempt)
+    }
+
+    /// Takes what a renewal brought: a token, or why there is none. `seed` is random. `false` if the ticket had
+    /// lapsed; a token that it brought is held all the same, unless a later ticket has brought another.
+    pub fn settle(
+        &mut self,
+        ticket: Ticket,
+        renewed: Result<Token, Failure>,
+        now: UnixTime,
+        seed: u64,
+    ) -> bool {
         let current = self.flight.is_some_and(|flight| flight.serial == ticket.serial);
         if current {
             self.flight = None;
-            self.paused_until = renewed.is_none().then(|| now.saturating_add(self.policy.pause));
+            self.paused_until = renewed.as_ref().err().map(|failure| {
+                let asked = failure.wait.unwrap_or_default().min(LONGEST_PAUSE);
+                now.saturating_add(self.policy.pause.max(asked))
+            });
         }
-        if let Some(token) = renewed {
-            if self.held.as_ref().is_none_or(|held| held.serial < ticket.serial) {
+        let is_newest = self.held.as_ref().is_none_or(|held| held.serial <= ticket.serial);
+        match renewed {
+            Ok(token) if is_newest => {
+                self.grant = self.grant.take().filter(Grant::is_repeatable);
+                self.tries_left = TRIES;
+                self.unsaved = false;
                 self.hold(token, ticket.serial, seed);
             }
+            Err(Failure { spent: Spent::No, .. }) if is_newest && ticket.has_tried => {
+                self.tries_left = self.tries_left.saturating_add(1).min(TRIES);
+            }
+            Err(Failure { spent: Spent::Yes, .. }) if is_newest && ticket.has_tried => self.tries_left = 0,
+            Ok(_) | Err(_) => {}
         }
         current
+    }
+
+    /// Says that what is held could not be saved: what is kept is older, and will not be taken over.
+    pub fn not_saved(&mut self) {
+        self.unsaved = true;
     }
 
     /// Says that a server refused a token. Whatever came after it is not touched.
@@ -172,9 +338,15 @@ impl Store {
         }
     }
 
-    /// The token that is held, good or not: its refresh token may be of use.
-    pub fn held(&self) -> Option<&Token> {
-        self.held.as_ref().map(|held| &held.token)
+    /// What is to be kept of it for a later process: the token, good or not, since its refresh token may be of use.
+    pub fn kept(&self) -> Option<Kept> {
+        let held = self.held.as_ref()?;
+        Some(Kept::with_tries(held.token.clone(), self.tries_left))
+    }
+
+    /// Whether a renewal uses nothing up, so that processes that can't reach each other may each make their own.
+    pub fn is_repeatable(&self) -> bool {
+        self.grant.as_ref().is_some_and(Grant::is_repeatable)
     }
 
     fn hold(&mut self, token: Token, serial: u64, seed: u64) {
@@ -191,7 +363,7 @@ impl Store {
     fn ticket(&mut self, now: UnixTime) -> Ticket {
         self.tickets += 1;
         self.flight = Some(Flight { serial: self.tickets, lapses: now.saturating_add(self.policy.patience) });
-        Ticket { serial: self.tickets }
+        Ticket { serial: self.tickets, has_tried: false }
     }
 }
 
@@ -202,7 +374,7 @@ mod tests {
     use crate::origins::Origins;
     use crate::signing::Signing;
     use crate::time::Ambient;
-    use crate::{Client, ClientAuth, Endpoint, Grant};
+    use crate::{Client, ClientAuth, Endpoint};
 
     const LIFE: u64 = 100;
 
@@ -211,6 +383,11 @@ mod tests {
     }
 
     fn token(name: &str, now: UnixTime, life: Option<u64>) -> Token {
+        let life = life.map(|life| format!(r#","expires_in":{life}"#)).unwrap_or_default();
+        answer(&format!(r#"{{"access_token":"{name}"{life}}}"#), now)
+    }
+
+    fn answer(body: &str, now: UnixTime) -> Token {
         let endpoint = Endpoint::https("https://as.example/token").unwrap();
         let client = Client::new(endpoint, ClientAuth::none("app").unwrap());
         let exchange = client.token(Grant::client_credentials()).unwrap();
@@ -219,26 +396,37 @@ mod tests {
         else {
             panic!("no key signs");
         };
-        let life = life.map(|life| format!(r#","expires_in":{life}"#)).unwrap_or_default();
-        let body = format!(r#"{{"access_token":"{name}"{life}}}"#);
         match pending.receive(http::Response::new(body), &mut Origins::new(), now) {
             Ok(Received::Done(token)) => token,
             other => panic!("{other:?}"),
         }
     }
 
+    fn refreshable(refresh_token: &str, now: UnixTime) -> Token {
+        answer(
+            &format!(
+                r#"{{"access_token":"{refresh_token}","refresh_token":"{refresh_token}","expires_in":{LIFE}}}"#
+            ),
+            now,
+        )
+    }
+
     fn policy() -> RefreshPolicy {
         RefreshPolicy::default().early(Duration::from_secs(10)).patience(Duration::from_secs(30))
     }
 
+    fn holding(token: Token) -> Store {
+        Store::new(policy(), Some(Grant::client_credentials())).holding(Kept::new(token))
+    }
+
     #[test]
     fn a_token_is_renewed_early_by_one_caller_while_the_others_use_it() {
-        let mut store = Store::new(policy(), Some(token("a", at(0), Some(LIFE))));
+        let mut store = holding(token("a", at(0), Some(LIFE)));
         assert!(matches!(store.demand(at(89)), Demand::Use(_, None)));
         let Demand::Use(_, Some(ticket)) = store.demand(at(90)) else { panic!("one renews") };
         assert!(matches!(store.demand(at(91)), Demand::Use(_, None)));
         assert!(matches!(store.demand(at(100)), Demand::Wait(until) if until == at(120)));
-        assert!(store.settle(ticket, Some(token("b", at(100), Some(LIFE))), at(100), 0));
+        assert!(store.settle(ticket, Ok(token("b", at(100), Some(LIFE))), at(100), 0));
         assert!(
             matches!(store.demand(at(100)), Demand::Use(token, None) if token.access_token().expose() == "b")
         );
@@ -246,45 +434,45 @@ mod tests {
 
     #[test]
     fn a_renewal_that_fails_is_not_tried_again_at_once_and_a_good_token_stays_in_use() {
-        let mut store = Store::new(policy(), Some(token("a", at(0), Some(LIFE))));
+        let mut store = holding(token("a", at(0), Some(LIFE)));
         let Demand::Use(_, Some(ticket)) = store.demand(at(95)) else { panic!("one renews") };
-        assert!(store.settle(ticket, None, at(96), 0));
+        assert!(store.settle(ticket, Err(Failure::unsent()), at(96), 0));
         assert!(matches!(store.demand(at(96)), Demand::Use(_, None)));
         assert!(matches!(store.demand(at(97)), Demand::Use(_, Some(_))));
 
-        let mut empty = Store::new(policy(), None);
+        let mut empty = Store::new(policy(), Some(Grant::client_credentials()));
         let Demand::Renew(ticket) = empty.demand(at(0)) else { panic!("one renews") };
-        assert!(empty.settle(ticket, None, at(0), 0));
+        assert!(empty.settle(ticket, Err(Failure::unsent()), at(0), 0));
         assert!(matches!(empty.demand(at(0)), Demand::Pause(until) if until == at(1)));
         assert!(matches!(empty.demand(at(1)), Demand::Renew(_)));
     }
 
     #[test]
     fn a_ticket_lapses_and_what_it_brings_late_replaces_nothing_newer() {
-        let mut store = Store::new(policy(), None);
+        let mut store = Store::new(policy(), Some(Grant::client_credentials()));
         let Demand::Renew(first) = store.demand(at(0)) else { panic!("one renews") };
         assert!(matches!(store.demand(at(29)), Demand::Wait(_)));
         let Demand::Renew(second) = store.demand(at(30)) else { panic!("the first has lapsed") };
-        assert!(store.settle(second, Some(token("new", at(31), Some(LIFE))), at(31), 0));
-        assert!(!store.settle(first, Some(token("old", at(32), Some(LIFE))), at(32), 0));
-        assert_eq!(store.held().unwrap().access_token().expose(), "new");
+        assert!(store.settle(second, Ok(token("new", at(31), Some(LIFE))), at(31), 0));
+        assert!(!store.settle(first, Ok(token("old", at(32), Some(LIFE))), at(32), 0));
+        assert_eq!(store.kept().unwrap().token().access_token().expose(), "new");
     }
 
     #[test]
     fn a_refused_token_is_not_handed_out_again_but_one_that_came_since_is() {
         let old = token("a", at(0), None);
-        let mut store = Store::new(policy(), Some(old.clone()));
+        let mut store = holding(old.clone());
         store.reject(&old);
         let Demand::Renew(ticket) = store.demand(at(1)) else { panic!("it must be renewed") };
-        assert!(store.settle(ticket, Some(token("b", at(1), None)), at(1), 0));
+        assert!(store.settle(ticket, Ok(token("b", at(1), None)), at(1), 0));
         store.reject(&old);
         assert!(matches!(store.demand(at(1_000_000)), Demand::Use(_, None)));
     }
 
     #[test]
-    fn early_is_at_most_a_fifth_of_a_life_and_chance_makes_it_later_only() {
+    fn early_is_at_most_a_fifth_of_a_life_which_is_a_second_at_least_and_chance_makes_it_later_only() {
         for (life, seed, renew) in
-            [(1000, 0, 990), (20, 0, 16), (1000, 511, 995), (1000, u64::MAX, 995), (0, 7, 0)]
+            [(1000, 0, 990), (20, 0, 16), (1000, 511, 995), (1000, u64::MAX, 995), (0, 7, 1)]
         {
             let token = match life {
                 0 => token("a", at(0), None),
@@ -331,8 +519,65 @@ mod tests {
         assert_eq!(schedules, 299_592);
     }
 
+    /// A session whose grant is a refresh token that each success replaces. Every schedule of up to six events.
+    #[test]
+    fn in_no_schedule_is_a_refresh_token_sent_after_it_was_refused_or_more_than_twice_in_doubt() {
+        let failures = [Failure::unsent(), Failure::unknown(), Failure { spent: Spent::Yes, wait: None }];
+        let mut most = 0;
+        for number in 0..6_usize.pow(6) {
+            let mut store = Store::new(policy(), None).holding(Kept::new(refreshable("r0", at(0))));
+            let mut now = 200;
+            let mut out: Vec<(Ticket, String)> = Vec::new();
+            // How often each refresh token may have been used up.
+            let mut used: std::collections::HashMap<String, u8> = std::collections::HashMap::new();
+            for event in (0..6).map(|at| number / 6_usize.pow(at) % 6) {
+                match event {
+                    0 => {
+                        let (Demand::Renew(mut ticket) | Demand::Use(_, Some(mut ticket))) =
+                            store.demand(at(now))
+                        else {
+                            continue;
+                        };
+                        let Some(attempt) = store.attempt(&mut ticket) else {
+                            let _ = store.settle(ticket, Err(Failure::unsent()), at(now), 0);
+                            continue;
+                        };
+                        let sent = attempt.grant.refresh_token.unwrap().expose().to_owned();
+                        let times = used.entry(sent.clone()).or_default();
+                        *times += 1;
+                        most = most.max(*times);
+                        assert!(*times <= TRIES);
+                        out.push((ticket, sent));
+                    }
+                    1..=4 if !out.is_empty() => {
+                        let (ticket, sent) = out.remove(0);
+                        let times = used.get_mut(&sent).unwrap();
+                        match event {
+                            2 => *times -= 1,
+                            4 => *times = TRIES,
+                            _ => {}
+                        }
+                        let renewed = match event {
+                            1 => Ok(refreshable(&format!("{sent}+"), at(now))),
+                            _ => Err(failures[event - 2]),
+                        };
+                        let _ = store.settle(ticket, renewed, at(now), 0);
+                    }
+                    // The lease on what is kept is not to be had.
+                    1 => {
+                        if let Demand::Renew(ticket) | Demand::Use(_, Some(ticket)) = store.demand(at(now)) {
+                            let _ = store.settle(ticket, Err(Failure::unsent()), at(now), 0);
+                        }
+                    }
+                    _ => now += 31,
+                }
+            }
+        }
+        assert_eq!(most, TRIES);
+    }
+
     fn run(events: impl Iterator<Item = Event>) {
-        let mut store = Store::new(policy(), None);
+        let mut store = Store::new(policy(), Some(Grant::client_credentials()));
         let mut now = 0;
         let mut out: Vec<(Ticket, u64)> = Vec::new();
         let mut refused: Vec<Token> = Vec::new();
@@ -360,6 +605,7 @@ mod tests {
                         let (ticket, _) = out.remove(which);
                         made += 1;
                         let renewed = good.then(|| token(&format!("t{made}"), at(now), Some(LIFE)));
+                        let renewed = renewed.ok_or(Failure::unsent());
                         let _ = store.settle(ticket, renewed, at(now), 0);
                     }
                 }

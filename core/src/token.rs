@@ -1,12 +1,14 @@
 //! Access tokens: how a server's answer becomes one, and what it says about itself.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -17,8 +19,8 @@ use crate::grant::Scope;
 use crate::jose::PublicJwk;
 use crate::secret::Secret;
 use crate::time::UnixTime;
+use crate::wire::http_date;
 use crate::wire::refusal::request_id;
-use serde::Deserialize;
 
 /// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +40,20 @@ pub enum ExpiresIn {
 impl ExpiresIn {
     /// When a token received at `now` expires; `None` for zero, a negative number and what is no number:
     /// that is not known, rather than never.
-    fn expiry(self, value: f64, now: UnixTime) -> Option<UnixTime> {
+    /// A point in time that is past by our clock is counted from the server's: ours must be ahead.
+    fn expiry(self, value: f64, headers: &HeaderMap, now: UnixTime) -> Option<UnixTime> {
+        let expires = self.by_our_clock(value, now)?;
+        let date = http_date::of(headers).filter(|_| expires <= now);
+        Some(date.map_or(expires, |date| now.saturating_add(expires.saturating_since(date))))
+    }
+
+    fn by_our_clock(self, value: f64, now: UnixTime) -> Option<UnixTime> {
         let span = Duration::try_from_secs_f64(value).ok()?;
         match self {
             _ if span.is_zero() => None,
-            Self::Auto if value < 1e9 => Self::Relative.expiry(value, now),
-            Self::Auto if value < 1e12 => Self::AbsoluteSeconds.expiry(value, now),
-            Self::Auto => Self::AbsoluteMillis.expiry(value, now),
+            Self::Auto if value < 1e9 => Self::Relative.by_our_clock(value, now),
+            Self::Auto if value < 1e12 => Self::AbsoluteSeconds.by_our_clock(value, now),
+            Self::Auto => Self::AbsoluteMillis.by_our_clock(value, now),
             Self::Relative => Some(now.saturating_add(span)),
             Self::AbsoluteSeconds => Some(UnixTime::from_secs(0).saturating_add(span)),
             // Not divided by 1000, which would round: the whole part is what counts.
@@ -154,6 +163,11 @@ impl Token {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Whether the access token is the same, wherever it was kept in the meantime.
+    pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
+        self.0.ath == other.0.ath
+    }
+
     pub(crate) fn authorization(&self) -> &HeaderValue {
         &self.0.authorization
     }
@@ -205,12 +219,7 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
     if key.as_ref().is_some_and(|key| names_another_key(access.expose(), key)) {
         return Err(WhyBad::BoundToAnotherKey.into());
     }
-    let scheme = token_type.as_str();
-    let mut authorization = HeaderValue::try_from(format!("{scheme} {}", access.expose())).map_err(|_| {
-        let is_schemes_fault = HeaderValue::from_str(scheme).is_err();
-        WhyBad::Member(if is_schemes_fault { "token_type" } else { "access_token" })
-    })?;
-    authorization.set_sensitive(true);
+    let authorization = authorization(&token_type, &access).map_err(WhyBad::Member)?;
     Ok(Token(Arc::new(Parts {
         ath: AccessTokenHash::of(access.expose()),
         access,
@@ -218,12 +227,83 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         authorization,
         key,
         received_at: success.now,
-        expires_at: wire.expires_in.and_then(|value| expected.expires_in.expiry(value, success.now)),
+        expires_at: wire
+            .expires_in
+            .and_then(|value| expected.expires_in.expiry(value, success.headers, success.now)),
         refresh: wire.refresh_token.or_else(|| expected.refresh_token.clone()),
         scope: wire.scope,
         request_id: request_id(success.headers),
         others: wire.others,
     })))
+}
+
+/// The value of `Authorization`; else the member that doesn't fit into it.
+fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue, &'static str> {
+    let scheme = token_type.as_str();
+    let mut value = HeaderValue::try_from(format!("{scheme} {}", access.expose())).map_err(|_| {
+        let is_schemes_fault = HeaderValue::from_str(scheme).is_err();
+        if is_schemes_fault { "token_type" } else { "access_token" }
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A token as it is written down.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct StoredToken<'a> {
+    access_token: Cow<'a, str>,
+    token_type: Cow<'a, str>,
+    /// The public JWK, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
+    /// Milliseconds since 1970, like the next.
+    received_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> StoredToken<'a> {
+    pub(crate) fn of(token: &'a Token) -> Self {
+        let Parts { access, token_type, key, received_at, expires_at, refresh, scope, others, .. } =
+            &*token.0;
+        Self {
+            access_token: access.expose().into(),
+            token_type: token_type.as_str().into(),
+            key: key.as_ref().map(|key| key.to_json().into()),
+            received_at: received_at.as_millis(),
+            expires_at: expires_at.map(UnixTime::as_millis),
+            refresh_token: refresh.as_ref().map(|refresh| refresh.expose().into()),
+            scope: scope.as_ref().map(|scope| scope.as_str().into()),
+            others: others.iter().map(|(name, text)| (name.into(), text.expose().into())).collect(),
+        }
+    }
+
+    /// `None` if it can't have been written by [`of`](Self::of).
+    pub(crate) fn restore(self) -> Option<Token> {
+        let access = Secret::new(self.access_token);
+        let token_type = TokenType::of(&self.token_type);
+        let key = self.key.map(|key| PublicJwk::from_json(key.as_bytes())).transpose().ok()?;
+        let others = self.others.into_iter().map(|(name, text)| (name.into_owned(), Secret::new(text)));
+        Some(Token(Arc::new(Parts {
+            authorization: authorization(&token_type, &access).ok()?,
+            ath: AccessTokenHash::of(access.expose()),
+            access,
+            token_type,
+            key,
+            received_at: UnixTime::from_millis(self.received_at),
+            expires_at: self.expires_at.map(UnixTime::from_millis),
+            refresh: self.refresh_token.map(Secret::new),
+            scope: self.scope.and_then(|scope| Scope::granted(scope.split(' '))),
+            request_id: None,
+            others: others.collect(),
+        })))
+    }
 }
 
 /// Whether an access token is a JWT whose `cnf.jkt` is another key's (RFC 9449 §6.1). One that can't be looked

@@ -161,7 +161,7 @@ fn other_name(headers: &HeaderMap, key: &PublicJwk) -> Option<Algorithm> {
 
 /// The server's clock, if it shows another time than the proof did. A response out of a cache doesn't tell.
 fn other_clock(headers: &HeaderMap, iat: UnixTime, now: UnixTime) -> Option<Clock> {
-    let date = http_date::parse(headers.get(header::DATE)?.to_str().ok()?)?;
+    let date = http_date::of(headers)?;
     let proof_is_ahead = iat.as_secs() > date.as_secs();
     let proof_is_old = date.as_secs() > iat.as_secs().saturating_add(SLOW);
     let is_near = date.saturating_since(now) <= WRONG_AT_MOST && now.saturating_since(date) <= WRONG_AT_MOST;

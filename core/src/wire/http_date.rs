@@ -1,9 +1,16 @@
 //! `HTTP-date` (RFC 9110 §5.6.7): all three formats that a recipient must take.
 
+use http::{HeaderMap, header};
+
 use crate::time::UnixTime;
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// The time by the server's clock when it answered (RFC 9110 §6.6.1).
+pub(crate) fn of(headers: &HeaderMap) -> Option<UnixTime> {
+    parse(headers.get(header::DATE)?.to_str().ok()?)
+}
 
 pub(crate) fn parse(text: &str) -> Option<UnixTime> {
     let words: Vec<&str> = text.split([' ', ',', '-']).filter(|word| !word.is_empty()).collect();

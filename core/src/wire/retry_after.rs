@@ -32,8 +32,7 @@ fn decimal(value: &str) -> Option<f64> {
 
 /// Counted on the server's own clock where it tells it, so that ours may be wrong.
 fn until(value: &str, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
-    let date = headers.get(http::header::DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
-    Some(http_date::parse(value)?.saturating_since(date.unwrap_or(now)))
+    Some(http_date::parse(value)?.saturating_since(http_date::of(headers).unwrap_or(now)))
 }
 
 /// What Go's `time.Duration` prints: `1m30.5s`, `250ms`.

@@ -1,0 +1,125 @@
+//! What a session keeps for the next process, or shares with others: the one place where secrets are written down.
+
+use std::io::{self, Write};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::client::Client;
+use crate::error::Misuse;
+use crate::origins::{self, Origins};
+use crate::secret::SecretBytes;
+use crate::time::UnixTime;
+use crate::token::{StoredToken, Token};
+
+/// The state of a session: its token, how often the refresh token may still be sent, and what is known of servers.
+///
+/// [`to_json`](Self::to_json) is how it is written down, to be kept where only its owner can read it.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Kept {
+    pub(crate) token: Token,
+    pub(crate) tries_left: u8,
+    origins: Origins,
+}
+
+/// How often something that is good for once may be sent. What may have been used up in a request that was lost is
+/// tried once more: it was lost for us anyway, if so.
+pub(crate) const TRIES: u8 = 2;
+
+const VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    version: u8,
+    tries_left: u8,
+    token: StoredToken<'a>,
+    origins: Vec<origins::Stored>,
+}
+
+impl Kept {
+    /// The state of a session that has just got this token.
+    pub fn new(token: Token) -> Self {
+        Self::with_tries(token, TRIES)
+    }
+
+    pub(crate) fn with_tries(token: Token, tries_left: u8) -> Self {
+        Self { token, tries_left, origins: Origins::new() }
+    }
+
+    /// With what is known of servers, so that whoever comes next need not be challenged for a nonce.
+    pub fn with_origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
+        self
+    }
+
+    /// The token.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// What was known of servers.
+    pub fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// The state as JSON, with its secrets in clear.
+    pub fn to_json(&self) -> SecretBytes {
+        let Self { token, tries_left, origins } = self;
+        let stored = Stored {
+            version: VERSION,
+            tries_left: *tries_left,
+            token: StoredToken::of(token),
+            origins: origins.to_stored(),
+        };
+        // Measured first: a buffer that grows leaves copies behind.
+        let mut length = Length(0);
+        let _ = serde_json::to_writer(&mut length, &stored);
+        let mut json = Zeroizing::new(Vec::with_capacity(length.0));
+        // Texts and numbers, written to memory, can't fail.
+        let _ = serde_json::to_writer(&mut *json, &stored);
+        SecretBytes(json)
+    }
+
+    /// What [`to_json`](Self::to_json) wrote, for a session of `client`. Nonces learned before `since` are left out.
+    ///
+    /// # Errors
+    /// `Misuse` for anything else, for a version that isn't known here, and for a token that is bound to another
+    /// key than the client's.
+    pub fn from_json(json: &[u8], client: &Client, since: UnixTime) -> Result<Self, Misuse> {
+        let misuse = |rule| Misuse::new("kept session", rule);
+        let malformed = || misuse("must be what `Kept::to_json` wrote");
+        let Version { version } = serde_json::from_slice(json).map_err(|_| malformed())?;
+        if version != VERSION {
+            return Err(misuse("must be of version 1: it was written by a later keybound"));
+        }
+        let stored: Stored<'_> = serde_json::from_slice(json).map_err(|_| malformed())?;
+        let token = stored.token.restore().ok_or_else(malformed)?;
+        let bound_to = token.key().map(|key| key.thumbprint());
+        if bound_to.is_some() && bound_to != client.key().map(|key| key.thumbprint()) {
+            return Err(misuse("must be of a token that is bound to this client's key"));
+        }
+        let origins = Origins::from_stored(&stored.origins, since)?;
+        Ok(Self { token, tries_left: stored.tries_left.min(TRIES), origins })
+    }
+}
+
+/// The one member that every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u8,
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
