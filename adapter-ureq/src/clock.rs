@@ -13,26 +13,37 @@ use crate::Error;
 pub(crate) struct Clock {
     started: Instant,
     at: UnixTime,
+    budget: Duration,
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at = UnixTime::from_secs(0).saturating_add(since_epoch);
-        Self { started: Instant::now(), at }
+    /// For a run that may take so long.
+    pub(crate) fn start(budget: Duration) -> Self {
+        Self { started: Instant::now(), at: now(), budget }
     }
 
     pub(crate) fn now(&self) -> UnixTime {
         self.at.saturating_add(self.elapsed())
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
+    fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// How much of the budget is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.budget.saturating_sub(self.elapsed())
     }
 
     pub(crate) fn ambient(&self) -> Result<Ambient, Error> {
         Ok(Ambient::new(self.now(), entropy()?))
     }
+}
+
+/// What the system's clock shows.
+pub(crate) fn now() -> UnixTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixTime::from_secs(0).saturating_add(since_epoch)
 }
 
 /// Random bytes from the system.

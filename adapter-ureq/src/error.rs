@@ -1,6 +1,8 @@
 use std::fmt;
 
-use keybound_core::{Error as CoreError, Lost, Misuse, Retry, Sent, ServerError};
+use keybound_core::{Error as CoreError, Failure, Lost, Misuse, Retry};
+
+use crate::storage::StorageError;
 
 /// Why a request has no answer that could be used.
 #[derive(Debug)]
@@ -24,6 +26,10 @@ pub enum Error {
     NoEntropy,
     /// The renewal that this caller waited for ended without a result: its thread panicked.
     RenewalEnded,
+    /// The storage of the session failed, and without it a refresh token is not sent.
+    Storage(StorageError),
+    /// The token that another caller is getting did not come within the budget.
+    OutOfTime,
     /// The session is over: its grant is used up, and no refresh token is good any longer.
     Reauthenticate,
 }
@@ -34,26 +40,24 @@ impl Error {
         match self {
             Self::Core(error) => error.retry(),
             Self::Lost { lost, .. } => keybound_core::Error::Lost(*lost).retry(),
-            Self::RenewalEnded => Retry::Later(None),
+            Self::RenewalEnded | Self::Storage(_) | Self::OutOfTime => Retry::Later(None),
             Self::Reauthenticate => Retry::Reauthenticate,
             Self::Signer(_) | Self::NoSigner | Self::NoEntropy => Retry::No,
         }
     }
 
-    /// How often a grant that is good for once may still be sent, after it has met with this.
-    pub(crate) fn tries_left_after(&self, tries_left: u8) -> u8 {
-        let is_turned_away = |error: &ServerError| matches!(error.status().as_u16(), 429 | 503);
+    /// What a renewal that ended in this has used up.
+    pub(crate) fn failure(&self) -> Failure {
         match self {
-            // It was not sent, or turned away unread.
-            Self::Signer(_) | Self::NoSigner | Self::NoEntropy => tries_left,
-            Self::Core(CoreError::Misuse(_)) => tries_left,
-            Self::Lost { lost, .. } if lost.sent() == Sent::No => tries_left,
-            Self::Core(CoreError::Server(error)) if is_turned_away(error) => tries_left,
-            // It may have been used up.
-            Self::Lost { .. } | Self::RenewalEnded => tries_left.saturating_sub(1),
-            _ if matches!(self.retry(), Retry::Later(_)) => tries_left.saturating_sub(1),
-            // It was.
-            _ => 0,
+            Self::Core(error) => Failure::of(error),
+            Self::Lost { lost, .. } => Failure::of(&CoreError::Lost(*lost)),
+            Self::RenewalEnded => Failure::unknown(),
+            Self::Signer(_)
+            | Self::NoSigner
+            | Self::NoEntropy
+            | Self::Storage(_)
+            | Self::OutOfTime
+            | Self::Reauthenticate => Failure::unsent(),
         }
     }
 }
@@ -67,6 +71,10 @@ impl fmt::Display for Error {
             Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
             Self::NoEntropy => f.write_str("the system has no random numbers"),
             Self::RenewalEnded => f.write_str("the renewal of the token ended without a result"),
+            Self::Storage(error) => {
+                write!(f, "the session's storage failed, and a refresh token is not sent without it: {error}")
+            }
+            Self::OutOfTime => f.write_str("the token that is being got did not come in time"),
             Self::Reauthenticate => f.write_str("the session is over: a new grant is needed"),
         }
     }
@@ -77,8 +85,12 @@ impl std::error::Error for Error {
         match self {
             Self::Core(error) => Some(error),
             Self::Lost { cause, .. } => Some(cause),
-            Self::Signer(error) => Some(&**error),
-            Self::NoSigner | Self::NoEntropy | Self::RenewalEnded | Self::Reauthenticate => None,
+            Self::Signer(error) | Self::Storage(error) => Some(&**error),
+            Self::NoSigner
+            | Self::NoEntropy
+            | Self::RenewalEnded
+            | Self::OutOfTime
+            | Self::Reauthenticate => None,
         }
     }
 }

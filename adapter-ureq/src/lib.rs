@@ -22,19 +22,25 @@
 
 mod clock;
 mod error;
+mod event;
+#[cfg(feature = "log")]
+mod log;
+mod renewal;
 mod replay;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 mod session;
 mod signer;
+pub mod storage;
 mod transport;
 
 pub use error::Error;
+pub use event::{Event, Reason};
 pub use keybound_core::{Error as CoreError, *};
 pub use replay::SharedReplayCache;
-pub use session::Session;
+pub use session::{Session, SessionBuilder};
 pub use signer::Signer;
-pub use transport::{Event, Transport, endpoint};
+pub use transport::{Transport, endpoint};
 
 /// The README's examples, compiled.
 #[cfg(doctest)]

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use http::{Request, Response};
-use keybound_core::{Client, Demand, Grant, RefreshPolicy, Store, Ticket, Token};
+use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Token};
 
-use crate::clock::{Clock, entropy};
+use crate::clock::{Clock, now};
+use crate::event::{Event, Reason};
+use crate::renewal::Renewal;
+use crate::storage::Storage;
+use crate::transport::{Performed, Repeatable};
 use crate::{Error, Transport};
 
 /// A token that is simply there: got when it is first needed, renewed before it expires, shared by all threads.
@@ -18,42 +23,103 @@ use crate::{Error, Transport};
 #[derive(Clone)]
 pub struct Session(Arc<Shared>);
 
-struct Shared {
-    transport: Transport,
-    client: Client,
-    grant: Grant,
+pub(crate) struct Shared {
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) client: Client,
+    pub(crate) shelf: Option<Shelf>,
+    /// How long a renewal may take.
+    pub(crate) patience: Duration,
     state: Mutex<State>,
     settled: Condvar,
 }
 
-struct State {
-    store: Store,
-    /// Why the last renewal failed, for those who waited for it.
-    failure: Option<Arc<Error>>,
-    /// How often what is good for once, a refresh token or a code, may still be sent.
-    tries_left: u8,
+/// Where a session is kept.
+pub(crate) struct Shelf {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) name: String,
 }
 
-/// What may have been used up in a request that was lost is tried once more: it was lost for us anyway, if so.
-const TRIES: u8 = 2;
+pub(crate) struct State {
+    pub(crate) store: Store,
+    /// Why the last renewal failed, for those who waited for it.
+    pub(crate) failure: Option<Arc<Error>>,
+}
 
-impl Session {
-    /// A session that has no token yet. `grant` gets the first: client credentials get every other one as well;
-    /// any other grant is followed by the refresh tokens that it brings.
-    pub fn new(transport: Transport, client: Client, grant: Grant) -> Self {
-        Self::with(transport, client, grant, RefreshPolicy::default(), None)
+/// A session that is being set up.
+#[must_use = "it becomes a session by `open`"]
+pub struct SessionBuilder {
+    transport: Arc<Transport>,
+    client: Client,
+    grant: Option<Grant>,
+    policy: RefreshPolicy,
+    held: Option<Token>,
+    shelf: Option<Shelf>,
+}
+
+impl SessionBuilder {
+    /// When tokens are renewed.
+    pub fn policy(mut self, policy: RefreshPolicy) -> Self {
+        self.policy = policy;
+        self
     }
 
-    /// A session with a policy of its own, and perhaps a token from before.
-    pub fn with(
-        transport: Transport,
-        client: Client,
-        grant: Grant,
-        policy: RefreshPolicy,
-        held: Option<Token>,
-    ) -> Self {
-        let state = State { store: Store::new(policy, held), failure: None, tries_left: TRIES };
-        Self(Arc::new(Shared { transport, client, grant, state: Mutex::new(state), settled: Condvar::new() }))
+    /// Begins with this token.
+    pub fn token(mut self, token: Token) -> Self {
+        self.held = Some(token);
+        self
+    }
+
+    /// Keeps the session there, under a name that is its own: the next process goes on with it, and processes that run
+    /// at the same time share one token. One of them renews; a new token is saved before it is used.
+    ///
+    /// If the storage fails, each process goes on by itself, and [`Event::Alone`] says so; but a refresh token is not
+    /// sent unless it is certain that no other process sends it.
+    pub fn kept_in(mut self, storage: Arc<dyn Storage>, name: impl Into<String>) -> Self {
+        self.shelf = Some(Shelf { storage, name: name.into() });
+        self
+    }
+
+    /// The session. Nothing is sent, and nothing loaded, before a token is needed.
+    pub fn open(self) -> Session {
+        let store = Store::new(self.policy, self.grant);
+        let store = match self.held {
+            Some(token) => store.holding(Kept::new(token)),
+            None => store,
+        };
+        Session(Arc::new(Shared {
+            transport: self.transport,
+            client: self.client,
+            shelf: self.shelf,
+            patience: store.patience(),
+            state: Mutex::new(State { store, failure: None }),
+            settled: Condvar::new(),
+        }))
+    }
+}
+
+impl Session {
+    /// A session that has no token yet, in memory alone. `grant` gets the first: client credentials get every other
+    /// one as well; any other grant is followed by the refresh tokens that it brings.
+    pub fn new(transport: impl Into<Arc<Transport>>, client: Client, grant: Grant) -> Self {
+        Self::builder(transport, client, grant).open()
+    }
+
+    /// A session with settings of its own.
+    pub fn builder(transport: impl Into<Arc<Transport>>, client: Client, grant: Grant) -> SessionBuilder {
+        SessionBuilder { grant: Some(grant), ..Self::resume(transport, client) }
+    }
+
+    /// A session that goes on from a token, or from what is [kept](SessionBuilder::kept_in), and can't begin by
+    /// itself: without either it ends in [`Error::Reauthenticate`].
+    pub fn resume(transport: impl Into<Arc<Transport>>, client: Client) -> SessionBuilder {
+        SessionBuilder {
+            transport: transport.into(),
+            client,
+            grant: None,
+            policy: RefreshPolicy::default(),
+            held: None,
+            shelf: None,
+        }
     }
 
     /// What performs its requests.
@@ -64,17 +130,53 @@ impl Session {
     /// A token that is good now.
     ///
     /// # Errors
-    /// That of the one renewal that all who need a token have waited for.
+    /// That of the one renewal that all who need a token have waited for, or that no token came in time.
     pub fn token(&self) -> Result<Token, Arc<Error>> {
+        self.token_by(&Clock::start(self.0.transport.time()))
+    }
+
+    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses the token all the
+    /// same, it is renewed and the request sent again, once.
+    ///
+    /// # Errors
+    /// If there is no token, or the request gets no answer.
+    pub fn run<B: AsRef<[u8]>>(&self, request: Request<B>) -> Result<Response<ureq::Body>, Arc<Error>> {
+        let (head, body) = request.into_parts();
+        let clock = Clock::start(self.0.transport.time());
+        let request = Repeatable::new(&head, body.as_ref()).map_err(Error::from)?;
+        let send = |token: &Token| {
+            let call = request.call(token, clock.left())?;
+            self.0.transport.perform(call, &request, &clock)
+        };
+        let token = self.token_by(&clock)?;
+        let Performed { response, token_is_refused } = send(&token)?;
+        if !token_is_refused {
+            return Ok(response);
+        }
+        match self.token_instead_of(&token, &clock) {
+            Ok(other) => Ok(send(&other)?.response),
+            // Without another token, the refusal is the application's.
+            Err(_) => Ok(response),
+        }
+    }
+
+    /// Another token than this one, which a server has refused.
+    pub(crate) fn token_instead_of(&self, refused: &Token, clock: &Clock) -> Result<Token, Arc<Error>> {
+        self.0.state().store.reject(refused);
+        let other = self.token_by(clock)?;
+        self.0.transport.tell(Event::Again { wait: Duration::ZERO, reason: Reason::TokenRefused });
+        Ok(other)
+    }
+
+    pub(crate) fn token_by(&self, clock: &Clock) -> Result<Token, Arc<Error>> {
         let shared = &self.0;
-        let clock = Clock::start();
         let mut state = shared.state();
         loop {
-            match state.store.demand(clock.now()) {
+            match state.store.demand(now()) {
                 Demand::Use(token, None) => return Ok(token),
                 Demand::Use(token, Some(ticket)) => {
                     drop(state);
-                    let renewal = self.renewal(ticket);
+                    let renewal = Renewal::new(shared, ticket);
                     // Where no thread can be had, the ticket goes back, and a later caller tries again.
                     let _ =
                         thread::Builder::new().name("keybound-renewal".into()).spawn(move || renewal.run());
@@ -82,10 +184,11 @@ impl Session {
                 }
                 Demand::Renew(ticket) => {
                     drop(state);
-                    return self.renewal(ticket).run();
+                    return Renewal::new(shared, ticket).run();
                 }
+                Demand::Wait(_) if clock.left().is_zero() => return Err(Arc::new(Error::OutOfTime)),
                 Demand::Wait(until) => {
-                    let wait = until.saturating_since(clock.now());
+                    let wait = until.saturating_since(now()).min(clock.left());
                     let woken = shared.settled.wait_timeout(state, wait);
                     state = woken.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -96,99 +199,28 @@ impl Session {
             }
         }
     }
-
-    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses the token all the
-    /// same, it is renewed and the request sent again, once.
-    ///
-    /// # Errors
-    /// If there is no token, or the request gets no answer.
-    pub fn run<B: AsRef<[u8]>>(&self, request: Request<B>) -> Result<Response<ureq::Body>, Arc<Error>> {
-        let (head, body) = request.into_parts();
-        let send = |token: &Token| {
-            let request = Request::from_parts(head.clone(), body.as_ref());
-            self.0.transport.call_and_judge(token, request).map_err(Arc::new)
-        };
-        let token = self.token()?;
-        let (response, rejected) = send(&token)?;
-        if !rejected {
-            return Ok(response);
-        }
-        self.0.state().store.reject(&token);
-        match self.token() {
-            Ok(other) => send(&other).map(|(response, _)| response),
-            // Without another token, the refusal is the application's.
-            Err(_) => Ok(response),
-        }
-    }
-
-    fn renewal(&self, ticket: Ticket) -> Renewal {
-        Renewal { shared: Arc::clone(&self.0), ticket: Some(ticket) }
-    }
 }
 
 impl Shared {
-    /// The refresh token that is held, unless the first grant is as good a second time.
-    fn next_grant(&self) -> Result<Grant, Error> {
-        if self.grant.is_repeatable() {
-            return Ok(self.grant.clone());
-        }
-        let state = self.state();
-        if state.tries_left == 0 {
-            return Err(Error::Reauthenticate);
-        }
-        match state.store.held().map(Token::refresh_token) {
-            None => Ok(self.grant.clone()),
-            Some(Some(refresh_token)) => Ok(Grant::refresh_token(refresh_token.clone())?),
-            Some(None) => Err(Error::Reauthenticate),
-        }
-    }
-
     /// Never held across IO, and a panic elsewhere leaves nothing half-done in it.
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// A renewal that is under way. However it ends, by a panic too, whoever waits for it is told.
-struct Renewal {
-    shared: Arc<Shared>,
-    ticket: Option<Ticket>,
-}
-
-impl Renewal {
-    fn run(mut self) -> Result<Token, Arc<Error>> {
-        let Shared { transport, client, .. } = &*self.shared;
-        let renewed = self.shared.next_grant().and_then(|grant| transport.run(client.token(grant)?));
-        let result = renewed.map_err(Arc::new);
-        self.end(result.clone().ok(), result.clone().err());
-        result
-    }
-
-    fn end(&mut self, token: Option<Token>, failure: Option<Arc<Error>>) {
-        if let Some(ticket) = self.ticket.take() {
-            let seed = entropy().map_or(0, u64::from_ne_bytes);
-            let mut state = self.shared.state();
-            state.tries_left = match &failure {
-                _ if token.is_some() => TRIES,
-                Some(error) => error.tries_left_after(state.tries_left),
-                None => state.tries_left.saturating_sub(1),
-            };
-            state.failure = failure;
-            state.store.settle(ticket, token, Clock::start().now(), seed);
-            drop(state);
-            self.shared.settled.notify_all();
-        }
-    }
-}
-
-impl Drop for Renewal {
-    fn drop(&mut self) {
-        self.end(None, None);
+    /// Wakes all who wait for a renewal.
+    pub(crate) fn wake(&self) {
+        self.settled.notify_all();
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("client", &self.0.client).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").field("client", &self.client).finish_non_exhaustive()
     }
 }

@@ -7,15 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, Uri, request};
 use keybound_core::jose::Signature;
 use keybound_core::{
-    Authorized, Body, Endpoint, Exchange, Judged, MAX_RESPONSE, Misuse, Origins, Outcome, Outgoing, Pass,
-    Received, Role, Sent, SignRequest, Token, Turn, Turns,
+    AuthHeaders, Authorized, Body, Endpoint, Exchange, Judged, MAX_RESPONSE, Misuse, Origins, Outcome,
+    Outgoing, Pass, Received, ResourceCall, Role, Sent, SignRequest, Token, Turn, Turns,
 };
 use ureq::Timeout;
 
 use crate::clock::Clock;
+use crate::event::{Event, Reason};
 use crate::{Error, Signer};
 
 /// Performs exchanges and calls: sends what the core makes, shows it what comes back, waits when it says so.
@@ -75,6 +76,10 @@ impl Transport {
         self
     }
 
+    pub(crate) fn time(&self) -> Duration {
+        self.budget
+    }
+
     /// What has been learned of servers before, by another process.
     #[must_use]
     pub fn with_origins(self, origins: Origins) -> Self {
@@ -99,28 +104,37 @@ impl Transport {
     /// # Errors
     /// The core's verdict, a lost connection, or a signer that fails.
     pub fn run<T>(&self, exchange: Exchange<T>) -> Result<T, Error> {
-        let clock = Clock::start();
-        let mut exchange = exchange.within(self.budget);
+        self.run_within(self.budget, exchange)
+    }
+
+    pub(crate) fn run_within<T>(&self, budget: Duration, exchange: Exchange<T>) -> Result<T, Error> {
+        let clock = Clock::start(budget);
+        let mut exchange = exchange.within(budget);
         loop {
-            self.wait(exchange.wait());
             let signing = exchange.prepare(&self.origins(), clock.ambient()?)?;
             let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
-            let received = match self.exchange_once(request, &clock) {
-                Ok(response) => pending.receive(response, &mut self.origins(), clock.now())?,
+            let (received, reason) = match self.exchange_once(request, &clock) {
+                Ok(response) => {
+                    let reason = Reason::Answered(response.status());
+                    (pending.receive(response, &mut self.origins(), clock.now())?, reason)
+                }
                 Err(cause) => {
-                    pending.lost(was_sent(&cause), clock.now()).map_err(|error| Self::lost(error, cause))?
+                    let received = pending.lost(was_sent(&cause), clock.now());
+                    (received.map_err(|error| Self::lost(error, cause))?, Reason::Lost)
                 }
             };
             match received {
                 Received::Done(done) => return Ok(done),
                 Received::Again(again) => exchange = again,
             }
+            self.wait(exchange.wait(), reason);
         }
     }
 
-    /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again
-    /// only if the server wants another proof: with its nonce, at its clock's time, or under its name for the
-    /// algorithm. The response is delivered whatever its status, its body unread.
+    /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again if the
+    /// server wants another proof (with its nonce, at its clock's time, or under its name for the algorithm), and
+    /// after 429, 502, 503, 504 and a lost connection, as far as that can do no harm: see [`ResourceCall`]. The
+    /// response is delivered whatever its status, its body unread.
     ///
     /// # Errors
     /// `Misuse` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a
@@ -130,55 +144,51 @@ impl Transport {
         token: &Token,
         request: Request<B>,
     ) -> Result<Response<ureq::Body>, Error> {
-        self.call_and_judge(token, request).map(|(response, _)| response)
+        let (head, body) = request.into_parts();
+        let request = Repeatable::new(&head, body.as_ref())?;
+        let clock = Clock::start(self.budget);
+        Ok(self.perform(request.call(token, clock.left())?, &request, &clock)?.response)
     }
 
-    /// [`call`](Self::call), and whether the token was refused.
-    pub(crate) fn call_and_judge<B: AsRef<[u8]>>(
+    /// Sends a request for as long as its call goes on.
+    pub(crate) fn perform(
         &self,
-        token: &Token,
-        request: Request<B>,
-    ) -> Result<(Response<ureq::Body>, bool), Error> {
-        let clock = Clock::start();
-        let (mut head, body) = request.into_parts();
-        // What the proof names is what goes over the wire.
-        head.uri = endpoint(&head.uri.to_string())?.uri().clone();
-        let mut call =
-            token.authorize(&head.method, &head.uri)?.with_headers(&head.headers).within(self.budget);
+        mut call: ResourceCall,
+        request: &Repeatable<'_>,
+        clock: &Clock,
+    ) -> Result<Performed, Error> {
         let mut turn: Option<TakenTurn<'_>> = None;
         loop {
-            self.wait(call.wait());
-            if turn.is_none() && token.key().is_some() {
-                turn = Some(self.take_turn(&head.uri, &clock)?);
+            if turn.is_none() && call.is_bound() {
+                turn = Some(self.take_turn(request.uri(), clock)?);
             }
             let signing = call.prepare(&self.origins(), clock.ambient()?)?;
             let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
-            headers.apply(&mut head.headers);
-            let request = Request::from_parts(head.clone(), body.as_ref());
-            let response = match self.send(request, &clock, Extent::Head) {
+            let response = match self.send(request.with(headers), clock, Extent::Head) {
                 Ok(response) => response,
                 Err(cause) => {
                     drop(turn.take());
-                    call = pending
-                        .lost(was_sent(&cause), clock.now())
-                        .map_err(|error| Self::lost(error, cause))?;
+                    let lost = pending.lost(was_sent(&cause), clock.now());
+                    call = lost.map_err(|error| Self::lost(error, cause))?;
+                    self.wait(call.wait(), Reason::Lost);
                     continue;
                 }
             };
             let (status, headers) = (response.status(), response.headers());
-            self.tell(Event::Received { status, headers, body: None });
+            self.tell(Event::Received { uri: request.uri(), status, headers, body: None });
             let outcome = pending.outcome(status, headers);
             let judged = pending.judge(status, headers, &mut self.origins(), clock.now())?;
             // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
-            let goes_on = matches!(judged, Judged::Again(_)) && outcome != Outcome::Stale;
-            if let Some(turn) = turn.take_if(|_| !goes_on) {
+            let goes_on = matches!(&judged, Judged::Again(again) if again.wait().is_zero());
+            if let Some(turn) = turn.take_if(|_| !goes_on || outcome == Outcome::Stale) {
                 turn.end(outcome);
             }
             match judged {
-                Judged::Deliver => return Ok((response, false)),
-                Judged::Rejected => return Ok((response, true)),
+                Judged::Deliver => return Ok(Performed { response, token_is_refused: false }),
+                Judged::Rejected => return Ok(Performed { response, token_is_refused: true }),
                 Judged::Again(again) => call = again,
             }
+            self.wait(call.wait(), Reason::Answered(status));
         }
     }
 
@@ -187,7 +197,7 @@ impl Transport {
     fn take_turn(&self, uri: &Uri, clock: &Clock) -> Result<TakenTurn<'_>, Error> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let left = self.budget.saturating_sub(clock.elapsed());
+            let left = clock.left();
             match turns.take(Role::ResourceServer, uri)? {
                 Turn::Go(pass) => return Ok(TakenTurn { transport: self, pass: Some(pass) }),
                 Turn::Wait if left.is_zero() => return Ok(TakenTurn { transport: self, pass: None }),
@@ -201,6 +211,7 @@ impl Transport {
 
     fn exchange_once(&self, request: Request<Body>, clock: &Clock) -> Result<Response<Vec<u8>>, ureq::Error> {
         let (head, body) = request.into_parts();
+        let uri = head.uri.clone();
         let (head, body) =
             self.send(Request::from_parts(head, body.as_ref()), clock, Extent::Whole)?.into_parts();
         // One byte beyond the limit tells the core that there is more.
@@ -211,7 +222,8 @@ impl Transport {
             Err(cut) if head.status.is_success() => return Err(cut.into()),
             _ => {}
         }
-        self.tell(Event::Received { status: head.status, headers: &head.headers, body: Some(&bytes) });
+        let (status, headers) = (head.status, &head.headers);
+        self.tell(Event::Received { uri: &uri, status, headers, body: Some(&bytes) });
         Ok(Response::from_parts(head, bytes))
     }
 
@@ -221,9 +233,10 @@ impl Transport {
         clock: &Clock,
         extent: Extent,
     ) -> Result<Response<ureq::Body>, ureq::Error> {
-        let left = self.budget.saturating_sub(clock.elapsed());
+        let left = clock.left();
         let (head, body) = request.into_parts();
         self.tell(Event::Sending { method: &head.method, uri: &head.uri, headers: &head.headers, body });
+        let uri = head.uri.clone();
         let has_body = !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
         let answer = if left.is_zero() {
             Err(ureq::Error::Timeout(Timeout::Connect))
@@ -232,7 +245,7 @@ impl Transport {
         } else {
             self.agent.run(self.configured(Request::from_parts(head, ()), left, extent))
         };
-        answer.inspect_err(|cause| self.tell(Event::Lost(cause)))
+        answer.inspect_err(|cause| self.tell(Event::Lost { uri: &uri, cause }))
     }
 
     fn configured<B: ureq::AsSendBody>(
@@ -271,11 +284,9 @@ impl Transport {
         signer.sign(request).map_err(Error::Signer)
     }
 
-    fn wait(&self, wait: Duration) {
-        if !wait.is_zero() {
-            self.tell(Event::Waiting(wait));
-            thread::sleep(wait);
-        }
+    fn wait(&self, wait: Duration, reason: Reason) {
+        self.tell(Event::Again { wait, reason });
+        thread::sleep(wait);
     }
 
     fn lost(error: keybound_core::Error, cause: ureq::Error) -> Error {
@@ -285,14 +296,16 @@ impl Transport {
         }
     }
 
-    fn tell(&self, event: Event<'_>) {
+    pub(crate) fn tell(&self, event: Event<'_>) {
+        #[cfg(feature = "log")]
+        crate::log::log(&event);
         if let Some(observer) = &self.observer {
             observer(event);
         }
     }
 
     /// Never held across IO; a panic elsewhere leaves nothing half-done in it.
-    fn origins(&self) -> MutexGuard<'_, Origins> {
+    pub(crate) fn origins(&self) -> MutexGuard<'_, Origins> {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -338,46 +351,40 @@ pub fn endpoint(url: &str) -> Result<Endpoint, Misuse> {
     Endpoint::https(url).or_else(|misuse| Endpoint::loopback_http(url).map_err(|_| misuse))
 }
 
-/// What happens on the wire. `Debug` shows no body, and no header that is marked sensitive.
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// A request goes out.
-    #[non_exhaustive]
-    Sending {
-        /// Its method.
-        method: &'a Method,
-        /// Its URL.
-        uri: &'a Uri,
-        /// Its headers, but for those that ureq adds.
-        headers: &'a HeaderMap,
-        /// Its body.
-        body: &'a [u8],
-    },
-    /// A response came.
-    #[non_exhaustive]
-    Received {
-        /// Its status.
-        status: StatusCode,
-        /// Its headers.
-        headers: &'a HeaderMap,
-        /// Its body; `None` where it is left to the application.
-        body: Option<&'a [u8]>,
-    },
-    /// None came.
-    Lost(&'a ureq::Error),
-    /// The next request goes out after so long.
-    Waiting(Duration),
+/// A request that can be sent several times, to where a token may go.
+pub(crate) struct Repeatable<'a> {
+    head: request::Parts,
+    body: &'a [u8],
 }
 
-impl fmt::Debug for Event<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sending { method, uri, .. } => write!(f, "Sending({method} {uri})"),
-            Self::Received { status, .. } => write!(f, "Received({status})"),
-            Self::Lost(cause) => write!(f, "Lost({cause})"),
-            Self::Waiting(wait) => write!(f, "Waiting({wait:?})"),
-        }
+impl<'a> Repeatable<'a> {
+    pub(crate) fn new(head: &request::Parts, body: &'a [u8]) -> Result<Self, Misuse> {
+        let mut head = head.clone();
+        // What the proof names is what goes over the wire.
+        head.uri = endpoint(&head.uri.to_string())?.uri().clone();
+        Ok(Self { head, body })
     }
+
+    pub(crate) fn call(&self, token: &Token, budget: Duration) -> Result<ResourceCall, Misuse> {
+        let call = token.authorize(&self.head.method, &self.head.uri)?;
+        Ok(call.with_headers(&self.head.headers).within(budget))
+    }
+
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.head.uri
+    }
+
+    pub(crate) fn with(&self, headers: AuthHeaders) -> Request<&'a [u8]> {
+        let mut head = self.head.clone();
+        headers.apply(&mut head.headers);
+        Request::from_parts(head, self.body)
+    }
+}
+
+/// What a call came to.
+pub(crate) struct Performed {
+    pub(crate) response: Response<ureq::Body>,
+    pub(crate) token_is_refused: bool,
 }
 
 /// How much of a response the budget is for.

@@ -53,7 +53,7 @@ impl Server {
     }
 
     fn session(&self, policy: RefreshPolicy) -> Session {
-        Session::with(Transport::new(), self.client(), Grant::client_credentials(), policy, None)
+        Session::builder(Transport::new(), self.client(), Grant::client_credentials()).policy(policy).open()
     }
 
     fn bound_session(&self) -> Session {
@@ -237,7 +237,7 @@ fn a_refresh_token_that_is_used_up_is_not_sent_again() {
         });
         let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
         let policy = RefreshPolicy::default().pause(Duration::ZERO);
-        let session = Session::with(Transport::new(), server.client(), code, policy, None);
+        let session = Session::builder(Transport::new(), server.client(), code).policy(policy).open();
         assert_eq!(server.call(&session).unwrap().status(), 401);
         for _ in 0..5 {
             assert!(session.token().is_err());

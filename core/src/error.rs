@@ -85,7 +85,8 @@ pub struct Misuse {
 }
 
 impl Misuse {
-    pub(crate) const fn new(argument: &'static str, rule: &'static str) -> Self {
+    /// A rule that an adapter has. `rule` ends a sentence, `must …`; neither quotes what was given.
+    pub const fn new(argument: &'static str, rule: &'static str) -> Self {
         Self { argument, rule }
     }
 

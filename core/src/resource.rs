@@ -102,6 +102,11 @@ impl ResourceCall {
         self
     }
 
+    /// Whether its requests have proofs.
+    pub fn is_bound(&self) -> bool {
+        self.token.key().is_some()
+    }
+
     /// How long to wait before the next request goes out. Zero at first, and after a refused proof.
     pub fn wait(&self) -> Duration {
         self.tries.wait()

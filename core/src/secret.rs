@@ -33,6 +33,11 @@ impl fmt::Debug for Secret {
 pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
 impl SecretBytes {
+    /// Takes the bytes as they are.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
     /// The bytes themselves.
     pub fn expose(&self) -> &[u8] {
         &self.0

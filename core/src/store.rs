@@ -344,6 +344,11 @@ impl Store {
         Some(Kept::with_tries(held.token.clone(), self.tries_left))
     }
 
+    /// How long a renewal may take until somebody else may try.
+    pub fn patience(&self) -> Duration {
+        self.policy.patience
+    }
+
     /// Whether a renewal uses nothing up, so that processes that can't reach each other may each make their own.
     pub fn is_repeatable(&self) -> bool {
         self.grant.as_ref().is_some_and(Grant::is_repeatable)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +11,7 @@ use keybound_core::dpop::{Replay, VerifiedProof};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::SharedReplayCache;
+pub(super) use crate::clock::now;
 
 /// How long access tokens live.
 pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
@@ -110,11 +111,6 @@ impl State {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-pub(super) fn now() -> UnixTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixTime::from_secs(0).saturating_add(since_epoch)
 }
 
 /// 256 random bits.

@@ -64,8 +64,10 @@ impl Trace {
             Event::Received { status, headers, body, .. } => writeln!(text, "← {status}")
                 .and_then(|()| self.print_headers(&mut text, headers))
                 .and_then(|()| self.print_body(&mut text, body.unwrap_or_default())),
-            Event::Lost(cause) => writeln!(text, "✗ no answer: {}", self.tidy(&cause.to_string())),
-            Event::Waiting(wait) => writeln!(text, "… waiting {} ms", wait.as_millis()),
+            Event::Lost { cause, .. } => writeln!(text, "✗ no answer: {}", self.tidy(&cause.to_string())),
+            Event::Again { wait, .. } if !wait.is_zero() => {
+                writeln!(text, "… waiting {} ms", wait.as_millis())
+            }
             _ => Ok(()),
         };
         // There is nobody to tell that it couldn't be written.

@@ -1,0 +1,183 @@
+//! One renewal of a session's token, from the ticket to the end, however it ends.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use keybound_core::{Attempt, Kept, Store, Ticket, Token};
+
+use crate::clock::{Clock, entropy, now};
+use crate::session::{Shared, Shelf};
+use crate::storage::{Lease, StorageError};
+use crate::{Error, Event, Transport};
+
+/// How often it is looked whether another process has done the work.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a nonce that another process has learned may be of use.
+const NONCE_LIFE: Duration = Duration::from_secs(300);
+
+/// A renewal that is under way. However it ends, by a panic too, whoever waits for it is told.
+pub(crate) struct Renewal {
+    shared: Arc<Shared>,
+    ticket: Option<Ticket>,
+    /// The new token could not be saved.
+    unsaved: bool,
+}
+
+/// Who renews.
+enum Turn<'a> {
+    /// This process, under a lease.
+    Ours(Box<dyn Lease + 'a>),
+    /// Another has, and this is its token.
+    Theirs(Token),
+}
+
+impl Renewal {
+    pub(crate) fn new(shared: &Arc<Shared>, ticket: Ticket) -> Self {
+        Self { shared: Arc::clone(shared), ticket: Some(ticket), unsaved: false }
+    }
+
+    pub(crate) fn run(mut self) -> Result<Token, Arc<Error>> {
+        let shared = Arc::clone(&self.shared);
+        // Given back when all is over.
+        let mut lease = None;
+        let renewed = self.renew(&shared, &mut lease).map_err(Arc::new);
+        self.end(&renewed);
+        if let (Err(_), Some(lease)) = (&renewed, &mut lease) {
+            // How often the refresh token may still be sent has changed.
+            if let Some(kept) = shared.state().store.kept() {
+                let _ = save(&mut **lease, kept, &shared.transport);
+            }
+        }
+        renewed
+    }
+
+    fn renew<'a>(
+        &mut self,
+        shared: &'a Shared,
+        lease: &mut Option<Box<dyn Lease + 'a>>,
+    ) -> Result<Token, Error> {
+        if let Some(shelf) = &shared.shelf {
+            match self.turn(shared, shelf) {
+                Ok(Turn::Theirs(token)) => return Ok(token),
+                Ok(Turn::Ours(ours)) => *lease = Some(ours),
+                Err(error) => self.go_alone(error)?,
+            }
+        }
+        let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
+        let uses_something_up = attempt.keep.is_some();
+        let renewed = self.ask(shared, attempt, lease.as_deref_mut());
+        match (&renewed, &shared.shelf) {
+            // Perhaps somebody whose lease had lapsed was served, and has saved what came.
+            (Err(_), Some(shelf)) if uses_something_up => {
+                self.look(shared, shelf).ok().flatten().map_or(renewed, Ok)
+            }
+            _ => renewed,
+        }
+    }
+
+    /// Waits for the lease, or for what its holder saves.
+    fn turn<'a>(&mut self, shared: &Shared, shelf: &'a Shelf) -> Result<Turn<'a>, StorageError> {
+        let clock = Clock::start(shared.patience);
+        loop {
+            let lease = shelf.storage.lease(&shelf.name, shared.patience)?;
+            let is_ours = lease.is_some();
+            match self.look(shared, shelf) {
+                Ok(Some(token)) => return Ok(Turn::Theirs(token)),
+                Ok(None) => {}
+                // What can't be read is replaced, where that does no harm.
+                Err(error) if is_ours => self.go_alone(error)?,
+                Err(error) => return Err(error),
+            }
+            if let Some(lease) = lease {
+                return Ok(Turn::Ours(lease));
+            }
+            if clock.left().is_zero() {
+                return Err("another process has been renewing the token for too long".into());
+            }
+            thread::sleep(LOOK_AGAIN.min(clock.left()));
+        }
+    }
+
+    /// A token that another process has saved, if it makes this renewal needless.
+    fn look(&mut self, shared: &Shared, shelf: &Shelf) -> Result<Option<Token>, StorageError> {
+        let Some(state) = shelf.storage.load(&shelf.name)? else {
+            return Ok(None);
+        };
+        let kept = Kept::from_json(state.expose(), &shared.client, now().saturating_sub(NONCE_LIFE))?;
+        shared.transport.origins().learn_from(kept.origins());
+        let seed = seed();
+        Ok(self.with_ticket(|store, ticket| store.take_over(ticket, kept, now(), seed)).flatten())
+    }
+
+    fn ask(
+        &mut self,
+        shared: &Shared,
+        attempt: Attempt,
+        mut lease: Option<&mut (dyn Lease + '_)>,
+    ) -> Result<Token, Error> {
+        let Shared { transport, client, .. } = shared;
+        if let (Some(lease), Some(keep)) = (&mut lease, attempt.keep) {
+            if !save(*lease, keep, transport).map_err(Error::Storage)? {
+                return Err(Error::Storage("the lease has lapsed before it could be used".into()));
+            }
+        }
+        let budget = shared.patience.min(transport.time());
+        let token = transport.run_within(budget, client.token(attempt.grant)?)?;
+        // Before anybody uses it: a new refresh token comes only once.
+        if let Some(Err(error)) = lease.map(|lease| save(lease, Kept::new(token.clone()), transport)) {
+            self.unsaved = true;
+            transport.tell(Event::Alone(&*error));
+        }
+        Ok(token)
+    }
+
+    /// Goes on without the storage, where a renewal uses nothing up. A refresh token may be under way from
+    /// another process: sent twice, it is lost for both.
+    fn go_alone(&self, error: StorageError) -> Result<(), Error> {
+        if !self.shared.state().store.is_repeatable() {
+            return Err(Error::Storage(error));
+        }
+        self.shared.transport.tell(Event::Alone(&*error));
+        Ok(())
+    }
+
+    fn end(&mut self, renewed: &Result<Token, Arc<Error>>) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let seed = seed();
+        let outcome = renewed.clone().map_err(|error| error.failure());
+        let mut state = self.shared.state();
+        state.failure = renewed.as_ref().err().map(Arc::clone);
+        state.store.settle(ticket, outcome, now(), seed);
+        if self.unsaved {
+            state.store.not_saved();
+        }
+        drop(state);
+        self.shared.wake();
+        self.shared.transport.tell(match renewed {
+            Ok(token) => Event::Renewed(token),
+            Err(error) => Event::NotRenewed(error),
+        });
+    }
+
+    fn with_ticket<T>(&mut self, with: impl FnOnce(&mut Store, &mut Ticket) -> T) -> Option<T> {
+        let ticket = self.ticket.as_mut()?;
+        Some(with(&mut self.shared.state().store, ticket))
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.end(&Err(Arc::new(Error::RenewalEnded)));
+    }
+}
+
+fn save(lease: &mut dyn Lease, kept: Kept, transport: &Transport) -> Result<bool, StorageError> {
+    lease.save(&kept.with_origins(transport.learned()).to_json())
+}
+
+/// Random, for times that are left to chance; where there is no chance, none is needed.
+fn seed() -> u64 {
+    entropy().map_or(0, u64::from_ne_bytes)
+}
