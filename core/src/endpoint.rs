@@ -99,7 +99,7 @@ impl Argument {
 }
 
 /// Whether a URL's host is this machine.
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())

@@ -5,9 +5,10 @@ use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_core::provider::moov::{Moov, Origin, Version};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
-    Ambient, AuthHeaders, Authorized, BadResponse, Body, Challenge, Client, ClientAuth, Endpoint, Error,
-    Exchange, Grant, Judged, Misuse, Origins, Outgoing, Pending, PendingResource, Received, ResourceCall,
-    Retry, Revoked, Scope, Secret, ServerError, SignRequest, Signing, Token, UnixTime, Unsigned,
+    Ambient, AuthHeaders, AuthorizationBuilder, AuthorizationRequest, Authorized, BadResponse, Body,
+    Challenge, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Misuse, Origins,
+    Outgoing, Pending, PendingAuthorization, PendingResource, Received, RedirectError, ResourceCall, Retry,
+    Revoked, Scope, Secret, ServerError, SignRequest, Signing, Token, UnixTime, Unsigned,
 };
 
 fn crosses_threads<T: Send + Sync + 'static>() {}
@@ -22,6 +23,8 @@ fn every_public_type_is_send_and_sync() {
         Algorithm,
         Ambient,
         AuthHeaders,
+        AuthorizationBuilder,
+        AuthorizationRequest,
         Authorized,
         BadResponse,
         Body,
@@ -34,6 +37,7 @@ fn every_public_type_is_send_and_sync() {
         Exchange<Token>,
         Grant,
         Inspection,
+        Issuer,
         Judged,
         Misuse,
         Moov,
@@ -42,6 +46,7 @@ fn every_public_type_is_send_and_sync() {
         Origins,
         Outgoing<Token>,
         Pending<Token>,
+        PendingAuthorization,
         PendingResource,
         Policy,
         Problem,
@@ -49,6 +54,7 @@ fn every_public_type_is_send_and_sync() {
         ProofBuilder<'static>,
         PublicJwk,
         Received<Token>,
+        RedirectError,
         ResourceCall,
         Retry,
         Revoked,
@@ -76,6 +82,7 @@ fn an_error_is_an_error_that_can_be_boxed_across_threads() {
     fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     is_error::<Error>();
     is_error::<Misuse>();
+    is_error::<RedirectError>();
     is_error::<ServerError>();
     is_error::<BadResponse>();
     is_error::<keybound_core::Lost>();

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod algorithms;
+mod authorization;
 mod autotrait;
 mod corrections;
 mod flows;

@@ -1,6 +1,7 @@
 //! An authorization server and a resource server that believe nothing. Whatever a client may not do ends in a
 //! panic, and so does a client that goes on for ever.
 
+mod authorization;
 mod proof;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,6 +11,7 @@ use http::{HeaderMap, Request, Response};
 use keybound_core::{Body, Role, Sent, UnixTime};
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::authorization::{Authorizations, ISSUER};
 use self::proof::{Claims, Expected};
 
 /// More requests than any exchange has a reason for.
@@ -109,6 +111,7 @@ pub(crate) struct Peer {
     pub(crate) token_members: Map<String, Value>,
     /// What a revocation is answered with.
     pub(crate) revocation_status: u16,
+    pub(crate) authorizations: Authorizations,
     /// Answers that are given next, in place of its own.
     pub(crate) script: VecDeque<Answer>,
     pub(crate) seen: Vec<Seen>,
@@ -131,6 +134,7 @@ impl Peer {
             rotates_refresh_tokens: false,
             token_members: Map::new(),
             revocation_status: 200,
+            authorizations: Authorizations::default(),
             script: VecDeque::new(),
             seen: Vec::new(),
             issued: Vec::new(),
@@ -157,6 +161,10 @@ impl Peer {
         }
         let answer = match params.get("grant_type").map(String::as_str) {
             Some("client_credentials") => self.issue(claims),
+            Some("authorization_code") => {
+                self.authorizations.redeem(&params, claims.as_ref().map(|claims| &claims.key));
+                self.issue(claims)
+            }
             Some("refresh_token") if params.get("refresh_token") == self.refresh_token.as_ref() => {
                 self.issue(claims)
             }
@@ -281,16 +289,17 @@ fn params(request: &Request<Body>) -> BTreeMap<String, String> {
     let body = request.body().as_ref();
     match request.headers()[CONTENT_TYPE].as_bytes() {
         b"application/json" => serde_json::from_slice(body).expect("an object of texts"),
-        b"application/x-www-form-urlencoded" => {
-            let form = std::str::from_utf8(body).expect("ASCII");
-            let pairs = form.split('&').map(|pair| pair.split_once('=').expect("a name and a value"));
-            let params: Vec<_> = pairs.map(|(name, value)| (unescape(name), unescape(value))).collect();
-            let by_name: BTreeMap<_, _> = params.iter().cloned().collect();
-            assert_eq!(by_name.len(), params.len(), "a parameter twice");
-            by_name
-        }
+        b"application/x-www-form-urlencoded" => form(std::str::from_utf8(body).expect("ASCII")),
         other => panic!("a body of type {}", String::from_utf8_lossy(other)),
     }
+}
+
+fn form(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split('&').map(|pair| pair.split_once('=').expect("a name and a value"));
+    let params: Vec<_> = pairs.map(|(name, value)| (unescape(name), unescape(value))).collect();
+    let by_name: BTreeMap<_, _> = params.iter().cloned().collect();
+    assert_eq!(by_name.len(), params.len(), "a parameter twice");
+    by_name
 }
 
 fn unescape(text: &str) -> String {
