@@ -7,7 +7,7 @@ use http::HeaderMap;
 use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Repeat, Settings, add_header};
+use crate::exchange::{Ask, Exchange, Post, Repeat, Settings, add_header};
 use crate::grant::Grant;
 use crate::issuer::Issuer;
 use crate::jose::PublicJwk;
@@ -23,7 +23,7 @@ use crate::wire::fields::{BodyFormat, Fields};
 #[must_use]
 pub struct Client {
     token_endpoint: Endpoint,
-    revocation_endpoint: Option<Endpoint>,
+    pub(crate) revocation_endpoint: Option<Endpoint>,
     pub(crate) authorization_endpoint: Option<Endpoint>,
     pub(crate) issuer: Option<Issuer>,
     pub(crate) iss_in_redirects: bool,
@@ -175,7 +175,8 @@ impl Client {
     }
 
     fn ask(&self, endpoint: Endpoint, fields: Fields, repeat: Repeat) -> Ask {
-        Ask { settings: Arc::clone(&self.settings), endpoint, fields, key: self.key.clone(), repeat }
+        let post = Post { settings: Arc::clone(&self.settings), fields, key: self.key.clone() };
+        Ask { endpoint, post: Some(post), repeat }
     }
 
     fn settings_mut(&mut self) -> &mut Settings {

@@ -246,7 +246,7 @@ pub struct BadResponse {
 pub enum WhyBad {
     /// The body of a success is longer than [`MAX_RESPONSE`](crate::MAX_RESPONSE).
     TooLarge,
-    /// A redirection. None is followed with credentials.
+    /// A redirection. None is followed: it could lead anywhere.
     Redirect,
     /// The body is not JSON; where it stops being so.
     #[non_exhaustive]
@@ -264,6 +264,8 @@ pub enum WhyBad {
     NotBound,
     /// The token is bound to another key than the proof's (RFC 9449 §6).
     BoundToAnotherKey,
+    /// The metadata is another issuer's than the one that was asked for (RFC 8414 §3.3).
+    OtherIssuer,
     /// The `access_token` is itself a DPoP proof (its `typ` is `dpop+jwt`), so it is no token.
     ProofInsteadOfToken,
 }
@@ -299,7 +301,7 @@ impl fmt::Display for BadResponse {
         f.write_str(") can't be used: ")?;
         match &self.why {
             WhyBad::TooLarge => write!(f, "it is longer than {} bytes", crate::MAX_RESPONSE)?,
-            WhyBad::Redirect => f.write_str("it is a redirection, and credentials follow none")?,
+            WhyBad::Redirect => f.write_str("it is a redirection, and none is followed")?,
             WhyBad::NotJson { line, column } => write!(f, "it is not JSON at line {line}, column {column}")?,
             WhyBad::Missing(member) => write!(f, "`{member}` is missing")?,
             WhyBad::Member(member) => write!(f, "`{member}` has a wrong type or value")?,
@@ -308,6 +310,10 @@ impl fmt::Display for BadResponse {
                  accept it by `accept_bearer` only if the server is meant to do so",
             )?,
             WhyBad::BoundToAnotherKey => f.write_str("the token is bound to another key (`cnf.jkt`)")?,
+            WhyBad::OtherIssuer => f.write_str(
+                "it is the metadata of another `issuer` than the one that was asked for, to the letter: \
+                 a closing slash counts",
+            )?,
             WhyBad::ProofInsteadOfToken => {
                 f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?;
             }

@@ -37,6 +37,23 @@ impl Issuer {
         Ok(Self { text: url.to_owned(), endpoint })
     }
 
+    /// An endpoint that this issuer names: `https`, unless the issuer itself is a server of this machine. So no issuer
+    /// from outside can have requests sent to services here.
+    pub(crate) fn endpoint(&self, url: &str) -> Result<Endpoint, Misuse> {
+        match Endpoint::https(url) {
+            Err(_) if self.endpoint.is_plain() => Endpoint::loopback_http(url),
+            endpoint => endpoint,
+        }
+    }
+
+    /// Where its metadata are: first as RFC 8414 §3.1 has it, then as OpenID Connect Discovery §4.1 has it.
+    pub(crate) fn metadata_urls(&self) -> Result<[Endpoint; 2], Misuse> {
+        Ok([
+            self.endpoint.well_known("oauth-authorization-server")?,
+            self.endpoint.join("/.well-known/openid-configuration")?,
+        ])
+    }
+
     /// The identifier as it was given.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -86,11 +86,13 @@
 //! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] |
 //! | 7009 | revocation | [`Client::revoke`] |
 //! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] |
-//! | 8414 §2, 9207 | issuers, in redirects too | [`Issuer`], [`Client::iss_in_redirects`] |
+//! | 8414, OpenID Connect Discovery | what a server says of itself | [`Issuer::discover`], [`Metadata`] |
 //! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] |
 //! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] |
+//! | 9207 | the issuer in redirects | [`Client::iss_in_redirects`] |
 //! | 9449 §4.2 | proofs | [`dpop::Proof`] |
 //! | 9449 §4.3 | checking proofs | [`dpop::Policy`] |
+//! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] |
 //! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] |
 //! | 9449 §8, §9 | nonces | [`Origins`] |
 //! | 9449 §10 | codes bound to a key | [`Client::authorization`] |
@@ -106,6 +108,7 @@
 mod authorization;
 mod client;
 mod client_auth;
+mod discovery;
 pub mod dpop;
 mod endpoint;
 mod error;
@@ -128,6 +131,7 @@ mod wire;
 pub use authorization::{AuthorizationBuilder, AuthorizationRequest, PendingAuthorization};
 pub use client::Client;
 pub use client_auth::ClientAuth;
+pub use discovery::Metadata;
 pub use endpoint::Endpoint;
 pub use error::{BadResponse, Denial, Error, Lost, Misuse, RedirectError, Retry, Sent, ServerError, WhyBad};
 pub use exchange::{Exchange, MAX_RESPONSE, Outgoing, Pending, Received};

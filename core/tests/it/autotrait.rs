@@ -6,9 +6,9 @@ use keybound_core::provider::moov::{Moov, Origin, Version};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
     Ambient, AuthHeaders, AuthorizationBuilder, AuthorizationRequest, Authorized, BadResponse, Body,
-    Challenge, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Misuse, Origins,
-    Outgoing, Pending, PendingAuthorization, PendingResource, Received, RedirectError, ResourceCall, Retry,
-    Revoked, Scope, Secret, ServerError, SignRequest, Signing, Token, UnixTime, Unsigned,
+    Challenge, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Metadata, Misuse,
+    Origins, Outgoing, Pending, PendingAuthorization, PendingResource, Received, RedirectError, ResourceCall,
+    Retry, Revoked, Scope, Secret, ServerError, SignRequest, Signing, Token, UnixTime, Unsigned,
 };
 
 fn crosses_threads<T: Send + Sync + 'static>() {}
@@ -39,6 +39,8 @@ fn every_public_type_is_send_and_sync() {
         Inspection,
         Issuer,
         Judged,
+        Exchange<Metadata>,
+        Metadata,
         Misuse,
         Moov,
         Nonce,

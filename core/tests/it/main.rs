@@ -6,6 +6,7 @@ mod algorithms;
 mod authorization;
 mod autotrait;
 mod corrections;
+mod discovery;
 mod flows;
 mod inspect;
 mod leaks;

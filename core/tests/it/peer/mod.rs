@@ -7,7 +7,7 @@ mod proof;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use keybound_core::{Body, Role, Sent, UnixTime};
 use serde_json::{Map, Value, json};
 
@@ -112,6 +112,10 @@ pub(crate) struct Peer {
     /// What a revocation is answered with.
     pub(crate) revocation_status: u16,
     pub(crate) authorizations: Authorizations,
+    /// What is to be had by GET, by its URL.
+    pub(crate) documents: BTreeMap<String, Value>,
+    /// The URLs that were asked for by GET.
+    pub(crate) served: Vec<String>,
     /// Answers that are given next, in place of its own.
     pub(crate) script: VecDeque<Answer>,
     pub(crate) seen: Vec<Seen>,
@@ -135,6 +139,8 @@ impl Peer {
             token_members: Map::new(),
             revocation_status: 200,
             authorizations: Authorizations::default(),
+            documents: BTreeMap::new(),
+            served: Vec::new(),
             script: VecDeque::new(),
             seen: Vec::new(),
             issued: Vec::new(),
@@ -147,8 +153,11 @@ impl Peer {
         Self { bound: false, ..Self::bound() }
     }
 
-    /// The token and the revocation endpoint: whoever sends a `grant_type` wants a token.
+    /// The documents, by GET; the token and the revocation endpoint, by POST: whoever sends a `grant_type` wants a token.
     pub(crate) fn ask(&mut self, request: &Request<Body>, now: UnixTime) -> Answer {
+        if request.method() == "GET" {
+            return self.serve(request);
+        }
         assert_eq!(request.method(), "POST");
         let params = params(request);
         let claims = self.claims(Role::AuthorizationServer, request, now, None);
@@ -174,6 +183,23 @@ impl Peer {
             None => json_response(self.revocation_status, &json!({})),
         };
         Answer::Response(self.with_next_nonce(Role::AuthorizationServer, answer))
+    }
+
+    /// A document, to somebody who proves nothing and says nothing of themselves.
+    fn serve(&mut self, request: &Request<Body>) -> Answer {
+        let names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!((names, request.body().as_ref()), (vec!["accept"], &b""[..]));
+        let url = request.uri().to_string();
+        self.served.push(url.clone());
+        assert!(self.served.len() < MAX_STEPS, "the client goes on for ever");
+        let scripted = self.script.pop_front();
+        scripted.unwrap_or_else(|| {
+            Answer::Response(
+                self.documents
+                    .get(&url)
+                    .map_or(response(404, "nothing here"), |json| json_response(200, json)),
+            )
+        })
     }
 
     /// A protected resource.
