@@ -7,8 +7,9 @@ use http::HeaderMap;
 use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Settings, add_header};
+use crate::exchange::{Ask, Exchange, Post, Settings, add_header};
 use crate::grant::Grant;
+use crate::issuer::Issuer;
 use crate::jose::PublicJwk;
 use crate::revocation::{self, Revoked, TokenTypeHint};
 use crate::secret::Secret;
@@ -23,9 +24,12 @@ use crate::wire::fields::{BodyFormat, Fields};
 #[must_use]
 pub struct Client {
     token_endpoint: Endpoint,
-    revocation_endpoint: Option<Endpoint>,
-    settings: Arc<Settings>,
-    key: Option<PublicJwk>,
+    pub(crate) revocation_endpoint: Option<Endpoint>,
+    pub(crate) authorization_endpoint: Option<Endpoint>,
+    pub(crate) issuer: Option<Issuer>,
+    pub(crate) iss_in_redirects: bool,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) key: Option<PublicJwk>,
     accept_bearer: bool,
     expires_in: ExpiresIn,
     scope_required: bool,
@@ -43,6 +47,9 @@ impl Client {
         Self {
             token_endpoint,
             revocation_endpoint: None,
+            authorization_endpoint: None,
+            issuer: None,
+            iss_in_redirects: false,
             settings: Arc::new(settings),
             key: None,
             accept_bearer: false,
@@ -117,6 +124,26 @@ impl Client {
         self
     }
 
+    /// Where people are sent to authorize this client (RFC 6749 §3.1).
+    pub fn authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.authorization_endpoint = Some(endpoint);
+        self
+    }
+
+    /// Who the authorization server is. A redirect that names another is refused (RFC 9207 §2.4): set it wherever the
+    /// application talks to more than one.
+    pub fn issuer(mut self, issuer: Issuer) -> Self {
+        self.issuer = Some(issuer);
+        self
+    }
+
+    /// Refuses a redirect that doesn't name its issuer: for servers that always do, which say so by
+    /// `authorization_response_iss_parameter_supported` (RFC 9207 §2.3).
+    pub fn iss_in_redirects(mut self) -> Self {
+        self.iss_in_redirects = true;
+        self
+    }
+
     /// Asks for a token (RFC 6749 §4 to §6).
     ///
     /// # Errors
@@ -154,7 +181,8 @@ impl Client {
     }
 
     fn ask(&self, endpoint: Endpoint, fields: Fields, repeat: Repeat) -> Ask {
-        Ask { settings: Arc::clone(&self.settings), endpoint, fields, key: self.key.clone(), repeat }
+        let post = Post { settings: Arc::clone(&self.settings), fields, key: self.key.clone() };
+        Ask { endpoint, post: Some(post), repeat }
     }
 
     fn settings_mut(&mut self) -> &mut Settings {

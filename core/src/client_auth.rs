@@ -15,12 +15,12 @@ use crate::wire::fields::Fields;
 /// How a client authenticates itself (RFC 6749 §2.3).
 #[derive(Clone)]
 pub struct ClientAuth {
-    /// `client_id` and `client_secret` in the body.
+    /// `client_id`; none where a bearer credential says who it is.
     id: Option<String>,
     secret: Option<Secret>,
+    /// Whether they stand in the body.
+    in_body: bool,
     header: Option<HeaderValue>,
-    /// What is in the header, to be struck out of whatever the server echoes.
-    hidden: Option<Secret>,
 }
 
 impl ClientAuth {
@@ -29,7 +29,7 @@ impl ClientAuth {
     /// # Errors
     /// `Misuse` if the id is empty.
     pub fn none(id: &str) -> Result<Self, Misuse> {
-        Ok(Self { id: Some(checked_id(id)?), secret: None, header: None, hidden: None })
+        Ok(Self { id: Some(checked_id(id)?), secret: None, in_body: true, header: None })
     }
 
     /// `Authorization: Basic`, id and secret form-encoded first (RFC 6749 §2.3.1).
@@ -38,7 +38,7 @@ impl ClientAuth {
     /// `Misuse` if either is empty.
     pub fn basic(id: &str, secret: Secret) -> Result<Self, Misuse> {
         let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
-        Ok(Self { id: None, secret: None, header: Some(header), hidden: Some(secret) })
+        Ok(Self { id: Some(id.to_owned()), secret: Some(secret), in_body: false, header: Some(header) })
     }
 
     /// `client_id` and `client_secret` in the body.
@@ -47,7 +47,7 @@ impl ClientAuth {
     /// `Misuse` if either is empty.
     pub fn post(id: &str, secret: Secret) -> Result<Self, Misuse> {
         checked_secret(&secret)?;
-        Ok(Self { id: Some(checked_id(id)?), secret: Some(secret), header: None, hidden: None })
+        Ok(Self { secret: Some(secret), ..Self::none(id)? })
     }
 
     /// [`basic`](Self::basic) and [`post`](Self::post) at once. RFC 6749 forbids it; Moov's own SDKs do it.
@@ -55,8 +55,7 @@ impl ClientAuth {
     /// # Errors
     /// `Misuse` if either is empty.
     pub fn both(id: &str, secret: Secret) -> Result<Self, Misuse> {
-        let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
-        Ok(Self { header: Some(header), ..Self::post(id, secret)? })
+        Ok(Self { in_body: true, ..Self::basic(id, secret)? })
     }
 
     /// `Authorization: Bearer`, with a credential that was got elsewhere (Treasury Prime's `apiKey`).
@@ -65,7 +64,12 @@ impl ClientAuth {
     /// `Misuse` if it is empty or can't stand in a header.
     pub fn bearer(credential: Secret) -> Result<Self, Misuse> {
         let header = authorization(&format!("Bearer {}", checked_secret(&credential)?))?;
-        Ok(Self { id: None, secret: None, header: Some(header), hidden: Some(credential) })
+        Ok(Self { id: None, secret: Some(credential), in_body: false, header: Some(header) })
+    }
+
+    /// `client_id`.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     pub(crate) fn header(&self) -> Option<&HeaderValue> {
@@ -73,6 +77,9 @@ impl ClientAuth {
     }
 
     pub(crate) fn add_fields(&self, fields: &mut Fields) -> Result<(), Misuse> {
+        if !self.in_body {
+            return Ok(());
+        }
         if let Some(id) = &self.id {
             fields.push("client_id", id.clone())?;
         }
@@ -87,15 +94,15 @@ impl ClientAuth {
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         let credential = self.header.as_ref().and_then(|header| header.to_str().ok()?.split_once(' '));
         let credential = credential.map(|(_scheme, credential)| credential);
-        self.secret.iter().chain(&self.hidden).map(Secret::expose).chain(credential)
+        self.secret.iter().map(Secret::expose).chain(credential)
     }
 }
 
 impl fmt::Debug for ClientAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match (&self.header, &self.secret) {
-            (Some(_), None) => "header",
-            (Some(_), Some(_)) => "header and body",
+            (Some(_), _) if self.in_body => "header and body",
+            (Some(_), _) => "header",
             (None, Some(_)) => "body",
             (None, None) => "none",
         };

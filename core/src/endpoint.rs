@@ -54,6 +54,20 @@ impl Endpoint {
         Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
     }
 
+    /// The well-known URL of what this one identifies (RFC 8615 §3): it stands between the host and the path, whose
+    /// closing slash doesn't count (RFC 8414 §3.1, RFC 9728 §3.1).
+    pub(crate) fn well_known(&self, name: &str) -> Result<Self, Misuse> {
+        let whole = self.0.to_string();
+        let (origin, rest) =
+            whole.split_at(whole.len() - self.0.path_and_query().map_or(0, |rest| rest.as_str().len()));
+        Self::parse(&format!("{origin}/.well-known/{name}{}", rest.strip_suffix('/').unwrap_or(rest)))
+    }
+
+    /// Whether it is this very machine, without `https`.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.0.scheme_str() == Some("http")
+    }
+
     /// The URL as an [`http::Uri`].
     pub fn uri(&self) -> &Uri {
         &self.0
@@ -99,7 +113,7 @@ impl Argument {
 }
 
 /// Whether a URL's host is this machine.
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())

@@ -17,6 +17,8 @@ pub enum Error {
     Server(Box<ServerError>),
     /// The server answered neither with what was asked for nor with a refusal.
     Response(Box<BadResponse>),
+    /// A person was sent to the authorization server, and came back without a code.
+    Redirect(Box<RedirectError>),
     /// No answer came.
     Lost(Lost),
 }
@@ -40,6 +42,7 @@ impl Error {
         match self {
             Self::Misuse(_) | Self::Response(_) => Retry::No,
             Self::Server(error) => error.retry(),
+            Self::Redirect(error) => error.retry(),
             Self::Lost(lost) if lost.repeatable => Retry::Later(None),
             Self::Lost(_) => Retry::No,
         }
@@ -52,6 +55,7 @@ impl fmt::Display for Error {
             Self::Misuse(misuse) => misuse.fmt(f),
             Self::Server(error) => error.fmt(f),
             Self::Response(bad) => bad.fmt(f),
+            Self::Redirect(error) => error.fmt(f),
             Self::Lost(lost) => lost.fmt(f),
         }
     }
@@ -74,6 +78,12 @@ impl From<ServerError> for Error {
 impl From<BadResponse> for Error {
     fn from(bad: BadResponse) -> Self {
         Self::Response(Box::new(bad))
+    }
+}
+
+impl From<RedirectError> for Error {
+    fn from(error: RedirectError) -> Self {
+        Self::Redirect(Box::new(error))
     }
 }
 
@@ -237,7 +247,7 @@ pub struct BadResponse {
 pub enum WhyBad {
     /// The body of a success is longer than [`MAX_RESPONSE`](crate::MAX_RESPONSE).
     TooLarge,
-    /// A redirection. None is followed with credentials.
+    /// A redirection. None is followed: it could lead anywhere.
     Redirect,
     /// The body is not JSON; where it stops being so.
     #[non_exhaustive]
@@ -255,6 +265,8 @@ pub enum WhyBad {
     NotBound,
     /// The token is bound to another key than the proof's (RFC 9449 §6).
     BoundToAnotherKey,
+    /// The metadata is another issuer's than the one that was asked for (RFC 8414 §3.3).
+    OtherIssuer,
     /// The `access_token` is itself a DPoP proof (its `typ` is `dpop+jwt`), so it is no token.
     ProofInsteadOfToken,
 }
@@ -290,7 +302,7 @@ impl fmt::Display for BadResponse {
         f.write_str(") can't be used: ")?;
         match &self.why {
             WhyBad::TooLarge => write!(f, "it is longer than {} bytes", crate::MAX_RESPONSE)?,
-            WhyBad::Redirect => f.write_str("it is a redirection, and credentials follow none")?,
+            WhyBad::Redirect => f.write_str("it is a redirection, and none is followed")?,
             WhyBad::NotJson { line, column } => write!(f, "it is not JSON at line {line}, column {column}")?,
             WhyBad::Missing(member) => write!(f, "`{member}` is missing")?,
             WhyBad::Member(member) => write!(f, "`{member}` has a wrong type or value")?,
@@ -299,6 +311,10 @@ impl fmt::Display for BadResponse {
                  accept it by `accept_bearer` only if the server is meant to do so",
             )?,
             WhyBad::BoundToAnotherKey => f.write_str("the token is bound to another key (`cnf.jkt`)")?,
+            WhyBad::OtherIssuer => f.write_str(
+                "it is the metadata of another `issuer` than the one that was asked for, to the letter: \
+                 a closing slash counts",
+            )?,
             WhyBad::ProofInsteadOfToken => {
                 f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?;
             }
@@ -313,6 +329,101 @@ fn write_request_id(f: &mut fmt::Formatter<'_>, envelope: &Envelope) -> fmt::Res
     match &envelope.request_id {
         Some(id) => write!(f, " [request id {id}]"),
         None => Ok(()),
+    }
+}
+
+/// A redirect that brings no code (RFC 6749 §4.1.2). Anybody can send a person here with a redirect of their own making,
+/// so all but [`Denied`](Self::Denied) may be forged, and the request that was begun stays good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RedirectError {
+    /// The authorization server says no, or the person does (RFC 6749 §4.1.2.1).
+    Denied(Denial),
+    /// `state` is missing, or another than the request's: this redirect answers no request of ours (RFC 6749 §10.12).
+    NotOurs,
+    /// It comes from another authorization server than the one that was asked, or doesn't say from which although it
+    /// always should (RFC 9207 §2.4).
+    OtherIssuer,
+    /// This parameter stands twice (RFC 6749 §3.1).
+    Twice(&'static str),
+    /// There is neither a code nor an error.
+    NoCode,
+    /// It is longer than 64 KiB.
+    TooLong,
+}
+
+impl RedirectError {
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Denied(denial) => denial.retry(),
+            _ => Retry::No,
+        }
+    }
+}
+
+impl fmt::Display for RedirectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(denial) => denial.fmt(f),
+            Self::NotOurs => {
+                f.write_str("the redirect answers no request of ours: its `state` is missing or another")
+            }
+            Self::OtherIssuer => f.write_str(
+                "the redirect comes from another authorization server than the one that was asked (`iss`)",
+            ),
+            Self::Twice(name) => write!(f, "the redirect has `{name}` twice"),
+            Self::NoCode => f.write_str("the redirect has neither `code` nor `error`"),
+            Self::TooLong => f.write_str("the redirect is longer than 64 KiB"),
+        }
+    }
+}
+
+impl std::error::Error for RedirectError {}
+
+/// What an authorization server says in place of a code. Its texts are clipped to 256 characters and stripped of
+/// control characters; it is for programs to compare and for people to read, never to be shown as HTML.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub(crate) code: String,
+    pub(crate) description: Option<String>,
+    pub(crate) uri: Option<String>,
+}
+
+impl Denial {
+    /// `error`: `access_denied`, `invalid_scope`, `login_required`, …
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// `error_description`.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// `error_uri`.
+    pub fn uri(&self) -> Option<&str> {
+        self.uri.as_deref()
+    }
+
+    /// OpenID Connect Core §3.1.2.6 has the codes for a request that a person was not to be bothered with.
+    fn retry(&self) -> Retry {
+        match self.code() {
+            "temporarily_unavailable" | "server_error" => Retry::Later(None),
+            "login_required" | "interaction_required" | "consent_required" | "account_selection_required" => {
+                Retry::Reauthenticate
+            }
+            _ => Retry::No,
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the authorization server sent the person back without a code: {}", self.code)?;
+        match &self.description {
+            Some(description) => write!(f, ": {description}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use crate::client_auth::ClientAuth;
 use crate::dpop::{Corrections, DPOP, Objection, Occasion, Said, sensitive};
 use crate::endpoint::{Endpoint, Target};
-use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, WhyBad};
+use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, ServerError, WhyBad};
 use crate::jose::PublicJwk;
 use crate::origins::{Origins, Role};
 use crate::secret::Body;
@@ -42,11 +42,15 @@ pub struct Exchange<T> {
     ask: Ask,
     read: Read<T>,
     tries: Tries,
+    go_on: GoOn,
     corrections: Corrections,
 }
 
 /// Makes the `T` of a success.
 pub(crate) type Read<T> = Box<dyn Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync>;
+
+/// Says how long to wait before asking again, where a refusal isn't the end, and may change what is asked.
+pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask) -> Option<Duration> + Send + Sync>;
 
 /// Why a success has no `T`.
 pub(crate) enum Unread {
@@ -70,12 +74,18 @@ pub(crate) struct Success<'a> {
 
 /// What is asked, and what may be done to ask it again.
 pub(crate) struct Ask {
-    pub(crate) settings: Arc<Settings>,
     pub(crate) endpoint: Endpoint,
+    /// Without it this is a GET, which proves nothing and authenticates nobody.
+    pub(crate) post: Option<Post>,
+    pub(crate) repeat: Repeat,
+}
+
+/// What a client posts.
+pub(crate) struct Post {
+    pub(crate) settings: Arc<Settings>,
     pub(crate) fields: Fields,
     /// The key that proves itself with the request.
     pub(crate) key: Option<PublicJwk>,
-    pub(crate) repeat: Repeat,
 }
 
 /// What all requests of one client share.
@@ -92,7 +102,22 @@ impl<T> Exchange<T> {
         ask: Ask,
         read: impl Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync + 'static,
     ) -> Self {
-        Self { ask, read: Box::new(read), tries: Tries::default(), corrections: Corrections::default() }
+        Self {
+            ask,
+            read: Box::new(read),
+            tries: Tries::default(),
+            go_on: Box::new(|_, _| None),
+            corrections: Corrections::default(),
+        }
+    }
+
+    /// What to do about refusals that aren't the end.
+    pub(crate) fn going_on(
+        mut self,
+        go_on: impl FnMut(&ServerError, &mut Ask) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.go_on = Box::new(go_on);
+        self
     }
 
     /// How long the whole exchange may take, counted from its first request: no wait is begun that would
@@ -122,7 +147,7 @@ impl<T> Exchange<T> {
         self.tries.begin(ambient.now);
         let request = self.ask.request()?;
         let seed = seed(&ambient);
-        let Some(key) = &self.ask.key else {
+        let Some(key) = self.ask.post.as_ref().and_then(|post| post.key.as_ref()) else {
             let pending = Pending { exchange: self, said: None, seed };
             return Ok(Signing::Ready(Outgoing { request, pending }));
         };
@@ -131,6 +156,13 @@ impl<T> Exchange<T> {
         let (to_sign, said) = occasion.prove(key, origins, ambient);
         let pending = Pending { exchange: self, said: Some(said), seed };
         Ok(Signing::Needs(Unsigned::new(to_sign, Outgoing { request, pending })))
+    }
+
+    /// Goes on after an answer that was to be expected. The wait is the server's wish, and costs nothing of the budget.
+    fn next(mut self, wait: Duration) -> Self {
+        self.tries.go_on(wait);
+        self.corrections = Corrections::default();
+        self
     }
 
     /// Goes on after a failure that may pass, if there is time and a try left for it.
@@ -154,7 +186,7 @@ impl<T> fmt::Debug for Exchange<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange")
             .field("endpoint", &self.ask.endpoint)
-            .field("fields", &self.ask.fields)
+            .field("fields", &self.ask.post.as_ref().map(|post| &post.fields))
             .field("tries", &self.tries)
             .finish_non_exhaustive()
     }
@@ -162,29 +194,43 @@ impl<T> fmt::Debug for Exchange<T> {
 
 impl Ask {
     fn request(&self) -> Result<Request<Body>, Misuse> {
+        let mut request = Request::new(Body::new(Vec::new()));
+        *request.uri_mut() = self.endpoint.uri().clone();
+        if let Some(post) = &self.post {
+            post.write(&mut request)?;
+        }
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        Ok(request)
+    }
+
+    fn secrets(&self) -> Secrets {
+        self.post.iter().flat_map(Post::secrets).collect()
+    }
+}
+
+impl Post {
+    fn write(&self, request: &mut Request<Body>) -> Result<(), Misuse> {
         let Settings { auth, format, headers, params } = &*self.settings;
         let mut fields = self.fields.clone();
         fields.append(params)?;
         auth.add_fields(&mut fields)?;
 
-        let mut request = Request::new(fields.encode(*format));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.uri().clone();
+        *request.body_mut() = fields.encode(*format);
         let sent = request.headers_mut();
         *sent = headers.clone();
-        sent.insert(ACCEPT, HeaderValue::from_static("application/json"));
         sent.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
         if let Some(authorization) = auth.header() {
             sent.insert(AUTHORIZATION, authorization.clone());
         }
-        Ok(request)
+        Ok(())
     }
 
-    fn secrets(&self) -> Secrets {
+    fn secrets(&self) -> impl Iterator<Item = &str> {
         let Settings { auth, headers, params, .. } = &*self.settings;
         let headers = headers.values().filter(|value| value.is_sensitive());
         let headers = headers.filter_map(|value| value.to_str().ok());
-        self.fields.secrets().chain(params.secrets()).chain(auth.secrets()).chain(headers).collect()
+        self.fields.secrets().chain(params.secrets()).chain(auth.secrets()).chain(headers)
     }
 }
 
@@ -273,7 +319,10 @@ impl<T> Pending<T> {
         let mut body = response.body().as_ref();
         let uri = exchange.ask.endpoint.uri().clone();
         let (role, target) = (Role::AuthorizationServer, Target::of(&uri)?);
-        origins.hear(role, &target, headers, now);
+        // Whoever serves a document need not be the one that takes proofs.
+        if exchange.ask.post.is_some() {
+            origins.hear(role, &target, headers, now);
+        }
         let bad = |why| {
             let envelope = Envelope::of(status, headers, &exchange.ask.secrets());
             Error::from(BadResponse { envelope, why })
@@ -311,6 +360,9 @@ impl<T> Pending<T> {
         if answered {
             exchange.tries.at_once();
             return Ok(Received::Again(exchange));
+        }
+        if let Some(wait) = (exchange.go_on)(&refusal, &mut exchange.ask) {
+            return Ok(Received::Again(exchange.next(wait)));
         }
         Err(refusal.into())
     }

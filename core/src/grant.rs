@@ -34,10 +34,16 @@ impl Grant {
         if refresh_token.expose().is_empty() {
             return Err(Misuse::new("refresh_token", "must not be empty"));
         }
-        let mut grant = Self::of("refresh_token");
-        grant.fields.push("refresh_token", refresh_token.clone())?;
-        grant.refresh_token = Some(refresh_token);
-        Ok(grant)
+        let grant = Self::of("refresh_token");
+        let fields = grant.fields.and("refresh_token", refresh_token.clone());
+        Ok(Self { fields, refresh_token: Some(refresh_token), ..grant })
+    }
+
+    /// A code that a redirect brought (RFC 6749 §4.1.3, RFC 7636 §4.5). It is good for once.
+    pub(crate) fn authorization_code(code: Secret, redirect_uri: String, code_verifier: Secret) -> Self {
+        let grant = Self::of("authorization_code");
+        let fields = grant.fields.and("code", code).and("redirect_uri", redirect_uri);
+        Self { fields: fields.and("code_verifier", code_verifier), ..grant }
     }
 
     /// Any other grant (RFC 6749 §4.5): `grant_type` is its name or URN.
@@ -113,7 +119,7 @@ const CLIENT_CREDENTIALS: &str = "client_credentials";
 
 /// A set of scope tokens (RFC 6749 §3.3), never empty; they are an open set, in the server's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope(String);
+pub struct Scope(pub(crate) String);
 
 impl Scope {
     /// Scope tokens, separated by spaces.

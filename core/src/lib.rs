@@ -79,18 +79,23 @@
 //! | RFC | what | here |
 //! |---|---|---|
 //! | 6749 §2.3 | client authentication | [`ClientAuth`] |
+//! | 6749 §4.1, 7636 | authorization code, PKCE | [`Client::authorization`], [`PendingAuthorization`] |
 //! | 6749 §4.4, §4.5, §6 | grants | [`Grant`] |
 //! | 6749 §5.1 | token response, as real servers write it | [`Token`], [`ExpiresIn`] |
 //! | 6749 §5.2 | errors, in every dialect | [`ServerError`] |
 //! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] |
 //! | 7009 | revocation | [`Client::revoke`] |
 //! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] |
+//! | 8414, OpenID Connect Discovery | what a server says of itself | [`Issuer::discover`], [`Metadata`] |
 //! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] |
 //! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] |
+//! | 9207 | the issuer in redirects | [`Client::iss_in_redirects`] |
 //! | 9449 §4.2 | proofs | [`dpop::Proof`] |
 //! | 9449 §4.3 | checking proofs | [`dpop::Policy`] |
+//! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] |
 //! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] |
 //! | 9449 §8, §9 | nonces | [`Origins`] |
+//! | 9449 §10 | codes bound to a key | [`Client::authorization`] |
 //!
 //! # Left out on purpose
 //!
@@ -100,13 +105,16 @@
 //! * No response body and no secret in any error; serde_json's messages are not passed on, because they quote values.
 //! * No comparison, display or serialisation of [`Secret`]s.
 
+mod authorization;
 mod client;
 mod client_auth;
+mod discovery;
 pub mod dpop;
 mod endpoint;
 mod error;
 mod exchange;
 mod grant;
+mod issuer;
 pub mod jose;
 mod kept;
 mod origins;
@@ -122,12 +130,15 @@ mod tries;
 mod turns;
 mod wire;
 
+pub use authorization::{AuthorizationBuilder, AuthorizationRequest, PendingAuthorization};
 pub use client::Client;
 pub use client_auth::ClientAuth;
+pub use discovery::Metadata;
 pub use endpoint::Endpoint;
-pub use error::{BadResponse, Error, Lost, Misuse, Retry, Sent, ServerError, WhyBad};
+pub use error::{BadResponse, Denial, Error, Lost, Misuse, RedirectError, Retry, Sent, ServerError, WhyBad};
 pub use exchange::{Exchange, MAX_RESPONSE, Outgoing, Pending, Received};
 pub use grant::{Grant, Scope};
+pub use issuer::Issuer;
 pub use kept::Kept;
 pub use origins::{Origins, Role};
 pub use resource::{AuthHeaders, Authorized, Judged, PendingResource, ResourceCall};

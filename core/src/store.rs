@@ -182,7 +182,7 @@ impl Failure {
     pub fn of(error: &Error) -> Self {
         let (spent, wait) = match (error, error.retry()) {
             (_, Retry::Reauthenticate) => (Spent::Yes, None),
-            (Error::Misuse(_), _) => (Spent::No, None),
+            (Error::Misuse(_) | Error::Redirect(_), _) => (Spent::No, None),
             (Error::Lost(lost), _) if lost.sent() == Sent::No => (Spent::No, None),
             (Error::Lost(_) | Error::Response(_), _) => (Spent::Perhaps, None),
             // Turned away unread, or refused for another reason than the grant.
@@ -374,6 +374,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::exchange::{Outgoing, Received};
     use crate::origins::Origins;
@@ -534,7 +536,7 @@ mod tests {
             let mut now = 200;
             let mut out: Vec<(Ticket, String)> = Vec::new();
             // How often each refresh token may have been used up.
-            let mut used: std::collections::HashMap<String, u8> = std::collections::HashMap::new();
+            let mut used: BTreeMap<String, u8> = BTreeMap::new();
             for event in (0..6).map(|at| number / 6_usize.pow(at) % 6) {
                 match event {
                     0 => {

@@ -97,6 +97,13 @@ impl Tries {
         self.wait = Duration::ZERO;
     }
 
+    /// What was asked goes on after so long, which costs nothing of the time.
+    pub(crate) fn go_on(&mut self, wait: Duration) {
+        self.failures = 0;
+        self.deadline = self.deadline.map(|deadline| deadline.saturating_add(wait));
+        self.wait = wait;
+    }
+
     /// Whether there is time and a try left after a failure that may pass: after the pause that the server asks
     /// for, or one by chance.
     pub(crate) fn again(&mut self, asked: Option<Duration>, now: UnixTime, seed: u64) -> bool {

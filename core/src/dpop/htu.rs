@@ -1,5 +1,7 @@
 //! Comparing the `htu` of a proof with a URL: RFC 9449 §4.3 with the normalisations of RFC 3986 §6.2.2 and §6.2.3.
 
+use crate::wire::escape::hex;
+
 /// The one spelling of all equivalent URLs, without query and fragment. `None` for what is no absolute
 /// `http` or `https` URL, or carries user information.
 pub(crate) fn normalise(url: &str) -> Option<String> {
@@ -64,10 +66,6 @@ fn normalise_escapes(path: &str) -> Option<String> {
         }
     }
     Some(normal)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 /// RFC 3986 §5.2.4, for a path that is empty or begins with a slash.

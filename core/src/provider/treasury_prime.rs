@@ -9,7 +9,7 @@ use crate::client_auth::ClientAuth;
 use crate::dpop::VerifiedProof;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Settings};
+use crate::exchange::{Ask, Exchange, Post, Settings};
 use crate::token::{self, Expected, ExpiresIn, Token};
 use crate::tries::Repeat;
 use crate::wire::escape::push_segment;
@@ -67,13 +67,9 @@ impl TreasuryPrime {
             expires_in: ExpiresIn::default(),
             refresh_token: None,
         };
-        let ask = Ask {
-            settings: Arc::clone(&self.settings),
-            endpoint,
-            fields: Fields::of("dpop", proof),
-            key: None,
-            repeat: Repeat::Never,
-        };
+        let post =
+            Post { settings: Arc::clone(&self.settings), fields: Fields::of("dpop", proof), key: None };
+        let ask = Ask { endpoint, post: Some(post), repeat: Repeat::Never };
         Ok(Exchange::new(ask, move |success| token::read(success, &expected)))
     }
 }

@@ -70,6 +70,12 @@ impl Fields {
         Self(vec![(Cow::Borrowed(name), value.into())])
     }
 
+    /// One more, under a name of this crate's own that is not among them yet.
+    pub(crate) fn and(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.0.push((Cow::Borrowed(name), value.into()));
+        self
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.expose())
     }

@@ -35,7 +35,7 @@ impl Envelope {
 
 /// `x-request-id`, for the provider's support.
 pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
-    text(headers, "x-request-id").map(|id| clip(&one_line(&id)))
+    text(headers, "x-request-id").map(|id| short_line(&id))
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -175,6 +175,11 @@ fn wait_in(message: &str) -> Option<Duration> {
         "s" | "seconds" => Some(Duration::from_secs(wait.into())),
         _ => None,
     }
+}
+
+/// A text from outside as one line of at most [`MAX_TEXT`] characters that moves no terminal's cursor.
+pub(crate) fn short_line(text: &str) -> String {
+    clip(&one_line(text))
 }
 
 fn one_line(text: &str) -> String {

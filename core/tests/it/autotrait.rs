@@ -5,8 +5,9 @@ use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_core::provider::moov::{Moov, Origin, Version};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
-    Ambient, AuthHeaders, Authorized, BadResponse, Body, Challenge, Client, ClientAuth, Endpoint, Error,
-    Exchange, Grant, Judged, Misuse, Origins, Outgoing, Pending, PendingResource, Received, ResourceCall,
+    Ambient, AuthHeaders, AuthorizationBuilder, AuthorizationRequest, Authorized, BadResponse, Body,
+    Challenge, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Metadata, Misuse,
+    Origins, Outgoing, Pending, PendingAuthorization, PendingResource, Received, RedirectError, ResourceCall,
     Retry, Revoked, Scope, Secret, ServerError, SignRequest, Signing, Token, UnixTime, Unsigned,
 };
 
@@ -22,6 +23,8 @@ fn every_public_type_is_send_and_sync() {
         Algorithm,
         Ambient,
         AuthHeaders,
+        AuthorizationBuilder,
+        AuthorizationRequest,
         Authorized,
         BadResponse,
         Body,
@@ -34,7 +37,10 @@ fn every_public_type_is_send_and_sync() {
         Exchange<Token>,
         Grant,
         Inspection,
+        Issuer,
         Judged,
+        Exchange<Metadata>,
+        Metadata,
         Misuse,
         Moov,
         Nonce,
@@ -42,6 +48,7 @@ fn every_public_type_is_send_and_sync() {
         Origins,
         Outgoing<Token>,
         Pending<Token>,
+        PendingAuthorization,
         PendingResource,
         Policy,
         Problem,
@@ -49,6 +56,7 @@ fn every_public_type_is_send_and_sync() {
         ProofBuilder<'static>,
         PublicJwk,
         Received<Token>,
+        RedirectError,
         ResourceCall,
         Retry,
         Revoked,
@@ -76,6 +84,7 @@ fn an_error_is_an_error_that_can_be_boxed_across_threads() {
     fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     is_error::<Error>();
     is_error::<Misuse>();
+    is_error::<RedirectError>();
     is_error::<ServerError>();
     is_error::<BadResponse>();
     is_error::<keybound_core::Lost>();

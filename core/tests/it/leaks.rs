@@ -185,6 +185,22 @@ fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
 }
 
 #[test]
+fn a_person_who_is_away_is_waited_for_without_showing_the_verifier() {
+    let mut world = World::with(Peer::bound());
+    let builder = world.client().authorization("https://app.example/cb").unwrap();
+    let request = builder.build([3; 32]).unwrap();
+    let grant = request.pending.receive(&world.peer.authorizations.agree(&request.url)).unwrap();
+    let exchange = world.client().token(grant.clone()).unwrap();
+    let kept: Value = serde_json::from_str(request.pending.to_json().expose()).unwrap();
+    let seed = kept["seed"].as_str().unwrap().to_owned();
+    world.run(exchange).unwrap();
+    let verifier = world.peer.seen[0].params["code_verifier"].clone();
+    let planted = Planted::new(&[&seed, &verifier, "code-0"]);
+    planted.are_not_shown(&[&request, &request.pending, &request.pending.to_json(), &grant]);
+    planted.are_not_shown(&[&world.client().token(grant.clone()).unwrap()]);
+}
+
+#[test]
 fn no_step_of_a_call_shows_the_token_or_its_proof() {
     let (mut world, exchange) = about_to(token_answer(), auths().remove(0));
     let token = world.run(exchange).unwrap();
@@ -228,6 +244,7 @@ fn no_misuse_quotes_its_argument() {
         SigningKey::from_pkcs8_der(ACCESS_TOKEN.as_bytes()).unwrap_err(),
         keybound_core::dpop::Nonce::new(spoiled(PARAM).expose()).unwrap_err(),
         keybound_core::Origins::from_json(ACCESS_TOKEN, START).unwrap_err(),
+        keybound_core::PendingAuthorization::from_json(ACCESS_TOKEN).unwrap_err(),
         keybound_core::Scope::new(spoiled(PARAM).expose()).unwrap_err(),
         client(auths().remove(0)).header("x-key", spoiled(CLIENT_SECRET).expose()).unwrap_err(),
         twice().unwrap_err(),

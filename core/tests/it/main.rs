@@ -3,8 +3,10 @@
 #![cfg(test)]
 
 mod algorithms;
+mod authorization;
 mod autotrait;
 mod corrections;
+mod discovery;
 mod flows;
 mod inspect;
 mod leaks;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Judged, Origins, Outgoing,
-    Received, ResourceCall, Sent, Signing, Token, UnixTime,
+    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Origins,
+    Outgoing, Received, ResourceCall, Sent, Signing, Token, UnixTime,
 };
 
-use crate::peer::{Answer, Peer};
+use crate::peer::{Answer, ISSUER, Peer};
 
 pub(crate) const TOKEN_URL: &str = "https://as.example/token";
 pub(crate) const RESOURCE_URL: &str = "https://rs.example/me?all=1";
@@ -65,7 +65,9 @@ impl World {
     /// A client of the peer, which wants its tokens bound if the peer binds them.
     pub(crate) fn client(&self) -> Client {
         let client = Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").expect("an id"))
-            .revocation_endpoint(endpoint("https://as.example/revoke"));
+            .revocation_endpoint(endpoint("https://as.example/revoke"))
+            .authorization_endpoint(endpoint("https://as.example/authorize"))
+            .issuer(Issuer::https(ISSUER).expect("an issuer"));
         if self.peer.bound { client.dpop(self.key.public().clone()) } else { client }
     }
 

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use http::HeaderMap;
 use keybound_ureq::jose::Algorithm;
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
-use keybound_ureq::{BodyFormat, Client, ClientAuth, Grant, Misuse, Scope, Transport, endpoint};
+use keybound_ureq::{
+    BodyFormat, Client, ClientAuth, Grant, Issuer, Metadata, Misuse, Scope, Transport, endpoint,
+};
 
 use crate::failure::{Failure, warn};
 use crate::input::{pair, secret};
@@ -14,12 +16,16 @@ use crate::trace::Trace;
 use crate::{key, nonce_cache};
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("server").required(true))]
 pub(crate) struct TokenOptions {
     /// The token endpoint.
-    #[arg(long, value_name = "URL", required_unless_present = "provider", conflicts_with = "provider")]
+    #[arg(long, value_name = "URL", group = "server")]
     token_url: Option<String>,
+    /// The authorization server, whose metadata tell the rest (RFC 8414, OpenID Connect).
+    #[arg(long, value_name = "URL", group = "server")]
+    issuer: Option<String>,
     /// A provider that is known by name.
-    #[arg(long)]
+    #[arg(long, group = "server")]
     provider: Option<Provider>,
     /// Where the provider is, if not where it usually is.
     #[arg(long, value_name = "URL", requires = "provider")]
@@ -29,7 +35,8 @@ pub(crate) struct TokenOptions {
     /// The environment variable that holds the client's secret.
     #[arg(long, value_name = "NAME")]
     client_secret_env: Option<String>,
-    /// How the client authenticates itself; basic where there is a secret, else none.
+    /// How the client authenticates itself; basic where there is a secret (post, if that is all that the issuer takes),
+    /// else none.
     #[arg(long)]
     auth: Option<Auth>,
     /// client_credentials, refresh_token, or the name or URN of another grant.
@@ -97,12 +104,20 @@ pub(crate) struct Ready {
 }
 
 impl TokenOptions {
-    /// Everything is checked here, before anything is sent.
+    /// Everything is checked here, before anything is sent but a question for the issuer's metadata.
     pub(crate) fn ready(&self) -> Result<Ready, Failure> {
-        let auth = self.client_auth()?;
+        let auth = self.client_auth(None)?;
+        let grant = self.grant()?;
+        let mut transport = transport(self.trace);
+        let mut bound_to = None;
+        if let Some(file) = &self.key {
+            let key = key::read(file, self.alg)?;
+            bound_to = Some(key.public().clone());
+            transport = transport.signer(key);
+        }
         let mut api_headers = HeaderMap::new();
-        let mut client = match (&self.token_url, self.provider) {
-            (_, Some(Provider::Moov)) => {
+        let mut client = match (&self.token_url, &self.issuer, self.provider) {
+            (_, _, Some(Provider::Moov)) => {
                 let moov = self.moov(auth)?;
                 for warning in moov.warnings() {
                     warn(&format_args!("warning: {warning}"));
@@ -110,8 +125,15 @@ impl TokenOptions {
                 api_headers = moov.headers().clone();
                 moov.client()?
             }
-            (Some(url), None) => Client::new(endpoint(url)?, auth),
-            (None, None) => return Err(Failure::usage("--token-url or --provider must be given")),
+            (_, Some(url), None) => {
+                let metadata = transport.run(issuer(url)?.discover()?)?;
+                bound_to = bound_to.map(|key| metadata.dpop_key(&key)).transpose()?;
+                metadata.client(self.client_auth(Some(&metadata))?)?
+            }
+            (Some(url), None, None) => Client::new(endpoint(url)?, auth),
+            (None, None, None) => {
+                return Err(Failure::usage("--token-url, --issuer or --provider must be given"));
+            }
         };
         for (name, value) in &self.header {
             if !api_headers.contains_key(name) {
@@ -123,18 +145,26 @@ impl TokenOptions {
             Some(Body::Json) => client = client.body_format(BodyFormat::Json),
             None => {}
         }
-        let mut transport = transport(self.trace);
-        if let Some(file) = &self.key {
-            let key = key::read(file, self.alg)?;
-            client = client.dpop(key.public().clone());
-            transport = transport.signer(key);
+        if let Some(key) = bound_to {
+            client = client.dpop(key);
         }
-        Ok(Ready { client, grant: self.grant()?, transport, api_headers })
+        Ok(Ready { client, grant, transport, api_headers })
     }
 
-    fn client_auth(&self) -> Result<ClientAuth, Failure> {
-        let auth =
-            self.auth.unwrap_or(if self.client_secret_env.is_some() { Auth::Basic } else { Auth::None });
+    fn client_auth(&self, metadata: Option<&Metadata>) -> Result<ClientAuth, Failure> {
+        let takes = |method| {
+            let methods =
+                metadata.and_then(|metadata| metadata.list("token_endpoint_auth_methods_supported"));
+            methods.map(|mut methods| methods.any(|taken| taken == method))
+        };
+        let only_post =
+            takes("client_secret_basic") == Some(false) && takes("client_secret_post") == Some(true);
+        let auth = match (self.auth, &self.client_secret_env) {
+            (Some(auth), _) => auth,
+            (None, Some(_)) if only_post => Auth::Post,
+            (None, Some(_)) => Auth::Basic,
+            (None, None) => Auth::None,
+        };
         auth.with(&self.client_id, self.client_secret_env.as_deref())
     }
 
@@ -186,6 +216,11 @@ impl Auth {
             Self::Bearer => ClientAuth::bearer(secret()?)?,
         })
     }
+}
+
+/// An issuer that is asked over https, or on this machine.
+fn issuer(url: &str) -> Result<Issuer, Misuse> {
+    Issuer::https(url).or_else(|misuse| Issuer::loopback_http(url).map_err(|_| misuse))
 }
 
 /// A transport that knows what earlier commands have learned.

@@ -18,7 +18,9 @@ const SHOWN: &[&str] = &[
     "error_uri",
     "expires_in",
     "grant_type",
+    "issuer",
     "scope",
+    "token_endpoint",
     "token_type",
     "token_type_hint",
 ];

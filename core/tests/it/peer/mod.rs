@@ -1,15 +1,17 @@
 //! An authorization server and a resource server that believe nothing. Whatever a client may not do ends in a
 //! panic, and so does a client that goes on for ever.
 
+mod authorization;
 mod proof;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use keybound_core::{Body, Role, Sent, UnixTime};
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::authorization::{Authorizations, ISSUER};
 use self::proof::{Claims, Expected};
 
 /// More requests than any exchange has a reason for.
@@ -109,6 +111,11 @@ pub(crate) struct Peer {
     pub(crate) token_members: Map<String, Value>,
     /// What a revocation is answered with.
     pub(crate) revocation_status: u16,
+    pub(crate) authorizations: Authorizations,
+    /// What is to be had by GET, by its URL.
+    pub(crate) documents: BTreeMap<String, Value>,
+    /// The URLs that were asked for by GET.
+    pub(crate) served: Vec<String>,
     /// Answers that are given next, in place of its own.
     pub(crate) script: VecDeque<Answer>,
     pub(crate) seen: Vec<Seen>,
@@ -131,6 +138,9 @@ impl Peer {
             rotates_refresh_tokens: false,
             token_members: Map::new(),
             revocation_status: 200,
+            authorizations: Authorizations::default(),
+            documents: BTreeMap::new(),
+            served: Vec::new(),
             script: VecDeque::new(),
             seen: Vec::new(),
             issued: Vec::new(),
@@ -143,8 +153,11 @@ impl Peer {
         Self { bound: false, ..Self::bound() }
     }
 
-    /// The token and the revocation endpoint: whoever sends a `grant_type` wants a token.
+    /// The documents, by GET; the token and the revocation endpoint, by POST: whoever sends a `grant_type` wants a token.
     pub(crate) fn ask(&mut self, request: &Request<Body>, now: UnixTime) -> Answer {
+        if request.method() == "GET" {
+            return self.serve(request);
+        }
         assert_eq!(request.method(), "POST");
         let params = params(request);
         let claims = self.claims(Role::AuthorizationServer, request, now, None);
@@ -157,6 +170,10 @@ impl Peer {
         }
         let answer = match params.get("grant_type").map(String::as_str) {
             Some("client_credentials") => self.issue(claims),
+            Some("authorization_code") => {
+                self.authorizations.redeem(&params, claims.as_ref().map(|claims| &claims.key));
+                self.issue(claims)
+            }
             Some("refresh_token") if params.get("refresh_token") == self.refresh_token.as_ref() => {
                 self.issue(claims)
             }
@@ -166,6 +183,23 @@ impl Peer {
             None => json_response(self.revocation_status, &json!({})),
         };
         Answer::Response(self.with_next_nonce(Role::AuthorizationServer, answer))
+    }
+
+    /// A document, to somebody who proves nothing and says nothing of themselves.
+    fn serve(&mut self, request: &Request<Body>) -> Answer {
+        let names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!((names, request.body().as_ref()), (vec!["accept"], &b""[..]));
+        let url = request.uri().to_string();
+        self.served.push(url.clone());
+        assert!(self.served.len() < MAX_STEPS, "the client goes on for ever");
+        let scripted = self.script.pop_front();
+        scripted.unwrap_or_else(|| {
+            Answer::Response(
+                self.documents
+                    .get(&url)
+                    .map_or(response(404, "nothing here"), |json| json_response(200, json)),
+            )
+        })
     }
 
     /// A protected resource.
@@ -278,16 +312,17 @@ fn params(request: &Request<Body>) -> BTreeMap<String, String> {
     let body = request.body().as_ref();
     match request.headers()[CONTENT_TYPE].as_bytes() {
         b"application/json" => serde_json::from_slice(body).expect("an object of texts"),
-        b"application/x-www-form-urlencoded" => {
-            let form = std::str::from_utf8(body).expect("ASCII");
-            let pairs = form.split('&').map(|pair| pair.split_once('=').expect("a name and a value"));
-            let params: Vec<_> = pairs.map(|(name, value)| (unescape(name), unescape(value))).collect();
-            let by_name: BTreeMap<_, _> = params.iter().cloned().collect();
-            assert_eq!(by_name.len(), params.len(), "a parameter twice");
-            by_name
-        }
+        b"application/x-www-form-urlencoded" => form(std::str::from_utf8(body).expect("ASCII")),
         other => panic!("a body of type {}", String::from_utf8_lossy(other)),
     }
+}
+
+fn form(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split('&').map(|pair| pair.split_once('=').expect("a name and a value"));
+    let params: Vec<_> = pairs.map(|(name, value)| (unescape(name), unescape(value))).collect();
+    let by_name: BTreeMap<_, _> = params.iter().cloned().collect();
+    assert_eq!(by_name.len(), params.len(), "a parameter twice");
+    by_name
 }
 
 fn unescape(text: &str) -> String {

@@ -1,0 +1,177 @@
+//! What an authorization server says of itself (RFC 8414, OpenID Connect Discovery 1.0).
+//!
+//! ```
+//! use keybound_core::jose::{Algorithm, SigningKey};
+//! use keybound_core::*;
+//!
+//! # fn main() -> Result<(), Error> {
+//! let exchange = Issuer::https("https://as.example/tenant")?.discover()?;
+//! let now = UnixTime::from_secs(1_800_000_000);
+//! let Signing::Ready(out) = exchange.prepare(&Origins::new(), Ambient::new(now, [1; 16]))? else { panic!() };
+//! assert_eq!(out.request.uri(), "https://as.example/.well-known/oauth-authorization-server/tenant");
+//!
+//! let answer = http::Response::new(
+//!     r#"{"issuer":"https://as.example/tenant","token_endpoint":"https://as.example/tenant/token",
+//!         "dpop_signing_alg_values_supported":["ES256","Ed25519"]}"#,
+//! );
+//! let Received::Done(metadata) = out.pending.receive(answer, &mut Origins::new(), now)? else { panic!() };
+//! let key = SigningKey::generate(Algorithm::EdDsa)?;
+//! let bound = metadata.dpop_key(key.public())?; // under the name that this server knows
+//! assert_eq!(bound.algorithm(), Algorithm::Ed25519);
+//! let client = metadata.client(ClientAuth::none("app")?)?.dpop(bound);
+//! # let _ = client;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::client::Client;
+use crate::client_auth::ClientAuth;
+use crate::endpoint::Endpoint;
+use crate::error::{Misuse, WhyBad};
+use crate::exchange::{Ask, Exchange, Success};
+use crate::issuer::Issuer;
+use crate::jose::{Algorithm, PublicJwk};
+use crate::tries::Repeat;
+use crate::wire::object::Object;
+
+impl Issuer {
+    /// Asks for the issuer's metadata: at the URL of RFC 8414 §3.1, and where nothing is there, at that of OpenID
+    /// Connect. Nothing is proven and nobody authenticated; no redirection is followed.
+    ///
+    /// # Errors
+    /// None but for an identifier too long to be part of a URL.
+    pub fn discover(&self) -> Result<Exchange<Metadata>, Misuse> {
+        let [first, second] = self.metadata_urls()?;
+        let mut second = Some(second);
+        let ask = Ask { endpoint: first, post: None, repeat: Repeat::Freely };
+        let issuer = self.clone();
+        let exchange = Exchange::new(ask, move |success| Ok(Metadata::read(success, &issuer)?));
+        Ok(exchange.going_on(move |refusal, ask| {
+            // Most say 404, some 403 or 400.
+            let is_absent = refusal.status().is_client_error() && !refusal.is_passing();
+            ask.endpoint = second.take_if(|_| is_absent)?;
+            Some(Duration::ZERO)
+        }))
+    }
+}
+
+/// An authorization server's metadata (RFC 8414 §2). Cloning it is cheap.
+#[derive(Clone)]
+pub struct Metadata(Arc<Parts>);
+
+struct Parts {
+    issuer: Issuer,
+    endpoints: Vec<(&'static str, Endpoint)>,
+    members: Map<String, Value>,
+}
+
+/// The members that must be URLs to which credentials, keys or people may go.
+const ENDPOINTS: [&str; 8] = [
+    "authorization_endpoint",
+    "token_endpoint",
+    "revocation_endpoint",
+    "introspection_endpoint",
+    "device_authorization_endpoint",
+    "pushed_authorization_request_endpoint",
+    "userinfo_endpoint",
+    "jwks_uri",
+];
+
+impl Metadata {
+    /// A client of this server, which knows all its endpoints and who it is.
+    ///
+    /// # Errors
+    /// `Misuse` if the server has no token endpoint.
+    pub fn client(&self, auth: ClientAuth) -> Result<Client, Misuse> {
+        let endpoint = |name| self.endpoint(name).cloned();
+        let token_endpoint = endpoint("token_endpoint")
+            .ok_or(Misuse::new("issuer", "must have a token endpoint; its metadata name none"))?;
+        let mut client = Client::new(token_endpoint, auth).issuer(self.0.issuer.clone());
+        client.authorization_endpoint = endpoint("authorization_endpoint");
+        client.revocation_endpoint = endpoint("revocation_endpoint");
+        client.iss_in_redirects = self.flag("authorization_response_iss_parameter_supported");
+        Ok(client)
+    }
+
+    /// The key under the name that this server has for its algorithm (`dpop_signing_alg_values_supported`, RFC 9449
+    /// §5.1); as it is, where the server doesn't tell.
+    ///
+    /// # Errors
+    /// `Misuse` if the server takes proofs by none of the key's algorithms.
+    pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, Misuse> {
+        match self.list(DPOP_ALGS) {
+            Some(algs) => key.announced(algs),
+            None => Ok(key.clone()),
+        }
+    }
+
+    /// The algorithms by which this server takes proofs and for which there are keys here, the best to offer first;
+    /// `None` where the server doesn't tell.
+    pub fn dpop_algorithms(&self) -> Option<Vec<Algorithm>> {
+        let taken: Vec<&str> = self.list(DPOP_ALGS)?.collect();
+        Some(Algorithm::ALL.iter().copied().filter(|algorithm| taken.contains(&algorithm.as_str())).collect())
+    }
+
+    /// Who it is: exactly the issuer that was asked for.
+    pub fn issuer(&self) -> &Issuer {
+        &self.0.issuer
+    }
+
+    /// An endpoint, by the name of its member: `token_endpoint`, `introspection_endpoint`, `jwks_uri`, …
+    pub fn endpoint(&self, member: &str) -> Option<&Endpoint> {
+        self.0.endpoints.iter().find(|(name, _)| *name == member).map(|(_, endpoint)| endpoint)
+    }
+
+    /// A list of texts: `token_endpoint_auth_methods_supported`, `scopes_supported`, …; `None` where it isn't there.
+    pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
+        Some(self.0.members.get(member)?.as_array()?.iter().filter_map(Value::as_str))
+    }
+
+    /// A text, whatever it is about. It is the server's word, and no more: not a checked URL, for one.
+    pub fn text(&self, member: &str) -> Option<&str> {
+        self.0.members.get(member)?.as_str()
+    }
+
+    /// A yes or no; no where it isn't there.
+    pub fn flag(&self, member: &str) -> bool {
+        self.0.members.get(member).and_then(Value::as_bool).unwrap_or_default()
+    }
+
+    fn read(success: &Success<'_>, issuer: &Issuer) -> Result<Self, WhyBad> {
+        let Object(members): Object<Map<String, Value>> = serde_json::from_slice(success.body)
+            .map_err(|error| WhyBad::NotJson { line: error.line(), column: error.column() })?;
+        match members.get("issuer") {
+            None => return Err(WhyBad::Missing("issuer")),
+            Some(Value::String(named)) if named == issuer.as_str() => {}
+            Some(_) => return Err(WhyBad::OtherIssuer),
+        }
+        let mut endpoints = Vec::new();
+        for name in ENDPOINTS {
+            match members.get(name) {
+                None | Some(Value::Null) => {}
+                Some(Value::String(url)) => {
+                    endpoints.push((name, issuer.endpoint(url).map_err(|_| WhyBad::Member(name))?));
+                }
+                Some(_) => return Err(WhyBad::Member(name)),
+            }
+        }
+        Ok(Self(Arc::new(Parts { issuer: issuer.clone(), endpoints, members })))
+    }
+}
+
+const DPOP_ALGS: &str = "dpop_signing_alg_values_supported";
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metadata")
+            .field("issuer", &self.0.issuer)
+            .field("endpoints", &self.0.endpoints)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,73 @@
+//! Who an authorization server is.
+
+use std::fmt;
+
+use crate::endpoint::Endpoint;
+use crate::error::Misuse;
+
+/// An issuer identifier (RFC 8414 §2): the URL by which an authorization server is known, in metadata, in redirects
+/// and in tokens. Two are equal only if they are the same character by character (RFC 8414 §3.3, RFC 9207 §2.4).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Issuer {
+    text: String,
+    endpoint: Endpoint,
+}
+
+impl Issuer {
+    /// An `https` URL without a query and without a fragment.
+    ///
+    /// # Errors
+    /// `Misuse` for anything else.
+    pub fn https(url: &str) -> Result<Self, Misuse> {
+        Self::of(url, Endpoint::https(url)?)
+    }
+
+    /// An `http` URL of this machine, for tests and local servers.
+    ///
+    /// # Errors
+    /// As for [`https`](Self::https), and for any other host.
+    pub fn loopback_http(url: &str) -> Result<Self, Misuse> {
+        Self::of(url, Endpoint::loopback_http(url)?)
+    }
+
+    fn of(url: &str, endpoint: Endpoint) -> Result<Self, Misuse> {
+        if url.contains('?') {
+            return Err(Misuse::new("issuer", "must not have a query"));
+        }
+        Ok(Self { text: url.to_owned(), endpoint })
+    }
+
+    /// An endpoint that this issuer names: `https`, unless the issuer itself is a server of this machine. So no issuer
+    /// from outside can have requests sent to services here.
+    pub(crate) fn endpoint(&self, url: &str) -> Result<Endpoint, Misuse> {
+        match Endpoint::https(url) {
+            Err(_) if self.endpoint.is_plain() => Endpoint::loopback_http(url),
+            endpoint => endpoint,
+        }
+    }
+
+    /// Where its metadata are: first as RFC 8414 §3.1 has it, then as OpenID Connect Discovery §4.1 has it.
+    pub(crate) fn metadata_urls(&self) -> Result<[Endpoint; 2], Misuse> {
+        Ok([
+            self.endpoint.well_known("oauth-authorization-server")?,
+            self.endpoint.join("/.well-known/openid-configuration")?,
+        ])
+    }
+
+    /// The identifier as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Issuer({})", self.text)
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}

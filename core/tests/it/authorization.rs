@@ -1,0 +1,310 @@
+//! People who are sent to the authorization server, and how they come back.
+
+use keybound_core::{
+    AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer, PendingAuthorization, RedirectError,
+    Retry, Scope, Secret, TokenType,
+};
+use proptest::prelude::*;
+
+use crate::peer::{Asks, ISSUER, Peer};
+use crate::world::{TOKEN_URL, World, endpoint};
+
+const REDIRECT_URI: &str = "https://app.example/callback";
+
+fn begin(client: &Client) -> AuthorizationRequest {
+    client.authorization(REDIRECT_URI).unwrap().build([1; 32]).unwrap()
+}
+
+fn client() -> Client {
+    World::with(Peer::bearer()).client()
+}
+
+/// The redirect of a person who agrees, its parameters as they are given here.
+fn back(pending: &PendingAuthorization, params: &str) -> String {
+    format!("{REDIRECT_URI}?{}", params.replace("STATE", &pending.state()))
+}
+
+fn refusal(client: &Client, params: &str) -> RedirectError {
+    let pending = begin(client).pending;
+    pending.receive(&back(&pending, params)).map(drop).unwrap_err()
+}
+
+#[test]
+fn a_code_brings_a_token_bound_to_the_key_that_the_request_named() {
+    for (peer, token_type) in [(Peer::bound(), TokenType::Dpop), (Peer::bearer(), TokenType::Bearer)] {
+        let mut world = World::with(peer);
+        world.peer.authorization_server.asks = if world.peer.bound { Asks::Always } else { Asks::Never };
+        let builder = world.client().authorization(REDIRECT_URI).unwrap();
+        let builder =
+            builder.scope(Scope::new("openid accounts").unwrap()).param("prompt", "consent").unwrap();
+        let AuthorizationRequest { url, pending } = builder.build([9; 32]).unwrap();
+        let redirect = world.peer.authorizations.agree(&url);
+        let asked = &world.peer.authorizations.asked[0];
+        assert_eq!((asked["scope"].as_str(), asked["prompt"].as_str()), ("openid accounts", "consent"));
+        assert_eq!(asked.get("nonce"), pending.nonce().as_ref());
+        assert_eq!(asked["redirect_uri"], REDIRECT_URI);
+        let token = world.token(pending.receive(&redirect).unwrap()).unwrap();
+        assert_eq!(token.token_type(), &token_type);
+        assert_eq!(token.refresh_token().map(Secret::expose), Some("refresh-1"));
+    }
+}
+
+#[test]
+fn what_is_kept_brings_the_same_grant_as_what_was_not_stored() {
+    let mut world = World::with(Peer::bound());
+    let AuthorizationRequest { url, pending } = begin(&world.client());
+    let redirect = world.peer.authorizations.agree(&url);
+    let again = PendingAuthorization::from_json(pending.to_json().expose()).unwrap();
+    assert_eq!((again.state(), again.issuer()), (pending.state(), Some(ISSUER)));
+    assert_eq!((again.nonce(), pending.nonce()), (None, None));
+    // The peer verifies the rest.
+    world.token(again.receive(&redirect).unwrap()).unwrap();
+    for bad in ["", "[]", "{}", &pending.to_json().expose().replacen("\"seed\":\"", "\"seed\":\"AA", 1)] {
+        assert_eq!(PendingAuthorization::from_json(bad).unwrap_err().argument(), "authorization", "{bad}");
+    }
+}
+
+#[test]
+fn other_entropy_makes_other_values_and_no_value_tells_another() {
+    let client = client();
+    let requests = [[1; 32], [2; 32]].map(|entropy| {
+        let builder = client.authorization(REDIRECT_URI).unwrap().scope(Scope::new("openid").unwrap());
+        let mut peer = Peer::bearer();
+        peer.authorizations.agree(&builder.build(entropy).unwrap().url);
+        peer.authorizations.asked.remove(0)
+    });
+    let [mine, theirs] = &requests;
+    for name in ["state", "nonce", "code_challenge"] {
+        assert_ne!(mine[name], theirs[name], "{name}");
+    }
+    assert!(mine["state"] != mine["nonce"] && mine["state"] != mine["code_challenge"]);
+}
+
+#[test]
+fn a_query_of_the_endpoint_stays_and_values_are_escaped() {
+    let client = client().authorization_endpoint(endpoint("https://as.example/authorize?tenant=a%20b"));
+    let builder =
+        client.authorization("com.example.app:/cb?x=1").unwrap().param("login_hint", "a&b=c ü").unwrap();
+    let url = builder.build([1; 32]).unwrap().url.to_string();
+    let start = "https://as.example/authorize?tenant=a%20b&response_type=code&client_id=app\
+                 &redirect_uri=com.example.app%3A%2Fcb%3Fx%3D1&login_hint=a%26b%3Dc+%C3%BC&state=";
+    assert!(url.starts_with(start), "{url}");
+}
+
+#[test]
+fn a_request_that_can_not_be_made_is_refused_with_what_is_wrong() {
+    let without_endpoint = Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").unwrap());
+    let misuse = without_endpoint.authorization(REDIRECT_URI).map(drop).unwrap_err();
+    assert_eq!(misuse.argument(), "authorization_endpoint");
+    let bearer = ClientAuth::bearer(Secret::new("credential")).unwrap();
+    let without_id =
+        Client::new(endpoint(TOKEN_URL), bearer).authorization_endpoint(endpoint("https://as.example/"));
+    assert_eq!(without_id.authorization(REDIRECT_URI).map(drop).unwrap_err().argument(), "client_id");
+    for bad in [
+        "",
+        "/callback",
+        "app.example/callback",
+        "https://app.example/#x",
+        "http://app.example/",
+        "https://a b/",
+        "https://ü/",
+        "1a:b",
+    ] {
+        assert_eq!(client().authorization(bad).map(drop).unwrap_err().argument(), "redirect_uri", "{bad}");
+    }
+    for good in [
+        "http://127.0.0.1:1234/",
+        "http://[::1]/cb",
+        "http://localhost:8080",
+        "com.example.app:/cb",
+        "HTTPS://app.example",
+    ] {
+        assert!(client().authorization(good).is_ok(), "{good}");
+    }
+    for own in [
+        "response_type",
+        "client_id",
+        "redirect_uri",
+        "state",
+        "code_challenge",
+        "code_challenge_method",
+        "scope",
+        "nonce",
+    ] {
+        let builder = client().authorization(REDIRECT_URI).unwrap().scope(Scope::new("openid").unwrap());
+        let made = builder.param(own, "x").and_then(|builder| builder.build([1; 32]));
+        assert_eq!(made.map(drop).unwrap_err().argument(), "param", "{own}");
+    }
+    let builder = client().authorization(REDIRECT_URI).unwrap().param("x", &"x".repeat(70_000)).unwrap();
+    assert_eq!(builder.build([1; 32]).map(drop).unwrap_err().argument(), "url");
+}
+
+#[test]
+fn every_client_that_has_an_id_can_send_people_away() {
+    let secret = || Secret::new("a secret");
+    for auth in [
+        ClientAuth::basic("app", secret()),
+        ClientAuth::post("app", secret()),
+        ClientAuth::both("app", secret()),
+    ] {
+        let client = Client::new(endpoint(TOKEN_URL), auth.unwrap())
+            .authorization_endpoint(endpoint("https://as.example/authorize"));
+        Peer::bearer().authorizations.agree(&begin(&client).url);
+    }
+}
+
+#[test]
+fn a_redirect_is_read_from_its_url_its_path_its_query_and_its_form() {
+    let pending = begin(&client()).pending;
+    let params = back(&pending, "code=a%2Fb&state=STATE").replacen(REDIRECT_URI, "", 1);
+    for (before, after) in
+        [(REDIRECT_URI, ""), (REDIRECT_URI, "#_=_"), ("/callback", ""), ("", ""), ("com.example.app:/cb", "")]
+    {
+        assert!(pending.receive(&format!("{before}{params}{after}")).is_ok(), "{before}…{after}");
+    }
+    let form = &params[1..];
+    assert!(pending.receive(form).is_ok());
+    assert!(pending.receive(&format!("x=?&{form}&session_state=%zz&x=1&x=2")).is_ok());
+    assert!(matches!(pending.receive(&format!("https://app.example/{form}")), Err(RedirectError::NotOurs)));
+}
+
+#[test]
+fn a_redirect_without_our_state_is_not_ours_whatever_it_says() {
+    let client = client();
+    let pending = begin(&client).pending;
+    let other = client.authorization(REDIRECT_URI).unwrap().build([2; 32]).unwrap().pending.state();
+    let state = pending.state();
+    for state in [
+        "",
+        &state[1..],
+        &state[..42],
+        &format!("{state}A"),
+        &format!("{state}="),
+        &state.to_lowercase(),
+        &other,
+    ] {
+        for rest in ["code=x", "error=access_denied", "code=x&iss=https://evil.example", ""] {
+            let redirect = format!("{REDIRECT_URI}?{rest}&state={state}");
+            assert_eq!(
+                pending.receive(&redirect).map(drop).unwrap_err(),
+                RedirectError::NotOurs,
+                "{redirect}"
+            );
+        }
+    }
+    assert_eq!(refusal(&client, "code=x"), RedirectError::NotOurs);
+    // The person may still come.
+    assert!(pending.receive(&back(&pending, "code=x&state=STATE")).is_ok());
+}
+
+#[test]
+fn a_redirect_of_another_issuer_is_refused_before_its_code_or_error_counts() {
+    let known = client();
+    let always = client().iss_in_redirects();
+    let unknown = Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").unwrap())
+        .authorization_endpoint(endpoint("https://as.example/authorize"));
+    for answer in ["code=x&state=STATE", "error=access_denied&state=STATE"] {
+        for (client, iss, refused) in [
+            (&known, "", false),
+            (&known, "&iss=https%3A%2F%2Fas.example", false),
+            (&known, "&iss=https%3A%2F%2Fas.example%2F", true),
+            (&known, "&iss=https://AS.example", true),
+            (&known, "&iss=https://evil.example", true),
+            (&known, "&iss=", true),
+            (&always, "", true),
+            (&always, "&iss=https://as.example", false),
+            (&unknown, "&iss=https://as.example", false),
+        ] {
+            let pending = begin(client).pending;
+            let outcome = pending.receive(&back(&pending, &format!("{answer}{iss}")));
+            assert_eq!(matches!(outcome, Err(RedirectError::OtherIssuer)), refused, "{answer}{iss}");
+        }
+    }
+}
+
+#[test]
+fn a_parameter_that_stands_twice_makes_the_redirect_worthless() {
+    for name in ["code", "state", "iss", "error", "error_description", "error_uri"] {
+        let params = format!(
+            "code=x&state=STATE&iss=https://as.example&error=e&error_description=d&error_uri=u&{name}=x"
+        );
+        assert_eq!(refusal(&client(), &params), RedirectError::Twice(name));
+    }
+    assert_eq!(refusal(&client(), "code=x&state=STATE&state=STATE"), RedirectError::Twice("state"));
+}
+
+#[test]
+fn an_error_redirect_says_what_it_says_and_what_to_do() {
+    for (code, retry) in [
+        ("access_denied", Retry::No),
+        ("invalid_scope", Retry::No),
+        ("temporarily_unavailable", Retry::Later(None)),
+        ("server_error", Retry::Later(None)),
+        ("login_required", Retry::Reauthenticate),
+    ] {
+        let params =
+            format!("error={code}&error_description=No+way%0A%1b&error_uri=https://x&state=STATE&code=x");
+        let error = refusal(&client(), &params);
+        let RedirectError::Denied(denial) = &error else { panic!("{error}") };
+        assert_eq!(
+            (denial.code(), denial.description(), denial.uri()),
+            (code, Some("No way"), Some("https://x"))
+        );
+        assert!(error.to_string().ends_with(&format!("without a code: {code}: No way")), "{error}");
+        assert_eq!(Error::from(error).retry(), retry, "{code}");
+    }
+    let RedirectError::Denied(denial) = refusal(&client(), &format!("error={}&state=STATE", "x".repeat(999)))
+    else {
+        panic!("no denial")
+    };
+    assert_eq!((denial.code().len(), denial.description()), (256, None));
+}
+
+#[test]
+fn a_redirect_without_a_code_or_too_long_is_refused() {
+    for params in ["state=STATE", "code=&state=STATE", "code&state=STATE"] {
+        assert_eq!(refusal(&client(), params), RedirectError::NoCode);
+    }
+    assert_eq!(
+        refusal(&client(), &format!("state=STATE&code={}", "x".repeat(64 * 1024))),
+        RedirectError::TooLong
+    );
+    assert_eq!(refusal(&client(), "").to_string(), RedirectError::NotOurs.to_string());
+}
+
+#[test]
+fn a_code_is_not_sent_again_where_it_may_have_been_used() {
+    let pending = begin(&client()).pending;
+    let grant: Grant = pending.receive(&back(&pending, "code=x&state=STATE")).unwrap();
+    assert!(!grant.is_repeatable());
+}
+
+#[test]
+fn an_issuer_is_an_https_url_without_query_and_keeps_its_spelling() {
+    for good in ["https://as.example", "https://AS.example/", "https://as.example/tenant/1"] {
+        assert_eq!(Issuer::https(good).unwrap().as_str(), good);
+    }
+    for bad in [
+        "http://as.example",
+        "https://as.example?x",
+        "https://as.example/#",
+        "as.example",
+        "https://u@as.example",
+    ] {
+        assert!(Issuer::https(bad).is_err(), "{bad}");
+    }
+    assert!(Issuer::loopback_http("http://127.0.0.1:9000").is_ok());
+    assert!(Issuer::loopback_http("http://as.example").is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_redirect_panics_or_is_taken_without_the_state(text in "\\PC{0,60}", tail in "(code|state|iss|error|[=&?#%a-z0-9:/]){0,12}") {
+        let pending = begin(&client()).pending;
+        for redirect in [&text, &tail, &format!("{REDIRECT_URI}?{tail}")] {
+            prop_assert!(pending.receive(redirect).is_err());
+        }
+        let _ = PendingAuthorization::from_json(&text);
+        let _ = client().authorization(&tail);
+    }
+}
