@@ -106,3 +106,13 @@ impl From<Misuse> for Error {
         Self::Core(misuse.into())
     }
 }
+
+/// What ureq's own functions end in: the lost connection as it was, all else inside of [`ureq::Error::Other`].
+impl From<Error> for ureq::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Lost { cause, .. } => *cause,
+            other => Self::Other(Box::new(other)),
+        }
+    }
+}

@@ -20,11 +20,13 @@
 //! # }
 //! ```
 
+mod authorizer;
 mod clock;
 mod error;
 mod event;
 #[cfg(feature = "log")]
 mod log;
+mod pool;
 mod renewal;
 mod replay;
 #[cfg(feature = "sandbox")]
@@ -34,9 +36,11 @@ mod signer;
 pub mod storage;
 mod transport;
 
+pub use authorizer::Authorizer;
 pub use error::Error;
 pub use event::{Event, Reason};
 pub use keybound_core::{Error as CoreError, *};
+pub use pool::Pool;
 pub use replay::SharedReplayCache;
 pub use session::{Session, SessionBuilder};
 pub use signer::Signer;

@@ -154,18 +154,28 @@ impl Session {
             return Ok(response);
         }
         match self.token_instead_of(&token, &clock) {
-            Ok(other) => Ok(send(&other)?.response),
+            Some(other) => Ok(send(&other)?.response),
             // Without another token, the refusal is the application's.
-            Err(_) => Ok(response),
+            None => Ok(response),
         }
     }
 
-    /// Another token than this one, which a server has refused.
-    pub(crate) fn token_instead_of(&self, refused: &Token, clock: &Clock) -> Result<Token, Arc<Error>> {
-        self.0.state().store.reject(refused);
-        let other = self.token_by(clock)?;
+    /// Another token than this one, which a server has refused, for one more request.
+    pub(crate) fn token_instead_of(&self, refused: &Token, clock: &Clock) -> Option<Token> {
+        self.reject(refused);
+        let other = self.token_by(clock).ok()?;
         self.0.transport.tell(Event::Again { wait: Duration::ZERO, reason: Reason::TokenRefused });
-        Ok(other)
+        Some(other)
+    }
+
+    /// Sees that a token is not used again, which a server has refused.
+    pub(crate) fn reject(&self, refused: &Token) {
+        self.0.state().store.reject(refused);
+    }
+
+    /// Whether anybody but a pool has it, a renewal included.
+    pub(crate) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     pub(crate) fn token_by(&self, clock: &Clock) -> Result<Token, Arc<Error>> {

@@ -153,6 +153,18 @@ impl Transport {
     /// Sends a request for as long as its call goes on.
     pub(crate) fn perform(
         &self,
+        call: ResourceCall,
+        request: &Repeatable<'_>,
+        clock: &Clock,
+    ) -> Result<Performed, Error> {
+        let mut send = |request: Request<&[u8]>, clock: &Clock| self.send(request, clock, Extent::Head);
+        self.perform_by(&mut send, call, request, clock)
+    }
+
+    /// The same by another's way of sending.
+    pub(crate) fn perform_by(
+        &self,
+        send: &mut dyn FnMut(Request<&[u8]>, &Clock) -> Answer,
         mut call: ResourceCall,
         request: &Repeatable<'_>,
         clock: &Clock,
@@ -164,7 +176,7 @@ impl Transport {
             }
             let signing = call.prepare(&self.origins(), clock.ambient()?)?;
             let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
-            let response = match self.send(request.with(headers), clock, Extent::Head) {
+            let response = match send(request.with(headers), clock) {
                 Ok(response) => response,
                 Err(cause) => {
                     drop(turn.take());
@@ -227,12 +239,7 @@ impl Transport {
         Ok(Response::from_parts(head, bytes))
     }
 
-    fn send(
-        &self,
-        request: Request<&[u8]>,
-        clock: &Clock,
-        extent: Extent,
-    ) -> Result<Response<ureq::Body>, ureq::Error> {
+    pub(crate) fn send(&self, request: Request<&[u8]>, clock: &Clock, extent: Extent) -> Answer {
         let left = clock.left();
         let (head, body) = request.into_parts();
         self.tell(Event::Sending { method: &head.method, uri: &head.uri, headers: &head.headers, body });
@@ -381,6 +388,9 @@ impl<'a> Repeatable<'a> {
     }
 }
 
+/// What ureq makes of a request.
+pub(crate) type Answer = Result<Response<ureq::Body>, ureq::Error>;
+
 /// What a call came to.
 pub(crate) struct Performed {
     pub(crate) response: Response<ureq::Body>,
@@ -389,7 +399,7 @@ pub(crate) struct Performed {
 
 /// How much of a response the budget is for.
 #[derive(Clone, Copy)]
-enum Extent {
+pub(crate) enum Extent {
     Whole,
     /// Its body is the application's.
     Head,

@@ -1,0 +1,182 @@
+//! Authorises what an application's own agent sends.
+
+use std::io::{self, Cursor, Read as _};
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::uri::Scheme;
+use http::{HeaderValue, Request, Response, Uri, request};
+use keybound_core::{Endpoint, Misuse, Token};
+use ureq::middleware::{Middleware, MiddlewareNext};
+use ureq::{Body, RequestExt as _, SendBody};
+
+use crate::clock::Clock;
+use crate::transport::{Extent, Repeatable, endpoint};
+use crate::{Error, Event, Session};
+
+/// The longest body that is kept to be sent again: 10 MiB.
+const MAX_BODY: u64 = 10 * 1024 * 1024;
+
+/// A ureq middleware that authorises requests by a [`Session`], and leaves all others as they are.
+///
+/// ```no_run
+/// # fn get(session: &keybound_ureq::Session) -> Result<(), Box<dyn std::error::Error>> {
+/// let agent = ureq::Agent::config_builder()
+///     .middleware(session.authorizer(["https://rs.example"])?)
+///     .build()
+///     .new_agent();
+/// let accounts = agent.get("https://rs.example/accounts").call()?.body_mut().read_to_string()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Only requests to the origins that it is given get a token, and none that has an `Authorization` already. Such a
+/// request follows no redirection.
+///
+/// The first request goes down the agent's chain. If it has to be sent again, as [`Session::run`] would, that goes
+/// by the session's own transport with the agent's settings, past the middleware that comes after this one. A body
+/// of more than 10 MiB is not kept, so its request is sent once, whatever comes.
+///
+/// An agent that makes errors of statuses, as agents do unless told otherwise, hides the head of a refusal: a
+/// `400` or `401` is then asked for once more to read it. `http_status_as_error(false)` spares that.
+#[derive(Clone, Debug)]
+pub struct Authorizer {
+    session: Session,
+    origins: Arc<[Endpoint]>,
+}
+
+impl Session {
+    /// A middleware for an agent of the application's, which authorises its requests to these origins
+    /// (`https://rs.example`; a path is not looked at).
+    ///
+    /// # Errors
+    /// `Misuse` for what is no URL that may have a token.
+    pub fn authorizer<'a>(&self, origins: impl IntoIterator<Item = &'a str>) -> Result<Authorizer, Misuse> {
+        let origins = origins.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+        Ok(Authorizer { session: self.clone(), origins })
+    }
+}
+
+impl Middleware for Authorizer {
+    fn handle(
+        &self,
+        request: Request<SendBody<'_>>,
+        next: MiddlewareNext<'_>,
+    ) -> Result<Response<Body>, ureq::Error> {
+        if request.headers().contains_key(AUTHORIZATION) || !self.is_for(request.uri()) {
+            return next.handle(request);
+        }
+        self.authorize(request, next)
+    }
+}
+
+impl Authorizer {
+    fn is_for(&self, uri: &Uri) -> bool {
+        let place = |url: &Endpoint| (url.uri().scheme().cloned(), url.uri().authority().cloned());
+        endpoint(&uri.to_string())
+            .is_ok_and(|url| self.origins.iter().any(|origin| place(origin) == place(&url)))
+    }
+
+    fn authorize(
+        &self,
+        request: Request<SendBody<'_>>,
+        next: MiddlewareNext<'_>,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let transport = self.session.transport();
+        let clock = Clock::start(transport.time());
+        let (head, body) = request.into_parts();
+        let (kept, mut streamed) = read(body)?;
+        let request = Repeatable::new(&configured(head), &kept).map_err(Error::from)?;
+        let token = self.session.token_by(&clock).map_err(|error| ureq::Error::Other(Box::new(error)))?;
+        let is_kept = streamed.is_none();
+
+        let mut next = Some(next);
+        let mut status_is_error = false;
+        let mut down_the_chain = |request: Request<&[u8]>, clock: &Clock| {
+            let Some(next) = next.take() else {
+                return transport.send(request, clock, Extent::Head);
+            };
+            let (head, kept) = request.into_parts();
+            transport.tell(Event::Sending {
+                method: &head.method,
+                uri: &head.uri,
+                headers: &head.headers,
+                body: kept,
+            });
+            match hand_on(next, head, kept, &mut streamed) {
+                Err(ureq::Error::StatusCode(status)) => {
+                    status_is_error = true;
+                    Ok(Response::builder().status(status).body(Body::builder().data(Vec::new()))?)
+                }
+                answer => answer,
+            }
+        };
+        let call = request.call(&token, clock.left()).map_err(Error::from)?;
+        let call = if is_kept { call } else { call.unrepeatable() };
+        let mut performed = transport.perform_by(&mut down_the_chain, call, &request, &clock)?;
+        let by_ourselves =
+            |token: &Token| transport.perform(request.call(token, clock.left())?, &request, &clock);
+        // What the refusal says, its head would have said: whether it is the nonce, or the token.
+        if is_kept && status_is_error && matches!(performed.response.status().as_u16(), 400 | 401) {
+            performed = by_ourselves(&token)?;
+        }
+        if performed.token_is_refused {
+            // Without another body, or another token, the refusal is the application's.
+            if !is_kept {
+                self.session.reject(&token);
+            } else if let Some(other) = self.session.token_instead_of(&token, &clock) {
+                performed = by_ourselves(&other)?;
+            }
+        }
+        let status = performed.response.status();
+        if status_is_error && (status.is_client_error() || status.is_server_error()) {
+            return Err(ureq::Error::StatusCode(status.as_u16()));
+        }
+        Ok(performed.response)
+    }
+}
+
+/// A body that is too long to be kept.
+type Streamed<'a> = Option<Box<dyn io::Read + 'a>>;
+
+/// A body as bytes, or, where it is too long to be kept, as what is left to be read.
+fn read(body: SendBody<'_>) -> io::Result<(Vec<u8>, Streamed<'_>)> {
+    let mut kept = Vec::new();
+    let mut rest = body.into_reader();
+    rest.by_ref().take(MAX_BODY.saturating_add(1)).read_to_end(&mut kept)?;
+    if u64::try_from(kept.len()).is_ok_and(|length| length <= MAX_BODY) {
+        return Ok((kept, None));
+    }
+    Ok((Vec::new(), Some(Box::new(Cursor::new(kept).chain(rest)))))
+}
+
+/// With the settings of the application's agent, but for redirections: they would take a token, or a proof for
+/// another URL, to wherever the server says.
+fn configured(head: request::Parts) -> request::Parts {
+    let request = Request::from_parts(head, ());
+    let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
+    let bare = request.clone();
+    let Some(config) = request.middleware_config() else {
+        return bare.into_parts().0;
+    };
+    let config = config.max_redirects(0).max_redirects_will_error(false);
+    let config = if is_plain { config.proxy(None) } else { config };
+    config.build().into_parts().0
+}
+
+/// Sends what is left of a long body, or the bytes of a short one.
+fn hand_on(
+    next: MiddlewareNext<'_>,
+    mut head: request::Parts,
+    mut kept: &[u8],
+    streamed: &mut Streamed<'_>,
+) -> Result<Response<Body>, ureq::Error> {
+    match streamed {
+        Some(rest) => next.handle(Request::from_parts(head, SendBody::from_reader(rest))),
+        None if kept.is_empty() => next.handle(Request::from_parts(head, SendBody::none())),
+        None => {
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
+            next.handle(Request::from_parts(head, SendBody::from_reader(&mut kept)))
+        }
+    }
+}
