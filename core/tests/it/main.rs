@@ -9,6 +9,7 @@ mod corrections;
 mod discovery;
 mod flows;
 mod inspect;
+mod kept;
 mod leaks;
 mod limits;
 mod maker;

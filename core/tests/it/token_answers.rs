@@ -6,7 +6,7 @@ use http::Response;
 use keybound_core::{Error, ExpiresIn, Grant, Secret, Token, TokenType, UnixTime, WhyBad};
 use serde_json::{Value, json};
 
-use crate::peer::{Peer, response};
+use crate::peer::{Peer, response, with_header};
 use crate::world::{START, World};
 
 fn read(body: &str) -> Result<Token, Error> {
@@ -96,6 +96,26 @@ fn expires_in_is_read_as_it_is_told_whatever_its_magnitude() {
     ] {
         let token = answer(meaning, response(200, &with("expires_in", &value))).unwrap();
         assert_eq!(token.expires_at(), expected, "{meaning:?} {value}");
+    }
+}
+
+#[test]
+fn an_absolute_time_that_is_past_by_our_clock_is_counted_from_the_servers() {
+    // START is 22:13:20 that day.
+    for (date, expires, expected) in [
+        // Our clock is a day ahead.
+        ("Mon, 13 Nov 2023 22:13:20 GMT", 1_699_913_600 + 900, after(900_000)),
+        // It is a day behind: the token seems to live longer, and will be refused.
+        ("Wed, 15 Nov 2023 22:13:20 GMT", 1_700_086_400 + 900, at(1_700_086_400 + 900)),
+        // Both are right, whatever the one says.
+        ("Tue, 14 Nov 2023 22:13:21 GMT", 1_700_000_000 + 900, at(1_700_000_000 + 900)),
+        // It is past by both.
+        ("Tue, 14 Nov 2023 22:13:20 GMT", 1_699_999_990, after(0)),
+        ("nonsense", 1_699_999_990, at(1_699_999_990)),
+    ] {
+        let answered = with_header(response(200, &with("expires_in", &json!(expires))), "date", date);
+        let token = answer(ExpiresIn::Auto, answered).unwrap();
+        assert_eq!(token.expires_at(), expected, "{date}");
     }
 }
 

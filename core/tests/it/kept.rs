@@ -1,0 +1,192 @@
+//! What a session keeps for the next process, and takes from another.
+
+use std::time::Duration;
+
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{
+    Client, Demand, Failure, Grant, Kept, Misuse, RefreshPolicy, Secret, Store, Ticket, Token, UnixTime,
+};
+use serde_json::{Value, json};
+
+use crate::peer::{Asks, Peer};
+use crate::world::{RESOURCE_URL, START, World};
+
+/// A world whose tokens come with refresh tokens, and its first.
+fn world() -> (World, Token) {
+    let mut world = World::with(Peer::bound());
+    world.peer.resource_server.asks = Asks::Rotating;
+    world.peer.token_members.insert("refresh_token".into(), json!("refresh-1"));
+    world.peer.token_members.insert("expires_in".into(), json!(100));
+    world.peer.token_members.insert("id_token".into(), json!("id.to.ken"));
+    let token = world.token(Grant::client_credentials()).unwrap();
+    world.call(&token, RESOURCE_URL);
+    (world, token)
+}
+
+fn json_of(kept: &Kept) -> Value {
+    serde_json::from_slice(kept.to_json().expose()).unwrap()
+}
+
+fn restore(json: &Value, client: &Client) -> Result<Kept, Misuse> {
+    Kept::from_json(json.to_string().as_bytes(), client, START)
+}
+
+#[test]
+fn a_token_comes_back_whole_and_still_authorizes() {
+    let (mut world, token) = world();
+    let kept = Kept::new(token.clone()).with_origins(world.origins.clone());
+    let restored = Kept::from_json(kept.to_json().expose(), &world.client(), START).unwrap();
+    let other = restored.token().clone();
+    assert_eq!(other.access_token().expose(), token.access_token().expose());
+    assert_eq!(other.token_type(), token.token_type());
+    assert_eq!((other.received_at(), other.expires_at()), (token.received_at(), token.expires_at()));
+    assert_eq!(other.refresh_token().map(Secret::expose), Some("refresh-1"));
+    assert_eq!(other.scope(), token.scope());
+    assert_eq!(other.other("id_token").map(Secret::expose), Some("id.to.ken"));
+    assert_eq!(other.key().unwrap().thumbprint(), token.key().unwrap().thumbprint());
+    assert_eq!(restored.origins().to_json(), world.origins.to_json());
+    assert_eq!(json_of(&restored), json_of(&kept));
+    // The peer verifies the proof, its `ath` included.
+    world.peer.seen.clear();
+    world.call(&other, RESOURCE_URL);
+    assert_eq!(world.nonces_seen(), [Some("rs-2")]);
+}
+
+#[test]
+fn nonces_that_are_too_old_are_left_out() {
+    let (world, token) = world();
+    let json = Kept::new(token).with_origins(world.origins.clone()).to_json();
+    let later = START.saturating_add(Duration::from_secs(1));
+    let restored = Kept::from_json(json.expose(), &world.client(), later).unwrap();
+    assert_eq!(restored.origins().to_json(), "[]");
+}
+
+#[test]
+fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
+    let (world, token) = world();
+    let good = json_of(&Kept::new(token));
+    let client = world.client();
+    assert!(restore(&good, &client).is_ok());
+    let with = |member: &str, value: Value| {
+        let mut json = good.clone();
+        json[member] = value;
+        json
+    };
+    let with_token = |member: &str, value: Value| {
+        let mut json = good.clone();
+        json["token"][member] = value;
+        json
+    };
+    for (bad, rule) in [
+        (json!(null), "wrote"),
+        (json!([]), "wrote"),
+        (json!({}), "wrote"),
+        (json!("access-1"), "wrote"),
+        (with("version", json!(2)), "later keybound"),
+        (with("version", json!("1")), "wrote"),
+        (with("tries_left", json!(-1)), "wrote"),
+        (with("token", json!(null)), "wrote"),
+        (
+            with(
+                "origins",
+                json!([{ "origin": "http://evil.example/", "role": "ResourceServer", "nonce": "n", "learned": u64::MAX }]),
+            ),
+            "",
+        ),
+        (with_token("access_token", json!("line\nbreak")), "wrote"),
+        (with_token("access_token", json!(7)), "wrote"),
+        (with_token("key", json!("{}")), "wrote"),
+        (with_token("received_at", json!("today")), "wrote"),
+    ] {
+        let misuse = restore(&bad, &client).expect_err(&bad.to_string());
+        assert!(misuse.rule().contains(rule), "{bad}: {misuse}");
+        assert!(!misuse.to_string().contains("access-1"), "{misuse}");
+    }
+    for cut in 0..good.to_string().len() {
+        assert!(Kept::from_json(&good.to_string().as_bytes()[..cut], &client, START).is_err(), "{cut}");
+    }
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    for other in [client.clone().dpop(key.public().clone()), World::with(Peer::bearer()).client()] {
+        assert!(restore(&good, &other).unwrap_err().rule().contains("this client's key"));
+    }
+}
+
+/// A store without a grant, and the ticket that it gives.
+fn resumed(policy: RefreshPolicy) -> (Store, Ticket) {
+    let mut store = Store::new(policy, None);
+    let Demand::Renew(ticket) = store.demand(START) else { panic!("it has no token") };
+    (store, ticket)
+}
+
+#[test]
+fn a_token_that_another_process_has_kept_makes_a_renewal_needless_while_it_is_fresh() {
+    let (_, token) = world();
+    let policy = RefreshPolicy::default().early(Duration::from_secs(10));
+    let at = |secs| START.saturating_add(Duration::from_secs(secs));
+    for (secs, taken) in [(0, true), (89, true), (90, false), (100, false)] {
+        let (mut store, ticket) = resumed(policy);
+        let got = store.take_over(&ticket, Kept::new(token.clone()), at(secs), 0);
+        assert_eq!(got.is_some(), taken, "{secs}");
+        // Its refresh token is the newest there is, in any case.
+        assert_eq!(store.kept().unwrap().token().refresh_token().map(Secret::expose), Some("refresh-1"));
+    }
+}
+
+#[test]
+fn a_token_that_was_refused_is_not_taken_over_again() {
+    let (world, token) = world();
+    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(token.clone()));
+    store.reject(&token);
+    let Demand::Renew(ticket) = store.demand(START) else { panic!("it was refused") };
+    let same = restore(&json_of(&Kept::new(token)), &world.client()).unwrap();
+    assert!(store.take_over(&ticket, same, START, 0).is_none());
+    let _ = store.settle(ticket, Err(Failure::unsent()), START, 0);
+    assert!(!matches!(store.demand(START), Demand::Use(..)));
+}
+
+#[test]
+fn how_often_a_refresh_token_was_sent_is_remembered_by_the_next_process() {
+    let (world, token) = world();
+    let mut kept = Kept::new(token);
+    let mut sends = 0;
+    loop {
+        let json = json_of(&kept);
+        let (mut store, mut ticket) = resumed(RefreshPolicy::default());
+        let expired = UnixTime::from_secs(START.as_secs() + 1000);
+        assert!(store.take_over(&ticket, restore(&json, &world.client()).unwrap(), expired, 0).is_none());
+        // Saved before it is sent; then the process dies.
+        let Some(attempt) = store.attempt(&mut ticket) else { break };
+        kept = attempt.keep.unwrap();
+        sends += 1;
+    }
+    assert_eq!(sends, 2);
+}
+
+#[test]
+fn a_fresh_login_goes_before_what_an_earlier_one_has_left() {
+    let (_, token) = world();
+    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let mut store = Store::new(RefreshPolicy::default(), Some(code));
+    let Demand::Renew(mut ticket) = store.demand(START) else { panic!("it has no token") };
+    assert!(store.take_over(&ticket, Kept::new(token.clone()), START, 0).is_none());
+    assert!(!store.is_repeatable());
+    assert!(store.attempt(&mut ticket).unwrap().keep.is_none());
+    assert!(store.settle(ticket, Ok(token.clone()), START, 0));
+    // From now on, refresh tokens.
+    store.reject(&token);
+    let Demand::Renew(mut ticket) = store.demand(START) else { panic!("it was refused") };
+    assert!(store.attempt(&mut ticket).unwrap().keep.is_some());
+}
+
+#[test]
+fn what_could_not_be_saved_is_not_replaced_by_what_was() {
+    let (mut world, old) = world();
+    world.peer.token_members.insert("refresh_token".into(), json!("refresh-2"));
+    let new = world.token(Grant::client_credentials()).unwrap();
+    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(new.clone()));
+    store.not_saved();
+    store.reject(&new);
+    let Demand::Renew(ticket) = store.demand(START) else { panic!("it was refused") };
+    assert!(store.take_over(&ticket, Kept::new(old), START, 0).is_none());
+    assert_eq!(store.kept().unwrap().token().refresh_token().map(Secret::expose), Some("refresh-2"));
+}
