@@ -82,7 +82,6 @@ struct Locked<'a> {
 
 impl Lease for Locked<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
-        // One that a process left here when it died is written over: only the holder of the lock writes.
         let new = self.storage.path(&self.name, "new");
         let path = self.storage.path(&self.name, "session");
         write(&new, state.expose()).map_err(|error| at(&new, &error))?;
@@ -97,7 +96,12 @@ impl Lease for Locked<'_> {
 }
 
 fn write(path: &Path, state: &[u8]) -> io::Result<()> {
-    let mut file = private(OpenOptions::new().create(true).truncate(true)).open(path)?;
+    // Only the holder of the lock writes: what is here was left by one that died, and may be anybody's to read.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = private(OpenOptions::new().create_new(true)).open(path)?;
     file.write_all(state)?;
     file.sync_all()
 }

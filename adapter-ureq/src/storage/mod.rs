@@ -57,6 +57,16 @@ pub trait Lease {
 /// What is wrong with a storage.
 pub type StorageError = Box<dyn Error + Send + Sync>;
 
+impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
+    fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
+        (**self).load(name)
+    }
+
+    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+        (**self).lease(name, patience)
+    }
+}
+
 impl fmt::Debug for dyn Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Storage")

@@ -1,0 +1,10 @@
+//! Sessions under many threads and in many processes: how many requests a server sees, and who waits for whom.
+
+#![cfg(test)]
+
+mod agent;
+mod nonces;
+mod pool;
+mod renewal;
+mod server;
+mod storage;

@@ -1,0 +1,120 @@
+//! Who renews a token, who waits, and what all of them get.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keybound_ureq::{CoreError, Error, Grant, RefreshPolicy, Retry, Session, Transport};
+
+use crate::server::{Server, at_once, response, token};
+
+#[test]
+fn many_threads_without_a_token_cause_one_token_request() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" => {
+            thread::sleep(Duration::from_millis(50));
+            token("a", "Bearer", 3600)
+        }
+        _ => response("200 OK", ""),
+    });
+    let session = server.session(RefreshPolicy::default());
+    assert_eq!(server.calls_at_once(&session, 100), vec![200; 100]);
+    assert_eq!(server.count("/token"), 1);
+}
+
+#[test]
+fn a_renewal_that_fails_gives_all_who_waited_the_same_error() {
+    let server = Server::start(|_| {
+        thread::sleep(Duration::from_millis(50));
+        response("400 Bad Request", r#"{"error":"invalid_scope"}"#)
+    });
+    let session = server.session(RefreshPolicy::default());
+    let errors = at_once(20, || session.token().unwrap_err());
+    assert_eq!(server.count("/token"), 1);
+    for error in errors {
+        let Error::Core(CoreError::Server(refusal)) = &*error else { panic!("{error:?}") };
+        assert_eq!(refusal.code(), Some("invalid_scope"));
+    }
+}
+
+#[test]
+fn a_token_that_is_refused_is_renewed_once_and_the_call_repeated_once() {
+    let made = AtomicUsize::new(0);
+    let server = Server::start(move |asked| match asked.path.as_str() {
+        "/token" => token(&format!("t{}", made.fetch_add(1, Ordering::Relaxed)), "Bearer", 3600),
+        _ if asked.bearer.as_deref() == Some("t1") => response("200 OK", ""),
+        _ => response("401 Unauthorized\r\nWWW-Authenticate: Bearer error=\"invalid_token\"", ""),
+    });
+    let session = server.session(RefreshPolicy::default());
+    assert_eq!(server.call(&session).unwrap().status(), 200);
+    assert_eq!((server.count("/token"), server.count("/resource")), (2, 2));
+
+    let never = Server::start(|asked| match asked.path.as_str() {
+        "/token" => token("t", "Bearer", 3600),
+        _ => response("401 Unauthorized", ""),
+    });
+    let session = never.session(RefreshPolicy::default());
+    assert_eq!(never.call(&session).unwrap().status(), 401);
+    assert_eq!((never.count("/token"), never.count("/resource")), (2, 2));
+}
+
+#[test]
+fn whoever_has_a_good_token_does_not_wait_for_its_renewal() {
+    let made = AtomicUsize::new(0);
+    let server = Server::start(move |_| {
+        let number = made.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(600 * u64::try_from(number).unwrap()));
+        token(&format!("t{number}"), "Bearer", 5)
+    });
+    let session = server.session(RefreshPolicy::default());
+    assert_eq!(session.token().unwrap().access_token().expose(), "t0");
+    // Renewed a second before it expires, or up to half a second later.
+    thread::sleep(Duration::from_millis(4520));
+    let asked = Instant::now();
+    assert_eq!(session.token().unwrap().access_token().expose(), "t0");
+    assert!(asked.elapsed() < Duration::from_millis(400));
+    thread::sleep(Duration::from_millis(1000));
+    assert_eq!(session.token().unwrap().access_token().expose(), "t1");
+    assert_eq!(server.count("/token"), 2);
+}
+
+#[test]
+fn a_grant_that_is_good_once_is_followed_by_refresh_tokens() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" if asked.body.contains("refresh_token=r0") => token("second", "Bearer", 3600),
+        "/token" => {
+            response("200 OK", r#"{"access_token":"first","token_type":"Bearer","refresh_token":"r0"}"#)
+        }
+        _ if asked.bearer.as_deref() == Some("second") => response("200 OK", ""),
+        _ => response("401 Unauthorized", ""),
+    });
+    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let session = Session::new(Transport::new(), server.client(), code);
+    assert_eq!(server.call(&session).unwrap().status(), 200);
+}
+
+#[test]
+fn a_refresh_token_that_is_used_up_is_not_sent_again() {
+    for (answer, sends) in [
+        (response("400 Bad Request", r#"{"error":"invalid_grant"}"#), 1),
+        // Perhaps it was not used up: it is tried once more.
+        (String::new(), 2),
+    ] {
+        let server = Server::start(move |asked| match asked.path.as_str() {
+            "/token" if asked.body.contains("refresh_token=r0") => answer.clone(),
+            "/token" => {
+                response("200 OK", r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#)
+            }
+            _ => response("401 Unauthorized", ""),
+        });
+        let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+        let policy = RefreshPolicy::default().pause(Duration::ZERO);
+        let session = Session::builder(Transport::new(), server.client(), code).policy(policy).open();
+        assert_eq!(server.call(&session).unwrap().status(), 401);
+        for _ in 0..5 {
+            assert!(session.token().is_err());
+        }
+        assert_eq!(session.token().unwrap_err().retry(), Retry::Reauthenticate);
+        assert_eq!(server.count("/token"), 1 + sends);
+    }
+}
