@@ -59,7 +59,7 @@ impl Transport {
         }
     }
 
-    /// Who signs proofs.
+    /// Who signs: proofs, and the assertions of a client that authenticates itself so.
     #[must_use]
     pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
         self.signer = Some(Box::new(signer));

@@ -175,7 +175,11 @@ impl Client {
     }
 
     fn ask(&self, endpoint: Endpoint, fields: Fields, repeat: Repeat) -> Ask {
-        let post = Post { settings: Arc::clone(&self.settings), fields, key: self.key.clone() };
+        let audience = match &self.issuer {
+            Some(issuer) => issuer.to_string(),
+            None => self.token_endpoint.to_string(),
+        };
+        let post = Post::new(&self.settings, fields, self.key.clone(), &audience);
         Ask { endpoint, post: Some(post), repeat }
     }
 

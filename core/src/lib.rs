@@ -78,7 +78,7 @@
 //!
 //! | RFC | what | here |
 //! |---|---|---|
-//! | 6749 §2.3 | client authentication | [`ClientAuth`] |
+//! | 6749 §2.3, 7521, 7523 §2.2 | client authentication | [`ClientAuth`] |
 //! | 6749 §4.1, 7636 | authorization code, PKCE | [`Client::authorization`], [`PendingAuthorization`] |
 //! | 6749 §4.4, §4.5, §6 | grants | [`Grant`] |
 //! | 6749 §5.1 | token response, as real servers write it | [`Token`], [`ExpiresIn`] |
@@ -107,6 +107,7 @@
 
 mod authorization;
 mod client;
+mod client_assertion;
 mod client_auth;
 mod discovery;
 pub mod dpop;

@@ -5,6 +5,7 @@
 mod algorithms;
 mod authorization;
 mod autotrait;
+mod client_assertion;
 mod corrections;
 mod discovery;
 mod flows;

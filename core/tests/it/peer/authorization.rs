@@ -9,6 +9,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::form;
+use crate::rustcrypto::thumbprint;
 
 pub(crate) const ISSUER: &str = "https://as.example";
 
@@ -57,11 +58,8 @@ impl Authorizations {
         assert!(verifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)));
         assert_eq!(URL_SAFE_NO_PAD.encode(Sha256::digest(verifier)), asked["code_challenge"]);
         assert_ne!(verifier, &asked["state"]);
-        // RFC 9449 §10, RFC 7638.
-        let thumbprint = key.map(|key| {
-            let members = ["crv", "kty", "x", "y"].map(|name| format!("\"{name}\":{}", key[name]));
-            URL_SAFE_NO_PAD.encode(Sha256::digest(format!("{{{}}}", members.join(","))))
-        });
+        // RFC 9449 §10.
+        let thumbprint = key.map(thumbprint);
         assert_eq!(asked.get("dpop_jkt"), thumbprint.as_ref());
     }
 }

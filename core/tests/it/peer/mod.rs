@@ -311,7 +311,7 @@ impl Peer {
     }
 }
 
-fn params(request: &Request<Body>) -> BTreeMap<String, String> {
+pub(crate) fn params(request: &Request<Body>) -> BTreeMap<String, String> {
     let body = request.body().as_ref();
     match request.headers()[CONTENT_TYPE].as_bytes() {
         b"application/json" => serde_json::from_slice(body).expect("an object of texts"),
