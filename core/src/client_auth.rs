@@ -122,7 +122,7 @@ impl ClientAuth {
         if !self.in_body {
             return Ok(());
         }
-        if let Some(id) = &self.id {
+        if let Some(id) = self.id.as_ref().filter(|id| fields.get("client_id") != Some(id.as_str())) {
             fields.push("client_id", id.clone())?;
         }
         if let Some(secret) = &self.secret {

@@ -58,7 +58,7 @@ pub struct Exchange<T> {
 pub(crate) type Read<T> = Box<dyn Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync>;
 
 /// Says how long to wait before asking again, where a refusal isn't the end, and may change what is asked.
-pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask) -> Option<Duration> + Send + Sync>;
+pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync>;
 
 /// Why a success has no `T`.
 pub(crate) enum Unread {
@@ -126,7 +126,7 @@ impl<T> Exchange<T> {
         Self {
             ask,
             read: Box::new(read),
-            go_on: Box::new(|_, _| None),
+            go_on: Box::new(|_, _, _| None),
             failures: 0,
             corrections: Corrections::default(),
             at_most: 4,
@@ -136,10 +136,15 @@ impl<T> Exchange<T> {
         }
     }
 
+    /// Not to be sent before so long.
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
     /// What to do about refusals that aren't the end.
     pub(crate) fn going_on(
         mut self,
-        go_on: impl FnMut(&ServerError, &mut Ask) -> Option<Duration> + Send + Sync + 'static,
+        go_on: impl FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         self.go_on = Box::new(go_on);
         self
@@ -412,6 +417,12 @@ impl<T> Pending<T> {
         })
     }
 
+    /// How long a driver should wait for the response: until the time for the whole exchange is over, waits that were
+    /// the server's wish not counted.
+    pub fn time_left(&self, now: UnixTime) -> Duration {
+        self.exchange.deadline.map_or(self.exchange.budget, |deadline| deadline.saturating_since(now))
+    }
+
     /// Takes the response, whatever its status, with all its headers. `now` is when it came.
     ///
     /// # Errors
@@ -470,7 +481,7 @@ impl<T> Pending<T> {
             exchange.wait = Duration::ZERO;
             return Ok(Received::Again(exchange));
         }
-        if let Some(wait) = (exchange.go_on)(&refusal, &mut exchange.ask) {
+        if let Some(wait) = (exchange.go_on)(&refusal, &mut exchange.ask, now) {
             return Ok(Received::Again(exchange.next(wait)));
         }
         Err(refusal.into())
