@@ -2,6 +2,7 @@
 
 use std::io::{self, Cursor, Read as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::uri::Scheme;
@@ -92,9 +93,9 @@ impl Authorizer {
 
         let mut next = Some(next);
         let mut status_is_error = false;
-        let mut down_the_chain = |request: Request<&[u8]>, clock: &Clock| {
+        let mut down_the_chain = |request: Request<&[u8]>, left: Duration| {
             let Some(next) = next.take() else {
-                return transport.send(request, clock, Extent::Head);
+                return transport.send(request, left, Extent::Head);
             };
             let (head, kept) = request.into_parts();
             transport.tell(Event::Sending {

@@ -60,7 +60,7 @@ impl Transport {
         }
     }
 
-    /// Who signs proofs.
+    /// Who signs: proofs, and the assertions of a client that authenticates itself so.
     #[must_use]
     pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
         self.signer = Some(Box::new(signer));
@@ -113,7 +113,7 @@ impl Transport {
         loop {
             let signing = exchange.prepare(&self.origins(), clock.ambient()?)?;
             let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
-            let (received, reason) = match self.exchange_once(request, &clock) {
+            let (received, reason) = match self.exchange_once(request, pending.time_left(clock.now())) {
                 Ok(response) => {
                     let reason = Reason::Answered(response.status());
                     (pending.receive(response, &mut self.origins(), clock.now())?, reason)
@@ -157,14 +157,14 @@ impl Transport {
         request: &Repeatable<'_>,
         clock: &Clock,
     ) -> Result<Performed, Error> {
-        let mut send = |request: Request<&[u8]>, clock: &Clock| self.send(request, clock, Extent::Head);
+        let mut send = |request: Request<&[u8]>, left: Duration| self.send(request, left, Extent::Head);
         self.perform_by(&mut send, call, request, clock)
     }
 
     /// The same by another's way of sending.
     pub(crate) fn perform_by(
         &self,
-        send: &mut dyn FnMut(Request<&[u8]>, &Clock) -> Answer,
+        send: &mut dyn FnMut(Request<&[u8]>, Duration) -> Answer,
         mut call: ResourceCall,
         request: &Repeatable<'_>,
         clock: &Clock,
@@ -176,7 +176,7 @@ impl Transport {
             }
             let signing = call.prepare(&self.origins(), clock.ambient()?)?;
             let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
-            let response = match send(request.with(headers), clock) {
+            let response = match send(request.with(headers), clock.left()) {
                 Ok(response) => response,
                 Err(cause) => {
                     drop(turn.take());
@@ -221,11 +221,15 @@ impl Transport {
         }
     }
 
-    fn exchange_once(&self, request: Request<Body>, clock: &Clock) -> Result<Response<Vec<u8>>, ureq::Error> {
+    fn exchange_once(
+        &self,
+        request: Request<Body>,
+        left: Duration,
+    ) -> Result<Response<Vec<u8>>, ureq::Error> {
         let (head, body) = request.into_parts();
         let uri = head.uri.clone();
         let (head, body) =
-            self.send(Request::from_parts(head, body.as_ref()), clock, Extent::Whole)?.into_parts();
+            self.send(Request::from_parts(head, body.as_ref()), left, Extent::Whole)?.into_parts();
         // One byte beyond the limit tells the core that there is more.
         let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX).saturating_add(1);
         let mut bytes = Vec::new();
@@ -239,8 +243,8 @@ impl Transport {
         Ok(Response::from_parts(head, bytes))
     }
 
-    pub(crate) fn send(&self, request: Request<&[u8]>, clock: &Clock, extent: Extent) -> Answer {
-        let left = clock.left();
+    /// Sends a request that may take so long.
+    pub(crate) fn send(&self, request: Request<&[u8]>, left: Duration, extent: Extent) -> Answer {
         let (head, body) = request.into_parts();
         self.tell(Event::Sending { method: &head.method, uri: &head.uri, headers: &head.headers, body });
         let uri = head.uri.clone();

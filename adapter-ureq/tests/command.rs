@@ -68,6 +68,7 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
     fs::write(home.path().join("bad.pem"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
         .unwrap();
     fs::write(home.path().join("note.txt"), "hello").unwrap();
+    stdout(&keybound(home.path(), &["key", "new", "--out", "good.pem"], ""));
     let token = ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET"];
     let moov = [
         "token",
@@ -100,6 +101,15 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         (&[], &["token", "--issuer", "http://as.example", "--client-id", "id"], "url", "https://"),
         (&[], &["token", "--issuer", "https://as.example?x", "--client-id", "id"], "issuer", "query"),
         (&token, &["--issuer", "https://as.example"], "--issuer", "cannot be used with"),
+        (
+            &[],
+            &["token", "--token-url", &url, "--client-id", "id", "--auth", "private-key-jwt"],
+            "--client-key",
+            "must be given",
+        ),
+        (&token, &["--auth", "basic", "--client-key", "good.pem"], "--client-key", "private-key-jwt"),
+        (&token, &["--client-key", "absent.pem"], "key", "can't be read"),
+        (&token, &["--client-kid", "x"], "--client-key", "required"),
         (&token, &["--scope", ""], "scope", "must not be empty"),
         (&token, &["--scope", "a\"b"], "scope", "printable"),
         (&token, &["--header", "X-A=b\nX-C: d"], "header", "control characters"),

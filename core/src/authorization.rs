@@ -38,14 +38,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use crate::client::Client;
-use crate::endpoint::{Endpoint, is_loopback};
-use crate::error::{Denial, Misuse, RedirectError};
-use crate::grant::{Grant, Scope};
+use crate::endpoint::{Endpoint, is_loopback, scheme};
+use crate::error::{Denial, Misuse, RedirectError, WhyBad};
+use crate::exchange::Exchange;
+use crate::grant::{Grant, Scope, checked_resource};
 use crate::jose;
 use crate::secret::Secret;
+use crate::step_up::StepUp;
+use crate::tries::Repeat;
 use crate::wire::escape::form_pairs;
 use crate::wire::fields::{BodyFormat, Fields};
-use crate::wire::object::Object;
+use crate::wire::object::{Members, Object};
 use crate::wire::refusal::short_line;
 
 /// The longest redirect that is read.
@@ -93,6 +96,30 @@ impl AuthorizationBuilder {
         self
     }
 
+    /// `resource` (RFC 8707 §2): where the token is to be used, as an absolute URI. There may be several.
+    ///
+    /// # Errors
+    /// `Misuse` for anything else, and for a fragment.
+    pub fn resource(self, uri: &str) -> Result<Self, Misuse> {
+        self.param("resource", checked_resource(uri)?)
+    }
+
+    /// What a resource server asks for beyond the token (RFC 9470 §4): `acr_values` and `max_age`, and the scope that it
+    /// names where none is set here.
+    ///
+    /// # Errors
+    /// `Misuse` if one of them was given before.
+    pub fn step_up(mut self, wanted: &StepUp) -> Result<Self, Misuse> {
+        if let Some(acr_values) = wanted.acr_values() {
+            self.fields.push("acr_values", acr_values.to_owned())?;
+        }
+        if let Some(max_age) = wanted.max_age() {
+            self.fields.push("max_age", max_age.as_secs().to_string())?;
+        }
+        self.scope = self.scope.or_else(|| wanted.scope().cloned());
+        Ok(self)
+    }
+
     /// A further parameter: `prompt`, `login_hint`, `audience`, …
     ///
     /// # Errors
@@ -108,7 +135,36 @@ impl AuthorizationBuilder {
     /// # Errors
     /// `Misuse` if a further parameter is one that the request has by itself, or the URL is longer than 64 KiB.
     pub fn build(self, entropy: [u8; 32]) -> Result<AuthorizationRequest, Misuse> {
-        let Self { client, endpoint, redirect_uri, mut fields, scope } = self;
+        let (endpoint, (fields, pending)) = (self.endpoint.clone(), self.finish(entropy)?);
+        Ok(AuthorizationRequest { url: with_query(&endpoint, &fields)?, pending })
+    }
+
+    /// The same, but all parameters go to the server first (PAR, RFC 9126), where the client authenticates itself and
+    /// proves its key; the person's browser gets no more than a reference to them, which is good for a minute or so.
+    ///
+    /// # Errors
+    /// `Misuse` without a [pushed authorization request endpoint](Client::pushed_authorization_request_endpoint), or if a
+    /// further parameter is one that the request has by itself.
+    pub fn push(self, entropy: [u8; 32]) -> Result<Exchange<AuthorizationRequest>, Misuse> {
+        let pushed_to = self.client.pushed_authorization_request_endpoint.clone();
+        let pushed_to =
+            pushed_to.ok_or(Misuse::new("pushed_authorization_request_endpoint", "must be set for this"))?;
+        let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
+        let (fields, pending) = self.finish(entropy)?;
+        let client_id = fields.get("client_id").unwrap_or_default().to_owned();
+        let ask = client.ask(pushed_to, fields, client.key.as_ref(), Repeat::Freely);
+        Ok(Exchange::new(ask, move |success| {
+            let members = Members::parse(success.body, "request_uri")?;
+            let reference = members.required_text("request_uri")?.to_owned();
+            let fields = Fields::of("client_id", client_id.clone()).and("request_uri", reference);
+            let url = with_query(&endpoint, &fields).map_err(|_| WhyBad::Member("request_uri"))?;
+            Ok(AuthorizationRequest { url, pending: pending.clone() })
+        }))
+    }
+
+    /// All parameters, and what must be kept of them.
+    fn finish(self, entropy: [u8; 32]) -> Result<(Fields, PendingAuthorization), Misuse> {
+        let Self { client, redirect_uri, mut fields, scope, .. } = self;
         let pending = PendingAuthorization(Kept {
             seed: Seed(Zeroizing::new(entropy)),
             redirect_uri,
@@ -120,14 +176,17 @@ impl AuthorizationBuilder {
             fields.push("scope", scope.0)?;
         }
         pending.add_to(&mut fields)?;
-        let query = fields.encode(BodyFormat::Form);
-        let query = String::from_utf8_lossy(query.as_ref());
-        // A query that the endpoint has by itself stays (RFC 6749 §3.1).
-        let joint = if endpoint.uri().query().is_some() { '&' } else { '?' };
-        let url = format!("{endpoint}{joint}{query}").parse();
-        let url = url.map_err(|_| Misuse::new("url", "must not be longer than 64 KiB"))?;
-        Ok(AuthorizationRequest { url, pending })
+        Ok((fields, pending))
     }
+}
+
+/// A query that the endpoint has by itself stays (RFC 6749 §3.1).
+fn with_query(endpoint: &Endpoint, fields: &Fields) -> Result<Uri, Misuse> {
+    let query = fields.encode(BodyFormat::Form);
+    let query = String::from_utf8_lossy(query.as_ref());
+    let joint = if endpoint.uri().query().is_some() { '&' } else { '?' };
+    let url = format!("{endpoint}{joint}{query}").parse();
+    url.map_err(|_| Misuse::new("url", "must not be longer than 64 KiB"))
 }
 
 /// Where to send the person, and what will read the redirect that brings them back.
@@ -347,12 +406,4 @@ fn checked_redirect_uri(uri: &str) -> Result<String, Misuse> {
         },
         Some(_) => Ok(uri.to_owned()),
     }
-}
-
-/// The scheme of an absolute URI (RFC 3986 §3.1).
-fn scheme(uri: &str) -> Option<&str> {
-    let (scheme, _) = uri.split_once(':')?;
-    let is_sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    is_sound.then_some(scheme)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::client_auth::ClientAuth;
+use crate::device;
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
 use crate::exchange::{Ask, Exchange, Post, Settings, add_header};
@@ -26,6 +27,9 @@ pub struct Client {
     token_endpoint: Endpoint,
     pub(crate) revocation_endpoint: Option<Endpoint>,
     pub(crate) authorization_endpoint: Option<Endpoint>,
+    pub(crate) device_authorization_endpoint: Option<Endpoint>,
+    pub(crate) pushed_authorization_request_endpoint: Option<Endpoint>,
+    pub(crate) introspection_endpoint: Option<Endpoint>,
     pub(crate) issuer: Option<Issuer>,
     pub(crate) iss_in_redirects: bool,
     pub(crate) settings: Arc<Settings>,
@@ -48,6 +52,9 @@ impl Client {
             token_endpoint,
             revocation_endpoint: None,
             authorization_endpoint: None,
+            device_authorization_endpoint: None,
+            pushed_authorization_request_endpoint: None,
+            introspection_endpoint: None,
             issuer: None,
             iss_in_redirects: false,
             settings: Arc::new(settings),
@@ -130,6 +137,24 @@ impl Client {
         self
     }
 
+    /// Where a device begins (RFC 8628 §3.1).
+    pub fn device_authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.device_authorization_endpoint = Some(endpoint);
+        self
+    }
+
+    /// Where authorization requests are pushed to (RFC 9126 §2).
+    pub fn pushed_authorization_request_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.pushed_authorization_request_endpoint = Some(endpoint);
+        self
+    }
+
+    /// Where tokens are introspected (RFC 7662 §2).
+    pub fn introspection_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.introspection_endpoint = Some(endpoint);
+        self
+    }
+
     /// Who the authorization server is. A redirect that names another is refused (RFC 9207 §2.4): set it wherever the
     /// application talks to more than one.
     pub fn issuer(mut self, issuer: Issuer) -> Self {
@@ -155,7 +180,7 @@ impl Client {
                 "must be given: this server requires it for client_credentials",
             ));
         }
-        let (refresh_token, repeat) = (grant.refresh_token.clone(), grant.repeat);
+        let (refresh_token, repeat, polling) = (grant.refresh_token.clone(), grant.repeat, grant.polling);
         let fields = grant.into_fields()?;
         let expected = Expected {
             key: self.key.clone(),
@@ -163,8 +188,12 @@ impl Client {
             expires_in: self.expires_in,
             refresh_token,
         };
-        let ask = self.ask(self.token_endpoint.clone(), fields, repeat);
-        Ok(Exchange::new(ask, move |success| token::read(success, &expected)))
+        let ask = self.ask(self.token_endpoint.clone(), fields, self.key.as_ref(), repeat);
+        let exchange = Exchange::new(ask, move |success| token::read(success, &expected));
+        Ok(match polling {
+            Some(polling) => device::poll(exchange, polling),
+            None => exchange,
+        })
     }
 
     /// Revokes an access or refresh token (RFC 7009).
@@ -176,12 +205,23 @@ impl Client {
             .revocation_endpoint
             .clone()
             .ok_or(Misuse::new("revocation_endpoint", "must be set before a token can be revoked"))?;
-        let ask = self.ask(endpoint, revocation::fields(token, hint)?, Repeat::Freely);
+        let ask = self.ask(endpoint, revocation::fields(token, hint)?, self.key.as_ref(), Repeat::Freely);
         Ok(Exchange::new(ask, revocation::read))
     }
 
-    fn ask(&self, endpoint: Endpoint, fields: Fields, repeat: Repeat) -> Ask {
-        let post = Post { settings: Arc::clone(&self.settings), fields, key: self.key.clone() };
+    /// What is posted to one of the server's endpoints, perhaps with a proof by `key`.
+    pub(crate) fn ask(
+        &self,
+        endpoint: Endpoint,
+        fields: Fields,
+        key: Option<&PublicJwk>,
+        repeat: Repeat,
+    ) -> Ask {
+        let audience = match &self.issuer {
+            Some(issuer) => issuer.to_string(),
+            None => self.token_endpoint.to_string(),
+        };
+        let post = Post::new(&self.settings, fields, key.cloned(), &audience);
         Ask { endpoint, post: Some(post), repeat }
     }
 

@@ -7,7 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use crate::client_assertion::ClientAssertion;
 use crate::error::Misuse;
+use crate::jose::PublicJwk;
 use crate::secret::Secret;
 use crate::wire::escape::push_form;
 use crate::wire::fields::Fields;
@@ -21,15 +23,18 @@ pub struct ClientAuth {
     /// Whether they stand in the body.
     in_body: bool,
     header: Option<HeaderValue>,
+    /// The key that signs an assertion for each request, and whom the assertion is for, if that is set.
+    signing: Option<(PublicJwk, Option<String>)>,
 }
 
 impl ClientAuth {
-    /// A public client: the body has its `client_id`.
+    /// A public client: the body has its `client_id`. That is also all that `tls_client_auth` needs here (RFC 8705 §2): the
+    /// certificate is the transport's.
     ///
     /// # Errors
     /// `Misuse` if the id is empty.
     pub fn none(id: &str) -> Result<Self, Misuse> {
-        Ok(Self { id: Some(checked_id(id)?), secret: None, in_body: true, header: None })
+        Ok(Self { id: Some(checked_id(id)?), secret: None, in_body: true, header: None, signing: None })
     }
 
     /// `Authorization: Basic`, id and secret form-encoded first (RFC 6749 §2.3.1).
@@ -38,7 +43,7 @@ impl ClientAuth {
     /// `Misuse` if either is empty.
     pub fn basic(id: &str, secret: Secret) -> Result<Self, Misuse> {
         let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
-        Ok(Self { id: Some(id.to_owned()), secret: Some(secret), in_body: false, header: Some(header) })
+        Ok(Self { secret: Some(secret), in_body: false, header: Some(header), ..Self::none(id)? })
     }
 
     /// `client_id` and `client_secret` in the body.
@@ -64,12 +69,49 @@ impl ClientAuth {
     /// `Misuse` if it is empty or can't stand in a header.
     pub fn bearer(credential: Secret) -> Result<Self, Misuse> {
         let header = authorization(&format!("Bearer {}", checked_secret(&credential)?))?;
-        Ok(Self { id: None, secret: Some(credential), in_body: false, header: Some(header) })
+        Ok(Self { id: None, secret: Some(credential), in_body: false, header: Some(header), signing: None })
+    }
+
+    /// `private_key_jwt`: each request has an assertion of its own, signed by the key whose public half this is (RFC 7523
+    /// §2.2, OpenID Connect Core §9). Its `kid` goes along; most servers want one.
+    ///
+    /// The assertion is for the client's [issuer](crate::Client::issuer), where that is known, and else for the token
+    /// endpoint. RFC 7523 leaves it open; FAPI 2.0 and the successor of RFC 7523 want the issuer alone, because a server
+    /// that could name its own audience could use the assertion at another's.
+    ///
+    /// # Errors
+    /// `Misuse` if the id is empty.
+    pub fn private_key_jwt(id: &str, key: PublicJwk) -> Result<Self, Misuse> {
+        Ok(Self { signing: Some((key, None)), ..Self::none(id)? })
+    }
+
+    /// Whom the assertions of [`private_key_jwt`](Self::private_key_jwt) are for: for servers that insist on another
+    /// name of theirs.
+    ///
+    /// # Errors
+    /// `Misuse` if it is empty, or this client signs no assertions.
+    pub fn audience(mut self, audience: &str) -> Result<Self, Misuse> {
+        match &mut self.signing {
+            Some((_, chosen)) if !audience.is_empty() => *chosen = Some(audience.to_owned()),
+            Some(_) => return Err(Misuse::new("audience", "must not be empty")),
+            None => return Err(Misuse::new("audience", "must be for a client that signs assertions")),
+        }
+        Ok(self)
     }
 
     /// `client_id`.
     pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
+    }
+
+    /// The assertion that a request must have, for this audience if no other is set.
+    pub(crate) fn assertion(&self, audience: &str) -> Option<ClientAssertion> {
+        let (key, chosen) = self.signing.as_ref()?;
+        Some(ClientAssertion {
+            client_id: self.id.clone()?,
+            key: key.clone(),
+            audience: chosen.as_deref().unwrap_or(audience).to_owned(),
+        })
     }
 
     pub(crate) fn header(&self) -> Option<&HeaderValue> {
@@ -80,7 +122,7 @@ impl ClientAuth {
         if !self.in_body {
             return Ok(());
         }
-        if let Some(id) = &self.id {
+        if let Some(id) = self.id.as_ref().filter(|id| fields.get("client_id") != Some(id.as_str())) {
             fields.push("client_id", id.clone())?;
         }
         if let Some(secret) = &self.secret {
@@ -104,6 +146,7 @@ impl fmt::Debug for ClientAuth {
             (Some(_), _) if self.in_body => "header and body",
             (Some(_), _) => "header",
             (None, Some(_)) => "body",
+            (None, None) if self.signing.is_some() => "assertion",
             (None, None) => "none",
         };
         write!(f, "ClientAuth({place})")

@@ -28,17 +28,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::client::Client;
 use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::{Misuse, WhyBad};
-use crate::exchange::{Ask, Exchange, Success};
+use crate::exchange::{Ask, Exchange, Success, Unread};
 use crate::issuer::Issuer;
 use crate::jose::{Algorithm, PublicJwk};
 use crate::tries::Repeat;
-use crate::wire::object::Object;
+use crate::wire::object::Members;
 
 impl Issuer {
     /// Asks for the issuer's metadata: at the URL of RFC 8414 §3.1, and where nothing is there, at that of OpenID
@@ -51,8 +51,8 @@ impl Issuer {
         let mut second = Some(second);
         let ask = Ask { endpoint: first, post: None, repeat: Repeat::Freely };
         let issuer = self.clone();
-        let exchange = Exchange::new(ask, move |success| Ok(Metadata::read(success, &issuer)?));
-        Ok(exchange.going_on(move |refusal, ask| {
+        let exchange = Exchange::new(ask, move |success| Metadata::read(success, &issuer));
+        Ok(exchange.going_on(move |refusal, ask, _| {
             // Most say 404, some 403 or 400.
             let is_absent = refusal.status().is_client_error() && !refusal.is_passing();
             ask.endpoint = second.take_if(|_| is_absent)?;
@@ -68,7 +68,7 @@ pub struct Metadata(Arc<Parts>);
 struct Parts {
     issuer: Issuer,
     endpoints: Vec<(&'static str, Endpoint)>,
-    members: Map<String, Value>,
+    members: Members,
 }
 
 /// The members that must be URLs to which credentials, keys or people may go.
@@ -95,6 +95,9 @@ impl Metadata {
         let mut client = Client::new(token_endpoint, auth).issuer(self.0.issuer.clone());
         client.authorization_endpoint = endpoint("authorization_endpoint");
         client.revocation_endpoint = endpoint("revocation_endpoint");
+        client.introspection_endpoint = endpoint("introspection_endpoint");
+        client.device_authorization_endpoint = endpoint("device_authorization_endpoint");
+        client.pushed_authorization_request_endpoint = endpoint("pushed_authorization_request_endpoint");
         client.iss_in_redirects = self.flag("authorization_response_iss_parameter_supported");
         Ok(client)
     }
@@ -130,35 +133,32 @@ impl Metadata {
 
     /// A list of texts: `token_endpoint_auth_methods_supported`, `scopes_supported`, …; `None` where it isn't there.
     pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
-        Some(self.0.members.get(member)?.as_array()?.iter().filter_map(Value::as_str))
+        self.0.members.list(member)
     }
 
     /// A text, whatever it is about. It is the server's word, and no more: not a checked URL, for one.
     pub fn text(&self, member: &str) -> Option<&str> {
-        self.0.members.get(member)?.as_str()
+        self.0.members.text(member)
     }
 
     /// A yes or no; no where it isn't there.
     pub fn flag(&self, member: &str) -> bool {
-        self.0.members.get(member).and_then(Value::as_bool).unwrap_or_default()
+        self.0.members.flag(member)
     }
 
-    fn read(success: &Success<'_>, issuer: &Issuer) -> Result<Self, WhyBad> {
-        let Object(members): Object<Map<String, Value>> = serde_json::from_slice(success.body)
-            .map_err(|error| WhyBad::NotJson { line: error.line(), column: error.column() })?;
-        match members.get("issuer") {
-            None => return Err(WhyBad::Missing("issuer")),
-            Some(Value::String(named)) if named == issuer.as_str() => {}
-            Some(_) => return Err(WhyBad::OtherIssuer),
+    fn read(success: &Success<'_>, issuer: &Issuer) -> Result<Self, Unread> {
+        let members = Members::parse(success.body, "issuer")?;
+        if members.text("issuer") != Some(issuer.as_str()) {
+            return Err(WhyBad::OtherIssuer.into());
         }
         let mut endpoints = Vec::new();
         for name in ENDPOINTS {
             match members.get(name) {
-                None | Some(Value::Null) => {}
+                None => {}
                 Some(Value::String(url)) => {
                     endpoints.push((name, issuer.endpoint(url).map_err(|_| WhyBad::Member(name))?));
                 }
-                Some(_) => return Err(WhyBad::Member(name)),
+                Some(_) => return Err(WhyBad::Member(name).into()),
             }
         }
         Ok(Self(Arc::new(Parts { issuer: issuer.clone(), endpoints, members })))

@@ -63,9 +63,13 @@ impl Endpoint {
         Self::parse(&format!("{origin}/.well-known/{name}{}", rest.strip_suffix('/').unwrap_or(rest)))
     }
 
-    /// Whether it is this very machine, without `https`.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.0.scheme_str() == Some("http")
+    /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself. So nobody outside can
+    /// have requests sent to services here.
+    pub(crate) fn refers_to(&self, url: &str) -> Result<Self, Misuse> {
+        match Self::https(url) {
+            Err(_) if self.0.scheme_str() == Some("http") => Self::loopback_http(url),
+            endpoint => endpoint,
+        }
     }
 
     /// The URL as an [`http::Uri`].
@@ -117,6 +121,14 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The scheme of an absolute URI (RFC 3986 §3.1).
+pub(crate) fn scheme(uri: &str) -> Option<&str> {
+    let (scheme, _) = uri.split_once(':')?;
+    let is_sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    is_sound.then_some(scheme)
 }
 
 /// The parts of an absolute `http` or `https` URI that a proof and a nonce depend on.

@@ -267,6 +267,8 @@ pub enum WhyBad {
     BoundToAnotherKey,
     /// The metadata is another issuer's than the one that was asked for (RFC 8414 §3.3).
     OtherIssuer,
+    /// The metadata are another resource's than the one that was asked for (RFC 9728 §3.3).
+    OtherResource,
     /// The `access_token` is itself a DPoP proof (its `typ` is `dpop+jwt`), so it is no token.
     ProofInsteadOfToken,
 }
@@ -315,6 +317,9 @@ impl fmt::Display for BadResponse {
                 "it is the metadata of another `issuer` than the one that was asked for, to the letter: \
                  a closing slash counts",
             )?,
+            WhyBad::OtherResource => {
+                f.write_str("it is the metadata of another `resource` than the one that was asked for")?;
+            }
             WhyBad::ProofInsteadOfToken => {
                 f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?;
             }

@@ -7,14 +7,15 @@ use std::time::Duration;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
+use crate::client_assertion::{ASSERTION_TYPE, ClientAssertion};
 use crate::client_auth::ClientAuth;
 use crate::dpop::{Corrections, DPOP, Objection, Occasion, Said, sensitive};
 use crate::endpoint::{Endpoint, Target};
 use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, ServerError, WhyBad};
 use crate::jose::PublicJwk;
 use crate::origins::{Origins, Role};
-use crate::secret::Body;
-use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
+use crate::secret::{Body, Secret};
+use crate::signing::{Assemble, SignRequest, Signing, Unsigned, sealed::Sealed};
 use crate::time::{Ambient, UnixTime};
 use crate::tries::{Repeat, Tries, seed};
 use crate::wire::challenge::{self, Challenge};
@@ -50,7 +51,7 @@ pub struct Exchange<T> {
 pub(crate) type Read<T> = Box<dyn Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync>;
 
 /// Says how long to wait before asking again, where a refusal isn't the end, and may change what is asked.
-pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask) -> Option<Duration> + Send + Sync>;
+pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync>;
 
 /// Why a success has no `T`.
 pub(crate) enum Unread {
@@ -82,10 +83,12 @@ pub(crate) struct Ask {
 
 /// What a client posts.
 pub(crate) struct Post {
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) fields: Fields,
+    settings: Arc<Settings>,
+    fields: Fields,
     /// The key that proves itself with the request.
-    pub(crate) key: Option<PublicJwk>,
+    key: Option<PublicJwk>,
+    /// What authenticates the client, where that must be signed.
+    assertion: Option<ClientAssertion>,
 }
 
 /// What all requests of one client share.
@@ -106,15 +109,21 @@ impl<T> Exchange<T> {
             ask,
             read: Box::new(read),
             tries: Tries::default(),
-            go_on: Box::new(|_, _| None),
+            go_on: Box::new(|_, _, _| None),
             corrections: Corrections::default(),
         }
+    }
+
+    /// Not to be sent before so long.
+    pub(crate) fn after(mut self, wait: Duration) -> Self {
+        self.tries.go_on(wait);
+        self
     }
 
     /// What to do about refusals that aren't the end.
     pub(crate) fn going_on(
         mut self,
-        go_on: impl FnMut(&ServerError, &mut Ask) -> Option<Duration> + Send + Sync + 'static,
+        go_on: impl FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         self.go_on = Box::new(go_on);
         self
@@ -145,17 +154,27 @@ impl<T> Exchange<T> {
     /// `Misuse` if what was given to build it contradicts itself.
     pub fn prepare(mut self, origins: &Origins, ambient: Ambient) -> Result<Signing<Outgoing<T>>, Error> {
         self.tries.begin(ambient.now);
-        let request = self.ask.request()?;
         let seed = seed(&ambient);
-        let Some(key) = self.ask.post.as_ref().and_then(|post| post.key.as_ref()) else {
-            let pending = Pending { exchange: self, said: None, seed };
+        let Some(post) = &self.ask.post else {
+            let request = self.ask.request(None)?;
+            let pending = Pending { exchange: self, said: None, assertion: None, seed };
             return Ok(Signing::Ready(Outgoing { request, pending }));
         };
-        let target = Target::of(self.ask.endpoint.uri())?;
-        let occasion = Occasion { role: Role::AuthorizationServer, method: &Method::POST, target, ath: None };
-        let (to_sign, said) = occasion.prove(key, origins, ambient);
-        let pending = Pending { exchange: self, said: Some(said), seed };
-        Ok(Signing::Needs(Unsigned::new(to_sign, Outgoing { request, pending })))
+        let (role, target) = (Role::AuthorizationServer, Target::of(self.ask.endpoint.uri())?);
+        let assertion = post.assertion.as_ref().map(|assertion| {
+            let clock = origins.known(role, &target).map(|known| known.clock).unwrap_or_default();
+            assertion.sign_request(clock.show(ambient.now), &ambient.entropy)
+        });
+        let occasion = Occasion { role, method: &Method::POST, target, ath: None };
+        let proof = post.key.as_ref().map(|key| occasion.prove(key, origins, ambient));
+        let (proof, said) = proof.unzip();
+        let pending = Pending { exchange: self, said, assertion: None, seed };
+        match assertion {
+            Some(assertion) => {
+                Ok(Signing::Needs(Unsigned::new(assertion, Draft::Unauthenticated { pending, proof })))
+            }
+            None => pending.authenticated(proof),
+        }
     }
 
     /// Goes on after an answer that was to be expected. The wait is the server's wish, and costs nothing of the budget.
@@ -193,32 +212,47 @@ impl<T> fmt::Debug for Exchange<T> {
 }
 
 impl Ask {
-    fn request(&self) -> Result<Request<Body>, Misuse> {
+    fn request(&self, assertion: Option<&Secret>) -> Result<Request<Body>, Misuse> {
         let mut request = Request::new(Body::new(Vec::new()));
         *request.uri_mut() = self.endpoint.uri().clone();
-        if let Some(post) = &self.post {
-            post.write(&mut request)?;
-        }
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(post) = &self.post {
+            post.write(assertion, &mut request)?;
+        }
         Ok(request)
     }
 
-    fn secrets(&self) -> Secrets {
-        self.post.iter().flat_map(Post::secrets).collect()
+    fn secrets(&self, assertion: Option<&Secret>) -> Secrets {
+        let assertion = assertion.map(Secret::expose);
+        self.post.iter().flat_map(Post::secrets).chain(assertion).collect()
     }
 }
 
 impl Post {
-    fn write(&self, request: &mut Request<Body>) -> Result<(), Misuse> {
+    /// `audience` is the server's own name, as it stands in assertions.
+    pub(crate) fn new(
+        settings: &Arc<Settings>,
+        fields: Fields,
+        key: Option<PublicJwk>,
+        audience: &str,
+    ) -> Self {
+        Self { settings: Arc::clone(settings), fields, key, assertion: settings.auth.assertion(audience) }
+    }
+
+    fn write(&self, assertion: Option<&Secret>, request: &mut Request<Body>) -> Result<(), Misuse> {
         let Settings { auth, format, headers, params } = &*self.settings;
         let mut fields = self.fields.clone();
         fields.append(params)?;
         auth.add_fields(&mut fields)?;
+        if let Some(assertion) = assertion {
+            fields.push("client_assertion_type", ASSERTION_TYPE)?;
+            fields.push("client_assertion", assertion.clone())?;
+        }
 
         *request.method_mut() = Method::POST;
         *request.body_mut() = fields.encode(*format);
         let sent = request.headers_mut();
-        *sent = headers.clone();
+        sent.extend(headers.clone());
         sent.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
         if let Some(authorization) = auth.header() {
             sent.insert(AUTHORIZATION, authorization.clone());
@@ -272,12 +306,34 @@ pub struct Outgoing<T> {
 impl<T> Sealed for Outgoing<T> {}
 
 impl<T> Assemble for Outgoing<T> {
-    type Draft = Self;
+    type Draft = Draft<T>;
 
-    fn assemble(mut draft: Self, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
-        draft.request.headers_mut().insert(DPOP, sensitive(jws));
-        Ok(Signing::Ready(draft))
+    fn assemble(draft: Draft<T>, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
+        match draft {
+            Draft::Unauthenticated { mut pending, proof } => {
+                // It is all base64url and dots.
+                pending.assertion = Some(Secret::new(String::from_utf8(jws).unwrap_or_default()));
+                pending.authenticated(proof)
+            }
+            Draft::Unproven(mut outgoing) => {
+                outgoing.request.headers_mut().insert(DPOP, sensitive(jws));
+                Ok(Signing::Ready(outgoing))
+            }
+        }
     }
+}
+
+/// A request that lacks a signature.
+#[expect(unnameable_types, reason = "`Assemble` is sealed")]
+#[allow(clippy::large_enum_variant, reason = "it is moved, and a box would cost more")]
+#[derive(Debug)]
+pub enum Draft<T> {
+    /// The client's assertion, which is part of the body; a proof may be needed next.
+    #[doc(hidden)]
+    Unauthenticated { pending: Pending<T>, proof: Option<SignRequest> },
+    /// The proof.
+    #[doc(hidden)]
+    Unproven(Outgoing<T>),
 }
 
 /// An exchange whose request is under way.
@@ -287,6 +343,8 @@ pub struct Pending<T> {
     exchange: Exchange<T>,
     /// What the request's proof says.
     said: Option<Said>,
+    /// What authenticates the client in it.
+    assertion: Option<Secret>,
     /// Random, for the pause that may follow.
     seed: u64,
 }
@@ -304,6 +362,22 @@ pub enum Received<T> {
 }
 
 impl<T> Pending<T> {
+    /// The request, whose proof may still have to be signed.
+    fn authenticated(self, proof: Option<SignRequest>) -> Result<Signing<Outgoing<T>>, Error> {
+        let request = self.exchange.ask.request(self.assertion.as_ref())?;
+        let outgoing = Outgoing { request, pending: self };
+        Ok(match proof {
+            Some(proof) => Signing::Needs(Unsigned::new(proof, Draft::Unproven(outgoing))),
+            None => Signing::Ready(outgoing),
+        })
+    }
+
+    /// How long a driver should wait for the response: until the time for the whole exchange is over, waits that were
+    /// the server's wish not counted.
+    pub fn time_left(&self, now: UnixTime) -> Duration {
+        self.exchange.tries.time_left(now)
+    }
+
     /// Takes the response, whatever its status, with all its headers. `now` is when it came.
     ///
     /// # Errors
@@ -314,7 +388,7 @@ impl<T> Pending<T> {
         origins: &mut Origins,
         now: UnixTime,
     ) -> Result<Received<T>, Error> {
-        let Self { mut exchange, said, seed } = self;
+        let Self { mut exchange, said, assertion, seed } = self;
         let (status, headers) = (response.status(), response.headers());
         let mut body = response.body().as_ref();
         let uri = exchange.ask.endpoint.uri().clone();
@@ -324,7 +398,7 @@ impl<T> Pending<T> {
             origins.hear(role, &target, headers, now);
         }
         let bad = |why| {
-            let envelope = Envelope::of(status, headers, &exchange.ask.secrets());
+            let envelope = Envelope::of(status, headers, &exchange.ask.secrets(assertion.as_ref()));
             Error::from(BadResponse { envelope, why })
         };
         if status.is_redirection() {
@@ -344,7 +418,8 @@ impl<T> Pending<T> {
                 Err(Unread::Refusal) => {}
             }
         }
-        let refusal = refusal::read(status, headers, body, &exchange.ask.secrets(), now);
+        let secrets = exchange.ask.secrets(assertion.as_ref());
+        let refusal = refusal::read(status, headers, body, &secrets, now);
         let asked = refusal.retry_after();
         if exchange.ask.repeat.after(status, asked) {
             return exchange.again(refusal.into(), asked, now, seed);
@@ -361,7 +436,7 @@ impl<T> Pending<T> {
             exchange.tries.at_once();
             return Ok(Received::Again(exchange));
         }
-        if let Some(wait) = (exchange.go_on)(&refusal, &mut exchange.ask) {
+        if let Some(wait) = (exchange.go_on)(&refusal, &mut exchange.ask, now) {
             return Ok(Received::Again(exchange.next(wait)));
         }
         Err(refusal.into())

@@ -1,9 +1,36 @@
-//! What a token is asked for with.
+//! What a token is asked for with. Whatever the grant, the exchange is the same:
+//!
+//! ```
+//! use keybound_core::*;
+//!
+//! # fn main() -> Result<(), Error> {
+//! let grants = [
+//!     Grant::client_credentials().scope(Scope::new("accounts")?).resource("https://rs.example/")?,
+//!     Grant::refresh_token(Secret::new("tGzv"))?,
+//!     Grant::token_exchange(Secret::new("accVkj"), "urn:ietf:params:oauth:token-type:access_token")?,
+//!     Grant::jwt_bearer(Secret::new("eyJ.eyJ.c2ln"))?,
+//!     Grant::extension("account_credentials")?.param("account_id", "abc")?, // Zoom's
+//! ];
+//! let auth = ClientAuth::basic("my-client", Secret::new("my secret"))?;
+//! let client = Client::new(Endpoint::https("https://as.example/token")?, auth);
+//! let now = UnixTime::from_secs(1_800_000_000);
+//! for grant in grants {
+//!     let exchange = client.token(grant)?;
+//!     let Signing::Ready(out) = exchange.prepare(&Origins::new(), Ambient::new(now, [1; 16]))? else { panic!() };
+//!     let answer = http::Response::new(r#"{"access_token":"abc","token_type":"Bearer"}"#);
+//!     assert!(matches!(out.pending.receive(answer, &mut Origins::new(), now)?, Received::Done(_)));
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::endpoint::scheme;
 use crate::error::Misuse;
 use crate::secret::Secret;
+use crate::time::UnixTime;
 use crate::tries::Repeat;
 use crate::wire::fields::Fields;
 
@@ -17,6 +44,15 @@ pub struct Grant {
     /// The refresh token that stays good if the answer brings no other.
     pub(crate) refresh_token: Option<Secret>,
     pub(crate) scope: Option<Scope>,
+    /// How to ask again while somebody has yet to decide.
+    pub(crate) polling: Option<Polling>,
+}
+
+/// How often a token is asked for, and until when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Polling {
+    pub(crate) interval: Duration,
+    pub(crate) until: UnixTime,
 }
 
 impl Grant {
@@ -46,6 +82,56 @@ impl Grant {
         Self { fields: fields.and("code_verifier", code_verifier), ..grant }
     }
 
+    /// Another token in exchange for one (RFC 8693 §2.1), such as `urn:ietf:params:oauth:token-type:access_token`. What came
+    /// of it, the answer tells as `issued_token_type` ([`Token::other`](crate::Token::other)).
+    ///
+    /// # Errors
+    /// `Misuse` if token or type is empty.
+    pub fn token_exchange(subject_token: Secret, subject_token_type: &str) -> Result<Self, Misuse> {
+        Self::of("urn:ietf:params:oauth:grant-type:token-exchange").typed_token(
+            ["subject_token", "subject_token_type"],
+            subject_token,
+            subject_token_type,
+        )
+    }
+
+    /// The token of whoever acts for the subject (RFC 8693 §2.1).
+    ///
+    /// # Errors
+    /// `Misuse` if token or type is empty, or it was given before.
+    pub fn actor_token(self, actor_token: Secret, actor_token_type: &str) -> Result<Self, Misuse> {
+        self.typed_token(["actor_token", "actor_token_type"], actor_token, actor_token_type)
+    }
+
+    fn typed_token(self, names: [&'static str; 2], token: Secret, token_type: &str) -> Result<Self, Misuse> {
+        let [token_name, type_name] = names;
+        if token.expose().is_empty() {
+            return Err(Misuse::new(token_name, "must not be empty"));
+        }
+        if token_type.is_empty() {
+            return Err(Misuse::new(type_name, "must not be empty"));
+        }
+        self.secret_param(token_name, token)?.param(type_name, token_type)
+    }
+
+    /// A JWT that somebody has signed for this (RFC 7523 §2.1).
+    ///
+    /// # Errors
+    /// `Misuse` if it is empty.
+    pub fn jwt_bearer(assertion: Secret) -> Result<Self, Misuse> {
+        if assertion.expose().is_empty() {
+            return Err(Misuse::new("assertion", "must not be empty"));
+        }
+        Self::of("urn:ietf:params:oauth:grant-type:jwt-bearer").secret_param("assertion", assertion)
+    }
+
+    /// A code whose person decides on another device (RFC 8628 §3.4).
+    pub(crate) fn device_code(device_code: Secret, polling: Polling) -> Self {
+        let grant = Self::of("urn:ietf:params:oauth:grant-type:device_code");
+        let fields = grant.fields.and("device_code", device_code);
+        Self { fields, repeat: Repeat::Freely, polling: Some(polling), ..grant }
+    }
+
     /// Any other grant (RFC 6749 §4.5): `grant_type` is its name or URN.
     ///
     /// # Errors
@@ -63,6 +149,7 @@ impl Grant {
             repeat: Repeat::IfNotCarriedOut,
             refresh_token: None,
             scope: None,
+            polling: None,
         }
     }
 
@@ -78,10 +165,18 @@ impl Grant {
         self
     }
 
+    /// `resource` (RFC 8707 §2): where the token is to be used, as an absolute URI. There may be several.
+    ///
+    /// # Errors
+    /// `Misuse` for anything else, and for a fragment.
+    pub fn resource(self, uri: &str) -> Result<Self, Misuse> {
+        self.param("resource", checked_resource(uri)?)
+    }
+
     /// A further parameter.
     ///
     /// # Errors
-    /// `Misuse` if it was given before.
+    /// `Misuse` if it was given before; only `resource` and `audience` may stand more than once.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, Misuse> {
         self.fields.push(name.to_owned(), value.to_owned())?;
         Ok(self)
@@ -112,6 +207,14 @@ impl Grant {
             self.fields.push("scope", scope.0)?;
         }
         Ok(self.fields)
+    }
+}
+
+/// A resource indicator (RFC 8707 §2).
+pub(crate) fn checked_resource(uri: &str) -> Result<&str, Misuse> {
+    match scheme(uri) {
+        Some(_) if !uri.contains('#') => Ok(uri),
+        _ => Err(Misuse::new("resource", "must be an absolute URI without a fragment")),
     }
 }
 

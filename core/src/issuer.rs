@@ -37,13 +37,14 @@ impl Issuer {
         Ok(Self { text: url.to_owned(), endpoint })
     }
 
-    /// An endpoint that this issuer names: `https`, unless the issuer itself is a server of this machine. So no issuer
-    /// from outside can have requests sent to services here.
+    /// An issuer that whoever is at an endpoint names.
+    pub(crate) fn named_by(endpoint: &Endpoint, url: &str) -> Result<Self, Misuse> {
+        Self::of(url, endpoint.refers_to(url)?)
+    }
+
+    /// An endpoint that this issuer names.
     pub(crate) fn endpoint(&self, url: &str) -> Result<Endpoint, Misuse> {
-        match Endpoint::https(url) {
-            Err(_) if self.endpoint.is_plain() => Endpoint::loopback_http(url),
-            endpoint => endpoint,
-        }
+        self.endpoint.refers_to(url)
     }
 
     /// Where its metadata are: first as RFC 8414 §3.1 has it, then as OpenID Connect Discovery §4.1 has it.

@@ -76,26 +76,34 @@
 //!
 //! # Where what is
 //!
-//! | RFC | what | here |
-//! |---|---|---|
-//! | 6749 §2.3 | client authentication | [`ClientAuth`] |
-//! | 6749 §4.1, 7636 | authorization code, PKCE | [`Client::authorization`], [`PendingAuthorization`] |
-//! | 6749 §4.4, §4.5, §6 | grants | [`Grant`] |
-//! | 6749 §5.1 | token response, as real servers write it | [`Token`], [`ExpiresIn`] |
-//! | 6749 §5.2 | errors, in every dialect | [`ServerError`] |
-//! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] |
-//! | 7009 | revocation | [`Client::revoke`] |
-//! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] |
-//! | 8414, OpenID Connect Discovery | what a server says of itself | [`Issuer::discover`], [`Metadata`] |
-//! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] |
-//! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] |
-//! | 9207 | the issuer in redirects | [`Client::iss_in_redirects`] |
-//! | 9449 §4.2 | proofs | [`dpop::Proof`] |
-//! | 9449 §4.3 | checking proofs | [`dpop::Policy`] |
-//! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] |
-//! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] |
-//! | 9449 §8, §9 | nonces | [`Origins`] |
-//! | 9449 §10 | codes bound to a key | [`Client::authorization`] |
+//! | RFC | what | here | tests (`core/tests/it`) |
+//! |---|---|---|---|
+//! | 6749 §2.3 | client authentication | [`ClientAuth`] | `flows`, `seeds` |
+//! | 6749 §4.1, 7636 | authorization code, PKCE | [`Client::authorization`], [`PendingAuthorization`] | `authorization` |
+//! | 6749 §4.4, §4.5, §6 | the other grants | [`Grant`] | `flows`, `grants` |
+//! | 6749 §5.1 | token response, as real servers write it | [`Token`], [`ExpiresIn`] | `token_answers` |
+//! | 6749 §5.2 | errors, in every dialect | [`ServerError`] | `seeds`, `leaks` |
+//! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] | `resources` |
+//! | 7009 | revocation | [`Client::revoke`] | `flows` |
+//! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] | `algorithms`, `vectors`, `rfcs` |
+//! | 7521, 7523 §2.2 | clients that sign | [`ClientAuth::private_key_jwt`] | `client_assertion` |
+//! | 7523 §2.1, 8693 | JWTs and tokens as grants | [`Grant::jwt_bearer`], [`Grant::token_exchange`] | `grants` |
+//! | 7662 | introspection | [`Client::introspect`], [`Introspection`] | `introspection` |
+//! | 8414, OpenID Connect Discovery | what a server says of itself | [`Issuer::discover`], [`Metadata`] | `discovery` |
+//! | 8628 | devices without a browser | [`Client::device_authorization`], [`DeviceAuthorization`] | `grants` |
+//! | 8707 | resource indicators | [`Grant::resource`], [`AuthorizationBuilder::resource`] | `grants` |
+//! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] | `flows` |
+//! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] | `resources` |
+//! | 9126 | authorization requests that are pushed | [`AuthorizationBuilder::push`] | `authorization` |
+//! | 9207 | the issuer in redirects | [`Client::iss_in_redirects`] | `authorization` |
+//! | 9449 §4.2 | proofs | [`dpop::Proof`] | `algorithms`, `vectors` |
+//! | 9449 §4.3 | checking proofs | [`dpop::Policy`] | `inspect`, `limits` |
+//! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] | `flows`, `resources` |
+//! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] | `discovery` |
+//! | 9449 §8, §9 | nonces | [`Origins`] | `flows`, `resources` |
+//! | 9449 §10 | codes bound to a key | [`Client::authorization`] | `authorization` |
+//! | 9470 | step-up | [`StepUp`] | `authorization` |
+//! | 9728 | what a resource says of itself | [`ProtectedResource`] | `introspection` |
 //!
 //! # Left out on purpose
 //!
@@ -107,22 +115,27 @@
 
 mod authorization;
 mod client;
+mod client_assertion;
 mod client_auth;
+mod device;
 mod discovery;
 pub mod dpop;
 mod endpoint;
 mod error;
 mod exchange;
 mod grant;
+mod introspection;
 mod issuer;
 pub mod jose;
 mod kept;
 mod origins;
+mod protected_resource;
 pub mod provider;
 mod resource;
 mod revocation;
 mod secret;
 mod signing;
+mod step_up;
 mod store;
 mod time;
 mod token;
@@ -133,18 +146,22 @@ mod wire;
 pub use authorization::{AuthorizationBuilder, AuthorizationRequest, PendingAuthorization};
 pub use client::Client;
 pub use client_auth::ClientAuth;
+pub use device::DeviceAuthorization;
 pub use discovery::Metadata;
 pub use endpoint::Endpoint;
 pub use error::{BadResponse, Denial, Error, Lost, Misuse, RedirectError, Retry, Sent, ServerError, WhyBad};
 pub use exchange::{Exchange, MAX_RESPONSE, Outgoing, Pending, Received};
 pub use grant::{Grant, Scope};
+pub use introspection::Introspection;
 pub use issuer::Issuer;
 pub use kept::Kept;
 pub use origins::{Origins, Role};
+pub use protected_resource::ProtectedResource;
 pub use resource::{AuthHeaders, Authorized, Judged, PendingResource, ResourceCall};
 pub use revocation::{Revoked, TokenTypeHint};
 pub use secret::{Body, Secret, SecretBytes};
 pub use signing::{Assemble, SignRequest, Signing, Unsigned};
+pub use step_up::StepUp;
 pub use store::{Attempt, Demand, Failure, RefreshPolicy, Store, Ticket};
 pub use time::{Ambient, UnixTime};
 pub use token::{ExpiresIn, Token, TokenType};

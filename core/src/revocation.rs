@@ -1,4 +1,18 @@
 //! Token revocation (RFC 7009).
+//!
+//! ```
+//! use keybound_core::*;
+//!
+//! # fn main() -> Result<(), Error> {
+//! let client = Client::new(Endpoint::https("https://as.example/token")?, ClientAuth::none("app")?)
+//!     .revocation_endpoint(Endpoint::https("https://as.example/revoke")?);
+//! let exchange = client.revoke(Secret::new("45ghiukldjahdnhzdauz"), Some(TokenTypeHint::RefreshToken))?;
+//! let now = UnixTime::from_secs(1_800_000_000);
+//! let Signing::Ready(out) = exchange.prepare(&Origins::new(), Ambient::new(now, [1; 16]))? else { panic!() };
+//! assert!(matches!(out.pending.receive(http::Response::new(""), &mut Origins::new(), now)?, Received::Done(_)));
+//! # Ok(())
+//! # }
+//! ```
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;

@@ -20,6 +20,7 @@ use crate::jose::PublicJwk;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::wire::http_date;
+use crate::wire::object::number;
 use crate::wire::refusal::request_id;
 
 /// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
@@ -399,17 +400,8 @@ fn any(raw: &RawValue) -> Option<Value> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// A number, or a string that is one (Azure AD v1, UPS, …).
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
-        _ => None,
-    }
-}
-
 /// A list separated by spaces, or by commas where there is no space (Shopify, Strava), or an array (Twitch).
-fn scope(value: &Value) -> Option<Scope> {
+pub(crate) fn scope(value: &Value) -> Option<Scope> {
     match value {
         Value::String(text) if text.contains(' ') => Scope::granted(text.split(' ')),
         Value::String(text) => Scope::granted(text.split(',')),

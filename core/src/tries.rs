@@ -92,6 +92,11 @@ impl Tries {
         self.deadline.get_or_insert(now.saturating_add(self.budget));
     }
 
+    /// How much of the time is left.
+    pub(crate) fn time_left(&self, now: UnixTime) -> Duration {
+        self.deadline.map_or(self.budget, |deadline| deadline.saturating_since(now))
+    }
+
     /// The next request need not wait: it is not a failure that asks for it.
     pub(crate) fn at_once(&mut self) {
         self.wait = Duration::ZERO;

@@ -27,6 +27,7 @@ export const CLIENTS = {
     scope: 'openid offline_access',
   },
 };
+const CLIENT_ALGS = ['HS256', 'ES256', 'ES384', 'EdDSA', 'RS256', 'PS256'];
 const MACHINE = { grant_types: ['client_credentials'], response_types: [], redirect_uris: [], scope: 'read write' };
 
 export const sha256 = (data) => createHash('sha256').update(data).digest('base64url');
@@ -35,8 +36,9 @@ export const sha256 = (data) => createHash('sha256').update(data).digest('base64
 // offerNonce    the authorization server hands out nonces, also where it does not require them
 // authMethods   how clients may authenticate themselves
 // proofAlgs     the algorithms by which proofs are taken
+// clients       further ones, beside CLIENTS
 // port          where to listen: a restart on the port of a closed server makes all its old nonces stale
-export async function startProvider({ requireNonce = false, offerNonce = requireNonce, authMethods, proofAlgs, port = 0 } = {}) {
+export async function startProvider({ requireNonce = false, offerNonce = requireNonce, authMethods, proofAlgs, clients = [], port = 0 } = {}) {
   const server = createServer();
   await new Promise((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve));
   const issuer = `http://127.0.0.1:${server.address().port}`;
@@ -44,8 +46,8 @@ export async function startProvider({ requireNonce = false, offerNonce = require
 
   const provider = new Provider(issuer, {
     adapter: createMemoryAdapter(), // what it takes by itself, without the warning that it forgets
-    clients: Object.values(CLIENTS).map((client) => (client === CLIENTS.app ? client : { ...MACHINE, ...client })),
-    ...(proofAlgs && { enabledJWA: { dPoPSigningAlgValues: proofAlgs } }),
+    clients: [...Object.values(CLIENTS), ...clients].map((client) => (client === CLIENTS.app ? client : { ...MACHINE, ...client })),
+    enabledJWA: { clientAuthSigningAlgValues: CLIENT_ALGS, ...(proofAlgs && { dPoPSigningAlgValues: proofAlgs }) },
     ...(authMethods && { clientAuthMethods: authMethods }),
     clientDefaults: { id_token_signed_response_alg: 'ES256' },
     scopes: ['openid', 'offline_access', 'read', 'write'],

@@ -14,7 +14,7 @@ export async function session(t, options, earlier) {
 
   // Who asks is `{ args, env, key }`: every value of `env` is a secret, `key` is the file to bind the token to.
   const run = async (command, { args: who, env, key: bind }, ...args) => {
-    const where = args.includes('--issuer') ? [] : ['--token-url', `${server.issuer}/token`];
+    const where = args.includes('--issuer') || args.includes('--token-url') ? [] : ['--token-url', `${server.issuer}/token`];
     const dpop = bind ? ['--dpop', '--key', bind] : [];
     const result = await kb([command, ...where, ...who, ...dpop, ...args], { env });
     checkSecrecy(result, server, env);

@@ -111,6 +111,11 @@ impl PublicJwk {
         self.0.kid.as_deref()
     }
 
+    /// The same key under a `kid`: for keys that come without one, such as PKCS#8 documents.
+    pub fn with_kid(&self, kid: &str) -> Self {
+        Self::new(self.0.material.clone(), self.0.algorithm, Some(kid.to_owned()))
+    }
+
     /// The JWK's JSON: the required members alone, in lexical order.
     pub fn to_json(&self) -> &str {
         self.0.json.get_or_init(|| self.0.material.to_json())
@@ -138,8 +143,8 @@ impl PublicJwk {
         }
     }
 
-    /// Whether this is the same key, for whichever algorithm.
-    pub(crate) fn is_same_key(&self, other: &Self) -> bool {
+    /// Whether this is the same key, under whichever algorithm and `kid`: for signers that have several.
+    pub fn is_same_key(&self, other: &Self) -> bool {
         self.0.material == other.0.material
     }
 

@@ -67,8 +67,8 @@ impl TreasuryPrime {
             expires_in: ExpiresIn::default(),
             refresh_token: None,
         };
-        let post =
-            Post { settings: Arc::clone(&self.settings), fields: Fields::of("dpop", proof), key: None };
+        let audience = self.base.to_string();
+        let post = Post::new(&self.settings, Fields::of("dpop", proof), None, &audience);
         let ask = Ask { endpoint, post: Some(post), repeat: Repeat::Never };
         Ok(Exchange::new(ask, move |success| token::read(success, &expected)))
     }

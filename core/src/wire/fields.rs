@@ -28,7 +28,8 @@ impl BodyFormat {
     }
 }
 
-/// Parameters in the order in which they were given; no name stands twice (RFC 6749 §3.2).
+/// Parameters in the order in which they were given; no name stands twice (RFC 6749 §3.2), but for those that may
+/// (RFC 8707 §2, RFC 8693 §2.1).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Vec<(Cow<'static, str>, Value)>);
 
@@ -89,7 +90,7 @@ impl Fields {
         if name.is_empty() {
             return Err(Misuse::new("param", "must have a name"));
         }
-        if self.0.iter().any(|(known, _)| *known == name) {
+        if !matches!(&*name, "resource" | "audience") && self.get(&name).is_some() {
             return Err(Misuse::new(
                 "param",
                 "must not be given twice, nor replace one that the request has by itself",
@@ -135,11 +136,21 @@ impl Fields {
     }
 }
 
+/// One member for each name; a list, where a name stands more than once.
 impl Serialize for Fields {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value.expose())?;
+        let mut map = serializer.serialize_map(None)?;
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            let mut others = self.0.iter().enumerate().filter(|(_, (known, _))| known == name);
+            if others.any(|(other, _)| other < at) {
+                continue;
+            }
+            let values: Vec<&str> =
+                self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.expose()).collect();
+            match values.as_slice() {
+                [_] => map.serialize_entry(name, value.expose())?,
+                _ => map.serialize_entry(name, &values)?,
+            }
         }
         map.end()
     }
@@ -166,6 +177,14 @@ mod tests {
             fields().encode(BodyFormat::Json).as_ref(),
             br#"{"grant_type":"refresh_token","refresh_token":"a b\"/&="}"#
         );
+    }
+
+    #[test]
+    fn a_resource_may_stand_more_than_once() {
+        let mut fields = Fields::of("resource", "a").and("x", "y");
+        fields.push("resource", "b").unwrap();
+        assert_eq!(fields.encode(BodyFormat::Form).as_ref(), b"resource=a&x=y&resource=b");
+        assert_eq!(fields.encode(BodyFormat::Json).as_ref(), br#"{"resource":["a","b"],"x":"y"}"#);
     }
 
     #[test]

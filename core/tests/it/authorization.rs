@@ -1,13 +1,15 @@
 //! People who are sent to the authorization server, and how they come back.
 
+use std::time::Duration;
+
 use keybound_core::{
-    AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer, PendingAuthorization, RedirectError,
-    Retry, Scope, Secret, TokenType,
+    AuthorizationBuilder, AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer,
+    PendingAuthorization, Received, RedirectError, Retry, Scope, Secret, StepUp, TokenType,
 };
 use proptest::prelude::*;
 
-use crate::peer::{Asks, ISSUER, Peer};
-use crate::world::{TOKEN_URL, World, endpoint};
+use crate::peer::{Asks, ISSUER, Peer, response, with_header};
+use crate::world::{TOKEN_URL, World, answered, endpoint};
 
 const REDIRECT_URI: &str = "https://app.example/callback";
 
@@ -47,6 +49,81 @@ fn a_code_brings_a_token_bound_to_the_key_that_the_request_named() {
         assert_eq!(token.token_type(), &token_type);
         assert_eq!(token.refresh_token().map(Secret::expose), Some("refresh-1"));
     }
+}
+
+#[test]
+fn a_pushed_request_leaves_a_reference_in_the_url_and_is_proven_like_a_token_request() {
+    let secret = || Secret::new("a secret");
+    for (peer, auth) in [
+        (Peer::bound(), ClientAuth::none("app")),
+        (Peer::bearer(), ClientAuth::none("app")),
+        (Peer::bound(), ClientAuth::post("app", secret())),
+        (Peer::bound(), ClientAuth::basic("app", secret())),
+    ] {
+        let mut world = World::with(peer);
+        if world.peer.bound {
+            world.peer.authorization_server.asks = Asks::Always;
+        }
+        let client = Client::new(endpoint(TOKEN_URL), auth.unwrap())
+            .authorization_endpoint(endpoint("https://as.example/authorize"))
+            .pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
+        let client = if world.peer.bound { client.dpop(world.key.public().clone()) } else { client };
+        let builder = client.authorization(REDIRECT_URI).unwrap().scope(Scope::new("openid").unwrap());
+        let AuthorizationRequest { url, pending } = world.run(builder.push([5; 32]).unwrap()).unwrap();
+        let start = "https://as.example/authorize?client_id=app&request_uri=urn%3Aietf";
+        assert!(url.to_string().starts_with(start), "{url}");
+        let redirect = world.peer.authorizations.agree(&url);
+        world.run(client.token(pending.receive(&redirect).unwrap()).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn what_was_not_pushed_has_no_url() {
+    let client = client().pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
+    let push = || client.authorization(REDIRECT_URI).unwrap().push([5; 32]).unwrap();
+    for (status, body, refused) in [
+        (201, "{}", "`request_uri` is missing"),
+        (201, r#"{"request_uri":7}"#, "`request_uri` has a wrong type"),
+        (200, r#"{"error":"invalid_request"}"#, "invalid_request"),
+        (400, r#"{"error":"invalid_request"}"#, "invalid_request"),
+    ] {
+        let error = answered(push(), response(status, body)).map(drop).unwrap_err();
+        assert!(error.to_string().contains(refused), "{error}");
+    }
+    assert!(matches!(answered(push(), response(503, "")), Ok(Received::Again(_))));
+    let without = World::with(Peer::bearer()).client().authorization(REDIRECT_URI).unwrap().push([5; 32]);
+    assert_eq!(without.map(drop).unwrap_err().argument(), "pushed_authorization_request_endpoint");
+}
+
+#[test]
+fn what_a_resource_server_asks_for_beyond_the_token_goes_into_the_request() {
+    let challenge = "DPoP error=\"insufficient_user_authentication\", acr_values=\"gold silver\", max_age=60, scope=\"pay\"";
+    let head = with_header(response(401, ""), "www-authenticate", challenge);
+    let wish = StepUp::of(head.headers()).unwrap();
+    assert_eq!((wish.acr_values(), wish.max_age()), (Some("gold silver"), Some(Duration::from_secs(60))));
+    let asked = |builder: AuthorizationBuilder| {
+        let mut peer = Peer::bearer();
+        peer.authorizations.agree(&builder.step_up(&wish).unwrap().build([1; 32]).unwrap().url);
+        let asked = peer.authorizations.asked.remove(0);
+        ["acr_values", "max_age", "scope"].map(|name| asked[name].clone())
+    };
+    let builder = || client().authorization(REDIRECT_URI).unwrap();
+    assert_eq!(asked(builder()), ["gold silver", "60", "pay"]);
+    assert_eq!(asked(builder().scope(Scope::new("own").unwrap())), ["gold silver", "60", "own"]);
+
+    for (challenge, wish) in [
+        ("Bearer error=\"insufficient_scope\", scope=\"a b\"", Some((None, Some("a b")))),
+        ("Bearer error=insufficient_user_authentication, max_age=soon", Some((None, None))),
+        ("Bearer, DPoP error=\"insufficient_user_authentication\", acr_values=x", Some((Some("x"), None))),
+        ("Bearer error=\"invalid_token\"", None),
+        ("DPoP acr_values=x", None),
+    ] {
+        let head = with_header(response(401, ""), "www-authenticate", challenge);
+        let read = StepUp::of(head.headers());
+        let read = read.as_ref().map(|read| (read.acr_values(), read.scope().map(Scope::as_str)));
+        assert_eq!(read, wish, "{challenge}");
+    }
+    assert_eq!(StepUp::of(response(401, "").headers()), None);
 }
 
 #[test]

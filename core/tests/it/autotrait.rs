@@ -6,9 +6,10 @@ use keybound_core::provider::moov::{Moov, Origin, Version};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
     Ambient, AuthHeaders, AuthorizationBuilder, AuthorizationRequest, Authorized, BadResponse, Body,
-    Challenge, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Metadata, Misuse,
-    Origins, Outgoing, Pending, PendingAuthorization, PendingResource, Received, RedirectError, ResourceCall,
-    Retry, Revoked, Scope, Secret, ServerError, SignRequest, Signing, Token, UnixTime, Unsigned,
+    Challenge, Client, ClientAuth, DeviceAuthorization, Endpoint, Error, Exchange, Grant, Introspection,
+    Issuer, Judged, Metadata, Misuse, Origins, Outgoing, Pending, PendingAuthorization, PendingResource,
+    ProtectedResource, Received, RedirectError, ResourceCall, Retry, Revoked, Scope, Secret, ServerError,
+    SignRequest, Signing, StepUp, Token, UnixTime, Unsigned,
 };
 
 fn crosses_threads<T: Send + Sync + 'static>() {}
@@ -31,12 +32,14 @@ fn every_public_type_is_send_and_sync() {
         Challenge,
         Client,
         ClientAuth,
+        DeviceAuthorization,
         Endpoint,
         Error,
         Exchange<Revoked>,
         Exchange<Token>,
         Grant,
         Inspection,
+        Introspection,
         Issuer,
         Judged,
         Exchange<Metadata>,
@@ -53,6 +56,8 @@ fn every_public_type_is_send_and_sync() {
         Policy,
         Problem,
         Proof,
+        ProtectedResource,
+        StepUp,
         ProofBuilder<'static>,
         PublicJwk,
         Received<Token>,

@@ -201,6 +201,35 @@ fn a_person_who_is_away_is_waited_for_without_showing_the_verifier() {
 }
 
 #[test]
+fn an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back() {
+    let client_key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let proof_key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
+    let client = client(auth.clone()).dpop(proof_key.public().clone());
+    let (origins, ambient) = (keybound_core::Origins::new(), keybound_core::Ambient::new(START, [1; 16]));
+    let Ok(Signing::Needs(unsigned)) = client.token(grant()).unwrap().prepare(&origins, ambient) else {
+        panic!("the assertion comes first")
+    };
+    let input = std::str::from_utf8(unsigned.request().message()).unwrap().to_owned();
+    let signature = client_key.sign(unsigned.request()).unwrap();
+    Planted::new(&[&input]).are_not_shown(&[&client, &auth, &unsigned]);
+    let Ok(Signing::Needs(unsigned)) = unsigned.resume(signature) else { panic!("the proof comes next") };
+    Planted::new(&[&input]).are_not_shown(&[&unsigned]);
+    let signature = proof_key.sign(unsigned.request()).unwrap();
+    let Ok(Signing::Ready(outgoing)) = unsigned.resume(signature) else { panic!("both are there") };
+    let body = String::from_utf8(outgoing.request.body().as_ref().to_vec()).unwrap();
+    let assertion = body.split("client_assertion=").nth(1).unwrap().to_owned();
+    let planted = Planted::new(&[&assertion]);
+    planted.are_not_shown(&[&outgoing]);
+    let refusal = response(400, &json!({ "error": format!("bad {assertion}") }).to_string());
+    let Err(error) = outgoing.pending.receive(refusal, &mut keybound_core::Origins::new(), START) else {
+        panic!("no refusal")
+    };
+    assert!(error.to_string().contains("bad [redacted]"), "{error}");
+    planted.are_not_told(&error);
+}
+
+#[test]
 fn no_step_of_a_call_shows_the_token_or_its_proof() {
     let (mut world, exchange) = about_to(token_answer(), auths().remove(0));
     let token = world.run(exchange).unwrap();

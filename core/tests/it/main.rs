@@ -5,10 +5,13 @@
 mod algorithms;
 mod authorization;
 mod autotrait;
+mod client_assertion;
 mod corrections;
 mod discovery;
 mod flows;
+mod grants;
 mod inspect;
+mod introspection;
 mod kept;
 mod leaks;
 mod limits;

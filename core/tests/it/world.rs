@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::jose::{Algorithm, Signature, SigningKey};
 use keybound_core::{
     Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Origins,
-    Outgoing, Received, ResourceCall, Sent, Signing, Token, UnixTime,
+    Outgoing, Received, ResourceCall, Sent, SignRequest, Signing, Token, UnixTime,
 };
 
 use crate::peer::{Answer, ISSUER, Peer};
@@ -21,6 +21,8 @@ pub(crate) const START: UnixTime = UnixTime::from_secs(1_700_000_000);
 pub(crate) struct World {
     pub(crate) peer: Peer,
     pub(crate) key: SigningKey,
+    /// The key by which the client authenticates itself, where it does so.
+    pub(crate) client_key: Option<SigningKey>,
     pub(crate) origins: Origins,
     pub(crate) now: UnixTime,
     /// Every wait that was not zero.
@@ -41,6 +43,7 @@ impl World {
         Self {
             peer,
             key: SigningKey::generate(Algorithm::Es256).expect("random numbers"),
+            client_key: None,
             origins: Origins::new(),
             now: START,
             waits: Vec::new(),
@@ -89,7 +92,7 @@ impl World {
             }
             let ambient = self.ambient();
             let signing = exchange.prepare(&self.origins, ambient)?;
-            let Outgoing { request, pending } = signing.finish(|request| self.key.sign(request))?;
+            let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
             let received = match self.peer.ask(&request, self.now) {
                 Answer::Response(response) => pending.receive(response, &mut self.origins, self.now)?,
                 Answer::Lost(sent) => pending.lost(sent, self.now)?,
@@ -99,6 +102,12 @@ impl World {
                 Received::Again(next) => exchange = next,
             }
         }
+    }
+
+    /// By whichever key is asked for.
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
+        let client_key = self.client_key.as_ref().filter(|key| key.public().is_same_key(request.key()));
+        client_key.unwrap_or(&self.key).sign(request)
     }
 
     pub(crate) fn call(&mut self, token: &Token, uri: &str) -> Called {

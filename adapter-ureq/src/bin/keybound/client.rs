@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
 use http::HeaderMap;
-use keybound_ureq::jose::Algorithm;
+use keybound_ureq::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
 use keybound_ureq::{
     BodyFormat, Client, ClientAuth, Grant, Issuer, Metadata, Misuse, Scope, Transport, endpoint,
@@ -35,8 +35,20 @@ pub(crate) struct TokenOptions {
     /// The environment variable that holds the client's secret.
     #[arg(long, value_name = "NAME")]
     client_secret_env: Option<String>,
+    /// The key by which the client authenticates itself (private-key-jwt): PKCS#8 (PEM or DER), or a private JWK.
+    #[arg(long, value_name = "FILE")]
+    client_key: Option<PathBuf>,
+    /// The name by which the server knows that key, where the file doesn't tell.
+    #[arg(long, value_name = "KID", requires = "client_key")]
+    client_kid: Option<String>,
+    /// Which algorithm that key is for, where the file doesn't tell.
+    #[arg(long, value_name = "ALG", requires = "client_key", value_parser = key::algorithm)]
+    client_alg: Option<Algorithm>,
+    /// Whom the client's assertions are for, if neither the issuer nor the token endpoint.
+    #[arg(long, value_name = "AUDIENCE", requires = "client_key")]
+    client_audience: Option<String>,
     /// How the client authenticates itself; basic where there is a secret (post, if that is all that the issuer takes),
-    /// else none.
+    /// private-key-jwt where there is a client key, else none.
     #[arg(long)]
     auth: Option<Auth>,
     /// client_credentials, refresh_token, or the name or URN of another grant.
@@ -86,6 +98,7 @@ pub(crate) enum Auth {
     Both,
     None,
     Bearer,
+    PrivateKeyJwt,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -106,15 +119,15 @@ pub(crate) struct Ready {
 impl TokenOptions {
     /// Everything is checked here, before anything is sent but a question for the issuer's metadata.
     pub(crate) fn ready(&self) -> Result<Ready, Failure> {
-        let auth = self.client_auth(None)?;
+        let client_key = self.client_key.as_ref().map(|file| key::read(file, self.client_alg)).transpose()?;
+        let key = self.key.as_ref().map(|file| key::read(file, self.alg)).transpose()?;
+        let public = client_key.as_ref().map(SigningKey::public);
+        let public =
+            public.map(|key| self.client_kid.as_ref().map_or_else(|| key.clone(), |kid| key.with_kid(kid)));
+        let auth = self.client_auth(public.as_ref(), None)?;
         let grant = self.grant()?;
-        let mut transport = transport(self.trace);
-        let mut bound_to = None;
-        if let Some(file) = &self.key {
-            let key = key::read(file, self.alg)?;
-            bound_to = Some(key.public().clone());
-            transport = transport.signer(key);
-        }
+        let mut bound_to = key.as_ref().map(|key| key.public().clone());
+        let transport = transport(self.trace).signer(Vec::from_iter(key.into_iter().chain(client_key)));
         let mut api_headers = HeaderMap::new();
         let mut client = match (&self.token_url, &self.issuer, self.provider) {
             (_, _, Some(Provider::Moov)) => {
@@ -128,7 +141,7 @@ impl TokenOptions {
             (_, Some(url), None) => {
                 let metadata = transport.run(issuer(url)?.discover()?)?;
                 bound_to = bound_to.map(|key| metadata.dpop_key(&key)).transpose()?;
-                metadata.client(self.client_auth(Some(&metadata))?)?
+                metadata.client(self.client_auth(public.as_ref(), Some(&metadata))?)?
             }
             (Some(url), None, None) => Client::new(endpoint(url)?, auth),
             (None, None, None) => {
@@ -151,7 +164,11 @@ impl TokenOptions {
         Ok(Ready { client, grant, transport, api_headers })
     }
 
-    fn client_auth(&self, metadata: Option<&Metadata>) -> Result<ClientAuth, Failure> {
+    fn client_auth(
+        &self,
+        key: Option<&PublicJwk>,
+        metadata: Option<&Metadata>,
+    ) -> Result<ClientAuth, Failure> {
         let takes = |method| {
             let methods =
                 metadata.and_then(|metadata| metadata.list("token_endpoint_auth_methods_supported"));
@@ -159,13 +176,21 @@ impl TokenOptions {
         };
         let only_post =
             takes("client_secret_basic") == Some(false) && takes("client_secret_post") == Some(true);
-        let auth = match (self.auth, &self.client_secret_env) {
-            (Some(auth), _) => auth,
-            (None, Some(_)) if only_post => Auth::Post,
-            (None, Some(_)) => Auth::Basic,
-            (None, None) => Auth::None,
+        let auth = match (self.auth, &self.client_secret_env, key) {
+            (Some(auth), ..) => auth,
+            (None, Some(_), _) if only_post => Auth::Post,
+            (None, Some(_), _) => Auth::Basic,
+            (None, None, Some(_)) => Auth::PrivateKeyJwt,
+            (None, None, None) => Auth::None,
         };
-        auth.with(&self.client_id, self.client_secret_env.as_deref())
+        match (auth, key) {
+            (Auth::PrivateKeyJwt, Some(key)) => {
+                let auth = ClientAuth::private_key_jwt(&self.client_id, key.clone())?;
+                Ok(self.client_audience.iter().try_fold(auth, |auth, audience| auth.audience(audience))?)
+            }
+            (_, Some(_)) => Err(Failure::usage("--client-key is for --auth private-key-jwt")),
+            (auth, None) => auth.with(&self.client_id, self.client_secret_env.as_deref()),
+        }
     }
 
     /// Moov's own headers are validated by its own rules.
@@ -214,6 +239,7 @@ impl Auth {
             Self::Both => ClientAuth::both(client_id, secret()?)?,
             Self::None => ClientAuth::none(client_id)?,
             Self::Bearer => ClientAuth::bearer(secret()?)?,
+            Self::PrivateKeyJwt => return Err(Failure::usage("--client-key must be given for this --auth")),
         })
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::Uri;
-use serde_json::Value;
+use http::{Response, Uri};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::form;
+use super::{form, json_response};
+use crate::rustcrypto::thumbprint;
 
 pub(crate) const ISSUER: &str = "https://as.example";
 
@@ -18,15 +19,31 @@ pub(crate) struct Authorizations {
     /// The parameters of every authorization request.
     pub(crate) asked: Vec<BTreeMap<String, String>>,
     redeemed: Vec<String>,
+    /// The requests that were pushed; the reference is the number.
+    pushed: Vec<BTreeMap<String, String>>,
 }
 
 impl Authorizations {
+    /// RFC 9126 §2.2.
+    pub(crate) fn push(&mut self, params: BTreeMap<String, String>) -> Response<Vec<u8>> {
+        self.pushed.push(params);
+        let reference = format!("urn:ietf:params:oauth:request_uri:{}", self.pushed.len() - 1);
+        json_response(201, &json!({ "request_uri": reference, "expires_in": 60 }))
+    }
+
     /// The redirect of a person who agrees.
     pub(crate) fn agree(&mut self, url: &Uri) -> String {
         let (endpoint, query) =
             url.path_and_query().expect("a path").as_str().split_once('?').expect("a query");
         assert_eq!((url.host(), endpoint), (Some("as.example"), "/authorize"));
-        let params = form(query);
+        let mut params = form(query);
+        if let Some(reference) = params.get("request_uri") {
+            assert_eq!(params.len(), 2, "RFC 9126 §4");
+            let (_, number) = reference.rsplit_once(':').expect("a reference of ours");
+            let pushed = self.pushed[number.parse::<usize>().expect("a number")].clone();
+            assert_eq!(params["client_id"], pushed["client_id"]);
+            params = pushed;
+        }
         assert_eq!(params["response_type"], "code");
         assert_eq!(params["client_id"], "app");
         assert_eq!(params["code_challenge_method"], "S256");
@@ -51,17 +68,15 @@ impl Authorizations {
         let number: usize = code.strip_prefix("code-").expect("a code of ours").parse().expect("a number");
         let asked = &self.asked[number];
         assert_eq!(params["redirect_uri"], asked["redirect_uri"]);
-        assert_eq!(params["client_id"], asked["client_id"]);
+        // It may stand in the header instead.
+        assert!(params.get("client_id").is_none_or(|id| *id == asked["client_id"]));
         let verifier = &params["code_verifier"];
         assert!((43..=128).contains(&verifier.len()), "RFC 7636 §4.1");
         assert!(verifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)));
         assert_eq!(URL_SAFE_NO_PAD.encode(Sha256::digest(verifier)), asked["code_challenge"]);
         assert_ne!(verifier, &asked["state"]);
-        // RFC 9449 §10, RFC 7638.
-        let thumbprint = key.map(|key| {
-            let members = ["crv", "kty", "x", "y"].map(|name| format!("\"{name}\":{}", key[name]));
-            URL_SAFE_NO_PAD.encode(Sha256::digest(format!("{{{}}}", members.join(","))))
-        });
+        // RFC 9449 §10.
+        let thumbprint = key.map(thumbprint);
         assert_eq!(asked.get("dpop_jkt"), thumbprint.as_ref());
     }
 }

@@ -112,6 +112,12 @@ pub(crate) struct Peer {
     /// What a revocation is answered with.
     pub(crate) revocation_status: u16,
     pub(crate) authorizations: Authorizations,
+    /// What is posted to these paths, without a proof, is answered so.
+    pub(crate) answers: BTreeMap<&'static str, Value>,
+    /// A grant that is taken beside the usual ones.
+    pub(crate) grant_type: Option<String>,
+    /// The errors with which it is put off at first.
+    pub(crate) undecided: VecDeque<&'static str>,
     /// What is to be had by GET, by its URL.
     pub(crate) documents: BTreeMap<String, Value>,
     /// The URLs that were asked for by GET.
@@ -139,6 +145,9 @@ impl Peer {
             token_members: Map::new(),
             revocation_status: 200,
             authorizations: Authorizations::default(),
+            answers: BTreeMap::new(),
+            grant_type: None,
+            undecided: VecDeque::new(),
             documents: BTreeMap::new(),
             served: Vec::new(),
             script: VecDeque::new(),
@@ -160,6 +169,12 @@ impl Peer {
         }
         assert_eq!(request.method(), "POST");
         let params = params(request);
+        if let Some(answer) = self.answers.get(request.uri().path()) {
+            assert!(!request.headers().contains_key("dpop"), "a proof where none is asked for");
+            let answer = json_response(200, answer);
+            self.remember(request.headers(), params, None);
+            return Answer::Response(answer);
+        }
         let claims = self.claims(Role::AuthorizationServer, request, now, None);
         self.remember(request.headers(), params.clone(), claims.as_ref());
         if let Some(answer) = self.scripted(Role::AuthorizationServer) {
@@ -167,6 +182,9 @@ impl Peer {
         }
         if let Some(challenge) = self.challenge(Role::AuthorizationServer, claims.as_ref()) {
             return Answer::Response(challenge);
+        }
+        if request.uri().path() == "/par" {
+            return Answer::Response(self.authorizations.push(params));
         }
         let answer = match params.get("grant_type").map(String::as_str) {
             Some("client_credentials") => self.issue(claims),
@@ -178,7 +196,13 @@ impl Peer {
                 self.issue(claims)
             }
             Some("refresh_token") => json_response(400, &json!({ "error": "invalid_grant" })),
-            Some(other) => panic!("grant_type {other}"),
+            Some(other) => {
+                assert_eq!(self.grant_type, Some(other.into()));
+                match self.undecided.pop_front() {
+                    Some(error) => json_response(400, &json!({ "error": error })),
+                    None => self.issue(claims),
+                }
+            }
             None if self.revocation_status == 204 => response(204, ""),
             None => json_response(self.revocation_status, &json!({})),
         };
@@ -308,7 +332,7 @@ impl Peer {
     }
 }
 
-fn params(request: &Request<Body>) -> BTreeMap<String, String> {
+pub(crate) fn params(request: &Request<Body>) -> BTreeMap<String, String> {
     let body = request.body().as_ref();
     match request.headers()[CONTENT_TYPE].as_bytes() {
         b"application/json" => serde_json::from_slice(body).expect("an object of texts"),

@@ -1,0 +1,102 @@
+//! Asking an authorization server what a token is worth (RFC 7662): for resource servers.
+//!
+//! ```
+//! use keybound_core::*;
+//!
+//! # fn main() -> Result<(), Error> {
+//! let auth = ClientAuth::basic("rs", Secret::new("my secret"))?;
+//! let client = Client::new(Endpoint::https("https://as.example/token")?, auth)
+//!     .introspection_endpoint(Endpoint::https("https://as.example/introspect")?);
+//! let exchange = client.introspect(Secret::new("2YotnFZFEjr1zCsicMWpAA"), None)?;
+//! let now = UnixTime::from_secs(1_800_000_000);
+//! let Signing::Ready(out) = exchange.prepare(&Origins::new(), Ambient::new(now, [1; 16]))? else { panic!() };
+//! let answer = http::Response::new(r#"{"active":true,"scope":"accounts","exp":1800003600,"cnf":{"jkt":"0ZcO"}}"#);
+//! let Received::Done(introspection) = out.pending.receive(answer, &mut Origins::new(), now)? else { panic!() };
+//! assert!(introspection.is_active());
+//! assert_eq!(introspection.jkt(), Some("0ZcO")); // the thumbprint of the key whose proof must come with it
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+
+use crate::client::Client;
+use crate::error::{Misuse, WhyBad};
+use crate::exchange::Exchange;
+use crate::grant::Scope;
+use crate::revocation::{self, TokenTypeHint};
+use crate::secret::Secret;
+use crate::time::UnixTime;
+use crate::token;
+use crate::tries::Repeat;
+use crate::wire::object::Members;
+
+impl Client {
+    /// Asks what a token is worth (RFC 7662 §2.1).
+    ///
+    /// # Errors
+    /// `Misuse` without an [introspection endpoint](Self::introspection_endpoint).
+    pub fn introspect(
+        &self,
+        token: Secret,
+        hint: Option<TokenTypeHint>,
+    ) -> Result<Exchange<Introspection>, Misuse> {
+        let endpoint = self.introspection_endpoint.clone();
+        let endpoint = endpoint
+            .ok_or(Misuse::new("introspection_endpoint", "must be set before a token can be introspected"))?;
+        let ask = self.ask(endpoint, revocation::fields(token, hint)?, None, Repeat::Freely);
+        Ok(Exchange::new(ask, |success| {
+            let members = Members::parse(success.body, "active")?;
+            match members.get("active").and_then(serde_json::Value::as_bool) {
+                Some(active) => Ok(Introspection { active, members }),
+                None => Err(WhyBad::Member("active").into()),
+            }
+        }))
+    }
+}
+
+/// What a token is worth (RFC 7662 §2.2). `Debug` shows no more than whether it is active.
+#[derive(Clone)]
+pub struct Introspection {
+    active: bool,
+    members: Members,
+}
+
+impl Introspection {
+    /// Whether it is good. If not, nothing else is known of it.
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// `scope`.
+    pub fn scope(&self) -> Option<Scope> {
+        token::scope(self.members.get("scope")?)
+    }
+
+    /// `exp`.
+    pub fn expires_at(&self) -> Option<UnixTime> {
+        self.members.seconds("exp").map(|at| UnixTime::from_secs(0).saturating_add(at))
+    }
+
+    /// `cnf.jkt` (RFC 9449 §6.2): the thumbprint of the key that the token is bound to. Without its proof, the token isn't to
+    /// be taken.
+    pub fn jkt(&self) -> Option<&str> {
+        self.members.get("cnf")?.get("jkt")?.as_str()
+    }
+
+    /// A text member: `sub`, `client_id`, `username`, `iss`, …
+    pub fn text(&self, member: &str) -> Option<&str> {
+        self.members.text(member)
+    }
+
+    /// A list of texts, or the one text in its place: `aud`.
+    pub fn list(&self, member: &str) -> impl Iterator<Item = &str> {
+        self.members.list(member).into_iter().flatten().chain(self.members.text(member))
+    }
+}
+
+impl fmt::Debug for Introspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Introspection").field("active", &self.active).finish_non_exhaustive()
+    }
+}

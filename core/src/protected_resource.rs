@@ -1,0 +1,127 @@
+//! What a resource server says of itself (RFC 9728): which authorization servers it trusts, for one.
+//!
+//! ```
+//! use keybound_core::*;
+//!
+//! # fn main() -> Result<(), Error> {
+//! // A call was refused, and the refusal tells where to look.
+//! let refusal = http::Response::builder()
+//!     .header("WWW-Authenticate", r#"DPoP resource_metadata="https://rs.example/.well-known/oauth-protected-resource/api""#)
+//!     .body(())
+//!     .expect("valid");
+//! let exchange = ProtectedResource::told_by(refusal.headers(), "https://rs.example/api").expect("it tells")?;
+//! let now = UnixTime::from_secs(1_800_000_000);
+//! let Signing::Ready(out) = exchange.prepare(&Origins::new(), Ambient::new(now, [1; 16]))? else { panic!() };
+//! let answer = http::Response::new(
+//!     r#"{"resource":"https://rs.example/api","authorization_servers":["https://as.example"],
+//!         "dpop_bound_access_tokens_required":true}"#,
+//! );
+//! let Received::Done(resource) = out.pending.receive(answer, &mut Origins::new(), now)? else { panic!() };
+//! assert!(resource.flag("dpop_bound_access_tokens_required"));
+//! let exchange = resource.authorization_servers().next().expect("there is one").discover()?;
+//! # let _ = exchange;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+
+use http::HeaderMap;
+
+use crate::endpoint::Endpoint;
+use crate::error::{Misuse, WhyBad};
+use crate::exchange::{Ask, Exchange};
+use crate::issuer::Issuer;
+use crate::jose::PublicJwk;
+use crate::tries::Repeat;
+use crate::wire::challenge::Challenge;
+use crate::wire::object::Members;
+
+/// A protected resource's metadata (RFC 9728 §2).
+#[derive(Clone)]
+pub struct ProtectedResource {
+    authorization_servers: Vec<Issuer>,
+    members: Members,
+}
+
+impl ProtectedResource {
+    /// Asks for the metadata of a resource, `https` or on this machine, at its well-known URL (RFC 9728 §3.1).
+    ///
+    /// # Errors
+    /// `Misuse` for any other URL, and for a fragment.
+    pub fn discover(resource: &str) -> Result<Exchange<Self>, Misuse> {
+        Self::ask(&resource_url(resource)?.well_known("oauth-protected-resource")?, resource)
+    }
+
+    /// Asks for the metadata of a resource where its refusal says that they are (`resource_metadata`, RFC 9728 §5.1);
+    /// `None` where it doesn't say.
+    ///
+    /// # Errors
+    /// `Misuse` for a resource as above, and for a place that is neither `https` nor, like the resource, on this machine.
+    pub fn told_by(headers: &HeaderMap, resource: &str) -> Option<Result<Exchange<Self>, Misuse>> {
+        let challenges = Challenge::all(headers);
+        let at = challenges.iter().find_map(|challenge| challenge.param("resource_metadata"))?;
+        Some(resource_url(resource).and_then(|known| Self::ask(&known.refers_to(at)?, resource)))
+    }
+
+    fn ask(at: &Endpoint, resource: &str) -> Result<Exchange<Self>, Misuse> {
+        let known = resource_url(resource)?;
+        let resource = resource.to_owned();
+        let ask = Ask { endpoint: at.clone(), post: None, repeat: Repeat::Freely };
+        Ok(Exchange::new(ask, move |success| {
+            let members = Members::parse(success.body, "resource")?;
+            if members.text("resource") != Some(resource.as_str()) {
+                return Err(WhyBad::OtherResource.into());
+            }
+            let servers = members.list("authorization_servers").into_iter().flatten();
+            let authorization_servers =
+                servers.filter_map(|url| Issuer::named_by(&known, url).ok()).collect();
+            Ok(Self { authorization_servers, members })
+        }))
+    }
+
+    /// The authorization servers whose tokens it takes; what is no issuer is left out.
+    pub fn authorization_servers(&self) -> impl Iterator<Item = &Issuer> {
+        self.authorization_servers.iter()
+    }
+
+    /// The key under the name that this resource has for its algorithm (`dpop_signing_alg_values_supported`); as it is,
+    /// where the resource doesn't tell.
+    ///
+    /// # Errors
+    /// `Misuse` if the resource takes proofs by none of the key's algorithms.
+    pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, Misuse> {
+        match self.list("dpop_signing_alg_values_supported") {
+            Some(algs) => key.announced(algs),
+            None => Ok(key.clone()),
+        }
+    }
+
+    /// A list of texts: `scopes_supported`, `bearer_methods_supported`, …; `None` where it isn't there.
+    pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
+        self.members.list(member)
+    }
+
+    /// A text. It is the server's word, and no more: not a checked URL, for one.
+    pub fn text(&self, member: &str) -> Option<&str> {
+        self.members.text(member)
+    }
+
+    /// A yes or no, such as `dpop_bound_access_tokens_required`; no where it isn't there.
+    pub fn flag(&self, member: &str) -> bool {
+        self.members.flag(member)
+    }
+}
+
+/// A resource identifier (RFC 9728 §1.2).
+fn resource_url(resource: &str) -> Result<Endpoint, Misuse> {
+    Endpoint::https(resource).or_else(|misuse| Endpoint::loopback_http(resource).map_err(|_| misuse))
+}
+
+impl fmt::Debug for ProtectedResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProtectedResource")
+            .field("authorization_servers", &self.authorization_servers)
+            .finish_non_exhaustive()
+    }
+}
