@@ -51,3 +51,9 @@ pub use transport::{Transport, endpoint};
 #[doc = include_str!("../../README.md")]
 #[derive(Debug)]
 pub struct Readme;
+
+/// The examples of the page on embedding, compiled.
+#[cfg(all(doctest, feature = "file", feature = "redis"))]
+#[doc = include_str!("../EMBEDDING.md")]
+#[derive(Debug)]
+pub struct Embedding;

@@ -43,9 +43,10 @@ impl<K: Clone + Eq + Hash> Pool<K> {
             let (session, last) = (session.clone(), std::mem::replace(last, now));
             sessions.by_use.remove(&last);
             sessions.by_use.insert(now, key.clone());
+            sessions.close_down_to(self.bound);
             return session;
         }
-        sessions.make_room(self.bound);
+        sessions.close_down_to(self.bound - 1);
         let session = (self.open)(key);
         sessions.by_use.insert(now, key.clone());
         sessions.by_key.insert(key.clone(), (session.clone(), now));
@@ -72,8 +73,8 @@ impl<K: Clone + Eq + Hash> Pool<K> {
 }
 
 impl<K: Clone + Eq + Hash> Sessions<K> {
-    fn make_room(&mut self, bound: usize) {
-        while self.by_key.len() >= bound {
+    fn close_down_to(&mut self, many: usize) {
+        while self.by_key.len() > many {
             let is_held = |key: &K| self.by_key.get(key).is_some_and(|(session, _)| session.is_held());
             let Some((last, key)) = self.by_use.iter().find(|(_, key)| !is_held(key)) else {
                 // All are in use: what is more goes with them.

@@ -1,0 +1,72 @@
+//! A fleet that shares one token through Redis: here, four processes in one.
+//!
+//! ```sh
+//! cargo run -p keybound-ureq --features sandbox,redis --example fleet -- redis://127.0.0.1/
+//! ```
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use keybound_ureq::jose::{Algorithm, SigningKey};
+use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
+use keybound_ureq::storage::RedisStorage;
+use keybound_ureq::{Client, ClientAuth, Event, Grant, RefreshPolicy, Secret, Session, Transport, endpoint};
+use ureq::http::Request;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<(), BoxError> {
+    let redis = std::env::args().nth(1).ok_or("say where Redis is: redis://127.0.0.1/")?;
+    let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
+    let server = sandbox.oauth();
+    // Each process loads the same key, from where the application keeps it.
+    let key = SigningKey::generate(Algorithm::Es256)?.to_pkcs8_der();
+    let prefix = format!("keybound-example-{}:", std::process::id());
+    let token_requests = Arc::new(AtomicUsize::new(0));
+
+    thread::scope(|scope| {
+        let processes: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let key = SigningKey::from_pkcs8_der(key.expose())?;
+                    let session = session(&server, key, &redis, &prefix, token_requests.clone())?;
+                    let request = Request::get(format!("{server}/resource")).body(Vec::new())?;
+                    Ok::<_, BoxError>(session.run(request)?.status())
+                })
+            })
+            .collect();
+        processes.into_iter().try_for_each(|process| {
+            println!("{}", process.join().map_err(|_| "a process panicked")??);
+            Ok::<_, BoxError>(())
+        })
+    })?;
+    let token_requests = token_requests.load(Ordering::Relaxed);
+    println!("{token_requests} token requests, one of them for the nonce");
+    if token_requests != 2 { Err("the processes share no token".into()) } else { Ok(()) }
+}
+
+fn session(
+    server: &str,
+    key: SigningKey,
+    redis: &str,
+    prefix: &str,
+    token_requests: Arc<AtomicUsize>,
+) -> Result<Session, BoxError> {
+    let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
+    let client = Client::new(endpoint(&format!("{server}/token"))?, auth).dpop(key.public().clone());
+    let transport = Transport::new().signer(key).observe(move |event| match event {
+        Event::Sending { uri, .. } if uri.path().ends_with("/token") => {
+            token_requests.fetch_add(1, Ordering::Relaxed);
+        }
+        Event::Alone(_) | Event::NotRenewed(_) => eprintln!("{event:?}"),
+        _ => {}
+    });
+    let storage = RedisStorage::new(redis::Client::open(redis)?, prefix).keep_for(Duration::from_secs(60));
+    Ok(Session::builder(transport, client, Grant::client_credentials())
+        .kept_in(Arc::new(storage), "moov")
+        .policy(RefreshPolicy::default().patience(Duration::from_secs(5)))
+        .open())
+}

@@ -1,0 +1,38 @@
+//! A script that is run now and then: the second run has the first one's token.
+//!
+//! ```sh
+//! cargo run -p keybound-ureq --features sandbox,file --example script
+//! ```
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
+use keybound_ureq::storage::FileStorage;
+use keybound_ureq::{Client, ClientAuth, Event, Grant, Secret, Session, Transport, endpoint};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let sandbox = Sandbox::start(Options::default())?;
+    let folder = tempfile::tempdir()?;
+    for _ in 0..2 {
+        println!("{}", script(&sandbox.oauth(), folder.path())?);
+    }
+    Ok(())
+}
+
+fn script(server: &str, folder: &Path) -> Result<String, Box<dyn Error>> {
+    let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
+    let client = Client::new(endpoint(&format!("{server}/token"))?, auth);
+    let transport = Transport::new().observe(|event| {
+        if let Event::Sending { .. } | Event::Renewed(_) = event {
+            println!("{event:?}");
+        }
+    });
+    let session = Session::builder(transport, client, Grant::client_credentials())
+        .kept_in(Arc::new(FileStorage::new(folder)?), "default")
+        .open();
+
+    let agent = ureq::Agent::config_builder().middleware(session.authorizer([server])?).build().new_agent();
+    Ok(agent.get(format!("{server}/resource")).call()?.body_mut().read_to_string()?)
+}
