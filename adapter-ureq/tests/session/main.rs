@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod agent;
+mod log;
 mod nonces;
 mod pool;
 mod renewal;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    Client, Demand, Failure, Grant, Kept, Misuse, RefreshPolicy, Secret, Store, Ticket, Token, UnixTime,
+    Client, Demand, Error, Failure, Grant, Kept, Misuse, RefreshPolicy, Secret, Sent, Store, Ticket, Token,
+    UnixTime,
 };
 use serde_json::{Value, json};
 
-use crate::peer::{Asks, Peer};
+use crate::peer::{Answer, Asks, Peer, response, with_header};
 use crate::world::{RESOURCE_URL, START, World};
 
 /// A world whose tokens come with refresh tokens, and its first.
@@ -189,4 +190,43 @@ fn what_could_not_be_saved_is_not_replaced_by_what_was() {
     let Demand::Renew(ticket) = store.demand(START) else { panic!("it was refused") };
     assert!(store.take_over(&ticket, Kept::new(old), START, 0).is_none());
     assert_eq!(store.kept().unwrap().token().refresh_token().map(Secret::expose), Some("refresh-2"));
+}
+
+/// What a refresh ends in when it gets this answer for ever.
+fn failed(answer: impl Fn() -> Answer) -> Error {
+    let (mut world, _) = world();
+    world.peer.script.extend((0..9).map(|_| answer()));
+    world.token(Grant::refresh_token(Secret::new("refresh-1")).unwrap()).unwrap_err()
+}
+
+#[test]
+fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
+    let refusal = |status, body: &'static str| move || Answer::Response(response(status, body));
+    let busy =
+        |wait: &'static str| move || Answer::Response(with_header(response(429, ""), "retry-after", wait));
+    let pause = Duration::from_secs(1);
+    for (error, tries_left, paused) in [
+        (failed(refusal(400, r#"{"error":"invalid_grant"}"#)), 0, pause),
+        (failed(refusal(401, r#"{"error":"invalid_client"}"#)), 2, pause),
+        (failed(refusal(400, r#"{"error":"invalid_request"}"#)), 2, pause),
+        (failed(refusal(503, r#"{"error":"invalid_grant"}"#)), 2, pause),
+        (failed(refusal(500, r#"{"error":"invalid_grant"}"#)), 1, pause),
+        (failed(refusal(502, "<html>")), 1, pause),
+        (failed(refusal(200, "<html>")), 1, pause),
+        (failed(refusal(302, "")), 1, pause),
+        (failed(|| Answer::Lost(Sent::No)), 2, pause),
+        (failed(|| Answer::Lost(Sent::Maybe)), 1, pause),
+        (failed(busy("40")), 2, Duration::from_secs(40)),
+        (failed(busy("86400")), 2, Duration::from_secs(300)),
+    ] {
+        let (_, token) = world();
+        let later = START.saturating_add(Duration::from_secs(1000));
+        let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(token));
+        let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has expired") };
+        assert!(store.attempt(&mut ticket).is_some());
+        assert!(store.settle(ticket, Err(Failure::of(&error)), later, 0));
+        assert_eq!(json_of(&store.kept().unwrap())["tries_left"], tries_left, "{error}");
+        let Demand::Pause(until) = store.demand(later) else { panic!("{error}") };
+        assert_eq!(until.saturating_since(later), paused, "{error}");
+    }
 }
