@@ -1,0 +1,313 @@
+//! A whole session, driven by a list of operations against a hostile peer.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use arbitrary::{Arbitrary, Unstructured};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+use keybound_core::jose::SigningKey;
+use keybound_core::{
+    Ambient, Authorized, Client, ClientAuth, Demand, Endpoint, Failure, Grant, Judged, Kept, Origins,
+    Outgoing, Received, RefreshPolicy, Role, Sent, SignRequest, Store, Ticket, Token, Turn, Turns, UnixTime,
+};
+
+/// One thing that happens.
+#[derive(Arbitrary, Debug)]
+enum Operation {
+    /// Somebody needs a token, and renews it if told to.
+    Need,
+    /// Somebody renews, and dies with the ticket.
+    Die,
+    /// The token is used, and this comes back.
+    Call {
+        method: u8,
+        peer: Vec<Peer>,
+    },
+    /// The time goes on, or is set back.
+    Later(u32),
+    Earlier(u16),
+    /// The process ends, and the next goes on with what was kept.
+    Restart,
+}
+
+/// What the peer does with one request.
+#[derive(Arbitrary, Clone, Debug)]
+enum Peer {
+    Token { life: u16, refresh: bool, bound: bool, nonce: Option<u8> },
+    Answer { status: u8, nonce: Option<u8>, code: u8, retry_after: Option<u16>, date: Option<u32> },
+    Lost { sent: bool },
+    Garbage(Vec<u8>),
+}
+
+const CODES: [&str; 8] = [
+    "use_dpop_nonce",
+    "invalid_dpop_proof",
+    "invalid_token",
+    "invalid_grant",
+    "invalid_client",
+    "temporarily_unavailable",
+    "insufficient_scope",
+    "",
+];
+const STATUSES: [u16; 12] = [200, 201, 302, 400, 401, 403, 404, 429, 500, 502, 503, 504];
+
+/// More requests than any exchange may take: four that fail in passing, each with its corrections.
+const MOST_SENDS: usize = 24;
+
+pub fn session(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let Ok(peers) = Vec::<Peer>::arbitrary(&mut input) else { return };
+    let Ok(operations) = Vec::<Operation>::arbitrary(&mut input) else { return };
+    let mut world = World::new(peers);
+    for operation in operations.into_iter().take(64) {
+        world.perform(operation);
+    }
+}
+
+struct World {
+    key: SigningKey,
+    client: Client,
+    store: Store,
+    turns: Turns,
+    origins: Origins,
+    now: UnixTime,
+    drawn: u128,
+    peers: Vec<Peer>,
+    issued: u32,
+    token: Option<Token>,
+    refused: BTreeSet<String>,
+    proofs: BTreeSet<Vec<u8>>,
+    /// Tickets whose holders have died, and when they lapse.
+    dead: Vec<(Ticket, UnixTime)>,
+}
+
+impl World {
+    fn new(peers: Vec<Peer>) -> Self {
+        let key = SigningKey::from_jwk(KEY.as_bytes()).expect("a key");
+        let endpoint = Endpoint::https("https://as.example/token").expect("an https URL");
+        let client =
+            Client::new(endpoint, ClientAuth::none("app").expect("an id")).dpop(key.public().clone());
+        let code = Grant::extension("authorization_code").expect("a name");
+        Self {
+            key,
+            client,
+            store: Store::new(RefreshPolicy::default(), Some(code)),
+            turns: Turns::new(),
+            origins: Origins::new(),
+            now: UnixTime::from_secs(1_700_000_000),
+            drawn: 0,
+            peers,
+            issued: 0,
+            token: None,
+            refused: BTreeSet::new(),
+            proofs: BTreeSet::new(),
+            dead: Vec::new(),
+        }
+    }
+
+    fn perform(&mut self, operation: Operation) {
+        match operation {
+            Operation::Need => {
+                if let Some(ticket) = self.demand() {
+                    self.renew(ticket);
+                }
+            }
+            Operation::Die => {
+                if let Some(mut ticket) = self.demand() {
+                    let _ = self.store.attempt(&mut ticket);
+                    let lapses = self.now.saturating_add(self.store.patience());
+                    self.dead.push((ticket, lapses));
+                }
+            }
+            Operation::Call { method, peer } => {
+                self.peers.splice(0..0, peer);
+                self.call(method);
+            }
+            Operation::Later(millis) => {
+                self.now = self.now.saturating_add(Duration::from_millis(millis.into()));
+            }
+            Operation::Earlier(seconds) => {
+                self.now = self.now.saturating_sub(Duration::from_secs(seconds.into()));
+            }
+            Operation::Restart => self.restart(),
+        }
+    }
+
+    fn demand(&mut self) -> Option<Ticket> {
+        match self.store.demand(self.now) {
+            Demand::Use(token, ticket) => {
+                assert!(!self.refused.contains(token.access_token().expose()), "it was refused");
+                self.token = Some(token);
+                ticket
+            }
+            Demand::Renew(ticket) => Some(ticket),
+            Demand::Wait(until) | Demand::Pause(until) => {
+                assert!(until > self.now);
+                None
+            }
+        }
+    }
+
+    fn renew(&mut self, mut ticket: Ticket) {
+        let renewed = match self.store.attempt(&mut ticket) {
+            Some(attempt) => self.ask(attempt.grant),
+            None => Err(Failure::unsent()),
+        };
+        let _ = self.store.settle(ticket, renewed, self.now, 0);
+    }
+
+    fn ask(&mut self, grant: Grant) -> Result<Token, Failure> {
+        let mut exchange = self.client.token(grant).expect("a request");
+        for _ in 0..MOST_SENDS {
+            self.now = self.now.saturating_add(exchange.wait());
+            let ambient = self.ambient();
+            let signing = exchange.prepare(&self.origins, ambient).expect("a request");
+            let Outgoing { request, pending } =
+                signing.finish(|request| self.sign(request)).expect("a signature");
+            self.remember(request.headers());
+            let received = match self.answer(true) {
+                Ok(response) => pending.receive(response, &mut self.origins, self.now),
+                Err(sent) => pending.lost(sent, self.now),
+            };
+            match received {
+                Ok(Received::Done(token)) => return Ok(token),
+                Ok(Received::Again(again)) => exchange = again,
+                Err(error) => return Err(Failure::of(&error)),
+            }
+        }
+        panic!("the exchange never ends");
+    }
+
+    fn call(&mut self, method: u8) {
+        let Some(token) = self.token.clone() else { return };
+        if token.key().is_none() {
+            return;
+        }
+        let method = [Method::GET, Method::POST, Method::PUT][usize::from(method) % 3].clone();
+        let uri = Uri::from_static("https://rs.example/me");
+        let mut call = token.authorize(&method, &uri).expect("a call");
+        for _ in 0..MOST_SENDS {
+            self.now = self.now.saturating_add(call.wait());
+            let Turn::Go(pass) = self.turns.take(Role::ResourceServer, &uri).expect("a URL") else {
+                panic!("nobody else is under way");
+            };
+            let ambient = self.ambient();
+            let signing = call.prepare(&self.origins, ambient).expect("headers");
+            let Authorized { headers, pending } =
+                signing.finish(|request| self.sign(request)).expect("a signature");
+            let mut sent = HeaderMap::new();
+            headers.apply(&mut sent);
+            self.remember(&sent);
+            let response = match self.answer(false) {
+                Ok(response) => response,
+                Err(sent) => {
+                    self.turns.give_back(pass, keybound_core::Outcome::Lost);
+                    match pending.lost(sent, self.now) {
+                        Ok(again) => call = again,
+                        Err(_) => return,
+                    }
+                    continue;
+                }
+            };
+            let (status, headers) = (response.status(), response.headers());
+            self.turns.give_back(pass, pending.outcome(status, headers));
+            match pending.judge(status, headers, &mut self.origins, self.now).expect("a verdict") {
+                Judged::Deliver => return,
+                Judged::Rejected => {
+                    self.store.reject(&token);
+                    // A renewal may bring the same text again; the peer never does.
+                    self.refused.insert(token.access_token().expose().to_owned());
+                    self.token = None;
+                    return;
+                }
+                Judged::Again(again) => call = again,
+            }
+        }
+        panic!("the call never ends");
+    }
+
+    /// What the peer says to the next request, or that nothing comes.
+    fn answer(&mut self, is_token_request: bool) -> Result<Response<Vec<u8>>, Sent> {
+        let peer = if self.peers.is_empty() { None } else { Some(self.peers.remove(0)) };
+        let mut response = Response::new(Vec::new());
+        match peer {
+            Some(Peer::Lost { sent }) => return Err(if sent { Sent::Maybe } else { Sent::No }),
+            Some(Peer::Garbage(body)) => *response.body_mut() = body,
+            Some(Peer::Answer { status, nonce, code, retry_after, date }) => {
+                let status = STATUSES[usize::from(status) % STATUSES.len()];
+                *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+                let code = CODES[usize::from(code) % CODES.len()];
+                *response.body_mut() = format!(r#"{{"error":"{code}"}}"#).into_bytes();
+                let headers = response.headers_mut();
+                insert(headers, "www-authenticate", Some(format!(r#"DPoP error="{code}""#)));
+                insert(headers, "dpop-nonce", nonce.map(|nonce| format!("n{nonce}")));
+                insert(headers, "retry-after", retry_after.map(|seconds| seconds.to_string()));
+                insert(
+                    headers,
+                    "date",
+                    date.map(|at| {
+                        format!(
+                            "Tue, 14 Nov 2023 {:02}:{:02}:{:02} GMT",
+                            at % 24,
+                            at / 24 % 60,
+                            at / 1440 % 60
+                        )
+                    }),
+                );
+            }
+            Some(Peer::Token { life, refresh, bound, nonce }) if is_token_request => {
+                self.issued += 1;
+                let number = self.issued;
+                let refresh =
+                    if refresh { format!(r#","refresh_token":"r{number}""#) } else { String::new() };
+                let kind = if bound { "DPoP" } else { "Bearer" };
+                *response.body_mut() = format!(
+                    r#"{{"access_token":"t{number}","token_type":"{kind}","expires_in":{life}{refresh}}}"#
+                )
+                .into_bytes();
+                insert(response.headers_mut(), "dpop-nonce", nonce.map(|nonce| format!("n{nonce}")));
+            }
+            Some(Peer::Token { .. }) | None => {}
+        }
+        Ok(response)
+    }
+
+    fn restart(&mut self) {
+        let store = std::mem::replace(&mut self.store, Store::new(RefreshPolicy::default(), None));
+        self.dead.clear();
+        self.token = None;
+        if let Some(kept) = store.kept() {
+            let json = kept.with_origins(self.origins.clone()).to_json();
+            let kept =
+                Kept::from_json(json.expose(), &self.client, UnixTime::from_secs(0)).expect("it was written");
+            self.origins = kept.origins().clone();
+            // What was refused is not written down: the next process finds out by itself.
+            self.refused.clear();
+            self.store = Store::new(RefreshPolicy::default(), None).holding(kept);
+        }
+    }
+
+    fn ambient(&mut self) -> Ambient {
+        self.drawn += 1;
+        Ambient::new(self.now, self.drawn.to_be_bytes())
+    }
+
+    fn sign(&self, request: &SignRequest) -> Result<keybound_core::jose::Signature, keybound_core::Error> {
+        self.key.sign(request)
+    }
+
+    /// No proof goes out twice.
+    fn remember(&mut self, headers: &HeaderMap) {
+        let proof = headers.get("dpop").expect("each request has a proof");
+        assert!(self.proofs.insert(proof.as_bytes().to_vec()), "a proof was sent twice");
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<String>) {
+    if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+        headers.insert(name, value);
+    }
+}
+
+/// The example key of RFC 7517 §A.2, which guards nothing.
+const KEY: &str = r#"{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","d":"870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}"#;
