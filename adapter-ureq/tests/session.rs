@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
@@ -12,8 +13,10 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keybound_ureq::jose::{Algorithm, SigningKey};
+use keybound_ureq::storage::{Lease, MemoryStorage, Storage, StorageError};
 use keybound_ureq::{
-    Client, ClientAuth, CoreError, Endpoint, Error, Grant, RefreshPolicy, Retry, Secret, Session, Transport,
+    Client, ClientAuth, CoreError, Endpoint, Error, Event, Grant, RefreshPolicy, Retry, Secret, SecretBytes,
+    Session, SignRequest, Transport,
 };
 use serde_json::Value;
 use ureq::http::{Request, Response};
@@ -332,4 +335,90 @@ fn a_server_that_wants_no_nonce_is_called_by_all_at_once_after_the_first() {
     assert_eq!(server.calls_at_once(&session, 10), vec![200; 10]);
     assert_eq!(server.count("/resource"), 10);
     assert!(most.load(Ordering::SeqCst) >= 5);
+}
+
+/// Takes its time to save, and knows when it gave its last lease.
+struct SlowStorage {
+    storage: MemoryStorage,
+    leased: Mutex<Instant>,
+}
+
+struct SlowLease<'a>(Box<dyn Lease + 'a>);
+
+impl Storage for SlowStorage {
+    fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
+        self.storage.load(name)
+    }
+
+    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+        *self.leased.lock().unwrap() = Instant::now();
+        let lease = self.storage.lease(name, patience)?;
+        Ok(lease.map(|lease| Box::new(SlowLease(lease)) as Box<dyn Lease + '_>))
+    }
+}
+
+impl Lease for SlowLease<'_> {
+    fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
+        thread::sleep(Duration::from_millis(400));
+        self.0.save(state)
+    }
+}
+
+#[test]
+fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" if asked.body.contains("refresh_token=r0") => {
+            thread::sleep(Duration::from_secs(5));
+            String::new()
+        }
+        "/token" => response("200 OK", r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#),
+        _ => response("401 Unauthorized", ""),
+    });
+    let storage = Arc::new(SlowStorage { storage: MemoryStorage::new(), leased: Mutex::new(Instant::now()) });
+    let ended = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&ended);
+    let transport = Transport::new().observe(move |event| {
+        if matches!(event, Event::Lost { .. }) {
+            *seen.lock().unwrap() = Some(Instant::now());
+        }
+    });
+    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let policy = RefreshPolicy::default().patience(Duration::from_secs(1));
+    let kept_in = Arc::clone(&storage) as Arc<dyn Storage>;
+    let session =
+        Session::builder(transport, server.client(), code).policy(policy).kept_in(kept_in, "s").open();
+    assert_eq!(server.call(&session).unwrap().status(), 401);
+    let held = ended.lock().unwrap().unwrap() - *storage.leased.lock().unwrap();
+    assert!(held < Duration::from_millis(1200), "{held:?}");
+}
+
+#[test]
+fn a_signer_that_panics_fails_its_own_renewal_and_blocks_nobody() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" => token("bound", "DPoP", 3600),
+        _ => response("200 OK", ""),
+    });
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let client = server.client().dpop(key.public().clone());
+    let panics = AtomicUsize::new(1);
+    let transport = Transport::new().signer(move |request: &SignRequest| {
+        if panics.swap(0, Ordering::SeqCst) == 1 {
+            // Until all the others wait.
+            thread::sleep(Duration::from_millis(200));
+            panic!("the signer panics, as it should");
+        }
+        Ok(key.sign(request)?)
+    });
+    let policy = RefreshPolicy::default().pause(Duration::from_millis(300));
+    let session = Session::builder(transport, client, Grant::client_credentials()).policy(policy).open();
+    let began = Instant::now();
+    let results = at_once(20, || catch_unwind(AssertUnwindSafe(|| session.token())));
+    assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+    let (panicked, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_err);
+    assert_eq!((panicked.len(), others.len()), (1, 19));
+    for error in others.into_iter().flatten() {
+        assert!(matches!(&*error.unwrap_err(), Error::RenewalEnded));
+    }
+    thread::sleep(Duration::from_millis(400));
+    assert_eq!(server.call(&session).unwrap().status(), 200);
 }
