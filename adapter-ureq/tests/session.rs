@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -180,13 +181,22 @@ fn a_token_that_is_refused_is_renewed_once_and_the_call_repeated_once() {
     assert_eq!(server.call(&session).unwrap().status(), 200);
     assert_eq!((server.count("/token"), server.count("/resource")), (2, 2));
 
-    let never = Server::start(|asked| match asked.path.as_str() {
-        "/token" => token("t", "Bearer", 3600),
-        _ => response("401 Unauthorized", ""),
+    let made = AtomicUsize::new(0);
+    let used = Arc::new(Mutex::new(HashSet::new()));
+    let seen = Arc::clone(&used);
+    let never = Server::start(move |asked| match asked.path.as_str() {
+        "/token" => token(&format!("t{}", made.fetch_add(1, Ordering::Relaxed)), "Bearer", 3600),
+        _ => {
+            assert!(seen.lock().unwrap().insert(asked.bearer.clone()), "a refused token is used again");
+            response("401 Unauthorized", "")
+        }
     });
     let session = never.session(RefreshPolicy::default());
     assert_eq!(never.call(&session).unwrap().status(), 401);
     assert_eq!((never.count("/token"), never.count("/resource")), (2, 2));
+    // None of them is used again.
+    assert_eq!(never.call(&session).unwrap().status(), 401);
+    assert_eq!(used.lock().unwrap().len(), 4);
 }
 
 #[test]
