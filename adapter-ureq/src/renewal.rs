@@ -21,6 +21,8 @@ const NONCE_LIFE: Duration = Duration::from_secs(300);
 pub(crate) struct Renewal {
     shared: Arc<Shared>,
     ticket: Option<Ticket>,
+    /// How long the ticket lasts, or the lease: whoever comes after it must not meet this one's request.
+    clock: Clock,
     /// The new token could not be saved.
     unsaved: bool,
 }
@@ -35,7 +37,8 @@ enum Turn<'a> {
 
 impl Renewal {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: Ticket) -> Self {
-        Self { shared: Arc::clone(shared), ticket: Some(ticket), unsaved: false }
+        let clock = Clock::start(shared.patience);
+        Self { shared: Arc::clone(shared), ticket: Some(ticket), clock, unsaved: false }
     }
 
     pub(crate) fn run(mut self) -> Result<Token, Arc<Error>> {
@@ -62,7 +65,11 @@ impl Renewal {
             match self.turn(shared, shelf) {
                 Ok(Turn::Theirs(token)) => return Ok(token),
                 Ok(Turn::Ours(ours)) => *lease = Some(ours),
-                Err(error) => self.go_alone(error)?,
+                Err(error) => {
+                    self.go_alone(error)?;
+                    // There is no lease to be kept to.
+                    self.clock = Clock::start(shared.patience);
+                }
             }
         }
         let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
@@ -81,6 +88,7 @@ impl Renewal {
     fn turn<'a>(&mut self, shared: &Shared, shelf: &'a Shelf) -> Result<Turn<'a>, StorageError> {
         let clock = Clock::start(shared.patience);
         loop {
+            self.clock = Clock::start(shared.patience);
             let lease = shelf.storage.lease(&shelf.name, shared.patience)?;
             let is_ours = lease.is_some();
             match self.look(shared, shelf) {
@@ -123,7 +131,7 @@ impl Renewal {
                 return Err(Error::Storage("the lease has lapsed before it could be used".into()));
             }
         }
-        let budget = shared.patience.min(transport.time());
+        let budget = self.clock.left().min(transport.time());
         let token = transport.run_within(budget, client.token(attempt.grant)?)?;
         // Before anybody uses it: a new refresh token comes only once.
         if let Some(Err(error)) = lease.map(|lease| save(lease, Kept::new(token.clone()), transport)) {

@@ -153,11 +153,13 @@ impl Session {
         if !token_is_refused {
             return Ok(response);
         }
-        match self.token_instead_of(&token, &clock) {
-            Some(other) => Ok(send(&other)?.response),
-            // Without another token, the refusal is the application's.
-            None => Ok(response),
+        // Without another token, the refusal is the application's.
+        let Some(other) = self.token_instead_of(&token, &clock) else { return Ok(response) };
+        let Performed { response, token_is_refused } = send(&other)?;
+        if token_is_refused {
+            self.reject(&other);
         }
+        Ok(response)
     }
 
     /// Another token than this one, which a server has refused, for one more request.

@@ -235,7 +235,11 @@ impl Transport {
         let mut bytes = Vec::new();
         match body.into_reader().take(limit).read_to_end(&mut bytes) {
             // A refusal is one however little of its body comes.
-            Err(cut) if head.status.is_success() => return Err(cut.into()),
+            Err(cut) if head.status.is_success() => {
+                let cause = cut.into();
+                self.tell(Event::Lost { uri: &uri, cause: &cause });
+                return Err(cause);
+            }
             _ => {}
         }
         let (status, headers) = (head.status, &head.headers);

@@ -5,12 +5,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::{
-    Client, ClientAuth, CoreError, Endpoint, Error, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token,
+    Client, ClientAuth, CoreError, Endpoint, Error, Event, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token,
     Transport, WhyBad,
 };
 use ureq::http;
@@ -95,6 +96,24 @@ fn an_error_status_is_an_answer_and_every_header_passes() {
     let Error::Core(CoreError::Server(error)) = get_token(&url).unwrap_err() else { panic!() };
     assert_eq!((error.code(), error.request_id()), (Some("invalid_scope"), Some("r-1")));
     assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_a_lost_one_and_observers_are_told() {
+    let (url, _) = server(vec![Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{TOKEN}", 1000))]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&told);
+    let transport = Transport::new().observe(move |event| {
+        let kind = match event {
+            Event::Sending { .. } => "sending",
+            Event::Lost { .. } => "lost",
+            _ => "other",
+        };
+        seen.lock().unwrap().push(kind);
+    });
+    let grant = Grant::refresh_token(Secret::new("rt")).unwrap();
+    assert_eq!(lost(transport.run(client(&url).token(grant).unwrap())), Sent::Maybe);
+    assert_eq!(*told.lock().unwrap(), ["sending", "lost"]);
 }
 
 #[test]

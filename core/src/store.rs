@@ -133,8 +133,8 @@ struct Flight {
 #[derive(Debug)]
 pub struct Ticket {
     serial: u64,
-    /// Something that is good for once was sent, or was about to be.
-    has_tried: bool,
+    /// Something that is good for once was sent, or was about to be, while this ticket's token was held.
+    tried: Option<u64>,
 }
 
 /// What a caller who needs a token is to do.
@@ -288,7 +288,7 @@ impl Store {
             }
         };
         self.tries_left = tries_left;
-        ticket.has_tried = true;
+        ticket.tried = Some(self.held_serial());
         Some(attempt)
     }
 
@@ -309,7 +309,9 @@ impl Store {
                 now.saturating_add(self.policy.pause.max(asked))
             });
         }
-        let is_newest = self.held.as_ref().is_none_or(|held| held.serial <= ticket.serial);
+        let is_newest = self.held_serial() <= ticket.serial;
+        // What a ticket has lapsed over may have been followed by another refresh token, of which this says nothing.
+        let is_of_what_is_held = ticket.tried == Some(self.held_serial());
         match renewed {
             Ok(token) if is_newest => {
                 self.grant = self.grant.take().filter(Grant::is_repeatable);
@@ -317,10 +319,10 @@ impl Store {
                 self.unsaved = false;
                 self.hold(token, ticket.serial, seed);
             }
-            Err(Failure { spent: Spent::No, .. }) if is_newest && ticket.has_tried => {
+            Err(Failure { spent: Spent::No, .. }) if is_of_what_is_held => {
                 self.tries_left = self.tries_left.saturating_add(1).min(TRIES);
             }
-            Err(Failure { spent: Spent::Yes, .. }) if is_newest && ticket.has_tried => self.tries_left = 0,
+            Err(Failure { spent: Spent::Yes, .. }) if is_of_what_is_held => self.tries_left = 0,
             Ok(_) | Err(_) => {}
         }
         current
@@ -362,13 +364,22 @@ impl Store {
     fn is_busy(&self, now: UnixTime) -> Option<Demand> {
         let flying =
             self.flight.filter(|flight| now < flight.lapses).map(|flight| Demand::Wait(flight.lapses));
-        flying.or_else(|| self.paused_until.filter(|until| now < *until).map(Demand::Pause))
+        // A pause that seems to be longer than any was begun before the clock was set back.
+        let longest = self.policy.pause.max(LONGEST_PAUSE);
+        let pausing =
+            self.paused_until.filter(|until| now < *until && until.saturating_since(now) <= longest);
+        flying.or(pausing.map(Demand::Pause))
     }
 
     fn ticket(&mut self, now: UnixTime) -> Ticket {
         self.tickets += 1;
         self.flight = Some(Flight { serial: self.tickets, lapses: now.saturating_add(self.policy.patience) });
-        Ticket { serial: self.tickets, has_tried: false }
+        Ticket { serial: self.tickets, tried: None }
+    }
+
+    /// The ticket that brought what is held; zero before the first.
+    fn held_serial(&self) -> u64 {
+        self.held.as_ref().map_or(0, |held| held.serial)
     }
 }
 
@@ -463,6 +474,31 @@ mod tests {
         assert!(store.settle(second, Ok(token("new", at(31), Some(LIFE))), at(31), 0));
         assert!(!store.settle(first, Ok(token("old", at(32), Some(LIFE))), at(32), 0));
         assert_eq!(store.kept().unwrap().token().access_token().expose(), "new");
+    }
+
+    #[test]
+    fn a_refusal_that_comes_late_says_nothing_of_the_refresh_token_that_came_since() {
+        let mut store = Store::new(policy(), None).holding(Kept::new(refreshable("r0", at(0))));
+        let Demand::Renew(mut first) = store.demand(at(200)) else { panic!("it has expired") };
+        assert!(store.attempt(&mut first).is_some());
+        let Demand::Renew(mut second) = store.demand(at(231)) else { panic!("the first has lapsed") };
+        assert!(store.attempt(&mut second).is_some());
+        assert!(!store.settle(first, Ok(refreshable("r1", at(232))), at(232), 0));
+        let refused = Failure { spent: Spent::Yes, wait: None };
+        assert!(store.settle(second, Err(refused), at(233), 0));
+        let Demand::Renew(mut third) = store.demand(at(400)) else { panic!("it has expired") };
+        let attempt = store.attempt(&mut third).unwrap();
+        assert_eq!(attempt.grant.refresh_token.unwrap().expose(), "r1");
+        assert_eq!(attempt.keep.unwrap().tries_left, TRIES - 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_prolongs_no_pause() {
+        let mut store = Store::new(policy(), Some(Grant::client_credentials()));
+        let Demand::Renew(ticket) = store.demand(at(86_400)) else { panic!("one renews") };
+        assert!(store.settle(ticket, Err(Failure::unsent()), at(86_400), 0));
+        assert!(matches!(store.demand(at(86_400)), Demand::Pause(_)));
+        assert!(matches!(store.demand(at(0)), Demand::Renew(_)));
     }
 
     #[test]

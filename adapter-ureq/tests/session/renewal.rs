@@ -1,10 +1,14 @@
 //! Who renews a token, who waits, and what all of them get.
 
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keybound_ureq::{CoreError, Error, Grant, RefreshPolicy, Retry, Session, Transport};
+use keybound_ureq::jose::{Algorithm, SigningKey};
+use keybound_ureq::{CoreError, Error, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport};
 
 use crate::server::{Server, at_once, response, token};
 
@@ -49,13 +53,22 @@ fn a_token_that_is_refused_is_renewed_once_and_the_call_repeated_once() {
     assert_eq!(server.call(&session).unwrap().status(), 200);
     assert_eq!((server.count("/token"), server.count("/resource")), (2, 2));
 
-    let never = Server::start(|asked| match asked.path.as_str() {
-        "/token" => token("t", "Bearer", 3600),
-        _ => response("401 Unauthorized", ""),
+    let made = AtomicUsize::new(0);
+    let used = Arc::new(Mutex::new(HashSet::new()));
+    let seen = Arc::clone(&used);
+    let never = Server::start(move |asked| match asked.path.as_str() {
+        "/token" => token(&format!("t{}", made.fetch_add(1, Ordering::Relaxed)), "Bearer", 3600),
+        _ => {
+            assert!(seen.lock().unwrap().insert(asked.bearer.clone()), "a refused token is used again");
+            response("401 Unauthorized", "")
+        }
     });
     let session = never.session(RefreshPolicy::default());
     assert_eq!(never.call(&session).unwrap().status(), 401);
     assert_eq!((never.count("/token"), never.count("/resource")), (2, 2));
+    // None of them is used again.
+    assert_eq!(never.call(&session).unwrap().status(), 401);
+    assert_eq!(used.lock().unwrap().len(), 4);
 }
 
 #[test]
@@ -117,4 +130,35 @@ fn a_refresh_token_that_is_used_up_is_not_sent_again() {
         assert_eq!(session.token().unwrap_err().retry(), Retry::Reauthenticate);
         assert_eq!(server.count("/token"), 1 + sends);
     }
+}
+
+#[test]
+fn a_signer_that_panics_fails_its_own_renewal_and_blocks_nobody() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" => token("bound", "DPoP", 3600),
+        _ => response("200 OK", ""),
+    });
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let client = server.client().dpop(key.public().clone());
+    let panics = AtomicUsize::new(1);
+    let transport = Transport::new().signer(move |request: &SignRequest| {
+        if panics.swap(0, Ordering::SeqCst) == 1 {
+            // Until all the others wait.
+            thread::sleep(Duration::from_millis(200));
+            panic!("the signer panics, as it should");
+        }
+        Ok(key.sign(request)?)
+    });
+    let policy = RefreshPolicy::default().pause(Duration::from_millis(300));
+    let session = Session::builder(transport, client, Grant::client_credentials()).policy(policy).open();
+    let began = Instant::now();
+    let results = at_once(20, || catch_unwind(AssertUnwindSafe(|| session.token())));
+    assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+    let (panicked, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_err);
+    assert_eq!((panicked.len(), others.len()), (1, 19));
+    for error in others.into_iter().flatten() {
+        assert!(matches!(&*error.unwrap_err(), Error::RenewalEnded));
+    }
+    thread::sleep(Duration::from_millis(400));
+    assert_eq!(server.call(&session).unwrap().status(), 200);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keybound_ureq::storage::{FileStorage, Lease, MemoryStorage, Sealed, Storage, StorageError};
 use keybound_ureq::{
@@ -192,8 +192,13 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
         let token = session.token().unwrap();
         assert_eq!(token.access_token().expose(), format!("a{}", round + 1));
         let renewed = {
-            let refusing = Server::start(|_| response("401 Unauthorized", ""));
-            let _ = session.run(ureq::http::Request::get(&refusing.url).body(Vec::new()).unwrap()).unwrap();
+            let once = AtomicBool::new(true);
+            let refusing = Server::start(move |_| {
+                let refused = once.swap(false, Ordering::SeqCst);
+                response(if refused { "401 Unauthorized" } else { "200 OK" }, "")
+            });
+            let request = ureq::http::Request::get(&refusing.url).body(Vec::new()).unwrap();
+            assert_eq!(session.run(request).unwrap().status(), 200);
             session.token().unwrap()
         };
         assert_eq!(renewed.refresh_token().map(Secret::expose), Some(format!("r{}", round + 2).as_str()));
@@ -350,4 +355,61 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
     assert_eq!(session.token().unwrap().access_token().expose(), "c1");
     let next = process(&server, &storage, Some(Grant::client_credentials())).open();
     assert_eq!(next.token().unwrap().access_token().expose(), "c1");
+}
+
+/// Takes its time to save, and knows when it gave its last lease.
+struct SlowStorage {
+    storage: MemoryStorage,
+    leased: Mutex<Instant>,
+}
+
+struct SlowLease<'a>(Box<dyn Lease + 'a>);
+
+impl Storage for SlowStorage {
+    fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
+        self.storage.load(name)
+    }
+
+    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+        *self.leased.lock().unwrap() = Instant::now();
+        match self.storage.lease(name, patience)? {
+            Some(lease) => Ok(Some(Box::new(SlowLease(lease)))),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Lease for SlowLease<'_> {
+    fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
+        thread::sleep(Duration::from_millis(400));
+        self.0.save(state)
+    }
+}
+
+#[test]
+fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" if asked.body.contains("refresh_token=r0") => {
+            thread::sleep(Duration::from_secs(5));
+            String::new()
+        }
+        "/token" => response("200 OK", r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#),
+        _ => response("401 Unauthorized", ""),
+    });
+    let storage = Arc::new(SlowStorage { storage: MemoryStorage::new(), leased: Mutex::new(Instant::now()) });
+    let ended = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&ended);
+    let transport = Transport::new().observe(move |event| {
+        if matches!(event, Event::Lost { .. }) {
+            *seen.lock().unwrap() = Some(Instant::now());
+        }
+    });
+    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let policy = RefreshPolicy::default().patience(Duration::from_secs(1));
+    let kept_in: Arc<dyn Storage> = storage.clone();
+    let session =
+        Session::builder(transport, server.client(), code).policy(policy).kept_in(kept_in, "s").open();
+    assert_eq!(server.call(&session).unwrap().status(), 401);
+    let held = ended.lock().unwrap().unwrap() - *storage.leased.lock().unwrap();
+    assert!(held < Duration::from_millis(1200), "{held:?}");
 }
