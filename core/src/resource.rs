@@ -66,18 +66,15 @@ impl ResourceCall {
     /// # Errors
     /// None that [`Token::authorize`] has not ruled out.
     pub fn prepare(self, origins: &Origins, ambient: Ambient) -> Result<Signing<Authorized>, Error> {
-        let authorization = self.token.authorization().clone();
-        let headers = AuthHeaders { authorization, proof: None };
         let Some(key) = self.token.key() else {
-            let pending = PendingResource { call: self, said: None };
-            return Ok(Signing::Ready(Authorized { headers, pending }));
+            return Ok(Signing::Ready(Authorized::new(PendingResource { call: self, said: None }, None)));
         };
         let target = Target::of(&self.uri)?;
         let ath = Some(self.token.ath());
         let occasion = Occasion { role: Role::ResourceServer, method: &self.method, target, ath };
         let (to_sign, said) = occasion.prove(key, origins, ambient);
         let pending = PendingResource { call: self, said: Some(said) };
-        Ok(Signing::Needs(Unsigned::new(to_sign, Authorized { headers, pending })))
+        Ok(Signing::Needs(Unsigned::new(to_sign, pending)))
     }
 }
 
@@ -95,11 +92,17 @@ pub struct Authorized {
 impl Sealed for Authorized {}
 
 impl Assemble for Authorized {
-    type Draft = Self;
+    type Draft = PendingResource;
 
-    fn assemble(mut draft: Self, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
-        draft.headers.proof = Some(sensitive(jws));
-        Ok(Signing::Ready(draft))
+    fn assemble(pending: PendingResource, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
+        Ok(Signing::Ready(Self::new(pending, Some(sensitive(jws)))))
+    }
+}
+
+impl Authorized {
+    fn new(pending: PendingResource, proof: Option<HeaderValue>) -> Self {
+        let authorization = pending.call.token.authorization().clone();
+        Self { headers: AuthHeaders { authorization, proof }, pending }
     }
 }
 
