@@ -171,13 +171,16 @@ impl<'a> Target<'a> {
         };
         let authority = uri.authority().ok_or_else(|| URL.breaks("must have a host"))?;
         let authority_text = authority.as_str();
-        if authority_text.contains('@') {
-            return Err(URL.breaks("must not hold a user name or password"));
+        let mut port_at = None;
+        for (at, byte) in authority_text.bytes().enumerate() {
+            match byte {
+                b'@' => return Err(URL.breaks("must not hold a user name or password")),
+                // An IPv6 literal has colons of its own, between brackets.
+                b']' => port_at = None,
+                b':' if port_at.is_none() => port_at = Some(at),
+                _ => {}
+            }
         }
-        // An IPv6 literal has colons of its own, between brackets.
-        let literal = authority_text.rfind(']').map_or(0, |bracket| bracket + 1);
-        let port_at =
-            authority_text.get(literal..).and_then(|rest| rest.find(':')).map(|colon| literal + colon);
         let (host, port) = authority_text.split_at(port_at.unwrap_or(authority_text.len()));
         if host.is_empty() {
             return Err(URL.breaks("must have a host"));
@@ -197,8 +200,10 @@ impl<'a> Target<'a> {
     /// Writes the `htu` of RFC 9449 §4.2: no query, no fragment, no user information, no default port.
     pub(crate) fn write_htu(&self, out: &mut impl fmt::Write) {
         // Writing into memory can't fail.
-        let _ = out.write_str(self.scheme.as_str());
-        let _ = out.write_str("://");
+        let _ = out.write_str(match self.scheme {
+            Scheme::Http => "http://",
+            Scheme::Https => "https://",
+        });
         if self.host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             self.host.chars().for_each(|c| {
                 let _ = out.write_char(c.to_ascii_lowercase());

@@ -119,18 +119,18 @@ impl ResourceCall {
     pub fn prepare(mut self, origins: &Origins, ambient: Ambient) -> Result<Signing<Authorized>, Error> {
         self.tries.begin(ambient.now);
         let seed = seed(&ambient);
-        let authorization = self.token.authorization().clone();
-        let headers = AuthHeaders { authorization, proof: None };
         let Some(key) = self.token.key() else {
-            let pending = PendingResource { call: self, said: None, seed };
-            return Ok(Signing::Ready(Authorized { headers, pending }));
+            return Ok(Signing::Ready(Authorized::new(
+                PendingResource { call: self, said: None, seed },
+                None,
+            )));
         };
         let target = Target::of(&self.uri)?;
         let ath = Some(self.token.ath());
         let occasion = Occasion { role: Role::ResourceServer, method: &self.method, target, ath };
         let (to_sign, said) = occasion.prove(key, origins, ambient);
         let pending = PendingResource { call: self, said: Some(said), seed };
-        Ok(Signing::Needs(Unsigned::new(to_sign, Authorized { headers, pending })))
+        Ok(Signing::Needs(Unsigned::new(to_sign, pending)))
     }
 
     /// Whether it goes on after a failure that may pass.
@@ -155,11 +155,17 @@ pub struct Authorized {
 impl Sealed for Authorized {}
 
 impl Assemble for Authorized {
-    type Draft = Self;
+    type Draft = PendingResource;
 
-    fn assemble(mut draft: Self, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
-        draft.headers.proof = Some(sensitive(jws));
-        Ok(Signing::Ready(draft))
+    fn assemble(pending: PendingResource, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
+        Ok(Signing::Ready(Self::new(pending, Some(sensitive(jws)))))
+    }
+}
+
+impl Authorized {
+    fn new(pending: PendingResource, proof: Option<HeaderValue>) -> Self {
+        let authorization = pending.call.token.authorization().clone();
+        Self { headers: AuthHeaders { authorization, proof }, pending }
     }
 }
 

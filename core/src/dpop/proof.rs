@@ -264,7 +264,7 @@ struct JsonEscape<'a, S>(&'a mut S);
 
 impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !text.as_bytes().contains(&b'"') && !text.as_bytes().contains(&b'\\') {
+        if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
             self.0.bytes(text.as_bytes());
             return Ok(());
         }
