@@ -13,8 +13,11 @@ use keybound_core::{
 
 pub use session::session;
 
+/// Takes anything.
+pub type Target = fn(&[u8]);
+
 /// Every target, by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("token_response", token_response),
     ("error_response", error_response),
     ("www_authenticate", www_authenticate),
