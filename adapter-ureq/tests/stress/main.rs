@@ -4,5 +4,6 @@
 
 mod crash;
 mod faults;
+mod fleet;
 mod load;
 mod support;
