@@ -6,4 +6,5 @@ mod crash;
 mod faults;
 mod fleet;
 mod load;
+mod soak;
 mod support;
