@@ -1,0 +1,157 @@
+//! A process is killed at any instant of a renewal, and the next goes on with what it left in its folder.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use keybound_ureq::jose::SigningKey;
+use keybound_ureq::storage::{FileStorage, Storage as _};
+use keybound_ureq::{Client, Grant, Kept, RefreshPolicy, Retry, Session, Transport, UnixTime};
+use serde_json::Value;
+use ureq::http::Request;
+
+use crate::support::peer::{Grants, Nonces, Peer, Settings, client};
+use crate::support::{alone, child, new_key, read_key, setting, wait_for};
+
+const TEST: &str = "crash::a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on";
+
+/// The name of the session.
+const NAME: &str = "s";
+
+/// How a refresh token may be sent: once, and once more in doubt.
+const TRIES: u32 = 2;
+
+#[derive(Default, Debug)]
+struct Figures {
+    kills: u32,
+    /// The server had given a refresh token that never came to be kept.
+    with_a_token_lost: u32,
+    /// Nothing was lost, but the refresh token that is kept had been sent, or was about to be.
+    with_a_try_used: u32,
+    /// A file was being written.
+    with_a_file_unfinished: u32,
+    /// What the strict server makes of lost tokens.
+    new_logins: u32,
+}
+
+#[test]
+fn a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on() {
+    if let Ok(folder) = env::var("KEYBOUND_CRASH_FOLDER") {
+        renew_for_ever(Path::new(&folder), env::var("KEYBOUND_CRASH_PEER").unwrap().parse().unwrap());
+    }
+    let _alone = alone();
+    let kills = setting("KEYBOUND_KILLS", 200);
+    let seed = setting("KEYBOUND_SEED", 1);
+    for grants in [Grants::Grace, Grants::Strict] {
+        let figures = kill(grants, kills / 2, &mut Rng::with_seed(seed));
+        println!("{grants:?}: {figures:?}");
+        assert!(figures.with_a_token_lost > 0, "no kill was in time");
+        assert_eq!(figures.new_logins > 0, grants == Grants::Strict);
+    }
+}
+
+/// What the process does that is killed: each token is good for one call, so it renews all the time.
+fn renew_for_ever(folder: &Path, peer: SocketAddr) -> ! {
+    let key = read_key(&folder.join("key.pem").display().to_string());
+    let session = session(folder, peer, key, None);
+    loop {
+        call(&session, peer).unwrap();
+    }
+}
+
+fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
+    let folder = tempfile::tempdir().unwrap();
+    let key = new_key(&folder.path().join("key.pem"));
+    let peer = Peer::new(Settings { grants, nonces: Nonces::No, life: Duration::from_secs(3600) });
+    peer.state().good_for_one_call = true;
+    let server = peer.serve();
+    let key = || SigningKey::from_pkcs8_pem(key.to_pkcs8_pem().expose()).unwrap();
+    let client = client(server.address).dpop(key().public().clone());
+    log_in(folder.path(), server.address, key());
+
+    let mut figures = Figures::default();
+    while figures.kills < kills {
+        let asked_before = peer.state().token_requests;
+        let environment = BTreeMap::from([
+            ("KEYBOUND_CRASH_FOLDER", folder.path().display().to_string()),
+            ("KEYBOUND_CRASH_PEER", server.address.to_string()),
+        ]);
+        let mut process = child(TEST, &environment);
+        wait_for("a renewal", Duration::from_secs(30), || peer.state().token_requests > asked_before);
+        thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
+        process.kill().unwrap();
+        assert!(!process.wait().unwrap().success());
+        figures.kills += 1;
+
+        let storage = FileStorage::new(folder.path()).unwrap();
+        assert!(storage.lease(NAME, Duration::ZERO).unwrap().is_some(), "the lock was left behind");
+        let (refresh_token, tries_left) = kept(&storage, &client);
+        let is_newest = || peer.state().current.as_ref() == Some(&refresh_token);
+        figures.with_a_token_lost += u32::from(!is_newest());
+        figures.with_a_try_used += u32::from(is_newest() && tries_left < TRIES);
+        figures.with_a_file_unfinished += u32::from(folder.path().join(format!("{NAME}.new")).exists());
+
+        // The next process.
+        if !goes_on(&session(folder.path(), server.address, key(), None), server.address) {
+            assert_eq!(grants, Grants::Strict);
+            assert!(!is_newest(), "{refresh_token} was kept, and good, and the session ended");
+            figures.new_logins += 1;
+            log_in(folder.path(), server.address, key());
+        }
+        let state = peer.state();
+        assert!(state.presented.values().all(|times| *times <= TRIES), "{:?}", state.presented);
+        assert_eq!(state.wrongs, Vec::<String>::new());
+    }
+    figures
+}
+
+/// Whether the session has another token in the end, without a new login.
+fn goes_on(session: &Session, peer: SocketAddr) -> bool {
+    for _ in 0..3 {
+        match call(session, peer) {
+            Ok(200) => return true,
+            Err(retry) => {
+                assert_eq!(retry, Retry::Reauthenticate);
+                return false;
+            }
+            // The token that was kept is dead, and there is no other. Why, is said next time.
+            Ok(status) => assert_eq!(status, 401),
+        }
+    }
+    panic!("it neither goes on nor ends");
+}
+
+fn log_in(folder: &Path, peer: SocketAddr, key: SigningKey) {
+    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    assert_eq!(call(&session(folder, peer, key, Some(code)), peer), Ok(200));
+}
+
+fn session(folder: &Path, peer: SocketAddr, key: SigningKey, login: Option<Grant>) -> Session {
+    let client = client(peer).dpop(key.public().clone());
+    let transport = Transport::new().signer(key);
+    let builder = match login {
+        Some(code) => Session::builder(transport, client, code),
+        None => Session::resume(transport, client),
+    };
+    let storage = Arc::new(FileStorage::new(folder).unwrap());
+    builder.policy(RefreshPolicy::default().pause(Duration::ZERO)).kept_in(storage, NAME).open()
+}
+
+fn call(session: &Session, peer: SocketAddr) -> Result<u16, Retry> {
+    let request = Request::get(format!("http://{peer}/resource")).body(Vec::new()).unwrap();
+    session.run(request).map(|response| response.status().as_u16()).map_err(|error| error.retry())
+}
+
+/// The refresh token, and how often it may be sent. What is kept is whole, whenever its writer was killed.
+fn kept(storage: &FileStorage, client: &Client) -> (String, u32) {
+    let state = storage.load(NAME).unwrap().unwrap();
+    let kept = Kept::from_json(state.expose(), client, UnixTime::from_secs(0)).unwrap();
+    let json: Value = serde_json::from_slice(state.expose()).unwrap();
+    let tries_left = json["tries_left"].as_u64().unwrap().try_into().unwrap();
+    (kept.token().refresh_token().unwrap().expose().to_owned(), tries_left)
+}
