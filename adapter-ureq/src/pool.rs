@@ -56,9 +56,13 @@ impl<K: Clone + Eq + Hash> Pool<K> {
     /// Closes the session of this key, whoever holds it: after a log-out, or for a new grant.
     pub fn close(&self, key: &K) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, last)) = sessions.by_key.remove(key) {
-            sessions.by_use.remove(&last);
+        let closed = sessions.by_key.remove(key);
+        if let Some((_, last)) = &closed {
+            sessions.by_use.remove(last);
         }
+        drop(sessions);
+        // It may wait for a renewal, and nobody else has to.
+        drop(closed);
     }
 
     /// How many sessions are open.

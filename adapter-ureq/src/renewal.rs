@@ -41,7 +41,7 @@ impl Renewal {
         Self { shared: Arc::clone(shared), ticket: Some(ticket), clock, unsaved: false }
     }
 
-    pub(crate) fn run(mut self) -> Result<Token, Arc<Error>> {
+    pub(crate) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         // Given back when all is over.
         let mut lease = None;
@@ -53,7 +53,6 @@ impl Renewal {
                 let _ = save(&mut **lease, kept, &shared.transport);
             }
         }
-        renewed
     }
 
     fn renew<'a>(
@@ -157,6 +156,7 @@ impl Renewal {
         let outcome = renewed.clone().map_err(|error| error.failure());
         let mut state = self.shared.state();
         state.failure = renewed.as_ref().err().map(Arc::clone);
+        state.ended += 1;
         state.store.settle(ticket, outcome, now(), seed);
         if self.unsaved {
             state.store.not_saved();
@@ -178,6 +178,10 @@ impl Renewal {
 impl Drop for Renewal {
     fn drop(&mut self) {
         self.end(&Err(Arc::new(Error::RenewalEnded)));
+        let mut state = self.shared.state();
+        state.under_way = state.under_way.saturating_sub(1);
+        drop(state);
+        self.shared.wake();
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use http::{Request, Response};
-use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Token};
+use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Ticket, Token};
 
 use crate::clock::{Clock, now};
 use crate::event::{Event, Reason};
@@ -43,6 +43,9 @@ pub(crate) struct State {
     pub(crate) store: Store,
     /// Why the last renewal failed, for those who waited for it.
     pub(crate) failure: Option<Arc<Error>>,
+    /// How many renewals are under way, and how many have ended.
+    pub(crate) under_way: usize,
+    pub(crate) ended: u64,
 }
 
 /// A session that is being set up.
@@ -91,7 +94,7 @@ impl SessionBuilder {
             client: self.client,
             shelf: self.shelf,
             patience: store.patience(),
-            state: Mutex::new(State { store, failure: None }),
+            state: Mutex::new(State { store, failure: None, under_way: 0, ended: 0 }),
             settled: Condvar::new(),
         }))
     }
@@ -183,20 +186,24 @@ impl Session {
     pub(crate) fn token_by(&self, clock: &Clock) -> Result<Token, Arc<Error>> {
         let shared = &self.0;
         let mut state = shared.state();
+        let mut ended = state.ended;
         loop {
+            if state.ended != ended {
+                ended = state.ended;
+                // All who have waited for a renewal share its result.
+                if let Some(failure) = &state.failure {
+                    return Err(Arc::clone(failure));
+                }
+            }
             match state.store.demand(now()) {
                 Demand::Use(token, None) => return Ok(token),
                 Demand::Use(token, Some(ticket)) => {
-                    drop(state);
-                    let renewal = Renewal::new(shared, ticket);
-                    // Where no thread can be had, the ticket goes back, and a later caller tries again.
-                    let _ =
-                        thread::Builder::new().name("keybound-renewal".into()).spawn(move || renewal.run());
+                    self.begin(state, ticket);
                     return Ok(token);
                 }
                 Demand::Renew(ticket) => {
-                    drop(state);
-                    return Renewal::new(shared, ticket).run();
+                    self.begin(state, ticket);
+                    state = shared.state();
                 }
                 Demand::Wait(_) if clock.left().is_zero() => return Err(Arc::new(Error::OutOfTime)),
                 Demand::Wait(until) => {
@@ -209,6 +216,32 @@ impl Session {
                     return Err(state.failure.clone().unwrap_or_else(|| Arc::new(Error::RenewalEnded)));
                 }
             }
+        }
+    }
+
+    /// Renews in a thread of its own, so that no caller's budget ends a request that uses something up. Where no thread
+    /// can be had, the renewal ends at once.
+    fn begin(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) {
+        state.under_way += 1;
+        drop(state);
+        let renewal = Renewal::new(&self.0, ticket);
+        let _ = thread::Builder::new().name("keybound-renewal".into()).spawn(move || renewal.run());
+    }
+}
+
+/// The last one waits for a refresh token that is under way, as long as the policy's patience lasts: the process may
+/// be about to end, and the answer comes only once.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let clock = Clock::start(self.0.patience);
+        let mut state = self.0.state();
+        while state.under_way > 0
+            && Arc::strong_count(&self.0) <= state.under_way + 1
+            && !state.store.is_repeatable()
+            && !clock.left().is_zero()
+        {
+            let woken = self.0.settled.wait_timeout(state, clock.left());
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

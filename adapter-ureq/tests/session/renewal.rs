@@ -1,14 +1,13 @@
 //! Who renews a token, who waits, and what all of them get.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::{CoreError, Error, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport};
+use keybound_ureq::{CoreError, Error, Event, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport};
 
 use crate::server::{Server, at_once, response, token};
 
@@ -133,7 +132,7 @@ fn a_refresh_token_that_is_used_up_is_not_sent_again() {
 }
 
 #[test]
-fn a_signer_that_panics_fails_its_own_renewal_and_blocks_nobody() {
+fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" => token("bound", "DPoP", 3600),
         _ => response("200 OK", ""),
@@ -152,13 +151,63 @@ fn a_signer_that_panics_fails_its_own_renewal_and_blocks_nobody() {
     let policy = RefreshPolicy::default().pause(Duration::from_millis(300));
     let session = Session::builder(transport, client, Grant::client_credentials()).policy(policy).open();
     let began = Instant::now();
-    let results = at_once(20, || catch_unwind(AssertUnwindSafe(|| session.token())));
+    let errors = at_once(20, || session.token().unwrap_err());
     assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
-    let (panicked, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_err);
-    assert_eq!((panicked.len(), others.len()), (1, 19));
-    for error in others.into_iter().flatten() {
-        assert!(matches!(&*error.unwrap_err(), Error::RenewalEnded));
+    for error in errors {
+        assert!(matches!(&*error, Error::RenewalEnded));
     }
     thread::sleep(Duration::from_millis(400));
     assert_eq!(server.call(&session).unwrap().status(), 200);
+}
+
+#[test]
+fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" => {
+            thread::sleep(Duration::from_millis(1500));
+            token("a", "Bearer", 3600)
+        }
+        _ => response("200 OK", ""),
+    });
+    let transport = Transport::new().budget(Duration::from_millis(500));
+    let policy = RefreshPolicy::default();
+    let session =
+        Session::builder(transport, server.client(), Grant::client_credentials()).policy(policy).open();
+    let began = Instant::now();
+    let error = server.call(&session).unwrap_err();
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(matches!(&*error, Error::OutOfTime | Error::Lost { .. }), "{error:?}");
+}
+
+#[test]
+fn the_last_handle_of_a_session_waits_for_a_refresh_token_that_is_under_way() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" if asked.body.contains("refresh_token=r0") => {
+            thread::sleep(Duration::from_millis(500));
+            response(
+                "200 OK",
+                r#"{"access_token":"b","token_type":"Bearer","refresh_token":"r1","expires_in":5}"#,
+            )
+        }
+        _ => response(
+            "200 OK",
+            r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0","expires_in":2}"#,
+        ),
+    });
+    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let seen = Arc::clone(&heard);
+    let transport = Transport::new().observe(move |event| {
+        if let Event::Renewed(token) = event {
+            seen.lock().unwrap().push(token.access_token().expose().to_owned());
+        }
+    });
+    let session = Session::new(transport, server.client(), code);
+    session.token().unwrap();
+    // It is due, and still good.
+    thread::sleep(Duration::from_millis(1850));
+    assert_eq!(session.clone().token().unwrap().access_token().expose(), "a");
+    assert_eq!(*heard.lock().unwrap(), ["a"]);
+    drop(session);
+    assert_eq!(*heard.lock().unwrap(), ["a", "b"]);
 }
