@@ -16,7 +16,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+};
+use http::{HeaderValue, Method, Request, Response};
 
 use reply::Reply;
 use state::State;
@@ -107,17 +111,38 @@ impl Sandbox {
 }
 
 fn answer(state: &State, request: Request<Bytes>) -> Response<Bytes> {
+    let mut response = match *request.method() {
+        Method::OPTIONS => Reply::empty(204).into_response(),
+        _ => route(state, &request).into_response(),
+    };
+    let asked = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let headers = response.headers_mut();
+    // Pages of any origin are let in: they prove themselves by tokens and proofs, never by cookies.
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    if let Some(asked) = asked {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
+        headers
+            .insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE"));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
+}
+
+/// What a page must see besides the body, or it can't answer a refusal (RFC 9449 §8).
+const EXPOSED: &str = "DPoP-Nonce, WWW-Authenticate, Date, Retry-After, X-Request-Id";
+
+fn route(state: &State, request: &Request<Bytes>) -> Reply {
     let path = request.uri().path().to_owned();
-    let reply = if let Some(path) = path.strip_prefix(moov::PREFIX) {
-        moov::answer(state, path, &request)
+    if let Some(path) = path.strip_prefix(moov::PREFIX) {
+        moov::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(treasury_prime::PREFIX) {
-        treasury_prime::answer(state, path, &request)
+        treasury_prime::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(marqeta::PREFIX) {
-        marqeta::answer(state, path, &request)
+        marqeta::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(oauth::PREFIX) {
-        oauth::answer(state, path, &request)
+        oauth::answer(state, path, request)
     } else {
         Reply::error(404, "there is nothing here")
-    };
-    reply.into_response()
+    }
 }
