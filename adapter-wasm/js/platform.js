@@ -26,12 +26,13 @@ export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 const lines = (headers) => headers.split('\n').filter(Boolean).map((line) => line.split(/: (.*)/s, 2));
 
-/** The head of a response, as HTTP/1 has it: the status, and a line for each header. */
-export function head(response) {
-  let text = `${response.status}\n`;
-  response.headers.forEach((value, name) => (text += `${name}: ${value}\n`));
-  return text;
-}
+const headOf = (first, headers) => [first, ...Array.from(headers, ([name, value]) => `${name}: ${value}`), ''].join('\n');
+
+/** The head of a response: its status, and a line for each header. */
+export const head = ({ status, headers }) => headOf(status, headers);
+
+/** The head of a request: its method, and a line for each header. */
+export const requestHead = ({ method, headers }) => headOf(method, headers);
 
 /** Sends a request to an authorization server. The answer is its head, an empty line, and its body as text. */
 export async function send(method, url, headers, body, within, limit) {
@@ -151,3 +152,21 @@ export const load = (name) =>
 export const save = (name, value) => transact('readwrite', (store) => store.put(value, name));
 
 export const erase = (name) => transact('readwrite', (store) => store.delete(name));
+
+// ------------------------------------------------------------------------------------------------------- tabs
+
+/** Waits for the lock of this name, which one holder has among all tabs and workers, and returns what gives it back. */
+export const lock = (name, within) =>
+  new Promise((resolve, reject) => {
+    if (!navigator.locks) throw unable('Web Locks are missing, by which tabs take turns: this browser is too old');
+    const options = { signal: AbortSignal.timeout(within) };
+    navigator.locks.request(`keybound ${name}`, options, () => new Promise((release) => resolve(release))).catch(reject);
+  });
+
+/** Where the tabs tell each other what has changed. */
+export const channel = (name) => new BroadcastChannel(`keybound ${name}`);
+
+export const tell = (channel, news) => channel.postMessage(news);
+
+/** What another tab tells next. */
+export const news = (channel) => new Promise((resolve) => (channel.onmessage = ({ data }) => resolve(data)));

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use keybound_core::{Error as CoreError, Lost, Misuse, Retry, ServerError};
+use keybound_core::{Error as CoreError, Failure, Lost, Misuse, Retry, ServerError};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 
@@ -51,6 +51,19 @@ impl Error {
             Self::RenewalEnded => Retry::Later(None),
             Self::Reauthenticate => Retry::Reauthenticate,
             Self::Hidden { .. } | Self::Redirected | Self::Aborted(_) | Self::Browser(_) => Retry::No,
+        }
+    }
+
+    /// What the store is to know of a renewal that ended in this.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::Core(error) => Failure::of(error),
+            Self::Hidden { refusal, .. } => Failure::of(&CoreError::Server(refusal.clone())),
+            Self::Lost { lost, .. } => Failure::of(&CoreError::Lost(*lost)),
+            Self::RenewalEnded => Failure::unknown(),
+            Self::Redirected | Self::Aborted(_) | Self::Browser(_) | Self::Reauthenticate => {
+                Failure::unsent()
+            }
         }
     }
 

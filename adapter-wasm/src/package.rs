@@ -95,6 +95,27 @@ impl Page {
         let session = self.0.clone();
         promise(async move { Ok(session.fetch(&request).await?.into()) })
     }
+
+    /// [`Session::close`]
+    pub fn close(&self) -> Promise {
+        let session = self.0.clone();
+        promise(async move {
+            session.close().await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// [`Session::is_open`]
+    #[wasm_bindgen(getter, js_name = isOpen)]
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+
+    /// [`Session::token`]
+    pub fn token(&self) -> Promise {
+        let session = self.0.clone();
+        promise(async move { Ok(session.token().await?.access_token().expose().into()) })
+    }
 }
 
 #[wasm_bindgen]
@@ -123,7 +144,8 @@ async fn open_key(name: &str, algorithm: Option<&str>) -> Result<ProofKey, Error
 }
 
 async fn open_session(options: &Options) -> Result<Session, Error> {
-    let key = open_key(&options.name(), options.algorithm().as_deref()).await?;
+    let name = options.name();
+    let key = open_key(&name, options.algorithm().as_deref()).await?;
     let client_id = options.client_id();
     let auth = match options.client_secret() {
         Some(secret) => ClientAuth::basic(&client_id, Secret::new(secret))?,
@@ -134,7 +156,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     if let Some(scope) = options.scope() {
         grant = grant.scope(Scope::new(&scope)?);
     }
-    Ok(Session::new(Transport::new(Some(key)), client, grant))
+    Session::open(&name, Transport::new(Some(key)), client, Some(grant)).await
 }
 
 /// One kind of future for all, so that what drives it is there once.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use js_sys::Function;
 use keybound_core::{Ambient, UnixTime};
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
@@ -18,6 +19,8 @@ extern "C" {
     pub(crate) fn fail(message: &str, details: &str, cause: &JsValue) -> JsValue;
 
     pub(crate) fn head(response: &Response) -> String;
+    #[wasm_bindgen(js_name = requestHead)]
+    pub(crate) fn request_head(request: &Request) -> String;
     #[wasm_bindgen(catch)]
     pub(crate) async fn call(request: &Request, headers: &str) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch)]
@@ -43,8 +46,18 @@ extern "C" {
     #[wasm_bindgen(catch)]
     pub(crate) async fn sign(pair: &JsValue, message: &[u8]) -> Result<JsValue, JsValue>;
 
+    #[wasm_bindgen(catch, js_name = load)]
+    async fn load_value(name: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) async fn save(name: &str, value: &str) -> Result<(), JsValue>;
     #[wasm_bindgen(catch)]
     pub(crate) async fn erase(name: &str) -> Result<(), JsValue>;
+
+    #[wasm_bindgen(catch, js_name = lock)]
+    async fn take_lock(name: &str, within: u32) -> Result<JsValue, JsValue>;
+    pub(crate) fn channel(name: &str) -> JsValue;
+    pub(crate) fn tell(channel: &JsValue, news: &str);
+    pub(crate) async fn news(channel: &JsValue) -> JsValue;
 }
 
 pub(crate) fn now() -> UnixTime {
@@ -70,4 +83,25 @@ pub(crate) async fn sleep(wait: Duration) {
 /// Milliseconds as `setTimeout` takes them.
 pub(crate) fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis()).unwrap_or(u32::MAX).min(i32::MAX.unsigned_abs())
+}
+
+/// A text that was saved.
+pub(crate) async fn load(name: &str) -> Result<Option<String>, JsValue> {
+    load_value(name).await.map(|value| value.as_string())
+}
+
+/// The lock of a name, which nobody else has in any tab or worker; given back when it is dropped.
+pub(crate) struct Lock(Function);
+
+impl Lock {
+    pub(crate) async fn take(name: &str, within: Duration) -> Result<Self, JsValue> {
+        take_lock(name, millis(within)).await.map(|release| Self(release.unchecked_into()))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It resolves a promise, which can't fail.
+        let _ = self.0.call0(&JsValue::UNDEFINED);
+    }
 }

@@ -2,47 +2,87 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
-use keybound_core::{Client, Demand, Grant, RefreshPolicy, Store, Ticket, Token};
+use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Ticket, Token, TokenTypeHint};
+use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, Response};
 
 use crate::bell::Bell;
-use crate::{Error, Transport, platform};
+use crate::platform::Lock;
+use crate::{Error, ProofKey, Transport, platform};
 
-/// A token that is simply there: got when it is first needed, renewed before it expires. Cloning a session is
-/// cheap, and the clones are one.
+/// How long a nonce that another page has learned may be of use.
+const NONCE_LIFE: Duration = Duration::from_secs(300);
+
+/// What tabs tell each other when the person has logged out.
+const OVER: &str = "over";
+
+/// A token that is simply there: got when it is first needed, renewed before it expires, shared by all tabs and workers
+/// of the page's origin. Cloning a session is cheap, and the clones are one.
+///
+/// Whoever needs a token while another caller, tab or worker gets one waits for it, and shares it.
 #[derive(Clone)]
 pub struct Session(Rc<Shared>);
 
 struct Shared {
+    name: String,
     transport: Transport,
     client: Client,
-    grant: Grant,
-    store: RefCell<Store>,
+    /// Replaced as a whole when the session begins anew, or ends.
+    store: RefCell<Rc<RefCell<Store>>>,
     /// Why the last renewal failed, for those who waited for it.
     failure: RefCell<Option<Rc<Error>>>,
     settled: Bell,
+    /// To and from the sessions of this name in other tabs.
+    channel: JsValue,
 }
 
 impl Session {
-    /// A session that has no token yet.
-    pub fn new(transport: Transport, client: Client, grant: Grant) -> Self {
-        let store = Store::new(RefreshPolicy::default(), None);
-        Self(Rc::new(Shared {
+    /// The session of this name: with the token that is kept in IndexedDB, or else one that `grant` is good for. A
+    /// grant that is good for once is followed by the refresh tokens that it brings.
+    ///
+    /// # Errors
+    /// `Browser` where IndexedDB is missing.
+    pub async fn open(
+        name: &str,
+        transport: Transport,
+        client: Client,
+        grant: Option<Grant>,
+    ) -> Result<Self, Error> {
+        let shared = Rc::new(Shared {
+            name: name.to_owned(),
             transport,
             client,
-            grant,
-            store: store.into(),
+            store: new_store(grant.clone(), None).into(),
             failure: RefCell::default(),
             settled: Bell::default(),
-        }))
+            channel: platform::channel(name),
+        });
+        if let Some(kept) = shared.kept().await? {
+            shared.begin(grant, Some(kept));
+        }
+        spawn_local(listen(Rc::downgrade(&shared), shared.channel.clone()));
+        Ok(Self(shared))
     }
 
     /// What performs its requests.
     pub fn transport(&self) -> &Transport {
         &self.0.transport
+    }
+
+    /// What it is a session of.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Whether there is a token, or something left to get one with.
+    pub fn is_open(&self) -> bool {
+        let store = self.0.store();
+        let store = store.borrow();
+        store.is_repeatable() || store.kept().is_some()
     }
 
     /// A token that is good now.
@@ -52,18 +92,19 @@ impl Session {
     pub async fn token(&self) -> Result<Token, Rc<Error>> {
         let shared = &self.0;
         loop {
-            let demand = shared.store.borrow_mut().demand(platform::now());
+            let store = shared.store();
+            let demand = store.borrow_mut().demand(platform::now());
             match demand {
                 Demand::Use(token, None) => return Ok(token),
                 Demand::Use(token, Some(ticket)) => {
-                    let renewal = self.renewal(ticket);
+                    let renewal = self.renewal(store, ticket);
                     spawn_local(async move {
                         // Whoever needs its result will ask for it.
                         let _ = renewal.run().await;
                     });
                     return Ok(token);
                 }
-                Demand::Renew(ticket) => return self.renewal(ticket).run().await,
+                Demand::Renew(ticket) => return self.renewal(store, ticket).run().await,
                 Demand::Wait(until) => {
                     shared.settled.rung_within(until.saturating_since(platform::now())).await;
                 }
@@ -88,7 +129,7 @@ impl Session {
         if !rejected {
             return Ok(response);
         }
-        self.0.store.borrow_mut().reject(&token);
+        self.0.store().borrow_mut().reject(&token);
         match self.token().await {
             Ok(other) => Ok(transport.call(&other, request).await?),
             // Without another token, the refusal is the application's.
@@ -96,47 +137,178 @@ impl Session {
         }
     }
 
-    fn renewal(&self, ticket: Ticket) -> Renewal {
-        Renewal { shared: Rc::clone(&self.0), ticket: Some(ticket) }
+    /// Ends the session, in all tabs: its tokens are revoked, where the client knows how, and forgotten, and so is
+    /// the key.
+    ///
+    /// # Errors
+    /// `Browser` where IndexedDB is missing, and why the tokens could not be revoked; they are forgotten all the same.
+    pub async fn close(&self) -> Result<(), Error> {
+        let shared = &self.0;
+        let kept = shared.store().borrow().kept();
+        shared.begin(None, None);
+        platform::tell(&shared.channel, OVER);
+        {
+            // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
+            let patience = shared.store().borrow().patience();
+            let _lock = Lock::take(&shared.name, patience).await.map_err(Error::Browser)?;
+            platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
+            ProofKey::delete(&shared.name).await?;
+        }
+        let refresh_token = kept.as_ref().and_then(|kept| kept.token().refresh_token());
+        let revocation = refresh_token
+            .and_then(|token| shared.client.revoke(token.clone(), Some(TokenTypeHint::RefreshToken)).ok());
+        match revocation {
+            Some(exchange) => shared.transport.run(exchange).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
+        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), unsaved: false }
+    }
+}
+
+impl Shared {
+    fn kept_as(&self) -> String {
+        format!("session {}", self.name)
+    }
+
+    /// What this page or another has kept. What is of another version or key is as good as nothing.
+    async fn kept(&self) -> Result<Option<Kept>, Error> {
+        let Some(text) = platform::load(&self.kept_as()).await.map_err(Error::Browser)? else {
+            return Ok(None);
+        };
+        let since = platform::now().saturating_sub(NONCE_LIFE);
+        let kept = Kept::from_json(text.as_bytes(), &self.client, since).ok();
+        if let Some(kept) = &kept {
+            self.transport.learn_from(kept.origins());
+        }
+        Ok(kept)
+    }
+
+    async fn keep(&self, kept: Kept) -> Result<(), Error> {
+        let json = kept.with_origins(self.transport.learned()).to_json();
+        let text = std::str::from_utf8(json.expose()).unwrap_or_default();
+        platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
+    }
+
+    fn store(&self) -> Rc<RefCell<Store>> {
+        Rc::clone(&self.store.borrow())
+    }
+
+    fn is_current(&self, store: &Rc<RefCell<Store>>) -> bool {
+        Rc::ptr_eq(&self.store.borrow(), store)
+    }
+
+    fn begin(&self, grant: Option<Grant>, kept: Option<Kept>) {
+        *self.store.borrow_mut() = new_store(grant, kept);
+        self.settled.ring();
+    }
+}
+
+fn new_store(grant: Option<Grant>, kept: Option<Kept>) -> Rc<RefCell<Store>> {
+    let store = Store::new(RefreshPolicy::default(), grant);
+    Rc::new(RefCell::new(match kept {
+        Some(kept) => store.holding(kept),
+        None => store,
+    }))
+}
+
+/// Does what other tabs have done, as long as there is a session.
+async fn listen(shared: Weak<Shared>, channel: JsValue) {
+    loop {
+        let news = platform::news(&channel).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if news.as_string().as_deref() == Some(OVER) {
+            shared.begin(None, None);
+        }
     }
 }
 
 /// A renewal that is under way. However it ends, whoever waits for it is told.
 struct Renewal {
     shared: Rc<Shared>,
+    /// Which gave the ticket; another may have taken its place since.
+    store: Rc<RefCell<Store>>,
     ticket: Option<Ticket>,
+    /// The new token could not be saved.
+    unsaved: bool,
 }
 
 impl Renewal {
     async fn run(mut self) -> Result<Token, Rc<Error>> {
-        let Shared { transport, client, grant, .. } = &*self.shared;
-        let renewed = match client.token(grant.clone()) {
-            Ok(exchange) => transport.run(exchange).await,
-            Err(misuse) => Err(misuse.into()),
-        };
-        let result = renewed.map_err(Rc::new);
-        self.end(result.clone().ok(), result.clone().err());
-        result
+        let shared = Rc::clone(&self.shared);
+        // Given back when all is over.
+        let mut lock = None;
+        let renewed = self.renew(&mut lock).await.map_err(Rc::new);
+        self.end(&renewed);
+        if renewed.is_err() && lock.is_some() {
+            // How often the refresh token may still be sent has changed.
+            let kept = self.store.borrow().kept();
+            if let Some(kept) = kept.filter(|_| shared.is_current(&self.store)) {
+                let _ = shared.keep(kept).await;
+            }
+        }
+        renewed
     }
 
-    fn end(&mut self, token: Option<Token>, failure: Option<Rc<Error>>) {
-        if let Some(ticket) = self.ticket.take() {
-            let seed = u64::from_ne_bytes(platform::entropy());
-            *self.shared.failure.borrow_mut() = failure;
-            self.shared.store.borrow_mut().settle(ticket, token, platform::now(), seed);
-            self.shared.settled.ring();
+    async fn renew(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
+        let shared = Rc::clone(&self.shared);
+        let patience = self.store.borrow().patience();
+        *lock = Some(Lock::take(&shared.name, patience).await.map_err(Error::Browser)?);
+        if let Some(kept) = shared.kept().await? {
+            let theirs =
+                self.with_ticket(|store, ticket| store.take_over(ticket, kept, platform::now(), seed()));
+            if let Some(token) = theirs.flatten() {
+                return Ok(token);
+            }
         }
+        let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
+        if let Some(keep) = attempt.keep {
+            shared.keep(keep).await?;
+        }
+        let token = shared.transport.run(shared.client.token(attempt.grant)?).await?;
+        // Before anybody uses it: a new refresh token comes only once.
+        if shared.is_current(&self.store) {
+            self.unsaved = shared.keep(Kept::new(token.clone())).await.is_err();
+        }
+        Ok(token)
+    }
+
+    fn end(&mut self, renewed: &Result<Token, Rc<Error>>) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let outcome = renewed.clone().map_err(|error| error.failure());
+        *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
+        let mut store = self.store.borrow_mut();
+        store.settle(ticket, outcome, platform::now(), seed());
+        if self.unsaved {
+            store.not_saved();
+        }
+        drop(store);
+        self.shared.settled.ring();
+    }
+
+    fn with_ticket<T>(&mut self, with: impl FnOnce(&mut Store, &mut Ticket) -> T) -> Option<T> {
+        let ticket = self.ticket.as_mut()?;
+        Some(with(&mut self.store.borrow_mut(), ticket))
     }
 }
 
 impl Drop for Renewal {
     fn drop(&mut self) {
-        self.end(None, None);
+        self.end(&Err(Rc::new(Error::RenewalEnded)));
     }
+}
+
+fn seed() -> u64 {
+    u64::from_ne_bytes(platform::entropy())
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("client", &self.0.client).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("name", &self.0.name)
+            .field("client", &self.0.client)
+            .finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
+use http::header::{DATE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response as Answer, StatusCode, Uri};
 use keybound_core::{
     Assemble, Authorized, Body, Endpoint, Error as CoreError, Exchange, Judged, MAX_RESPONSE, Misuse,
@@ -40,6 +41,15 @@ impl Transport {
     /// Who makes the proofs.
     pub fn key(&self) -> Option<&ProofKey> {
         self.key.as_ref()
+    }
+
+    /// What has been learned of servers up to now.
+    pub fn learned(&self) -> Origins {
+        self.origins.borrow().clone()
+    }
+
+    pub(crate) fn learn_from(&self, origins: &Origins) {
+        self.origins.borrow_mut().learn_from(origins);
     }
 
     /// Performs an exchange to its end.
@@ -94,16 +104,16 @@ impl Transport {
             )
             .into());
         }
-        let method = Method::from_bytes(request.method().as_bytes())
-            .map_err(|_| Misuse::new("method", "must be a method of HTTP"))?;
+        let (method, headers) = request_head(&platform::request_head(request))?;
         let url = request.url();
         let uri = endpoint(url.split('#').next().unwrap_or_default())?.uri().clone();
-        let started = platform::now();
-        let mut call = token.authorize(&method, &uri)?;
+        let deadline = platform::now().saturating_add(self.budget);
+        let mut call = token.authorize(&method, &uri)?.with_headers(&headers).within(self.budget);
         let mut turn: Option<TakenTurn<'_>> = None;
         loop {
-            if turn.is_none() && token.key().is_some() {
-                turn = Some(self.take_turn(&uri, started.saturating_add(self.budget)).await?);
+            platform::sleep(call.wait()).await;
+            if turn.is_none() && call.is_bound() {
+                turn = Some(self.take_turn(&uri, deadline).await?);
             }
             let signing = call.prepare(&self.origins.borrow(), platform::ambient())?;
             let Authorized { headers, pending } = self.finish(signing).await?;
@@ -112,7 +122,13 @@ impl Transport {
             let response: Response = match platform::call(request, &lines(&sent)).await {
                 Ok(response) => response.unchecked_into(),
                 Err(cause) if request.signal().aborted() => return Err(Error::Aborted(cause)),
-                Err(cause) => return Err(lost(pending.lost(was_sent()), &uri, cause)),
+                Err(cause) => {
+                    drop(turn.take());
+                    call = pending
+                        .lost(was_sent(), platform::now())
+                        .map_err(|error| lost(error, &uri, cause))?;
+                    continue;
+                }
             };
             let Some((status, headers)) = head(&platform::head(&response)) else {
                 // An opaque answer to `redirect: "manual"`: whoever asked for it gets it.
@@ -124,14 +140,14 @@ impl Transport {
             let outcome = pending.outcome(status, &headers);
             let judged = pending.judge(status, &headers, &mut self.origins.borrow_mut(), platform::now())?;
             // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
-            let goes_on = matches!(judged, Judged::Again(_)) && outcome != Outcome::Stale;
-            if let Some(turn) = turn.take_if(|_| !goes_on) {
+            let goes_on = matches!(&judged, Judged::Again(again) if again.wait().is_zero());
+            if let Some(turn) = turn.take_if(|_| !goes_on || outcome == Outcome::Stale) {
                 turn.end(outcome);
             }
             match judged {
                 Judged::Deliver => return Ok((response, false)),
                 Judged::Rejected => {
-                    if token.key().is_some() && !headers.contains_key(http::header::WWW_AUTHENTICATE) {
+                    if token.key().is_some() && !headers.contains_key(WWW_AUTHENTICATE) {
                         platform::warn_hidden(&url);
                     }
                     return Ok((response, true));
@@ -228,15 +244,26 @@ fn lines(headers: &HeaderMap) -> String {
     lines
 }
 
-/// Status and headers, from a line for each; `None` for an answer that the browser keeps to itself.
+/// Status and headers of an answer; `None` for one that the browser keeps to itself.
 fn head(text: &str) -> Option<(StatusCode, HeaderMap)> {
-    let mut lines = text.lines();
-    let status = StatusCode::from_bytes(lines.next()?.as_bytes()).ok()?;
+    let (status, headers) = text.split_once('\n')?;
+    Some((StatusCode::from_bytes(status.as_bytes()).ok()?, read_lines(headers)))
+}
+
+/// Method and headers of the application's request.
+fn request_head(text: &str) -> Result<(Method, HeaderMap), Misuse> {
+    let (method, headers) = text.split_once('\n').unwrap_or_default();
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| Misuse::new("method", "must be a method of HTTP"))?;
+    Ok((method, read_lines(headers)))
+}
+
+fn read_lines(lines: &str) -> HeaderMap {
     let header = |line: &str| {
         let (name, value) = line.split_once(": ")?;
         Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
     };
-    Some((status, lines.filter_map(header).collect()))
+    lines.lines().filter_map(header).collect()
 }
 
 /// Which of an answer's headers the browser lets the page see.
@@ -247,7 +274,7 @@ struct Seen {
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
-        Self { nonce: headers.contains_key("dpop-nonce"), date: headers.contains_key(http::header::DATE) }
+        Self { nonce: headers.contains_key("dpop-nonce"), date: headers.contains_key(DATE) }
     }
 
     /// What was refused for want of a header that is hidden.
