@@ -12,7 +12,7 @@ KeyboundError.prototype.name = 'KeyboundError';
 export const fail = (message, details, cause) =>
   new KeyboundError(message, JSON.parse(details), cause === undefined ? undefined : { cause });
 
-const unable = (message, cause) => fail(message, '{"kind":"browser","retry":"no"}', cause);
+export const unable = (message, cause) => fail(message, '{"kind":"browser","retry":"no"}', cause);
 
 // ------------------------------------------------------------------------------------------- time and chance
 
@@ -40,7 +40,7 @@ export async function send(method, url, headers, body, within, limit) {
     method,
     headers: lines(headers),
     body: body.length ? body : undefined,
-    cache: 'no-store',
+    cache: method === 'GET' ? 'default' : 'no-store',
     credentials: 'omit',
     redirect: 'error',
     signal: AbortSignal.timeout(within),

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use keybound_core::{Error as CoreError, Failure, Lost, Misuse, Retry, ServerError};
+use keybound_core::{Denial, Error as CoreError, Failure, Lost, Misuse, RedirectError, Retry, ServerError};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 
@@ -34,6 +34,8 @@ pub enum Error {
     Redirected,
     /// The application's `AbortSignal` ended it; this is the signal's reason.
     Aborted(JsValue),
+    /// The page's own way to a token has failed; this is what it has thrown.
+    Page(JsValue),
     /// The browser can't do what is needed: a `KeyboundError` that says what.
     Browser(JsValue),
     /// The renewal that this caller waited for ended without a result.
@@ -50,7 +52,9 @@ impl Error {
             Self::Lost { lost, .. } => CoreError::Lost(*lost).retry(),
             Self::RenewalEnded => Retry::Later(None),
             Self::Reauthenticate => Retry::Reauthenticate,
-            Self::Hidden { .. } | Self::Redirected | Self::Aborted(_) | Self::Browser(_) => Retry::No,
+            Self::Hidden { .. } | Self::Redirected | Self::Aborted(_) | Self::Page(_) | Self::Browser(_) => {
+                Retry::No
+            }
         }
     }
 
@@ -61,7 +65,7 @@ impl Error {
             Self::Hidden { refusal, .. } => Failure::of(&CoreError::Server(refusal.clone())),
             Self::Lost { lost, .. } => Failure::of(&CoreError::Lost(*lost)),
             Self::RenewalEnded => Failure::unknown(),
-            Self::Redirected | Self::Aborted(_) | Self::Browser(_) | Self::Reauthenticate => {
+            Self::Page(_) | Self::Redirected | Self::Aborted(_) | Self::Browser(_) | Self::Reauthenticate => {
                 Failure::unsent()
             }
         }
@@ -73,7 +77,8 @@ impl Error {
             Self::Core(CoreError::Response(_)) | Self::Redirected => "response",
             Self::Core(CoreError::Lost(_)) | Self::Lost { .. } => "lost",
             Self::Hidden { .. } => "hidden",
-            Self::Browser(_) | Self::Aborted(_) => "browser",
+            Self::Core(CoreError::Redirect(_)) => "redirect",
+            Self::Browser(_) | Self::Aborted(_) | Self::Page(_) => "browser",
             Self::RenewalEnded | Self::Reauthenticate => "session",
             Self::Core(_) => "server",
         }
@@ -82,6 +87,18 @@ impl Error {
     fn refusal(&self) -> Option<&ServerError> {
         match self {
             Self::Core(CoreError::Server(refusal)) | Self::Hidden { refusal, .. } => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Core(CoreError::Redirect(error)) => match &**error {
+                RedirectError::Denied(denial) => Some(denial),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -106,6 +123,7 @@ impl fmt::Display for Error {
                  other URL itself",
             ),
             Self::Aborted(_) => f.write_str("aborted"),
+            Self::Page(_) => f.write_str("the page's own way to a token failed"),
             Self::Browser(_) => f.write_str("the browser can't do it"),
             Self::RenewalEnded => f.write_str("the renewal of the token ended without a result"),
             Self::Reauthenticate => f.write_str("the session is over: a new login is needed"),
@@ -131,12 +149,12 @@ impl From<Misuse> for Error {
 impl From<&Error> for JsValue {
     fn from(error: &Error) -> Self {
         let cause = match error {
-            Error::Browser(thrown) | Error::Aborted(thrown) => return thrown.clone(),
+            Error::Browser(thrown) | Error::Aborted(thrown) | Error::Page(thrown) => return thrown.clone(),
             Error::Lost { cause, .. } => cause,
             _ => &Self::UNDEFINED,
         };
         let retry = error.retry();
-        let refusal = error.refusal();
+        let (refusal, denial) = (error.refusal(), error.denial());
         let details = Details {
             kind: error.kind(),
             retry: match retry {
@@ -149,8 +167,8 @@ impl From<&Error> for JsValue {
                 _ => None,
             },
             status: refusal.map(|refusal| refusal.status().as_u16()),
-            code: refusal.and_then(ServerError::code),
-            description: refusal.and_then(ServerError::description),
+            code: refusal.and_then(ServerError::code).or(denial.map(Denial::code)),
+            description: refusal.and_then(ServerError::description).or(denial.and_then(Denial::description)),
             nonce: refusal.and_then(ServerError::nonce).map(|nonce| nonce.as_str()),
             request_id: refusal.and_then(ServerError::request_id),
         };

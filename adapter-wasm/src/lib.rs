@@ -16,5 +16,5 @@ mod transport;
 pub use error::Error;
 pub use key::ProofKey;
 pub use keybound_core::{Error as CoreError, *};
-pub use session::Session;
+pub use session::{Answer, Session, Source};
 pub use transport::{Transport, endpoint};

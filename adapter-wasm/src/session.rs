@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -20,6 +21,22 @@ const NONCE_LIFE: Duration = Duration::from_secs(300);
 /// What tabs tell each other when the person has logged out.
 const OVER: &str = "over";
 
+/// What they tell each other after a login.
+const BEGUN: &str = "begun";
+
+/// Where a session's tokens come from.
+#[non_exhaustive]
+pub enum Source {
+    /// The authorization server gives one for this grant, or for the refresh tokens that it brings. Without a grant,
+    /// a [login](Session::begin) has to bring one.
+    Grant(Option<Grant>),
+    /// The page gets one, perhaps from its own backend, with a proof that it has made: the token response's JSON.
+    Page(Box<dyn Fn() -> Answer>),
+}
+
+/// What a page's own way to a token promises.
+pub type Answer = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
+
 /// A token that is simply there: got when it is first needed, renewed before it expires, shared by all tabs and workers
 /// of the page's origin. Cloning a session is cheap, and the clones are one.
 ///
@@ -31,6 +48,7 @@ struct Shared {
     name: String,
     transport: Transport,
     client: Client,
+    source: Source,
     /// Replaced as a whole when the session begins anew, or ends.
     store: RefCell<Rc<RefCell<Store>>>,
     /// Why the last renewal failed, for those who waited for it.
@@ -41,8 +59,7 @@ struct Shared {
 }
 
 impl Session {
-    /// The session of this name: with the token that is kept in IndexedDB, or else one that `grant` is good for. A
-    /// grant that is good for once is followed by the refresh tokens that it brings.
+    /// The session of this name: with the token that is kept in IndexedDB, or else one that comes from `source`.
     ///
     /// # Errors
     /// `Browser` where IndexedDB is missing.
@@ -50,20 +67,19 @@ impl Session {
         name: &str,
         transport: Transport,
         client: Client,
-        grant: Option<Grant>,
+        source: Source,
     ) -> Result<Self, Error> {
         let shared = Rc::new(Shared {
             name: name.to_owned(),
             transport,
             client,
-            store: new_store(grant.clone(), None).into(),
+            store: new_store(source.grant(), None).into(),
+            source,
             failure: RefCell::default(),
             settled: Bell::default(),
             channel: platform::channel(name),
         });
-        if let Some(kept) = shared.kept().await? {
-            shared.begin(grant, Some(kept));
-        }
+        shared.resume().await?;
         spawn_local(listen(Rc::downgrade(&shared), shared.channel.clone()));
         Ok(Self(shared))
     }
@@ -137,6 +153,17 @@ impl Session {
         }
     }
 
+    /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
+    ///
+    /// # Errors
+    /// Why there is no token for the grant.
+    pub async fn begin(&self, grant: Grant) -> Result<Token, Rc<Error>> {
+        self.0.begin(Some(grant), None);
+        let token = self.token().await?;
+        platform::tell(&self.0.channel, BEGUN);
+        Ok(token)
+    }
+
     /// Ends the session, in all tabs: its tokens are revoked, where the client knows how, and forgotten, and so is
     /// the key.
     ///
@@ -168,6 +195,25 @@ impl Session {
     }
 }
 
+impl Source {
+    /// What the store asks with. A page's own way may be gone again and again.
+    fn grant(&self) -> Option<Grant> {
+        match self {
+            Self::Grant(grant) => grant.clone(),
+            Self::Page(_) => Some(Grant::client_credentials()),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grant(grant) => f.debug_tuple("Grant").field(grant).finish(),
+            Self::Page(_) => f.write_str("Page"),
+        }
+    }
+}
+
 impl Shared {
     fn kept_as(&self) -> String {
         format!("session {}", self.name)
@@ -184,6 +230,14 @@ impl Shared {
             self.transport.learn_from(kept.origins());
         }
         Ok(kept)
+    }
+
+    /// Goes on with what is kept, if anything is.
+    async fn resume(&self) -> Result<(), Error> {
+        if let Some(kept) = self.kept().await? {
+            self.begin(self.source.grant(), Some(kept));
+        }
+        Ok(())
     }
 
     async fn keep(&self, kept: Kept) -> Result<(), Error> {
@@ -219,8 +273,10 @@ async fn listen(shared: Weak<Shared>, channel: JsValue) {
     loop {
         let news = platform::news(&channel).await;
         let Some(shared) = shared.upgrade() else { return };
-        if news.as_string().as_deref() == Some(OVER) {
-            shared.begin(None, None);
+        match news.as_string().as_deref() {
+            Some(OVER) => shared.begin(None, None),
+            // What can't be read now will be read when a token is needed.
+            _ => drop(shared.resume().await),
         }
     }
 }
@@ -267,7 +323,13 @@ impl Renewal {
         if let Some(keep) = attempt.keep {
             shared.keep(keep).await?;
         }
-        let token = shared.transport.run(shared.client.token(attempt.grant)?).await?;
+        let token = match &shared.source {
+            Source::Grant(_) => shared.transport.run(shared.client.token(attempt.grant)?).await?,
+            Source::Page(get) => {
+                let answer = get().await.map_err(Error::Page)?;
+                shared.client.relayed(answer.as_bytes(), platform::now())?
+            }
+        };
         // Before anybody uses it: a new refresh token comes only once.
         if shared.is_current(&self.store) {
             self.unsaved = shared.keep(Kept::new(token.clone())).await.is_err();

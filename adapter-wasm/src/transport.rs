@@ -225,7 +225,7 @@ async fn send(request: http::Request<Body>, deadline: UnixTime) -> Result<Answer
     let text = platform::send(method.as_str(), &url, &headers, body, left, MAX_RESPONSE).await?;
     let text = text.as_string().unwrap_or_default();
     let (first, body) = text.split_once("\n\n").unwrap_or((&text, ""));
-    let (status, headers) = head(first).unwrap_or_default();
+    let (status, headers) = head(first).ok_or(JsValue::UNDEFINED)?;
     let mut answer = Answer::new(body.as_bytes().to_vec());
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
@@ -246,7 +246,7 @@ fn lines(headers: &HeaderMap) -> String {
 
 /// Status and headers of an answer; `None` for one that the browser keeps to itself.
 fn head(text: &str) -> Option<(StatusCode, HeaderMap)> {
-    let (status, headers) = text.split_once('\n')?;
+    let (status, headers) = text.split_once('\n').unwrap_or((text, ""));
     Some((StatusCode::from_bytes(status.as_bytes()).ok()?, read_lines(headers)))
 }
 
