@@ -373,7 +373,8 @@ fn json_of_any_depth_is_no_danger() {
 #[test]
 fn an_answer_that_somebody_else_got_is_read_like_any_other() {
     let client = World::with(Peer::bound()).client();
-    let bound = client.relayed(br#"{"access_token":"at","token_type":"DPoP","expires_in":60}"#, START).unwrap();
+    let bound =
+        client.relayed(br#"{"access_token":"at","token_type":"DPoP","expires_in":60}"#, START).unwrap();
     assert_eq!((bound.key(), bound.expires_at()), (client.key(), after(60_000)));
     for (answer, why) in [
         (r#"{"access_token":"at","token_type":"Bearer"}"#, WhyBad::NotBound),
