@@ -39,15 +39,21 @@ export const servePages = (pages = {}) => serve(async (request, response) => {
   return send('text/html', '<!doctype html><title>keybound</title>');
 });
 
-/** `keybound sandbox`: what it prints, and `close`. */
-export async function sandbox(...options) {
-  const child = spawn(process.env.KEYBOUND, ['sandbox', ...options], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const [line] = await new Promise((resolve, reject) => {
-    createInterface({ input: child.stdout }).once('line', (...args) => resolve(args));
-    child.once('exit', (code) => reject(new Error(`keybound sandbox ended: ${code}`)));
+/** A program that prints a line of JSON and serves then: what it printed, and `close`. */
+async function started(program, ...options) {
+  const child = spawn(program, options, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const line = await new Promise((resolve, reject) => {
+    createInterface({ input: child.stdout }).once('line', resolve);
+    child.once('error', reject).once('exit', (code) => reject(new Error(`${program} ended: ${code}`)));
   });
   return { ...JSON.parse(line), close: () => child.kill() };
 }
+
+/** `keybound sandbox`. */
+export const sandbox = (...options) => started(process.env.KEYBOUND, 'sandbox', ...options);
+
+/** adapter-ureq's example `relay`. */
+export const relay = () => started(process.env.KEYBOUND_RELAY);
 
 export const browser = () => chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import * as jose from 'jose';
-import { browser, sandbox, serve, servePages } from './harness.mjs';
+import { browser, relay, sandbox, serve, servePages } from './harness.mjs';
 
 let chromium, pages, server;
 
@@ -385,5 +385,50 @@ describe('workers', () => {
       return [first, second, thumbprint];
     });
     assert.deepEqual(answers.slice(0, 2), Array(2).fill([200, answers[2]]));
+  });
+});
+
+describe("a page's own way to a token", () => {
+  test("relays a proof by the app's backend to Treasury Prime, and calls Marqeta with the token", async (t) => {
+    const { close, ...backend } = await relay();
+    t.after(close);
+    const { page } = await profile(t);
+    const [status, body] = await page.evaluate(async ({ url, marqeta, proof_url }) => {
+      const { Session } = await import('/keybound/index.js');
+      const relayed = async (key, nonce) => {
+        const proof = await key.proof({ method: 'POST', url: proof_url, nonce });
+        const answer = await fetch(`${url}/uxt`, { method: 'POST', body: proof });
+        const wanted = answer.headers.get('dpop-nonce');
+        if (wanted && !nonce) return relayed(key, wanted);
+        if (!answer.ok) throw new Error(await answer.text());
+        return answer.json();
+      };
+      const session = await Session.open({ name: 'cards', token: (key) => relayed(key) });
+      const response = await session.fetch(`${marqeta}/api/v1/auth/program-short-code`);
+      return [response.status, await response.json()];
+    }, backend);
+    assert.deepEqual([status, body], [200, { program_short_code: 'sandbox' }]);
+    assert.equal(to(page, '/uxt').length, 2);
+  });
+
+  test('that fails, fails with what the page has thrown', async (t) => {
+    const { page } = await profile(t);
+    const message = await page.evaluate(async () => {
+      const { Session } = await import('/keybound/index.js');
+      const session = await Session.open({ token: async () => { throw new RangeError('mine'); } });
+      return session.fetch('https://rs.example/').catch((error) => `${error.name} ${error.message}`);
+    });
+    assert.equal(message, 'RangeError mine');
+  });
+
+  test("isn't taken for one where the token is bound to nothing", async (t) => {
+    const { page } = await profile(t);
+    const error = await page.evaluate(async () => {
+      const { Session } = await import('/keybound/index.js');
+      const session = await Session.open({ token: async () => ({ access_token: 'at', token_type: 'Bearer' }) });
+      return session.token().catch((error) => ({ ...error, message: error.message }));
+    });
+    assert.equal(error.kind, 'response');
+    assert.match(error.message, /bound to none/);
   });
 });

@@ -6,6 +6,7 @@
 mod marqeta;
 mod moov;
 mod oauth;
+mod pages;
 mod proofs;
 mod reply;
 mod server;
@@ -14,6 +15,7 @@ mod treasury_prime;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use http::header::{
@@ -42,11 +44,12 @@ pub struct Sandbox {
 }
 
 /// What a sandbox does beyond the usual.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
     port: u16,
     require_nonce: bool,
+    pages: Option<PathBuf>,
 }
 
 impl Options {
@@ -63,6 +66,13 @@ impl Options {
         self.require_nonce = require;
         self
     }
+
+    /// Serves pages for browsers: what is in this folder's `demo` and `dist`.
+    #[must_use]
+    pub fn pages(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.pages = Some(folder.into());
+        self
+    }
 }
 
 impl Sandbox {
@@ -74,13 +84,21 @@ impl Sandbox {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let address = listener.local_addr()?;
         let state = State::new(format!("http://{address}"), options.require_nonce);
-        let server = server::Server::start(listener, move |request| answer(&state, request))?;
+        let pages = options.pages;
+        let server = server::Server::start(listener, move |request| {
+            pages::find(pages.as_deref(), &request).unwrap_or_else(|| answer(&state, request))
+        })?;
         Ok(Self { address, server })
     }
 
     /// Where it is: `http://127.0.0.1:…`.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The demonstration for browsers, if it serves [pages](Options::pages).
+    pub fn demo(&self) -> String {
+        self.base_url() + "/demo/"
     }
 
     /// The base URL of Moov's API: `/oauth2/token`, `/oauth2/revoke`, `/ping`, `/accounts`.
