@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use crate::client_auth::ClientAuth;
 use crate::device;
 use crate::endpoint::Endpoint;
-use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Post, Settings, add_header};
+use crate::error::{BadResponse, Envelope, Error, Misuse, WhyBad};
+use crate::exchange::{Ask, Exchange, Post, Settings, Success, Unread, add_header};
 use crate::grant::Grant;
 use crate::issuer::Issuer;
 use crate::jose::PublicJwk;
 use crate::revocation::{self, Revoked, TokenTypeHint};
 use crate::secret::Secret;
+use crate::time::UnixTime;
 use crate::token::{self, Expected, ExpiresIn, Token};
 use crate::tries::Repeat;
 use crate::wire::fields::{BodyFormat, Fields};
+use crate::wire::refusal::Secrets;
 
 /// A client of one authorization server. Immutable once it is built, and cheap to clone.
 ///
@@ -180,19 +182,32 @@ impl Client {
                 "must be given: this server requires it for client_credentials",
             ));
         }
-        let (refresh_token, repeat, polling) = (grant.refresh_token.clone(), grant.repeat, grant.polling);
+        let (repeat, polling) = (grant.repeat, grant.polling);
+        let expected = self.expected(grant.refresh_token.clone());
         let fields = grant.into_fields()?;
-        let expected = Expected {
-            key: self.key.clone(),
-            accept_bearer: self.accept_bearer,
-            expires_in: self.expires_in,
-            refresh_token,
-        };
         let ask = self.ask(self.token_endpoint.clone(), fields, self.key.as_ref(), repeat);
         let exchange = Exchange::new(ask, move |success| token::read(success, &expected));
         Ok(match polling {
             Some(polling) => device::poll(exchange, polling),
             None => exchange,
+        })
+    }
+
+    /// Takes a token response (RFC 6749 §5.1) that came another way than by a request of this client's: a backend has
+    /// relayed a page's proof, and hands the answer on. It is checked like any other.
+    ///
+    /// # Errors
+    /// `Response` if it is no token for this client's key.
+    pub fn relayed(&self, answer: &[u8], now: UnixTime) -> Result<Token, Error> {
+        let headers = HeaderMap::new();
+        let success = Success { headers: &headers, body: answer, now };
+        token::read(&success, &self.expected(None)).map_err(|unread| {
+            let why = match unread {
+                Unread::Bad(why) => why,
+                Unread::Refusal => WhyBad::Missing("access_token"),
+            };
+            let envelope = Envelope::of(StatusCode::OK, &headers, &Secrets::from_iter([]));
+            BadResponse { envelope, why }.into()
         })
     }
 
@@ -207,6 +222,15 @@ impl Client {
             .ok_or(Misuse::new("revocation_endpoint", "must be set before a token can be revoked"))?;
         let ask = self.ask(endpoint, revocation::fields(token, hint)?, self.key.as_ref(), Repeat::Freely);
         Ok(Exchange::new(ask, revocation::read))
+    }
+
+    fn expected(&self, refresh_token: Option<Secret>) -> Expected {
+        Expected {
+            key: self.key.clone(),
+            accept_bearer: self.accept_bearer,
+            expires_in: self.expires_in,
+            refresh_token,
+        }
     }
 
     /// What is posted to one of the server's endpoints, perhaps with a proof by `key`.

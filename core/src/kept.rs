@@ -94,11 +94,10 @@ impl Kept {
             return Err(misuse("must be of version 1: it was written by a later keybound"));
         }
         let stored: Stored<'_> = serde_json::from_slice(json).map_err(|_| malformed())?;
-        let token = stored.token.restore().ok_or_else(malformed)?;
-        let bound_to = token.key().map(|key| key.thumbprint());
-        if bound_to.is_some() && bound_to != client.key().map(|key| key.thumbprint()) {
+        if stored.token.is_bound_elsewhere(client.key()) {
             return Err(misuse("must be of a token that is bound to this client's key"));
         }
+        let token = stored.token.restore(client.key()).ok_or_else(malformed)?;
         let origins = Origins::from_stored(&stored.origins, since)?;
         Ok(Self { token, tries_left: stored.tries_left.min(TRIES), origins })
     }

@@ -285,11 +285,17 @@ impl<'a> StoredToken<'a> {
         }
     }
 
-    /// `None` if it can't have been written by [`of`](Self::of).
-    pub(crate) fn restore(self) -> Option<Token> {
+    /// Whether it is bound to another key than this one.
+    pub(crate) fn is_bound_elsewhere(&self, key: Option<&PublicJwk>) -> bool {
+        self.key.as_deref().is_some_and(|bound_to| key.map(PublicJwk::to_json) != Some(bound_to))
+    }
+
+    /// The token, where `key` is the one that it may be bound to; `None` if it can't have been written by
+    /// [`of`](Self::of).
+    pub(crate) fn restore(self, key: Option<&PublicJwk>) -> Option<Token> {
         let access = Secret::new(self.access_token);
         let token_type = TokenType::of(&self.token_type);
-        let key = self.key.map(|key| PublicJwk::from_json(key.as_bytes())).transpose().ok()?;
+        let key = key.filter(|_| self.key.is_some()).cloned();
         let others = self.others.into_iter().map(|(name, text)| (name.into_owned(), Secret::new(text)));
         Some(Token(Arc::new(Parts {
             authorization: authorization(&token_type, &access).ok()?,

@@ -6,6 +6,7 @@
 mod marqeta;
 mod moov;
 mod oauth;
+mod pages;
 mod proofs;
 mod reply;
 mod server;
@@ -14,9 +15,14 @@ mod treasury_prime;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+};
+use http::{HeaderValue, Method, Request, Response};
 
 use reply::Reply;
 use state::State;
@@ -38,11 +44,12 @@ pub struct Sandbox {
 }
 
 /// What a sandbox does beyond the usual.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
     port: u16,
     require_nonce: bool,
+    pages: Option<PathBuf>,
 }
 
 impl Options {
@@ -59,6 +66,13 @@ impl Options {
         self.require_nonce = require;
         self
     }
+
+    /// Serves pages for browsers: what is in this folder's `demo` and `dist`.
+    #[must_use]
+    pub fn pages(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.pages = Some(folder.into());
+        self
+    }
 }
 
 impl Sandbox {
@@ -70,13 +84,21 @@ impl Sandbox {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let address = listener.local_addr()?;
         let state = State::new(format!("http://{address}"), options.require_nonce);
-        let server = server::Server::start(listener, move |request| answer(&state, request))?;
+        let pages = options.pages;
+        let server = server::Server::start(listener, move |request| {
+            pages::find(pages.as_deref(), &request).unwrap_or_else(|| answer(&state, request))
+        })?;
         Ok(Self { address, server })
     }
 
     /// Where it is: `http://127.0.0.1:…`.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The demonstration for browsers, if it serves [pages](Options::pages).
+    pub fn demo(&self) -> String {
+        self.base_url() + "/demo/"
     }
 
     /// The base URL of Moov's API: `/oauth2/token`, `/oauth2/revoke`, `/ping`, `/accounts`.
@@ -107,17 +129,38 @@ impl Sandbox {
 }
 
 fn answer(state: &State, request: Request<Bytes>) -> Response<Bytes> {
+    let mut response = match *request.method() {
+        Method::OPTIONS => Reply::empty(204).into_response(),
+        _ => route(state, &request).into_response(),
+    };
+    let asked = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let headers = response.headers_mut();
+    // Pages of any origin are let in: they prove themselves by tokens and proofs, never by cookies.
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    if let Some(asked) = asked {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
+        headers
+            .insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE"));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
+}
+
+/// What a page must see besides the body, or it can't answer a refusal (RFC 9449 §8).
+const EXPOSED: &str = "DPoP-Nonce, WWW-Authenticate, Date, Retry-After, X-Request-Id";
+
+fn route(state: &State, request: &Request<Bytes>) -> Reply {
     let path = request.uri().path().to_owned();
-    let reply = if let Some(path) = path.strip_prefix(moov::PREFIX) {
-        moov::answer(state, path, &request)
+    if let Some(path) = path.strip_prefix(moov::PREFIX) {
+        moov::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(treasury_prime::PREFIX) {
-        treasury_prime::answer(state, path, &request)
+        treasury_prime::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(marqeta::PREFIX) {
-        marqeta::answer(state, path, &request)
+        marqeta::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(oauth::PREFIX) {
-        oauth::answer(state, path, &request)
+        oauth::answer(state, path, request)
     } else {
         Reply::error(404, "there is nothing here")
-    };
-    reply.into_response()
+    }
 }

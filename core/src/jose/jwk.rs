@@ -58,6 +58,18 @@ impl PublicJwk {
         Ok(key)
     }
 
+    /// The key as WebCrypto's `exportKey("raw", publicKey)` writes it: the uncompressed point of SEC 1 §2.3.3, or the
+    /// 32 bytes of RFC 8032 §5.1.2. It must come from whoever holds the private half: whether a point lies on its
+    /// curve is not checked.
+    ///
+    /// # Errors
+    /// `Misuse` for another length or form than the algorithm's, and for RSA, which has none.
+    pub fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Result<Self, Misuse> {
+        let material = Material::from_point(algorithm.family(), raw)
+            .map_err(|_| Misuse::new("key", "must be a raw public key of its algorithm"))?;
+        Ok(Self::new(material, algorithm, None))
+    }
+
     /// The key of these members. Whether a point lies on its curve is left to whoever verifies with it.
     pub(crate) fn from_members(members: &JwkMembers<'_>) -> Result<Self, BadJwk> {
         if members.is_private() {
@@ -395,6 +407,28 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_raw_key_is_the_one_of_its_jwk() {
+        for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
+            let key = SigningKey::generate(algorithm).unwrap().public().clone();
+            let raw: &[u8] = match &key.0.material {
+                Material::P256(point) => point,
+                Material::P384(point) => point,
+                Material::Ed25519(point) => point,
+                Material::Rsa { .. } => unreachable!("it isn't generated"),
+            };
+            let again = PublicJwk::from_raw(algorithm, raw).unwrap();
+            assert_eq!(again, key);
+            assert_eq!(again.to_json(), key.to_json());
+            for bad in [&raw[1..], &[raw, &[0]].concat(), &[]] {
+                assert_eq!(PublicJwk::from_raw(algorithm, bad).unwrap_err().argument(), "key");
+            }
+            assert!(PublicJwk::from_raw(Algorithm::Rs256, raw).is_err());
+        }
+        let compressed = [&[2; 33][..], &[0; 32]].concat();
+        assert!(PublicJwk::from_raw(Algorithm::Es256, &compressed).is_err());
     }
 
     #[test]

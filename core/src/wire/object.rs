@@ -86,7 +86,7 @@ impl Members {
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        Value::String(text) => serde_json::from_str::<Value>(text.trim()).ok()?.as_f64(),
         _ => None,
     }
 }

@@ -17,17 +17,19 @@ pub(crate) fn read(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
         .or_else(|| text("x-retry-in").and_then(|value| millis(value).or_else(|| go_duration(value))))
 }
 
-fn seconds(value: &str) -> Option<Duration> {
-    Duration::try_from_secs_f64(decimal(value)?).ok()
-}
-
 fn millis(value: &str) -> Option<Duration> {
-    Duration::try_from_secs_f64(decimal(value)? / 1000.0).ok()
+    seconds(value).map(|span| span / 1000)
 }
 
-/// Digits with at most one point: no sign, no exponent, no `inf`.
-fn decimal(value: &str) -> Option<f64> {
-    value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then(|| value.parse().ok())?
+/// Digits with at most one point: no sign, no exponent. What is finer than a nanosecond doesn't count.
+fn seconds(value: &str) -> Option<Duration> {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let digits = whole.bytes().chain(fraction.bytes());
+    if matches!(value, "" | ".") || !digits.into_iter().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let nanos = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    Some(Duration::new(format!("0{whole}").parse().ok()?, nanos))
 }
 
 /// Counted on the server's own clock where it tells it, so that ours may be wrong.
@@ -43,16 +45,17 @@ fn go_duration(value: &str) -> Option<Duration> {
         let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
         let (unit, tail) =
             tail.split_at(tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len()));
-        let unit_seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
+        let number = seconds(number)?;
+        let span = match unit {
+            "h" => number.checked_mul(3600)?,
+            "m" => number.checked_mul(60)?,
+            "s" => number,
+            "ms" => number / 1_000,
+            "us" | "µs" => number / 1_000_000,
+            "ns" => number / 1_000_000_000,
             _ => return None,
         };
-        total = total.checked_add(Duration::try_from_secs_f64(decimal(number)? * unit_seconds).ok()?)?;
+        total = total.checked_add(span)?;
         rest = tail;
     }
     (!value.is_empty()).then_some(total)

@@ -1,0 +1,261 @@
+//! What the JavaScript package calls; `js/index.js` gives it its shape.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use http::Method;
+use js_sys::{Function, Promise};
+use keybound_core::dpop::{Nonce, Proof};
+use keybound_core::jose::Algorithm;
+use keybound_core::{
+    AuthorizationRequest, Client, ClientAuth, Grant, Issuer, Misuse, PendingAuthorization, Scope, Secret,
+};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use web_sys::Request;
+
+use crate::{CoreError, Error, ProofKey, Session, Source, Transport, endpoint, platform};
+
+/// A [`ProofKey`] of JavaScript's.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Key(ProofKey);
+
+#[wasm_bindgen]
+impl Key {
+    /// [`ProofKey::open`]
+    pub fn open(name: String, algorithm: Option<String>) -> Promise {
+        promise(async move { Ok(Self(open_key(&name, algorithm.as_deref()).await?).into()) })
+    }
+
+    /// [`ProofKey::delete`]
+    pub fn delete(name: String) -> Promise {
+        promise(async move {
+            ProofKey::delete(&name).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// `alg`
+    #[wasm_bindgen(getter)]
+    pub fn algorithm(&self) -> String {
+        self.0.public().algorithm().as_str().to_owned()
+    }
+
+    /// The public half's JWK, as JSON.
+    #[wasm_bindgen(getter)]
+    pub fn jwk(&self) -> String {
+        self.0.public().to_json().to_owned()
+    }
+
+    /// RFC 7638
+    #[wasm_bindgen(getter)]
+    pub fn thumbprint(&self) -> String {
+        self.0.public().thumbprint().to_owned()
+    }
+
+    /// [`ProofKey::proof`]
+    pub fn proof(
+        &self,
+        method: String,
+        url: String,
+        nonce: Option<String>,
+        token: Option<String>,
+    ) -> Promise {
+        let key = self.0.clone();
+        promise(async move {
+            let method = Method::from_bytes(method.as_bytes())
+                .map_err(|_| Misuse::new("method", "must be a method of HTTP"))?;
+            let uri = url.parse().map_err(|_| Misuse::new("url", "must be a URL"))?;
+            let nonce = nonce.map(|nonce| Nonce::new(&nonce)).transpose()?;
+            let mut proof = Proof::build(key.public(), &method, &uri)?;
+            if let Some(nonce) = &nonce {
+                proof = proof.nonce(nonce);
+            }
+            if let Some(token) = token {
+                proof = proof.access_token(&Secret::new(token));
+            }
+            Ok(key.proof(proof).await?.as_str().into())
+        })
+    }
+}
+
+/// A [`Session`] of JavaScript's.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Page(Session);
+
+#[wasm_bindgen]
+impl Page {
+    /// A session with these options.
+    pub fn open(options: Options) -> Promise {
+        promise(async move { Ok(Self(open_session(&options).await?).into()) })
+    }
+
+    /// What a login is begun with, a line for each: its `state`, the URL for the person, and what must be kept.
+    #[wasm_bindgen(js_name = startLogin)]
+    pub fn start_login(&self, redirect_uri: &str, scope: Option<String>) -> Result<String, JsValue> {
+        let begin = || {
+            let mut request = self.0.client().authorization(redirect_uri)?;
+            if let Some(scope) = scope {
+                request = request.scope(Scope::new(&scope)?);
+            }
+            request.build(platform::entropy())
+        };
+        let AuthorizationRequest { url, pending } =
+            begin().map_err(|misuse| JsValue::from(Error::from(misuse)))?;
+        Ok(format!("{}\n{url}\n{}", pending.state(), pending.to_json().expose()))
+    }
+
+    /// Ends a login: by what was kept, and the redirect.
+    #[wasm_bindgen(js_name = endLogin)]
+    pub fn end_login(&self, pending: String, redirect: String) -> Promise {
+        let session = self.0.clone();
+        promise(async move {
+            let grant =
+                PendingAuthorization::from_json(&pending)?.receive(&redirect).map_err(CoreError::from)?;
+            session.begin(grant).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// [`Session::fetch`]
+    pub fn fetch(&self, request: Request) -> Promise {
+        let session = self.0.clone();
+        promise(async move { Ok(session.fetch(&request).await?.into()) })
+    }
+
+    /// [`Session::close`]
+    pub fn close(&self) -> Promise {
+        let session = self.0.clone();
+        promise(async move {
+            session.close().await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// [`Session::is_open`]
+    #[wasm_bindgen(getter, js_name = isOpen)]
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+
+    /// [`Session::token`]: what is left of its life in milliseconds, or nothing, and the access token.
+    pub fn token(&self) -> Promise {
+        let session = self.0.clone();
+        promise(async move {
+            let token = session.token().await?;
+            let expires = token.expires_at().map(|at| at.as_millis().to_string()).unwrap_or_default();
+            Ok(format!("{expires} {}", token.access_token().expose()).into())
+        })
+    }
+}
+
+#[wasm_bindgen]
+extern "C" {
+    /// `SessionOptions` of `index.d.ts`, whose types `index.js` has checked.
+    pub type Options;
+
+    #[wasm_bindgen(method, getter)]
+    fn name(this: &Options) -> String;
+    #[wasm_bindgen(method, getter)]
+    fn algorithm(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn issuer(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = tokenEndpoint)]
+    fn token_endpoint(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = authorizationEndpoint)]
+    fn authorization_endpoint(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = revocationEndpoint)]
+    fn revocation_endpoint(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = clientId)]
+    fn client_id(this: &Options) -> String;
+    #[wasm_bindgen(method, getter, js_name = clientSecret)]
+    fn client_secret(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn scope(this: &Options) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn grant(this: &Options) -> Option<String>;
+    /// `index.js` makes it a function without arguments that promises JSON.
+    #[wasm_bindgen(method, getter)]
+    fn token(this: &Options) -> Option<Function>;
+}
+
+async fn open_key(name: &str, algorithm: Option<&str>) -> Result<ProofKey, Error> {
+    let unknown = Misuse::new("algorithm", "must be ES256 or Ed25519");
+    let algorithm = algorithm.map(|alg| Algorithm::from_alg(alg).ok_or(unknown)).transpose()?;
+    ProofKey::open(name, algorithm).await
+}
+
+async fn open_session(options: &Options) -> Result<Session, Error> {
+    let name = options.name();
+    let key = open_key(&name, options.algorithm().as_deref()).await?;
+    let transport = Transport::new(Some(key.clone()));
+    let client_id = options.client_id();
+    let auth = match options.client_secret() {
+        Some(secret) => ClientAuth::basic(&client_id, Secret::new(secret))?,
+        None => ClientAuth::none(&client_id)?,
+    };
+    let mut client = match options.issuer() {
+        Some(issuer) => {
+            let issuer = Issuer::https(&issuer)
+                .or_else(|misuse| Issuer::loopback_http(&issuer).map_err(|_| misuse))?;
+            let metadata = transport.run(issuer.discover()?).await?;
+            let key = metadata.dpop_key(key.public())?;
+            metadata.client(auth)?.dpop(key)
+        }
+        None => {
+            let missing =
+                Misuse::new("tokenEndpoint", "must be given, or the issuer, or a function that gets tokens");
+            Client::new(endpoint(&options.token_endpoint().ok_or(missing)?)?, auth).dpop(key.public().clone())
+        }
+    };
+    if let Some(url) = options.authorization_endpoint() {
+        client = client.authorization_endpoint(endpoint(&url)?);
+    }
+    if let Some(url) = options.revocation_endpoint() {
+        client = client.revocation_endpoint(endpoint(&url)?);
+    }
+    let source = match (options.token(), options.grant().as_deref()) {
+        (Some(get), _) => Source::Page(Box::new(move || {
+            let answer = get.call0(&JsValue::UNDEFINED);
+            Box::pin(async move {
+                Ok(JsFuture::from(Promise::from(answer?)).await?.as_string().unwrap_or_default())
+            })
+        })),
+        (None, Some("client_credentials")) => {
+            let grant = Grant::client_credentials();
+            Source::Grant(Some(match options.scope() {
+                Some(scope) => grant.scope(Scope::new(&scope)?),
+                None => grant,
+            }))
+        }
+        (None, None | Some("authorization_code")) => Source::Grant(None),
+        (None, Some(_)) => {
+            return Err(Misuse::new("grant", "must be authorization_code or client_credentials").into());
+        }
+    };
+    Session::open(&name, transport, client, source).await
+}
+
+/// One kind of future for all, so that what drives it is there once.
+fn promise(future: impl Future<Output = Result<JsValue, Thrown>> + 'static) -> Promise {
+    let future: Pin<Box<dyn Future<Output = Result<JsValue, JsValue>>>> =
+        Box::pin(async move { future.await.map_err(|thrown| thrown.0) });
+    future_to_promise(future)
+}
+
+/// What a promise is rejected with.
+struct Thrown(JsValue);
+
+impl<E: Into<Error>> From<E> for Thrown {
+    fn from(error: E) -> Self {
+        Self((&error.into()).into())
+    }
+}
+
+impl From<Rc<Error>> for Thrown {
+    fn from(error: Rc<Error>) -> Self {
+        Self((&*error).into())
+    }
+}

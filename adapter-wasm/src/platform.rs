@@ -1,0 +1,107 @@
+//! What the browser does, by `js/platform.js`: time, chance, requests, keys, storage.
+
+use std::time::Duration;
+
+use js_sys::Function;
+use keybound_core::{Ambient, UnixTime};
+use wasm_bindgen::prelude::*;
+use web_sys::{Request, Response};
+
+#[wasm_bindgen(module = "/js/platform.js")]
+extern "C" {
+    #[wasm_bindgen(js_name = now)]
+    fn now_millis() -> u64;
+    fn fill(entropy: &mut [u8]);
+    #[wasm_bindgen(js_name = sleep)]
+    async fn sleep_millis(millis: u32);
+
+    /// A `KeyboundError` with what the JSON `details` say.
+    pub(crate) fn fail(message: &str, details: &str, cause: &JsValue) -> JsValue;
+
+    pub(crate) fn head(response: &Response) -> String;
+    #[wasm_bindgen(js_name = requestHead)]
+    pub(crate) fn request_head(request: &Request) -> String;
+    #[wasm_bindgen(catch)]
+    pub(crate) async fn call(request: &Request, headers: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) async fn send(
+        method: &str,
+        url: &str,
+        headers: &str,
+        body: &[u8],
+        within: u32,
+        limit: usize,
+    ) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(js_name = warnHidden)]
+    pub(crate) fn warn_hidden(url: &str);
+    #[wasm_bindgen(js_name = isOffline)]
+    pub(crate) fn is_offline() -> bool;
+
+    #[wasm_bindgen(catch, js_name = openKey)]
+    pub(crate) async fn open_key(name: &str, algorithm: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(js_name = keyAlgorithm)]
+    pub(crate) fn key_algorithm(pair: &JsValue) -> String;
+    #[wasm_bindgen(catch, js_name = publicBytes)]
+    pub(crate) async fn public_bytes(pair: &JsValue) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) async fn sign(pair: &JsValue, message: &[u8]) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(catch, js_name = load)]
+    async fn load_value(name: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) async fn save(name: &str, value: &str) -> Result<(), JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) async fn erase(name: &str) -> Result<(), JsValue>;
+
+    #[wasm_bindgen(catch, js_name = lock)]
+    async fn take_lock(name: &str, within: u32) -> Result<JsValue, JsValue>;
+    pub(crate) fn channel(name: &str) -> JsValue;
+    pub(crate) fn tell(channel: &JsValue, news: &str);
+    pub(crate) async fn news(channel: &JsValue) -> JsValue;
+}
+
+pub(crate) fn now() -> UnixTime {
+    UnixTime::from_millis(now_millis())
+}
+
+pub(crate) fn entropy<const N: usize>() -> [u8; N] {
+    let mut entropy = [0; N];
+    fill(&mut entropy);
+    entropy
+}
+
+pub(crate) fn ambient() -> Ambient {
+    Ambient::new(now(), entropy())
+}
+
+pub(crate) async fn sleep(wait: Duration) {
+    if !wait.is_zero() {
+        sleep_millis(millis(wait)).await;
+    }
+}
+
+/// Milliseconds as `setTimeout` takes them.
+pub(crate) fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX).min(i32::MAX.unsigned_abs())
+}
+
+/// A text that was saved.
+pub(crate) async fn load(name: &str) -> Result<Option<String>, JsValue> {
+    load_value(name).await.map(|value| value.as_string())
+}
+
+/// The lock of a name, which nobody else has in any tab or worker; given back when it is dropped.
+pub(crate) struct Lock(Function);
+
+impl Lock {
+    pub(crate) async fn take(name: &str, within: Duration) -> Result<Self, JsValue> {
+        take_lock(name, millis(within)).await.map(|release| Self(release.unchecked_into()))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It resolves a promise, which can't fail.
+        let _ = self.0.call0(&JsValue::UNDEFINED);
+    }
+}

@@ -1,0 +1,376 @@
+//! What a page embeds: it asks for an authorised call, and the token has been taken care of.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Ticket, Token, TokenTypeHint};
+use wasm_bindgen::JsValue;
+use wasm_bindgen_futures::spawn_local;
+use web_sys::{Request, Response};
+
+use crate::bell::Bell;
+use crate::platform::Lock;
+use crate::{Error, ProofKey, Transport, platform};
+
+/// How long a nonce that another page has learned may be of use.
+const NONCE_LIFE: Duration = Duration::from_secs(300);
+
+/// What tabs tell each other when the person has logged out.
+const OVER: &str = "over";
+
+/// What they tell each other after a login.
+const BEGUN: &str = "begun";
+
+/// Where a session's tokens come from.
+#[non_exhaustive]
+pub enum Source {
+    /// The authorization server gives one for this grant, or for the refresh tokens that it brings. Without a grant,
+    /// a [login](Session::begin) has to bring one.
+    Grant(Option<Grant>),
+    /// The page gets one, perhaps from its own backend, with a proof that it has made: the token response's JSON.
+    Page(Box<dyn Fn() -> Answer>),
+}
+
+/// What a page's own way to a token promises.
+pub type Answer = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
+
+/// A token that is simply there: got when it is first needed, renewed before it expires, shared by all tabs and workers
+/// of the page's origin. Cloning a session is cheap, and the clones are one.
+///
+/// Whoever needs a token while another caller, tab or worker gets one waits for it, and shares it.
+#[derive(Clone)]
+pub struct Session(Rc<Shared>);
+
+struct Shared {
+    name: String,
+    transport: Transport,
+    client: Client,
+    source: Source,
+    /// Replaced as a whole when the session begins anew, or ends.
+    store: RefCell<Rc<RefCell<Store>>>,
+    /// Why the last renewal failed, for those who waited for it.
+    failure: RefCell<Option<Rc<Error>>>,
+    settled: Bell,
+    /// To and from the sessions of this name in other tabs.
+    channel: JsValue,
+}
+
+impl Session {
+    /// The session of this name: with the token that is kept in IndexedDB, or else one that comes from `source`.
+    ///
+    /// # Errors
+    /// `Browser` where IndexedDB is missing.
+    pub async fn open(
+        name: &str,
+        transport: Transport,
+        client: Client,
+        source: Source,
+    ) -> Result<Self, Error> {
+        let shared = Rc::new(Shared {
+            name: name.to_owned(),
+            transport,
+            client,
+            store: new_store(source.grant(), None).into(),
+            source,
+            failure: RefCell::default(),
+            settled: Bell::default(),
+            channel: platform::channel(name),
+        });
+        shared.resume().await?;
+        spawn_local(listen(Rc::downgrade(&shared), shared.channel.clone()));
+        Ok(Self(shared))
+    }
+
+    /// What performs its requests.
+    pub fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
+    /// What it is a session of.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Whether there is a token, or something left to get one with.
+    pub fn is_open(&self) -> bool {
+        let store = self.0.store();
+        let store = store.borrow();
+        store.is_repeatable() || store.kept().is_some()
+    }
+
+    /// A token that is good now.
+    ///
+    /// # Errors
+    /// That of the one renewal that all who need a token have waited for.
+    pub async fn token(&self) -> Result<Token, Rc<Error>> {
+        let shared = &self.0;
+        loop {
+            let store = shared.store();
+            let demand = store.borrow_mut().demand(platform::now());
+            match demand {
+                Demand::Use(token, None) => return Ok(token),
+                Demand::Use(token, Some(ticket)) => {
+                    let renewal = self.renewal(store, ticket);
+                    spawn_local(async move {
+                        // Whoever needs its result will ask for it.
+                        let _ = renewal.run().await;
+                    });
+                    return Ok(token);
+                }
+                Demand::Renew(ticket) => return self.renewal(store, ticket).run().await,
+                Demand::Wait(until) => {
+                    shared.settled.rung_within(until.saturating_since(platform::now())).await;
+                }
+                Demand::Pause(_) => {
+                    // Nobody is asked twice within a moment: the answer is still the one that has just come.
+                    let failure = shared.failure.borrow().clone();
+                    return Err(failure.unwrap_or_else(|| Rc::new(Error::RenewalEnded)));
+                }
+            }
+        }
+    }
+
+    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses the token all the
+    /// same, it is renewed and the request sent again, once.
+    ///
+    /// # Errors
+    /// If there is no token, or the request gets no answer.
+    pub async fn fetch(&self, request: &Request) -> Result<Response, Rc<Error>> {
+        let transport = &self.0.transport;
+        let token = self.token().await?;
+        let (response, rejected) = transport.call_and_judge(&token, request).await?;
+        if !rejected {
+            return Ok(response);
+        }
+        self.0.store().borrow_mut().reject(&token);
+        match self.token().await {
+            Ok(other) => Ok(transport.call(&other, request).await?),
+            // Without another token, the refusal is the application's.
+            Err(_) => Ok(response),
+        }
+    }
+
+    /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
+    ///
+    /// # Errors
+    /// Why there is no token for the grant.
+    pub async fn begin(&self, grant: Grant) -> Result<Token, Rc<Error>> {
+        self.0.begin(Some(grant), None);
+        let token = self.token().await?;
+        platform::tell(&self.0.channel, BEGUN);
+        Ok(token)
+    }
+
+    /// Ends the session, in all tabs: its tokens are revoked, where the client knows how, and forgotten, and so is
+    /// the key.
+    ///
+    /// # Errors
+    /// `Browser` where IndexedDB is missing, and why the tokens could not be revoked; they are forgotten all the same.
+    pub async fn close(&self) -> Result<(), Error> {
+        let shared = &self.0;
+        let kept = shared.store().borrow().kept();
+        shared.begin(None, None);
+        platform::tell(&shared.channel, OVER);
+        {
+            // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
+            let patience = shared.store().borrow().patience();
+            let _lock = Lock::take(&shared.name, patience).await.map_err(Error::Browser)?;
+            platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
+            ProofKey::delete(&shared.name).await?;
+        }
+        let refresh_token = kept.as_ref().and_then(|kept| kept.token().refresh_token());
+        let revocation = refresh_token
+            .and_then(|token| shared.client.revoke(token.clone(), Some(TokenTypeHint::RefreshToken)).ok());
+        match revocation {
+            Some(exchange) => shared.transport.run(exchange).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
+        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), unsaved: false }
+    }
+}
+
+impl Source {
+    /// What the store asks with. A page's own way may be gone again and again.
+    fn grant(&self) -> Option<Grant> {
+        match self {
+            Self::Grant(grant) => grant.clone(),
+            Self::Page(_) => Some(Grant::client_credentials()),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grant(grant) => f.debug_tuple("Grant").field(grant).finish(),
+            Self::Page(_) => f.write_str("Page"),
+        }
+    }
+}
+
+impl Shared {
+    fn kept_as(&self) -> String {
+        format!("session {}", self.name)
+    }
+
+    /// What this page or another has kept. What is of another version or key is as good as nothing.
+    async fn kept(&self) -> Result<Option<Kept>, Error> {
+        let Some(text) = platform::load(&self.kept_as()).await.map_err(Error::Browser)? else {
+            return Ok(None);
+        };
+        let since = platform::now().saturating_sub(NONCE_LIFE);
+        let kept = Kept::from_json(text.as_bytes(), &self.client, since).ok();
+        if let Some(kept) = &kept {
+            self.transport.learn_from(kept.origins());
+        }
+        Ok(kept)
+    }
+
+    /// Goes on with what is kept, if anything is.
+    async fn resume(&self) -> Result<(), Error> {
+        if let Some(kept) = self.kept().await? {
+            self.begin(self.source.grant(), Some(kept));
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, kept: Kept) -> Result<(), Error> {
+        let json = kept.with_origins(self.transport.learned()).to_json();
+        let text = std::str::from_utf8(json.expose()).unwrap_or_default();
+        platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
+    }
+
+    fn store(&self) -> Rc<RefCell<Store>> {
+        Rc::clone(&self.store.borrow())
+    }
+
+    fn is_current(&self, store: &Rc<RefCell<Store>>) -> bool {
+        Rc::ptr_eq(&self.store.borrow(), store)
+    }
+
+    fn begin(&self, grant: Option<Grant>, kept: Option<Kept>) {
+        *self.store.borrow_mut() = new_store(grant, kept);
+        self.settled.ring();
+    }
+}
+
+fn new_store(grant: Option<Grant>, kept: Option<Kept>) -> Rc<RefCell<Store>> {
+    let store = Store::new(RefreshPolicy::default(), grant);
+    Rc::new(RefCell::new(match kept {
+        Some(kept) => store.holding(kept),
+        None => store,
+    }))
+}
+
+/// Does what other tabs have done, as long as there is a session.
+async fn listen(shared: Weak<Shared>, channel: JsValue) {
+    loop {
+        let news = platform::news(&channel).await;
+        let Some(shared) = shared.upgrade() else { return };
+        match news.as_string().as_deref() {
+            Some(OVER) => shared.begin(None, None),
+            // What can't be read now will be read when a token is needed.
+            _ => drop(shared.resume().await),
+        }
+    }
+}
+
+/// A renewal that is under way. However it ends, whoever waits for it is told.
+struct Renewal {
+    shared: Rc<Shared>,
+    /// Which gave the ticket; another may have taken its place since.
+    store: Rc<RefCell<Store>>,
+    ticket: Option<Ticket>,
+    /// The new token could not be saved.
+    unsaved: bool,
+}
+
+impl Renewal {
+    async fn run(mut self) -> Result<Token, Rc<Error>> {
+        let shared = Rc::clone(&self.shared);
+        // Given back when all is over.
+        let mut lock = None;
+        let renewed = self.renew(&mut lock).await.map_err(Rc::new);
+        self.end(&renewed);
+        if renewed.is_err() && lock.is_some() {
+            // How often the refresh token may still be sent has changed.
+            let kept = self.store.borrow().kept();
+            if let Some(kept) = kept.filter(|_| shared.is_current(&self.store)) {
+                let _ = shared.keep(kept).await;
+            }
+        }
+        renewed
+    }
+
+    async fn renew(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
+        let shared = Rc::clone(&self.shared);
+        let patience = self.store.borrow().patience();
+        *lock = Some(Lock::take(&shared.name, patience).await.map_err(Error::Browser)?);
+        if let Some(kept) = shared.kept().await? {
+            let theirs =
+                self.with_ticket(|store, ticket| store.take_over(ticket, kept, platform::now(), seed()));
+            if let Some(token) = theirs.flatten() {
+                return Ok(token);
+            }
+        }
+        let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
+        if let Some(keep) = attempt.keep {
+            shared.keep(keep).await?;
+        }
+        let token = match &shared.source {
+            Source::Grant(_) => shared.transport.run(shared.client.token(attempt.grant)?).await?,
+            Source::Page(get) => {
+                let answer = get().await.map_err(Error::Page)?;
+                shared.client.relayed(answer.as_bytes(), platform::now())?
+            }
+        };
+        // Before anybody uses it: a new refresh token comes only once.
+        if shared.is_current(&self.store) {
+            self.unsaved = shared.keep(Kept::new(token.clone())).await.is_err();
+        }
+        Ok(token)
+    }
+
+    fn end(&mut self, renewed: &Result<Token, Rc<Error>>) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let outcome = renewed.clone().map_err(|error| error.failure());
+        *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
+        let mut store = self.store.borrow_mut();
+        store.settle(ticket, outcome, platform::now(), seed());
+        if self.unsaved {
+            store.not_saved();
+        }
+        drop(store);
+        self.shared.settled.ring();
+    }
+
+    fn with_ticket<T>(&mut self, with: impl FnOnce(&mut Store, &mut Ticket) -> T) -> Option<T> {
+        let ticket = self.ticket.as_mut()?;
+        Some(with(&mut self.store.borrow_mut(), ticket))
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.end(&Err(Rc::new(Error::RenewalEnded)));
+    }
+}
+
+fn seed() -> u64 {
+    u64::from_ne_bytes(platform::entropy())
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("name", &self.0.name)
+            .field("client", &self.0.client)
+            .finish_non_exhaustive()
+    }
+}

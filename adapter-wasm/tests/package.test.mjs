@@ -1,0 +1,434 @@
+// The package in Chromium, against the sandbox. To run: npm run build && KEYBOUND=/path/to/keybound npm test
+
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { after, before, describe, test } from 'node:test';
+import * as jose from 'jose';
+import { browser, relay, sandbox, serve, servePages } from './harness.mjs';
+
+let chromium, pages, server;
+
+before(async () => {
+  [chromium, pages, server] = await Promise.all([browser(), servePages(), sandbox('--nonce')]);
+});
+
+after(async () => {
+  await chromium?.close();
+  await pages?.close();
+  server?.close();
+});
+
+/** A new profile with one open page, whose `requests` are those that went to other servers. */
+async function profile(t, url = pages.url) {
+  const context = await chromium.newContext();
+  t.after(() => context.close());
+  return { context, page: await open(context, url) };
+}
+
+async function open(context, url = pages.url) {
+  const page = await context.newPage();
+  page.requests = [];
+  page.warnings = [];
+  page.on('request', (request) => request.method() !== 'OPTIONS' && page.requests.push(request));
+  page.on('console', (message) => page.warnings.push(message.text()));
+  await page.goto(url);
+  return page;
+}
+
+const machine = (more) => ({
+  grant: 'client_credentials',
+  tokenEndpoint: `${server.oauth}/token`,
+  clientId: server.client_id,
+  clientSecret: server.client_secret,
+  ...more,
+});
+
+const to = (page, path) => page.requests.filter((request) => new URL(request.url()).pathname.endsWith(path));
+
+describe('a key', () => {
+  for (const algorithm of ['ES256', 'Ed25519']) {
+    test(`of ${algorithm} makes proofs that jose verifies, and is the same after a reload`, async (t) => {
+      const { page } = await profile(t);
+      const make = (algorithm) => page.evaluate(async (algorithm) => {
+        const { ProofKey } = await import('/keybound/index.js');
+        const key = await ProofKey.open('k', { algorithm });
+        const proof = await key.proof({
+          method: 'POST', url: 'https://as.example/token?a=b#c', nonce: 'n', accessToken: 'a token',
+        });
+        return { proof, thumbprint: key.thumbprint, jwk: key.publicJwk, algorithm: key.algorithm };
+      }, algorithm);
+
+      const { proof, thumbprint, jwk } = await make(algorithm);
+      const options = { typ: 'dpop+jwt', algorithms: ['ES256', 'EdDSA', 'Ed25519'] };
+      const { payload, protectedHeader } = await jose.jwtVerify(proof, jose.EmbeddedJWK, options);
+      assert.deepEqual(protectedHeader.jwk, jwk);
+      assert.equal(await jose.calculateJwkThumbprint(jwk), thumbprint);
+      assert.equal(payload.htm, 'POST');
+      assert.equal(payload.htu, 'https://as.example/token');
+      assert.equal(payload.nonce, 'n');
+      assert.equal(payload.ath, createHash('sha256').update('a token').digest('base64url'));
+      assert.ok(Math.abs(payload.iat - Date.now() / 1000) < 5);
+
+      await page.reload();
+      assert.equal((await make()).thumbprint, thumbprint);
+      const other = await make(algorithm === 'ES256' ? 'Ed25519' : 'ES256').catch((error) => error);
+      assert.match(other.message, /algorithm must be that of the key that is kept/);
+    });
+  }
+
+  test("can't be exported, by any door", async (t) => {
+    const { page } = await profile(t);
+    const seen = await page.evaluate(async () => {
+      const { ProofKey } = await import('/keybound/index.js');
+      await ProofKey.open('k');
+      const database = await new Promise((resolve) => {
+        indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result);
+      });
+      const pair = await new Promise((resolve) => {
+        database.transaction('kept').objectStore('kept').get('key k').onsuccess = ({ target }) => resolve(target.result);
+      });
+      const attempts = ['pkcs8', 'jwk', 'raw'].map((format) => crypto.subtle.exportKey(format, pair.privateKey));
+      const outcomes = await Promise.allSettled(attempts);
+      return { extractable: pair.privateKey.extractable, usages: pair.privateKey.usages, outcomes: outcomes.map(({ status }) => status) };
+    });
+    assert.deepEqual(seen, { extractable: false, usages: ['sign'], outcomes: ['rejected', 'rejected', 'rejected'] });
+  });
+
+  test('is one key for two tabs that open it at once', async (t) => {
+    const { context, page } = await profile(t);
+    const other = await open(context);
+    const thumbprints = await Promise.all([page, other, page, other].map((tab) => tab.evaluate(async () => {
+      const { ProofKey } = await import('/keybound/index.js');
+      return (await ProofKey.open('k')).thumbprint;
+    })));
+    assert.equal(new Set(thumbprints).size, 1);
+  });
+
+  test('is another one after it was deleted', async (t) => {
+    const { page } = await profile(t);
+    const thumbprints = await page.evaluate(async () => {
+      const { ProofKey } = await import('/keybound/index.js');
+      const before = (await ProofKey.open('k')).thumbprint;
+      await ProofKey.delete('k');
+      return [before, (await ProofKey.open('k')).thumbprint];
+    });
+    assert.notEqual(...thumbprints);
+  });
+});
+
+describe('session.fetch', () => {
+  test('gets a token and calls with it, and pays one request for each nonce', async (t) => {
+    const { page } = await profile(t);
+    const answers = await page.evaluate(async ([options, url]) => {
+      const { Session } = await import('/keybound/index.js');
+      const session = await Session.open(options);
+      const answers = [];
+      for (const init of [undefined, { method: 'POST', body: 'text' }, new Request(url, { method: 'DELETE' })]) {
+        const response = init instanceof Request ? await session.fetch(init) : await session.fetch(url, init);
+        answers.push([response.status, (await response.json()).method]);
+      }
+      return answers;
+    }, [machine(), `${server.oauth}/resource?q=1`]);
+    assert.deepEqual(answers, [[200, 'GET'], [200, 'POST'], [200, 'DELETE']]);
+    assert.equal(to(page, '/token').length, 2);
+    assert.equal(to(page, '/resource').length, 4);
+  });
+
+  test('of twenty calls at once costs one token and one nonce', async (t) => {
+    const { page } = await profile(t);
+    const statuses = await page.evaluate(async ([options, url]) => {
+      const { Session } = await import('/keybound/index.js');
+      const session = await Session.open(options);
+      const responses = await Promise.all(Array.from({ length: 20 }, () => session.fetch(url)));
+      return responses.map(({ status }) => status);
+    }, [machine(), `${server.oauth}/resource`]);
+    assert.deepEqual(statuses, Array(20).fill(200));
+    assert.equal(to(page, '/token').length, 2);
+    assert.equal(to(page, '/resource').length, 21);
+  });
+});
+
+describe('session.fetch, like fetch,', () => {
+  /** A resource that takes any token, and a session whose tokens come from the page. */
+  async function resource(t, answer) {
+    const log = [];
+    const server = await serve(async (request, response) => {
+      response.setHeader('access-control-allow-origin', '*');
+      if (request.method === 'OPTIONS') {
+        response.setHeader('access-control-allow-headers', request.headers['access-control-request-headers'] ?? '');
+        return response.writeHead(204, { 'access-control-allow-methods': '*' }).end();
+      }
+      const chunks = [];
+      for await (const chunk of request) chunks.push(chunk);
+      const entry = { url: request.url, method: request.method, headers: request.headers, body: Buffer.concat(chunks) };
+      log.push(entry);
+      return answer(entry, response);
+    });
+    t.after(() => server.close());
+    const { page, context } = await profile(t);
+    await page.evaluate(async () => {
+      const { Session, KeyboundError } = await import('/keybound/index.js');
+      globalThis.session = await Session.open({
+        token: async () => ({ access_token: 'at', token_type: 'DPoP', expires_in: 3600 }),
+      });
+      globalThis.failure = (promise) => promise.then(
+        () => undefined,
+        (error) => ({ ...error, name: error.name, message: error.message, known: error instanceof KeyboundError }),
+      );
+    });
+    return { page, context, log, url: server.url };
+  }
+
+  test('sends bodies of all kinds, headers and options, and streams the answer', async (t) => {
+    const { page, log, url } = await resource(t, (_, response) => {
+      response.writeHead(201, { 'x-more': 'a', 'access-control-expose-headers': 'x-more', 'content-type': 'text/plain' });
+      response.write('one ');
+      setTimeout(() => response.end('two'), 50);
+    });
+    const seen = await page.evaluate(async (url) => {
+      const form = new FormData();
+      form.append('file', new Blob(['content']), 'name');
+      const bodies = ['text', new Uint8Array([1, 2, 3]), new Blob(['blob']), form, new URLSearchParams('a=b')];
+      const answers = [];
+      for (const body of bodies) {
+        const response = await session.fetch(new URL('/x', url), { method: 'PUT', body, headers: { 'X-Mine': 'm' } });
+        const chunks = [];
+        const decoder = new TextDecoder();
+        for await (const chunk of response.body) chunks.push(decoder.decode(chunk));
+        answers.push([response.status, response.headers.get('x-more'), chunks.join(''), response instanceof Response]);
+      }
+      return answers;
+    }, url);
+    assert.deepEqual(seen, Array(5).fill([201, 'a', 'one two', true]));
+    assert.deepEqual(log.slice(0, 3).map(({ body }) => body.toString('latin1')), ['text', '\x01\x02\x03', 'blob']);
+    assert.match(log[3].headers['content-type'], /^multipart\/form-data/);
+    assert.match(log[3].body.toString(), /content/);
+    assert.equal(log[4].body.toString(), 'a=b');
+    for (const { headers } of log) {
+      assert.equal(headers['x-mine'], 'm');
+      assert.equal(headers.authorization, 'DPoP at');
+    }
+    const ids = log.map(({ headers }) => jose.decodeJwt(headers.dpop).jti);
+    assert.equal(new Set(ids).size, ids.length);
+  });
+
+  test('is aborted by its signal, with its reason, before and while it waits', async (t) => {
+    const { page, url } = await resource(t, () => {});
+    const failures = await page.evaluate(async (url) => [
+      await failure(session.fetch(url, { signal: AbortSignal.abort() })),
+      await failure(session.fetch(url, { signal: AbortSignal.timeout(100) })),
+      await session.fetch(url, { signal: AbortSignal.abort('my reason') }).catch((reason) => reason),
+    ], url);
+    assert.deepEqual([failures[0].name, failures[1].name, failures[2]], ['AbortError', 'TimeoutError', 'my reason']);
+  });
+
+  test('follows no redirection with a token', async (t) => {
+    const { page, log, url } = await resource(t, ({ url }, response) => response.writeHead(307, { location: `${url}x` }).end());
+    const error = await page.evaluate((url) => failure(session.fetch(url)), url);
+    assert.equal(error.kind, 'response');
+    assert.match(error.message, /redirection/);
+    const type = await page.evaluate(async (url) => (await session.fetch(url, { redirect: 'manual' })).type, url);
+    assert.equal(type, 'opaqueredirect');
+    assert.deepEqual(log.map(({ url }) => url), ['/', '/']);
+  });
+
+  test('refuses no-cors, and plain http beyond this machine', async (t) => {
+    const { page, url } = await resource(t, (_, response) => response.end());
+    const [opaque, plain] = await page.evaluate(async (url) => [
+      await failure(session.fetch(url, { mode: 'no-cors' })),
+      await failure(session.fetch('http://rs.example/')),
+    ], url);
+    assert.match(opaque.message, /^mode must not be no-cors/);
+    assert.match(plain.message, /^url must begin with https/);
+    for (const error of [opaque, plain]) assert.deepEqual([error.kind, error.known], ['misuse', true]);
+  });
+
+  test("tells by the console that a 401's headers are hidden", async (t) => {
+    const { page, url } = await resource(t, (_, response) => {
+      response.writeHead(401, { 'www-authenticate': 'DPoP error="use_dpop_nonce"', 'dpop-nonce': 'n' }).end();
+    });
+    assert.equal(await page.evaluate(async (url) => (await session.fetch(url)).status, url), 401);
+    assert.ok(page.warnings.some((text) => text.includes('Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate')), page.warnings);
+  });
+
+  test('fails offline, with what to do, and works again online', async (t) => {
+    const { page, context, url } = await resource(t, (_, response) => response.end('here'));
+    await context.setOffline(true);
+    const error = await page.evaluate((url) => failure(session.fetch(url)), url);
+    assert.deepEqual([error.kind, error.retry, error.known], ['lost', 'later', true]);
+    assert.match(error.message, /nothing was sent/);
+    await context.setOffline(false);
+    assert.equal(await page.evaluate(async (url) => (await session.fetch(url)).text(), url), 'here');
+  });
+});
+
+describe('errors', () => {
+  const opening = (page, options) => page.evaluate(async (options) => {
+    const { Session } = await import('/keybound/index.js');
+    return Session.open(options).then((session) => session.token()).then(
+      () => undefined,
+      (error) => ({ ...error, message: error.message }),
+    );
+  }, options);
+
+  test('name the header that CORS hides at the token endpoint', async (t) => {
+    const { page } = await profile(t);
+    const hiding = await serve((request, response) => {
+      response.setHeader('access-control-allow-origin', '*');
+      response.setHeader('access-control-allow-headers', 'dpop, authorization');
+      response.setHeader('dpop-nonce', 'n');
+      response.writeHead(request.method === 'OPTIONS' ? 204 : 400).end('{"error":"use_dpop_nonce"}');
+    });
+    t.after(() => hiding.close());
+    const error = await opening(page, machine({ tokenEndpoint: `${hiding.url}/token` }));
+    assert.deepEqual([error.kind, error.code, error.status], ['hidden', 'use_dpop_nonce', 400]);
+    assert.match(error.message, /Access-Control-Expose-Headers: DPoP-Nonce/);
+  });
+
+  test('show no secret, and say whose fault it is', async (t) => {
+    const { page } = await profile(t);
+    const error = await opening(page, machine({ clientSecret: 'not-the-secret' }));
+    assert.deepEqual([error.kind, error.retry, error.status, error.code], ['server', 'no', 401, 'invalid_client']);
+    assert.doesNotMatch(JSON.stringify(error), /not-the-secret/);
+  });
+
+  for (const [name, change, message] of [
+    ['an option that there is none of', { clientID: 'x' }, /^clientID is not known here: use name, issuer/],
+    ['an option of another type', { scope: ['a'] }, /^scope must be a string/],
+    ['a token endpoint over http', { tokenEndpoint: 'http://as.example/' }, /^url must/],
+    ['no token endpoint', { tokenEndpoint: undefined }, /^tokenEndpoint must be given/],
+    ['another grant', { grant: 'password' }, /^grant must be/],
+    ['another algorithm', { algorithm: 'RS256' }, /^algorithm must be ES256 or Ed25519/],
+  ]) {
+    test(`point out ${name}`, async (t) => {
+      const { page } = await profile(t);
+      const error = await opening(page, machine(change));
+      assert.equal(error.kind, 'misuse');
+      assert.match(error.message, message);
+    });
+  }
+
+  test('say that IndexedDB or WebCrypto is missing', async (t) => {
+    const { page } = await profile(t);
+    await page.addInitScript(() => Object.defineProperty(globalThis, 'indexedDB', { value: { open() { throw new DOMException('', 'SecurityError'); } } }));
+    await page.reload();
+    const blocked = await opening(page, machine());
+    assert.equal(blocked.kind, 'browser');
+    assert.match(blocked.message, /IndexedDB/);
+
+    // A page over http that isn't this machine's.
+    const elsewhere = await chromium.newContext();
+    t.after(() => elsewhere.close());
+    const insecure = await elsewhere.newPage();
+    await insecure.route('http://plain.example/**', async (route) => {
+      const url = new URL(route.request().url());
+      await route.fulfill({ response: await route.fetch({ url: pages.url + url.pathname }) });
+    });
+    await insecure.goto('http://plain.example/');
+    const plain = await opening(insecure, machine());
+    assert.equal(plain.kind, 'browser');
+    assert.match(plain.message, /WebCrypto is missing.*https/);
+  });
+});
+
+describe('a wrong clock', () => {
+  for (const [name, offset] of [['an hour behind', -3600], ['a day ahead', 86400]]) {
+    test(`that is ${name} is corrected by what servers say`, async (t) => {
+      const { page } = await profile(t);
+      await page.addInitScript((offset) => {
+        const now = Date.now;
+        Date.now = () => now() + offset * 1000;
+      }, offset);
+      await page.reload();
+      const statuses = await page.evaluate(async ([options, url]) => {
+        const { Session } = await import('/keybound/index.js');
+        const session = await Session.open(options);
+        return [(await session.fetch(url)).status, (await session.fetch(url)).status];
+      }, [machine(), `${server.oauth}/resource`]);
+      assert.deepEqual(statuses, [200, 200]);
+    });
+  }
+});
+
+describe('workers', () => {
+  const source = (options, url) => `
+    import { Session } from '/keybound/index.js';
+    const run = async () => {
+      const session = await Session.open(${JSON.stringify(options)});
+      const response = await session.fetch(${JSON.stringify(url)});
+      return [response.status, session.key.thumbprint];
+    };`;
+
+  test('work, with the key of the page, in a Web Worker and in a Service Worker', async (t) => {
+    const url = `${server.oauth}/resource`;
+    const own = await servePages({
+      '/worker.js': `${source(machine(), url)} run().then(postMessage, (error) => postMessage(String(error)));`,
+      '/service.js': `${source(machine(), url)}
+        addEventListener('install', () => skipWaiting());
+        addEventListener('activate', (event) => event.waitUntil(clients.claim()));
+        addEventListener('message', ({ source }) => run().then(
+          (answer) => source.postMessage(answer), (error) => source.postMessage(String(error))));`,
+    });
+    t.after(() => own.close());
+    const { page } = await profile(t, own.url);
+    const answers = await page.evaluate(async (options) => {
+      const { ProofKey } = await import('/keybound/index.js');
+      const { thumbprint } = await ProofKey.open('keybound');
+      const worker = new Worker('/worker.js', { type: 'module' });
+      const first = await new Promise((resolve) => (worker.onmessage = ({ data }) => resolve(data)));
+      await navigator.serviceWorker.register('/service.js', { type: 'module' });
+      const { active } = await navigator.serviceWorker.ready;
+      const second = await new Promise((resolve) => {
+        navigator.serviceWorker.onmessage = ({ data }) => resolve(data);
+        active.postMessage('go');
+      });
+      return [first, second, thumbprint];
+    });
+    assert.deepEqual(answers.slice(0, 2), Array(2).fill([200, answers[2]]));
+  });
+});
+
+describe("a page's own way to a token", () => {
+  test("relays a proof by the app's backend to Treasury Prime, and calls Marqeta with the token", async (t) => {
+    const { close, ...backend } = await relay();
+    t.after(close);
+    const { page } = await profile(t);
+    const [status, body] = await page.evaluate(async ({ url, marqeta, proof_url }) => {
+      const { Session } = await import('/keybound/index.js');
+      const relayed = async (key, nonce) => {
+        const proof = await key.proof({ method: 'POST', url: proof_url, nonce });
+        const answer = await fetch(`${url}/uxt`, { method: 'POST', body: proof });
+        const wanted = answer.headers.get('dpop-nonce');
+        if (wanted && !nonce) return relayed(key, wanted);
+        if (!answer.ok) throw new Error(await answer.text());
+        return answer.json();
+      };
+      const session = await Session.open({ name: 'cards', token: (key) => relayed(key) });
+      const response = await session.fetch(`${marqeta}/api/v1/auth/program-short-code`);
+      return [response.status, await response.json()];
+    }, backend);
+    assert.deepEqual([status, body], [200, { program_short_code: 'sandbox' }]);
+    assert.equal(to(page, '/uxt').length, 2);
+  });
+
+  test('that fails, fails with what the page has thrown', async (t) => {
+    const { page } = await profile(t);
+    const message = await page.evaluate(async () => {
+      const { Session } = await import('/keybound/index.js');
+      const session = await Session.open({ token: async () => { throw new RangeError('mine'); } });
+      return session.fetch('https://rs.example/').catch((error) => `${error.name} ${error.message}`);
+    });
+    assert.equal(message, 'RangeError mine');
+  });
+
+  test("isn't taken for one where the token is bound to nothing", async (t) => {
+    const { page } = await profile(t);
+    const error = await page.evaluate(async () => {
+      const { Session } = await import('/keybound/index.js');
+      const session = await Session.open({ token: async () => ({ access_token: 'at', token_type: 'Bearer' }) });
+      return session.token().catch((error) => ({ ...error, message: error.message }));
+    });
+    assert.equal(error.kind, 'response');
+    assert.match(error.message, /bound to none/);
+  });
+});
