@@ -254,9 +254,9 @@ fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue,
 pub(crate) struct StoredToken<'a> {
     access_token: Cow<'a, str>,
     token_type: Cow<'a, str>,
-    /// The public JWK, as text.
+    /// The thumbprint of the key that it is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    key: Option<Cow<'a, str>>,
+    jkt: Option<Cow<'a, str>>,
     /// Milliseconds since 1970, like the next.
     received_at: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,7 +276,7 @@ impl<'a> StoredToken<'a> {
         Self {
             access_token: access.expose().into(),
             token_type: token_type.as_str().into(),
-            key: key.as_ref().map(|key| key.to_json().into()),
+            jkt: key.as_ref().map(|key| key.thumbprint().into()),
             received_at: received_at.as_millis(),
             expires_at: expires_at.map(UnixTime::as_millis),
             refresh_token: refresh.as_ref().map(|refresh| refresh.expose().into()),
@@ -287,7 +287,7 @@ impl<'a> StoredToken<'a> {
 
     /// Whether it is bound to another key than this one.
     pub(crate) fn is_bound_elsewhere(&self, key: Option<&PublicJwk>) -> bool {
-        self.key.as_deref().is_some_and(|bound_to| key.map(PublicJwk::to_json) != Some(bound_to))
+        self.jkt.as_deref().is_some_and(|jkt| key.map(PublicJwk::thumbprint) != Some(jkt))
     }
 
     /// The token, where `key` is the one that it may be bound to; `None` if it can't have been written by
@@ -295,7 +295,7 @@ impl<'a> StoredToken<'a> {
     pub(crate) fn restore(self, key: Option<&PublicJwk>) -> Option<Token> {
         let access = Secret::new(self.access_token);
         let token_type = TokenType::of(&self.token_type);
-        let key = key.filter(|_| self.key.is_some()).cloned();
+        let key = key.filter(|_| self.jkt.is_some()).cloned();
         let others = self.others.into_iter().map(|(name, text)| (name.into_owned(), Secret::new(text)));
         Some(Token(Arc::new(Parts {
             authorization: authorization(&token_type, &access).ok()?,

@@ -29,7 +29,8 @@ fn seconds(value: &str) -> Option<Duration> {
         return None;
     }
     let nanos = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    Some(Duration::new(format!("0{whole}").parse().ok()?, nanos))
+    // Digits alone can only be too many.
+    Some(Duration::new(format!("0{whole}").parse().unwrap_or(u64::MAX), nanos))
 }
 
 /// Counted on the server's own clock where it tells it, so that ours may be wrong.
@@ -90,6 +91,14 @@ mod tests {
             ("x-retry-in", "", None),
         ] {
             assert_eq!(read_one(name, value), millis.map(Duration::from_millis), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_wait_that_no_number_holds_is_a_long_one() {
+        for name in ["retry-after", "retry-after-ms", "x-retry-in"] {
+            let wait = read_one(name, "99999999999999999999999").unwrap();
+            assert!(wait > Duration::from_secs(1_000_000_000), "{name}");
         }
     }
 

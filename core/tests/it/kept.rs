@@ -96,8 +96,8 @@ fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
         ),
         (with_token("access_token", json!("line\nbreak")), "wrote"),
         (with_token("access_token", json!(7)), "wrote"),
-        (with_token("key", json!(7)), "wrote"),
-        (with_token("key", json!("{}")), "this client's key"),
+        (with_token("jkt", json!(7)), "wrote"),
+        (with_token("jkt", json!("x")), "this client's key"),
         (with_token("received_at", json!("today")), "wrote"),
     ] {
         let misuse = restore(&bad, &client).expect_err(&bad.to_string());
