@@ -67,7 +67,8 @@ impl Transport {
         self
     }
 
-    /// How long one [`run`](Self::run) may take, its waits and repetitions included, and one
+    /// How long one [`run`](Self::run) may take, its waits and repetitions included (but for the waits between two questions
+    /// whether somebody has decided, [`DeviceAuthorization`](crate::DeviceAuthorization)), and one
     /// [`call`](Self::call) until the response's head is there. Marqeta's browser SDK, for one, gives up
     /// after 5 s.
     #[must_use]
@@ -110,6 +111,7 @@ impl Transport {
     pub(crate) fn run_within<T>(&self, budget: Duration, exchange: Exchange<T>) -> Result<T, Error> {
         let clock = Clock::start(budget);
         let mut exchange = exchange.within(budget);
+        thread::sleep(exchange.wait());
         loop {
             let signing = exchange.prepare(&self.origins(), clock.ambient()?)?;
             let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;

@@ -248,3 +248,19 @@ fn a_token_goes_to_no_plain_http_host_but_this_machine() {
     let error = Transport::new().call(&token, request).unwrap_err();
     assert!(matches!(error, Error::Core(CoreError::Misuse(_))), "{error:?}");
 }
+
+#[test]
+fn a_device_waits_for_its_person_longer_than_a_request_may_take() {
+    let code = r#"{"device_code":"c","user_code":"u","verification_uri":"https://as.example/","expires_in":60,"interval":1}"#;
+    let pending = || answer("400 Bad Request", r#"{"error":"authorization_pending"}"#);
+    let (url, asked) = server(vec![answer("200 OK", code), pending(), pending(), answer("200 OK", TOKEN)]);
+    let at = Endpoint::loopback_http(&url).unwrap();
+    let client = Client::new(at.clone(), ClientAuth::none("tv").unwrap()).device_authorization_endpoint(at);
+    let transport = Transport::new().budget(Duration::from_millis(1500));
+    let began = Instant::now();
+    let device = transport.run(client.device_authorization(None).unwrap()).unwrap();
+    let token = transport.run(client.token(device.grant()).unwrap()).unwrap();
+    assert_eq!(token.access_token().expose(), "abc");
+    assert!(began.elapsed() >= Duration::from_secs(3), "a second before each question");
+    assert_eq!(asked.iter().count(), 4);
+}

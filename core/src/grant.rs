@@ -191,10 +191,10 @@ impl Grant {
         Ok(self)
     }
 
-    /// Whether asking twice does no harm: so for client credentials, and where [`repeatable`](Self::repeatable)
+    /// Whether it brings a token as often as it is used: so for client credentials, and where [`repeatable`](Self::repeatable)
     /// says so.
     pub fn is_repeatable(&self) -> bool {
-        self.repeat == Repeat::Freely
+        self.repeat == Repeat::Freely && self.polling.is_none()
     }
 
     pub(crate) fn is_client_credentials(&self) -> bool {

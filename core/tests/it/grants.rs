@@ -112,6 +112,7 @@ fn a_device_asks_at_the_servers_pace_until_its_person_has_decided() {
         assert_eq!(device.verification_uri_complete(), Some("https://as.example/go?user_code=WDJB-MJHT"));
         assert_eq!(device.expires_at(), START.saturating_add(Duration::from_secs(600)));
         // The waits don't count: the whole takes longer than an exchange may.
+        assert!(!device.grant().is_repeatable(), "the code is good for one token");
         let exchange = client.token(device.grant()).unwrap().within(Duration::from_secs(10));
         let token = world.run(exchange).unwrap();
         assert_eq!(token.access_token().expose(), "access-1");
