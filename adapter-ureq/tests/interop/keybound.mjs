@@ -12,7 +12,8 @@ const TIME_LIMIT = 30_000;
 
 // Runs `keybound args...` and returns { code, stdout, stderr, json() }. A status of null is a crash or a time-out.
 // Asynchronous on purpose: the servers answer from this same process.
-export function run(args, { env = {}, input = '' } = {}) {
+// `onStderr` is told what has been written there up to now.
+export function run(args, { env = {}, input = '', onStderr = () => {} } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(BINARY, args, {
       env: { ...process.env, NO_PROXY: '127.0.0.1,localhost', ...env },
@@ -22,6 +23,7 @@ export function run(args, { env = {}, input = '' } = {}) {
     for (const stream of ['stdout', 'stderr']) {
       child[stream].setEncoding('utf8').on('data', (chunk) => { result[stream] += chunk; });
     }
+    child.stderr.on('data', () => onStderr(result.stderr));
     child.stdin.on('error', () => {}); // it may have left without reading its input
     child.stdin.end(input);
     child.on('error', reject);
@@ -43,7 +45,7 @@ export async function workspace(t) {
   t.after(() => rm(dir, { recursive: true }));
 
   const file = (name) => join(dir, name);
-  const kb = (args, { env, input } = {}) => run(args, { env: { XDG_CACHE_HOME: file('cache'), ...env }, input });
+  const kb = (args, { env, ...options } = {}) => run(args, { env: { XDG_CACHE_HOME: file('cache'), ...env }, ...options });
   return {
     file,
     kb,

@@ -12,12 +12,23 @@ import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.j
 export const RESOURCE_INDICATOR = 'urn:example:api';
 export const REDIRECT_URI = 'https://app.example/callback';
 
+export const DEVICE_CODE = 'urn:ietf:params:oauth:grant-type:device_code';
+
 const secret = () => randomBytes(24).toString('base64url');
 
 export const CLIENTS = {
   basic: { client_id: 'basic', client_secret: secret(), token_endpoint_auth_method: 'client_secret_basic' },
   post: { client_id: 'post', client_secret: secret(), token_endpoint_auth_method: 'client_secret_post' },
   odd: { client_id: 'odd:client+1', client_secret: `:+%/=&~${secret()}~&=/%+:`, token_endpoint_auth_method: 'client_secret_basic' },
+  native: {
+    client_id: 'native',
+    application_type: 'native',
+    token_endpoint_auth_method: 'none',
+    grant_types: ['authorization_code', 'refresh_token', DEVICE_CODE],
+    response_types: ['code'],
+    redirect_uris: ['http://127.0.0.1/callback'],
+    scope: 'openid offline_access',
+  },
   app: {
     client_id: 'app',
     token_endpoint_auth_method: 'none',
@@ -28,6 +39,7 @@ export const CLIENTS = {
   },
 };
 const CLIENT_ALGS = ['HS256', 'ES256', 'ES384', 'EdDSA', 'RS256', 'PS256'];
+const PEOPLE = [CLIENTS.app, CLIENTS.native];
 const MACHINE = { grant_types: ['client_credentials'], response_types: [], redirect_uris: [], scope: 'read write' };
 
 export const sha256 = (data) => createHash('sha256').update(data).digest('base64url');
@@ -37,8 +49,9 @@ export const sha256 = (data) => createHash('sha256').update(data).digest('base64
 // authMethods   how clients may authenticate themselves
 // proofAlgs     the algorithms by which proofs are taken
 // clients       further ones, beside CLIENTS
+// requirePar    authorization requests must be pushed
 // port          where to listen: a restart on the port of a closed server makes all its old nonces stale
-export async function startProvider({ requireNonce = false, offerNonce = requireNonce, authMethods, proofAlgs, clients = [], port = 0 } = {}) {
+export async function startProvider({ requireNonce = false, offerNonce = requireNonce, authMethods, proofAlgs, clients = [], requirePar = false, port = 0 } = {}) {
   const server = createServer();
   await new Promise((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve));
   const issuer = `http://127.0.0.1:${server.address().port}`;
@@ -46,16 +59,18 @@ export async function startProvider({ requireNonce = false, offerNonce = require
 
   const provider = new Provider(issuer, {
     adapter: createMemoryAdapter(), // what it takes by itself, without the warning that it forgets
-    clients: [...Object.values(CLIENTS), ...clients].map((client) => (client === CLIENTS.app ? client : { ...MACHINE, ...client })),
+    clients: [...Object.values(CLIENTS), ...clients].map((client) => (PEOPLE.includes(client) ? client : { ...MACHINE, ...client })),
     enabledJWA: { clientAuthSigningAlgValues: CLIENT_ALGS, ...(proofAlgs && { dPoPSigningAlgValues: proofAlgs }) },
     ...(authMethods && { clientAuthMethods: authMethods }),
     clientDefaults: { id_token_signed_response_alg: 'ES256' },
     scopes: ['openid', 'offline_access', 'read', 'write'],
     features: {
       clientCredentials: { enabled: true },
+      deviceFlow: { enabled: true },
       devInteractions: { enabled: false },
       dPoP: { enabled: true, requireNonce: () => requireNonce, nonceSecret: offerNonce ? randomBytes(32) : undefined },
       introspection: { enabled: true },
+      pushedAuthorizationRequests: { enabled: true, requirePushedAuthorizationRequests: requirePar },
       revocation: { enabled: true },
       userinfo: { enabled: true },
       resourceIndicators: {
@@ -66,7 +81,7 @@ export async function startProvider({ requireNonce = false, offerNonce = require
     findAccount: (_, accountId) => ({ accountId, claims: () => ({ sub: accountId }) }),
     interactions: { url: (_, { uid }) => `/interaction/${uid}` },
     rotateRefreshToken: true,
-    ttl: { AccessToken: 3600, ClientCredentials: 600, Grant: 3600, IdToken: 3600, Interaction: 600, RefreshToken: 7200, Session: 600 },
+    ttl: { AccessToken: 3600, ClientCredentials: 600, DeviceCode: 600, Grant: 3600, IdToken: 3600, Interaction: 600, RefreshToken: 7200, Session: 600 },
     cookies: { keys: [secret()] },
     jwks: { keys: [await signingKey()] },
   });
@@ -145,21 +160,42 @@ export async function authorizationCode({ issuer, clientId, redirectUri, codeVer
     ...(dpopJkt && { dpop_jkt: dpopJkt }),
   });
 
-  let url = start.href;
-  for (let step = 0; step < 10 && !url.startsWith(redirectUri); step += 1) {
+  const back = await browse(start.href, (url) => url.startsWith(redirectUri));
+  const code = new URL(back).searchParams.get('code');
+  if (!code) throw new Error(`no code in ${back}`);
+  return code;
+}
+
+// Follows redirects as a browser would, until one leads to where `isThere`, and returns that URL. Without `isThere` it
+// stays at the first page, and returns { url, page, submit }: submit(values) sends the page's only form with these values.
+export async function browse(start, isThere, cookies = new Map(), form = undefined) {
+  let url = start;
+  let body = form;
+  for (let step = 0; step < 10; step += 1) {
+    if (isThere?.(url)) return url;
     const cookie = [...cookies].map(([name, value]) => `${name}=${value}`).join('; ');
-    const response = await fetch(url, { redirect: 'manual', headers: { cookie } });
+    const response = await fetch(url, { method: body ? 'POST' : 'GET', body, redirect: 'manual', headers: { cookie } });
     for (const line of response.headers.getSetCookie()) {
       const [, name, value] = /^([^=]+)=([^;]*)/.exec(line);
       cookies.set(name, value);
     }
     const location = response.headers.get('location');
-    if (!location) throw new Error(`no redirect from ${url}: ${response.status} ${await response.text()}`);
+    if (!location) {
+      const page = await response.text();
+      if (isThere) throw new Error(`no redirect from ${url}: ${response.status} ${page}`);
+      return { url, page, submit: (values) => submit(url, page, values, cookies) };
+    }
     url = new URL(location, url).href;
+    body = undefined;
   }
-  const code = new URL(url).searchParams.get('code');
-  if (!code) throw new Error(`no code in ${url}`);
-  return code;
+  throw new Error(`no end to the redirects from ${start}`);
+}
+
+function submit(url, page, values, cookies) {
+  const action = /<form[^>]* action="([^"]+)"/.exec(page)?.[1] ?? url;
+  const hidden = [...page.matchAll(/<input type="hidden" name="([^"]+)" value="([^"]*)"/g)].map(([, name, value]) => [name, value]);
+  const form = new URLSearchParams({ ...Object.fromEntries(hidden), ...values });
+  return browse(new URL(action, url).href, undefined, cookies, form);
 }
 
 // GET and POST /resource: for client_credentials tokens that are bound to a key. Echoes the request.

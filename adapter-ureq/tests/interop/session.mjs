@@ -13,10 +13,10 @@ export async function session(t, options, earlier) {
   t.after(() => server.close());
 
   // Who asks is `{ args, env, key }`: every value of `env` is a secret, `key` is the file to bind the token to.
-  const run = async (command, { args: who, env, key: bind }, ...args) => {
+  const run = async (command, { args: who, env, key: bind, onStderr }, ...args) => {
     const where = args.includes('--issuer') || args.includes('--token-url') ? [] : ['--token-url', `${server.issuer}/token`];
     const dpop = bind ? ['--dpop', '--key', bind] : [];
-    const result = await kb([command, ...where, ...who, ...dpop, ...args], { env });
+    const result = await kb([command, ...where, ...who, ...dpop, ...args], { env, onStderr });
     checkSecrecy(result, server, env);
     checkProofs(server);
     return result;
@@ -72,11 +72,13 @@ function checkSecrecy({ args: [command], stdout, stderr }, { log }, env) {
 function checkProofs({ issuer, log }) {
   const proofs = log.filter(({ hadProof }) => hadProof);
   assert.equal(new Set(proofs.map(({ claims }) => claims.jti)).size, proofs.length, 'a jti was used twice');
-  for (const { method, path, time, credentials, header, claims } of proofs) {
+  for (const { method, path, time, scheme, credentials, header, claims } of proofs) {
     assert.deepEqual(Object.keys(header).sort(), ['alg', 'jwk', 'typ']);
     assert.equal(claims.htm, method);
     assert.equal(claims.htu, issuer + path);
     assert.ok(claims.iat <= time && claims.iat >= time - 5, `iat ${claims.iat} at ${time}`);
-    assert.equal(claims.ath, path === '/token' ? undefined : sha256(credentials), `ath at ${path}`);
+    const hasToken = scheme?.toLowerCase() === 'dpop';
+    assert.equal(hasToken, path === '/resource' || path === '/me' || path === '/no-such-path', `a token at ${path}`);
+    assert.equal(claims.ath, hasToken ? sha256(credentials) : undefined, `ath at ${path}`);
   }
 }

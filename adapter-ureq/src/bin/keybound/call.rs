@@ -3,10 +3,9 @@ use std::{fs, str::FromStr};
 
 use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
-use keybound_ureq::Session;
 
-use crate::client;
 use crate::failure::Failure;
+use crate::grant::{TokenOptions, session};
 use crate::input::pair;
 use crate::{nonce_cache, repeat};
 
@@ -33,21 +32,21 @@ pub(crate) struct Options {
     #[arg(long, value_name = "P", default_value_t = 1, requires = "repeat", value_parser = clap::value_parser!(u32).range(1..=1024))]
     parallel: u32,
     #[command(flatten)]
-    client: client::TokenOptions,
+    token: TokenOptions,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let ready = options.client.ready()?;
     let mut request = options.request()?;
+    let (ready, grant) = options.token.ready()?;
     for (name, value) in &ready.api_headers {
         request.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     if let Some(times) = options.repeat {
-        return repeat::run(ready, &request, times, options.parallel, options.client.trace);
+        return repeat::run(ready, grant, &request, times, options.parallel, options.token.client.trace);
     }
     // What is wrong with the arguments shows here; from now on it is the server's doing.
-    let _ = ready.client.token(ready.grant.clone())?;
-    let session = Session::new(ready.transport, ready.client, ready.grant);
+    let _ = ready.client.token(grant.clone())?;
+    let session = session(ready.transport, ready.client, grant)?;
     let response = session.run(request);
     nonce_cache::store(&session.transport().learned());
     let response = response.map_err(|error| Failure::refused(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! The options by which a token is asked for.
+//! Which server is asked, and who asks: the options that `token`, `call` and `login` share.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use http::HeaderMap;
 use keybound_ureq::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
-use keybound_ureq::{
-    BodyFormat, Client, ClientAuth, Grant, Issuer, Metadata, Misuse, Scope, Transport, endpoint,
-};
+use keybound_ureq::{BodyFormat, Client, ClientAuth, Issuer, Metadata, Misuse, Transport, endpoint};
 
 use crate::failure::{Failure, warn};
 use crate::input::{pair, secret};
@@ -17,7 +15,7 @@ use crate::{key, nonce_cache};
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("server").required(true))]
-pub(crate) struct TokenOptions {
+pub(crate) struct ClientOptions {
     /// The token endpoint.
     #[arg(long, value_name = "URL", group = "server")]
     token_url: Option<String>,
@@ -51,18 +49,6 @@ pub(crate) struct TokenOptions {
     /// private-key-jwt where there is a client key, else none.
     #[arg(long)]
     auth: Option<Auth>,
-    /// client_credentials, refresh_token, or the name or URN of another grant.
-    #[arg(long, value_name = "GRANT", default_value = "client_credentials")]
-    grant: String,
-    /// The environment variable that holds the refresh token.
-    #[arg(long, value_name = "NAME")]
-    refresh_token_env: Option<String>,
-    /// Scopes, separated by spaces.
-    #[arg(long)]
-    scope: Option<String>,
-    /// A further parameter of the token request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    param: Vec<(String, String)>,
     /// A further header of the token request.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     header: Vec<(String, String)>,
@@ -110,13 +96,14 @@ enum Body {
 /// A client with all that it needs to be used.
 pub(crate) struct Ready {
     pub(crate) client: Client,
-    pub(crate) grant: Grant,
     pub(crate) transport: Transport,
+    /// What the server says of itself, where it was asked.
+    pub(crate) metadata: Option<Metadata>,
     /// What every call of the provider's API should have.
     pub(crate) api_headers: HeaderMap,
 }
 
-impl TokenOptions {
+impl ClientOptions {
     /// Everything is checked here, before anything is sent but a question for the issuer's metadata.
     pub(crate) fn ready(&self) -> Result<Ready, Failure> {
         let client_key = self.client_key.as_ref().map(|file| key::read(file, self.client_alg)).transpose()?;
@@ -125,10 +112,10 @@ impl TokenOptions {
         let public =
             public.map(|key| self.client_kid.as_ref().map_or_else(|| key.clone(), |kid| key.with_kid(kid)));
         let auth = self.client_auth(public.as_ref(), None)?;
-        let grant = self.grant()?;
         let mut bound_to = key.as_ref().map(|key| key.public().clone());
         let transport = transport(self.trace).signer(Vec::from_iter(key.into_iter().chain(client_key)));
         let mut api_headers = HeaderMap::new();
+        let mut metadata = None;
         let mut client = match (&self.token_url, &self.issuer, self.provider) {
             (_, _, Some(Provider::Moov)) => {
                 let moov = self.moov(auth)?;
@@ -139,9 +126,9 @@ impl TokenOptions {
                 moov.client()?
             }
             (_, Some(url), None) => {
-                let metadata = transport.run(issuer(url)?.discover()?)?;
-                bound_to = bound_to.map(|key| metadata.dpop_key(&key)).transpose()?;
-                metadata.client(self.client_auth(public.as_ref(), Some(&metadata))?)?
+                let said = metadata.insert(transport.run(issuer(url)?.discover()?)?);
+                bound_to = bound_to.map(|key| said.dpop_key(&key)).transpose()?;
+                said.client(self.client_auth(public.as_ref(), Some(said))?)?
             }
             (Some(url), None, None) => Client::new(endpoint(url)?, auth),
             (None, None, None) => {
@@ -161,7 +148,7 @@ impl TokenOptions {
         if let Some(key) = bound_to {
             client = client.dpop(key);
         }
-        Ok(Ready { client, grant, transport, api_headers })
+        Ok(Ready { client, transport, metadata, api_headers })
     }
 
     fn client_auth(
@@ -207,25 +194,6 @@ impl TokenOptions {
             }
         }
         Ok(moov)
-    }
-
-    fn grant(&self) -> Result<Grant, Failure> {
-        let mut grant = match (self.grant.as_str(), &self.refresh_token_env) {
-            ("refresh_token", Some(name)) => Grant::refresh_token(secret(name)?)?,
-            ("refresh_token", None) => {
-                return Err(Failure::usage("--refresh-token-env must be given for this grant"));
-            }
-            (_, Some(_)) => return Err(Failure::usage("--refresh-token-env is for --grant refresh_token")),
-            ("client_credentials", None) => Grant::client_credentials(),
-            (name, None) => Grant::extension(name)?,
-        };
-        if let Some(scope) = &self.scope {
-            grant = grant.scope(Scope::new(scope)?);
-        }
-        for (name, value) in &self.param {
-            grant = grant.param(name, value)?;
-        }
-        Ok(grant)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::{fmt, io};
 
-use keybound_ureq::{Error, Misuse};
+use keybound_ureq::{Error, Misuse, RedirectError};
 
 /// Whose fault it is, and the sentence for stderr.
 #[derive(Debug)]
@@ -59,6 +59,12 @@ impl StdError for Failure {}
 impl From<Misuse> for Failure {
     fn from(misuse: Misuse) -> Self {
         Self::Usage(misuse.to_string())
+    }
+}
+
+impl From<RedirectError> for Failure {
+    fn from(error: RedirectError) -> Self {
+        Self::Refused(error.to_string())
     }
 }
 

@@ -39,11 +39,16 @@ pub(crate) fn stdin() -> Result<String, Failure> {
 
 /// The time and entropy for one proof.
 pub(crate) fn ambient() -> Result<Ambient, Failure> {
-    let mut entropy = [0; 16];
+    Ok(Ambient::new(now(), entropy()?))
+}
+
+/// Random bytes from the system.
+pub(crate) fn entropy<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut entropy = [0; N];
     SystemRandom::new()
         .fill(&mut entropy)
         .map_err(|_| Failure::refused("the system has no random numbers"))?;
-    Ok(Ambient::new(now(), entropy))
+    Ok(entropy)
 }
 
 pub(crate) fn now() -> UnixTime {

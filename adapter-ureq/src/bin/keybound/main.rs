@@ -6,9 +6,13 @@
 mod call;
 mod client;
 mod demo;
+mod existing;
 mod failure;
+mod grant;
 mod input;
 mod key;
+mod listener;
+mod login;
 mod nonce_cache;
 mod proof;
 mod repeat;
@@ -36,9 +40,15 @@ enum Verb {
     /// Serves the sandbox on loopback, and prints where its parts are.
     Sandbox(sandbox::Options),
     /// Gets a token and prints it as JSON.
-    Token(client::TokenOptions),
+    Token(grant::TokenOptions),
+    /// Has a person sign in with their browser, and prints the token as JSON.
+    Login(login::Options),
     /// Gets a token, calls a URL with it, and prints the response's body.
     Call(call::Options),
+    /// Asks what a token is worth, and prints the answer as JSON.
+    Introspect(existing::Options),
+    /// Revokes a token.
+    Revoke(existing::Options),
     /// Relays a browser's proof (stdin) to Treasury Prime, and prints the token, or why not.
     Uxt(uxt::Options),
     /// Makes and judges proofs.
@@ -54,7 +64,10 @@ fn main() -> ExitCode {
         Verb::Demo => demo::run(),
         Verb::Sandbox(options) => sandbox::run(&options),
         Verb::Token(options) => token::run(&options),
+        Verb::Login(options) => login::run(&options),
         Verb::Call(options) => call::run(&options),
+        Verb::Introspect(options) => existing::introspect(&options),
+        Verb::Revoke(options) => existing::revoke(&options),
         Verb::Uxt(options) => uxt::run(&options),
         Verb::Proof(verb) => proof::run(&verb),
         Verb::Key(verb) => key::run(&verb),

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use indicatif::ProgressBar;
-use keybound_ureq::{Event, Session};
+use keybound_ureq::{Event, Grant, Session};
 use serde_json::json;
 
 use crate::client::Ready;
 use crate::failure::Failure;
+use crate::grant::session;
 use crate::nonce_cache;
 use crate::trace::Trace;
 
@@ -36,6 +37,7 @@ struct Tally {
 /// Calls `times` times by `parallel` threads, and prints the figures; status 0 only if all went well.
 pub(crate) fn run(
     ready: Ready,
+    grant: Grant,
     request: &Request<Vec<u8>>,
     times: u32,
     parallel: u32,
@@ -53,7 +55,7 @@ pub(crate) fn run(
             trace.print(&mut io::stderr(), &event);
         }
     });
-    let session = Session::new(transport, ready.client, ready.grant);
+    let session = session(transport, ready.client, grant)?;
     let (tally, left) = (Mutex::new(Tally::default()), AtomicU64::new(times.into()));
     // Drawn on stderr, and only where that is a terminal.
     let progress = ProgressBar::new(times.into());

@@ -3,13 +3,13 @@ use std::io::{self, Write as _};
 use keybound_ureq::{Scope, Secret, Token, UnixTime};
 use serde_json::{Value, json};
 
-use crate::client::TokenOptions;
 use crate::failure::Failure;
+use crate::grant::TokenOptions;
 use crate::nonce_cache;
 
 pub(crate) fn run(options: &TokenOptions) -> Result<(), Failure> {
-    let ready = options.ready()?;
-    let token = ready.transport.run(ready.client.token(ready.grant)?);
+    let (ready, grant) = options.ready()?;
+    let token = ready.transport.run(ready.client.token(grant)?);
     nonce_cache::store(&ready.transport.learned());
     print(&token?)
 }

@@ -1,0 +1,68 @@
+//! What becomes of a token that is there already.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, ValueEnum};
+use keybound_ureq::{Scope, TokenTypeHint, UnixTime};
+use serde_json::json;
+
+use crate::client::ClientOptions;
+use crate::failure::Failure;
+use crate::input::secret;
+use crate::nonce_cache;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    client: ClientOptions,
+    /// The environment variable that holds the token.
+    #[arg(long, value_name = "NAME")]
+    token_env: String,
+    /// Which kind of token it is, if the server is to be told.
+    #[arg(long)]
+    hint: Option<Hint>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Hint {
+    #[value(name = "access_token")]
+    Access,
+    #[value(name = "refresh_token")]
+    Refresh,
+}
+
+impl Options {
+    fn hint(&self) -> Option<TokenTypeHint> {
+        self.hint.map(|hint| match hint {
+            Hint::Access => TokenTypeHint::AccessToken,
+            Hint::Refresh => TokenTypeHint::RefreshToken,
+        })
+    }
+}
+
+/// Prints what the server says of it; status 1 if it is not active.
+pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
+    let token = secret(&options.token_env)?;
+    let ready = options.client.ready()?;
+    let said = ready.transport.run(ready.client.introspect(token, options.hint())?)?;
+    let shown = json!({
+        "active": said.is_active(),
+        "scope": said.scope().as_ref().map(Scope::as_str),
+        "expires_at": said.expires_at().map(UnixTime::as_secs),
+        "jkt": said.jkt(),
+        "client_id": said.text("client_id"),
+        "sub": said.text("sub"),
+    });
+    writeln!(io::stdout(), "{shown}")?;
+    if said.is_active() { Ok(()) } else { Err(Failure::refused("the token is not active")) }
+}
+
+/// Prints nothing: it is revoked, or was never good.
+pub(crate) fn revoke(options: &Options) -> Result<(), Failure> {
+    let token = secret(&options.token_env)?;
+    let ready = options.client.ready()?;
+    let revoked = ready.transport.run(ready.client.revoke(token, options.hint())?);
+    nonce_cache::store(&ready.transport.learned());
+    revoked?;
+    Ok(())
+}

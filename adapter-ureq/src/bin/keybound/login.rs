@@ -1,0 +1,78 @@
+//! A person signs in with their browser, which comes back to this machine (RFC 8252).
+
+use std::time::Duration;
+
+use clap::Args;
+use keybound_ureq::{AuthorizationRequest, Metadata, RedirectError, Scope};
+
+use crate::client::ClientOptions;
+use crate::failure::{Failure, warn};
+use crate::input::{entropy, pair};
+use crate::listener::Listener;
+use crate::{nonce_cache, token};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    client: ClientOptions,
+    /// Scopes, separated by spaces.
+    #[arg(long)]
+    scope: Option<String>,
+    /// Where the token is to be used (RFC 8707). May be given several times.
+    #[arg(long, value_name = "URI")]
+    resource: Vec<String>,
+    /// A further parameter of the authorization request.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    param: Vec<(String, String)>,
+    /// Where the browser comes back, if another place on this machine is registered than http://127.0.0.1/callback with any
+    /// port.
+    #[arg(long, value_name = "URI")]
+    redirect_uri: Option<String>,
+    /// Pushes the request to the server first (PAR), also where the server doesn't insist.
+    #[arg(long)]
+    par: bool,
+    /// Prints the URL, and leaves it to the person to open it.
+    #[arg(long)]
+    no_browser: bool,
+    /// How long to wait for the person.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let scope = options.scope.as_deref().map(Scope::new).transpose()?;
+    let listener = Listener::open(options.redirect_uri.as_deref())?;
+    let ready = options.client.ready()?;
+    let mut builder = ready.client.authorization(listener.redirect_uri())?;
+    if let Some(scope) = scope {
+        builder = builder.scope(scope);
+    }
+    for uri in &options.resource {
+        builder = builder.resource(uri)?;
+    }
+    for (name, value) in &options.param {
+        builder = builder.param(name, value)?;
+    }
+    let insists = |metadata: &Metadata| metadata.flag("require_pushed_authorization_requests");
+    let AuthorizationRequest { url, pending } = if options.par || ready.metadata.as_ref().is_some_and(insists)
+    {
+        ready.transport.run(builder.push(entropy()?)?)?
+    } else {
+        builder.build(entropy()?)?
+    };
+
+    warn(&format_args!("sign in at {url}"));
+    if !options.no_browser && open::that_detached(url.to_string()).is_err() {
+        warn(&"no browser could be opened: open the address above");
+    }
+    let grant = listener.wait(Duration::from_secs(options.timeout), move |redirect| {
+        match pending.receive(redirect) {
+            // Anybody on this machine can send such: the person may still come.
+            Err(RedirectError::NotOurs | RedirectError::Twice(_) | RedirectError::TooLong) => None,
+            answer => Some(answer),
+        }
+    })?;
+    let token = ready.transport.run(ready.client.token(grant?)?);
+    nonce_cache::store(&ready.transport.learned());
+    token::print(&token?)
+}
