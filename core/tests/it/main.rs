@@ -10,6 +10,7 @@ mod corrections;
 mod discovery;
 mod flows;
 mod grants;
+mod id_token;
 mod inspect;
 mod introspection;
 mod kept;
