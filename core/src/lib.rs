@@ -100,6 +100,7 @@
 //! | 9449 §4.2 | proofs | [`dpop::Proof`] | `algorithms`, `vectors` |
 //! | 9449 §4.3 | checking proofs | [`dpop::Policy`] | `inspect`, `limits` |
 //! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] | `flows`, `resources` |
+//! | 9449 §5 | proofs of somebody else's | [`Client::relay`] | `providers` |
 //! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] | `discovery` |
 //! | 9449 §8, §9 | nonces | [`Origins`] | `flows`, `resources` |
 //! | 9449 §10 | codes bound to a key | [`Client::authorization`] | `authorization` |

@@ -18,6 +18,7 @@ mod leaks;
 mod limits;
 mod maker;
 mod peer;
+mod providers;
 mod purity;
 mod resources;
 mod rfcs;
