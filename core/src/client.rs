@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::client_auth::ClientAuth;
 use crate::device;
+use crate::dpop::{DPOP, VerifiedProof, sensitive};
 use crate::endpoint::Endpoint;
 use crate::error::{BadResponse, Envelope, Error, Misuse, WhyBad};
 use crate::exchange::{Ask, Exchange, Post, Settings, Success, Unread, add_header};
@@ -176,6 +177,24 @@ impl Client {
     /// # Errors
     /// `Misuse` if the grant lacks what this client's server requires.
     pub fn token(&self, grant: Grant) -> Result<Exchange<Token>, Misuse> {
+        self.ask_for_token(grant, self.key.as_ref())
+    }
+
+    /// Asks for a token bound to the key of a proof that somebody else has made for this request, a browser for one: the
+    /// proof goes along as it is, in its header. It is good for one request, so nothing is ever sent twice; where the
+    /// server wants a nonce, the error has the code `use_dpop_nonce` and [the nonce](crate::ServerError::nonce).
+    ///
+    /// # Errors
+    /// As for [`token`](Self::token).
+    pub fn relay(&self, grant: Grant, proof: VerifiedProof) -> Result<Exchange<Token>, Misuse> {
+        let VerifiedProof { proof, key, .. } = proof;
+        let mut client = self.clone().dpop(key);
+        client.settings_mut().headers.insert(DPOP, sensitive(proof.expose().as_bytes().to_vec()));
+        client.ask_for_token(Grant { repeat: Repeat::Never, polling: None, ..grant }, None)
+    }
+
+    /// A token for this client's key, whose proof is made here only if `proving` is that key.
+    fn ask_for_token(&self, grant: Grant, proving: Option<&PublicJwk>) -> Result<Exchange<Token>, Misuse> {
         if self.scope_required && grant.is_client_credentials() && grant.scope.is_none() {
             return Err(Misuse::new(
                 "scope",
@@ -185,7 +204,7 @@ impl Client {
         let (repeat, polling) = (grant.repeat, grant.polling);
         let expected = self.expected(grant.refresh_token.clone());
         let fields = grant.into_fields()?;
-        let ask = self.ask(self.token_endpoint.clone(), fields, self.key.as_ref(), repeat);
+        let ask = self.ask(self.token_endpoint.clone(), fields, proving, repeat);
         let exchange = Exchange::new(ask, move |success| token::read(success, &expected));
         Ok(match polling {
             Some(polling) => device::poll(exchange, polling),

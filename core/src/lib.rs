@@ -92,6 +92,7 @@
 //! | 8414, OpenID Connect Discovery | what a server says of itself | [`Issuer::discover`], [`Metadata`] | `discovery` |
 //! | 8628 | devices without a browser | [`Client::device_authorization`], [`DeviceAuthorization`] | `grants` |
 //! | 8707 | resource indicators | [`Grant::resource`], [`AuthorizationBuilder::resource`] | `grants` |
+//! | OpenID Connect Core §3.1.3.7 | who signed in | [`UnverifiedIdToken`], [`IdToken`] | `id_token` |
 //! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] | `flows` |
 //! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] | `resources` |
 //! | 9126 | authorization requests that are pushed | [`AuthorizationBuilder::push`] | `authorization` |
@@ -99,6 +100,7 @@
 //! | 9449 §4.2 | proofs | [`dpop::Proof`] | `algorithms`, `vectors` |
 //! | 9449 §4.3 | checking proofs | [`dpop::Policy`] | `inspect`, `limits` |
 //! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] | `flows`, `resources` |
+//! | 9449 §5 | proofs of somebody else's | [`Client::relay`] | `providers` |
 //! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] | `discovery` |
 //! | 9449 §8, §9 | nonces | [`Origins`] | `flows`, `resources` |
 //! | 9449 §10 | codes bound to a key | [`Client::authorization`] | `authorization` |
@@ -124,6 +126,7 @@ mod endpoint;
 mod error;
 mod exchange;
 mod grant;
+mod id_token;
 mod introspection;
 mod issuer;
 pub mod jose;
@@ -152,6 +155,7 @@ pub use endpoint::Endpoint;
 pub use error::{BadResponse, Denial, Error, Lost, Misuse, RedirectError, Retry, Sent, ServerError, WhyBad};
 pub use exchange::{Exchange, MAX_RESPONSE, Outgoing, Pending, Received};
 pub use grant::{Grant, Scope};
+pub use id_token::{ExpectedIdToken, IdToken, IdTokenProblem, KeySet, UnverifiedIdToken};
 pub use introspection::Introspection;
 pub use issuer::Issuer;
 pub use kept::Kept;

@@ -154,7 +154,7 @@ impl Token {
         self.0.request_id.as_deref()
     }
 
-    /// A text member of the answer that has no method of its own, such as `id_token`.
+    /// A text member of the answer that has no method of its own, such as `issued_token_type`.
     pub fn other(&self, member: &str) -> Option<&Secret> {
         self.0.others.iter().rev().find(|(name, _)| name == member).map(|(_, text)| text)
     }

@@ -38,6 +38,7 @@ describe('login', () => {
       const token = result.json();
       assert.equal(token.jkt, thumbprint);
       assert.ok(token.refresh_token);
+      assert.equal(token.sub, 'alice'); // by the id token, verified
       const { response } = await who.seen();
       assert.equal(response.status, 200);
       assert.match(await response.text(), /You can close this window/);
@@ -49,6 +50,22 @@ describe('login', () => {
       else assert.equal(asked.get('dpop_jkt'), thumbprint);
     });
   }
+
+  test('without openid nobody tells who it was', async (t) => {
+    const { server, run, mine } = await session(t);
+    const result = await run('login', person(mine.file, SIGN_IN, signIn), '--issuer', server.issuer, '--no-browser',
+      '--scope', 'offline_access', '--param', 'prompt=consent');
+    assert.equal(result.code, 0, result.stderr);
+    assert.ok(!('sub' in result.json()));
+  });
+
+  test('an id token by another key is refused', async (t) => {
+    const { server, run, mine } = await session(t, { otherKeys: true });
+    const result = await run('login', person(mine.file, SIGN_IN, signIn), '--issuer', server.issuer, '--no-browser', '--scope', 'openid');
+    assert.equal(result.code, 1);
+    assert.match(result.stderr, /none of the issuer's keys has signed it/);
+    assert.equal(result.stdout, '');
+  });
 
   test('a redirect of somebody else changes nothing', async (t) => {
     const { server, run, mine } = await session(t);

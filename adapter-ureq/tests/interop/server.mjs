@@ -50,8 +50,9 @@ export const sha256 = (data) => createHash('sha256').update(data).digest('base64
 // proofAlgs     the algorithms by which proofs are taken
 // clients       further ones, beside CLIENTS
 // requirePar    authorization requests must be pushed
+// otherKeys     the keys that are shown are not those by which id tokens are signed
 // port          where to listen: a restart on the port of a closed server makes all its old nonces stale
-export async function startProvider({ requireNonce = false, offerNonce = requireNonce, authMethods, proofAlgs, clients = [], requirePar = false, port = 0 } = {}) {
+export async function startProvider({ requireNonce = false, offerNonce = requireNonce, authMethods, proofAlgs, clients = [], requirePar = false, otherKeys = false, port = 0 } = {}) {
   const server = createServer();
   await new Promise((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve));
   const issuer = `http://127.0.0.1:${server.address().port}`;
@@ -90,7 +91,8 @@ export async function startProvider({ requireNonce = false, offerNonce = require
   provider.use(async (ctx, next) => {
     const entry = request(ctx);
     log.push(entry);
-    if (ctx.path === '/resource') await resource(ctx, entry);
+    if (otherKeys && ctx.path === '/jwks') ctx.body = await publicKeys();
+    else if (ctx.path === '/resource') await resource(ctx, entry);
     else if (ctx.path.startsWith('/interaction/')) await loginAndConsent(provider, ctx);
     else await next();
     entry.status = ctx.status;
@@ -109,6 +111,12 @@ export async function startProvider({ requireNonce = false, offerNonce = require
 async function signingKey() {
   const { privateKey } = await jose.generateKeyPair('ES256', { extractable: true });
   return { ...(await jose.exportJWK(privateKey)), alg: 'ES256', use: 'sig', kid: 'es256' };
+}
+
+// A key of the same name that nobody signs by.
+async function publicKeys() {
+  const { d, ...jwk } = await signingKey();
+  return { keys: [jwk] };
 }
 
 // What the log keeps of a request; status, error and answer are filled in when it has been answered.

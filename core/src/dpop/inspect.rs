@@ -393,6 +393,10 @@ impl<'a> Jws<'a> {
             signing_input,
         })
     }
+
+    pub(crate) fn is_signed_by(&self, key: &PublicJwk) -> bool {
+        key.verify(self.signing_input.as_bytes(), &self.signature)
+    }
 }
 
 #[derive(Deserialize)]

@@ -104,6 +104,10 @@ pub(crate) struct Ready {
 }
 
 impl ClientOptions {
+    pub(crate) fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
     /// Everything is checked here, before anything is sent but a question for the issuer's metadata.
     pub(crate) fn ready(&self) -> Result<Ready, Failure> {
         let client_key = self.client_key.as_ref().map(|file| key::read(file, self.client_alg)).transpose()?;

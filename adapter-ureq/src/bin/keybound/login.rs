@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use keybound_ureq::{AuthorizationRequest, Metadata, RedirectError, Scope};
+use keybound_ureq::{AuthorizationRequest, ExpectedIdToken, Metadata, RedirectError, Scope};
 
 use crate::client::ClientOptions;
 use crate::failure::{Failure, warn};
-use crate::input::{entropy, pair};
+use crate::input::{entropy, now, pair};
 use crate::listener::Listener;
 use crate::{nonce_cache, token};
 
@@ -65,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !options.no_browser && open::that_detached(url.to_string()).is_err() {
         warn(&"no browser could be opened: open the address above");
     }
+    let nonce = pending.nonce();
     let grant = listener.wait(Duration::from_secs(options.timeout), move |redirect| {
         match pending.receive(redirect) {
             // Anybody on this machine can send such: the person may still come.
@@ -74,5 +75,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     })?;
     let token = ready.transport.run(ready.client.token(grant?)?);
     nonce_cache::store(&ready.transport.learned());
-    token::print(&token?)
+    let token = token?;
+    let (Some(id_token), Some(metadata)) = (token.id_token(), &ready.metadata) else {
+        return token::print(&token);
+    };
+    let expected = ExpectedIdToken::new(metadata.issuer(), options.client.client_id()).nonce(nonce);
+    let keys = ready.transport.run(metadata.keys()?)?;
+    let person = id_token.verify(&expected, &keys, now());
+    let person = person.map_err(|problem| Failure::refused(problem.to_string()))?;
+    token::print_of(&token, Some(person.subject()))
 }

@@ -41,7 +41,7 @@ enum Verb {
     Sandbox(sandbox::Options),
     /// Gets a token and prints it as JSON.
     Token(grant::TokenOptions),
-    /// Has a person sign in with their browser, and prints the token as JSON.
+    /// Has a person sign in with their browser, and prints the token as JSON; with the scope openid also who it is.
     Login(login::Options),
     /// Gets a token, calls a URL with it, and prints the response's body.
     Call(call::Options),

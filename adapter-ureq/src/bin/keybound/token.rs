@@ -1,7 +1,7 @@
 use std::io::{self, Write as _};
 
 use keybound_ureq::{Scope, Secret, Token, UnixTime};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
@@ -16,16 +16,21 @@ pub(crate) fn run(options: &TokenOptions) -> Result<(), Failure> {
 
 /// One line of JSON, for programs.
 pub(crate) fn print(token: &Token) -> Result<(), Failure> {
-    Ok(writeln!(io::stdout(), "{}", to_json(token))?)
+    print_of(token, None)
 }
 
-fn to_json(token: &Token) -> Value {
-    json!({
+/// The same, with the person whose token it is.
+pub(crate) fn print_of(token: &Token, subject: Option<&str>) -> Result<(), Failure> {
+    let mut shown = json!({
         "access_token": token.access_token().expose(),
         "token_type": token.token_type().as_str(),
         "expires_at": token.expires_at().map(UnixTime::as_secs),
         "refresh_token": token.refresh_token().map(Secret::expose),
         "scope": token.scope().map(Scope::as_str),
         "jkt": token.key().map(|key| key.thumbprint()),
-    })
+    });
+    if let (Some(subject), Some(members)) = (subject, shown.as_object_mut()) {
+        members.insert("sub".into(), subject.into());
+    }
+    Ok(writeln!(io::stdout(), "{shown}")?)
 }

@@ -14,8 +14,9 @@ use crate::rustcrypto::thumbprint;
 pub(crate) const ISSUER: &str = "https://as.example";
 
 /// What a person's browser brought, and what was made of it.
-#[derive(Default)]
 pub(crate) struct Authorizations {
+    /// The one client that is registered.
+    pub(crate) client_id: &'static str,
     /// The parameters of every authorization request.
     pub(crate) asked: Vec<BTreeMap<String, String>>,
     redeemed: Vec<String>,
@@ -24,6 +25,10 @@ pub(crate) struct Authorizations {
 }
 
 impl Authorizations {
+    pub(crate) fn new() -> Self {
+        Self { client_id: "app", asked: Vec::new(), redeemed: Vec::new(), pushed: Vec::new() }
+    }
+
     /// RFC 9126 §2.2.
     pub(crate) fn push(&mut self, params: BTreeMap<String, String>) -> Response<Vec<u8>> {
         self.pushed.push(params);
@@ -45,7 +50,7 @@ impl Authorizations {
             params = pushed;
         }
         assert_eq!(params["response_type"], "code");
-        assert_eq!(params["client_id"], "app");
+        assert_eq!(params["client_id"], self.client_id);
         assert_eq!(params["code_challenge_method"], "S256");
         for random in ["state", "code_challenge"] {
             assert_eq!(URL_SAFE_NO_PAD.decode(&params[random]).expect("base64url").len(), 32, "{random}");

@@ -144,7 +144,7 @@ impl Peer {
             rotates_refresh_tokens: false,
             token_members: Map::new(),
             revocation_status: 200,
-            authorizations: Authorizations::default(),
+            authorizations: Authorizations::new(),
             answers: BTreeMap::new(),
             grant_type: None,
             undecided: VecDeque::new(),

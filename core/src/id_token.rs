@@ -1,0 +1,277 @@
+//! Who signed in (OpenID Connect Core §2). An id token comes unverified, and its type says so; to verify it is a step of its own.
+//!
+//! ```
+//! # use keybound_core::*;
+//! # fn verified(
+//! #     token: &Token, metadata: &Metadata, pending: &PendingAuthorization, keys: &KeySet, now: UnixTime,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! // `keys` came of the exchange `metadata.keys()?`; get them anew on `IdTokenProblem::Key`.
+//! let expected = ExpectedIdToken::new(metadata.issuer(), "app").nonce(pending.nonce());
+//! if let Some(id_token) = token.id_token() {
+//!     let person = id_token.verify(&expected, keys, now)?;
+//!     println!("{} signed in", person.subject());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use ring::digest::{self, digest};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::discovery::Metadata;
+use crate::dpop::Jws;
+use crate::error::{Misuse, WhyBad};
+use crate::exchange::{Ask, Exchange};
+use crate::issuer::Issuer;
+use crate::jose::{self, Algorithm, Present, PublicJwk};
+use crate::secret::Secret;
+use crate::time::UnixTime;
+use crate::token::Token;
+use crate::tries::Repeat;
+use crate::wire::object::{Members, Object};
+use crate::wire::unique::says_everything_once;
+
+/// How far the issuer's clock may be from ours.
+const LEEWAY: Duration = Duration::from_secs(60);
+
+/// How many keys of an issuer are looked at.
+const MAX_KEYS: usize = 64;
+
+impl Metadata {
+    /// Asks for the keys by which this issuer signs (`jwks_uri`, RFC 7517 §5).
+    ///
+    /// # Errors
+    /// `Misuse` if the issuer names no such place.
+    pub fn keys(&self) -> Result<Exchange<KeySet>, Misuse> {
+        let endpoint = self.endpoint("jwks_uri").cloned();
+        let endpoint =
+            endpoint.ok_or(Misuse::new("issuer", "must have keys; its metadata name no jwks_uri"))?;
+        Ok(Exchange::new(Ask { endpoint, post: None, repeat: Repeat::Freely }, |success| {
+            #[derive(Deserialize)]
+            struct Wire<'a> {
+                #[serde(borrow)]
+                keys: Vec<&'a RawValue>,
+            }
+            let Object(Wire { keys }) =
+                serde_json::from_slice(success.body).map_err(|_| WhyBad::Member("keys"))?;
+            // Keys of other kinds, or for other purposes, stand among them.
+            let usable = keys.iter().filter_map(|jwk| PublicJwk::from_json(jwk.get().as_bytes()).ok());
+            Ok(KeySet(usable.take(MAX_KEYS).collect()))
+        }))
+    }
+}
+
+/// The keys by which an issuer signs.
+#[derive(Clone, Debug)]
+pub struct KeySet(Vec<PublicJwk>);
+
+impl Token {
+    /// The `id_token` of the answer (OpenID Connect Core §3.1.3.3), which nobody has verified.
+    pub fn id_token(&self) -> Option<UnverifiedIdToken<'_>> {
+        Some(UnverifiedIdToken { jws: self.other("id_token")?, access_token: self.access_token() })
+    }
+}
+
+/// What an issuer is said to say of a person. Who it is from, for whom, and when it was made is not known yet.
+#[derive(Clone, Copy, Debug)]
+pub struct UnverifiedIdToken<'a> {
+    jws: &'a Secret,
+    access_token: &'a Secret,
+}
+
+/// What an id token must say.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ExpectedIdToken {
+    issuer: String,
+    client_id: String,
+    nonce: Option<String>,
+}
+
+impl ExpectedIdToken {
+    /// That it is this issuer's, and for this client.
+    pub fn new(issuer: &Issuer, client_id: &str) -> Self {
+        Self { issuer: issuer.as_str().to_owned(), client_id: client_id.to_owned(), nonce: None }
+    }
+
+    /// That it answers the request with this [nonce](crate::PendingAuthorization::nonce).
+    pub fn nonce(mut self, nonce: Option<String>) -> Self {
+        self.nonce = nonce;
+        self
+    }
+}
+
+/// What an issuer says of a person: verified.
+#[derive(Clone)]
+pub struct IdToken(Members);
+
+impl IdToken {
+    /// `sub`: who it is, among all whom this issuer knows. Nothing else names a person for good.
+    pub fn subject(&self) -> &str {
+        self.text("sub").unwrap_or_default()
+    }
+
+    /// A text claim: `email`, `name`, `acr`, …
+    pub fn text(&self, claim: &str) -> Option<&str> {
+        self.0.text(claim)
+    }
+
+    /// A yes or no, such as `email_verified`; no where it isn't there.
+    pub fn flag(&self, claim: &str) -> bool {
+        self.0.flag(claim)
+    }
+
+    /// `auth_time`: when the person was authenticated.
+    pub fn authenticated_at(&self) -> Option<UnixTime> {
+        self.0.seconds("auth_time").map(|at| UnixTime::from_secs(0).saturating_add(at))
+    }
+}
+
+impl fmt::Debug for IdToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdToken").finish_non_exhaustive()
+    }
+}
+
+/// Why an id token isn't to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdTokenProblem {
+    /// It is no JWS of two objects that say everything once, or a required claim is missing or of a wrong type.
+    Malformed,
+    /// It is signed by an algorithm that isn't supported here (`none` and HMAC are not), or something critical is unknown.
+    Algorithm,
+    /// None of the issuer's keys has signed it. They may have changed since.
+    Key,
+    /// `iss` is another.
+    Issuer,
+    /// `aud` or `azp` doesn't name this client.
+    Audience,
+    /// `exp` has passed.
+    Expired,
+    /// `iat` lies ahead.
+    FromTheFuture,
+    /// `nonce` is missing or another: it answers another request.
+    Nonce,
+    /// `at_hash` is another access token's.
+    AccessToken,
+}
+
+impl fmt::Display for IdTokenProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the id token is not to be believed: ")?;
+        f.write_str(match self {
+            Self::Malformed => "it is malformed",
+            Self::Algorithm => "its algorithm isn't supported",
+            Self::Key => "none of the issuer's keys has signed it",
+            Self::Issuer => "it is another issuer's",
+            Self::Audience => "it is for another client",
+            Self::Expired => "it has expired",
+            Self::FromTheFuture => "it was made ahead of time",
+            Self::Nonce => "it answers another request (`nonce`)",
+            Self::AccessToken => "it belongs to another access token (`at_hash`)",
+        })
+    }
+}
+
+impl std::error::Error for IdTokenProblem {}
+
+impl UnverifiedIdToken<'_> {
+    /// The JWS as it came.
+    pub fn jws(&self) -> &Secret {
+        self.jws
+    }
+
+    /// Verifies it (OpenID Connect Core §3.1.3.7), its hash of the access token included.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn verify(
+        &self,
+        expected: &ExpectedIdToken,
+        keys: &KeySet,
+        now: UnixTime,
+    ) -> Result<IdToken, IdTokenProblem> {
+        #[derive(Deserialize)]
+        struct Header {
+            alg: String,
+            kid: Option<String>,
+            #[serde(default)]
+            crit: Present,
+        }
+        let jws = Jws::split(self.jws.expose()).ok_or(IdTokenProblem::Malformed)?;
+        if !says_everything_once(&jws.header) || !says_everything_once(&jws.payload) {
+            return Err(IdTokenProblem::Malformed);
+        }
+        let Object(Header { alg, kid, crit }) =
+            serde_json::from_slice(&jws.header).map_err(|_| IdTokenProblem::Malformed)?;
+        let algorithm = Algorithm::from_alg(&alg).filter(|_| !crit.0).ok_or(IdTokenProblem::Algorithm)?;
+        let is_named = |key: &&PublicJwk| kid.is_none() || key.kid().is_none() || key.kid() == kid.as_deref();
+        let mut candidates = keys.0.iter().filter(is_named);
+        let has_signed =
+            |key: &PublicJwk| key.with_algorithm(algorithm).is_ok_and(|key| jws.is_signed_by(&key));
+        if !candidates.any(has_signed) {
+            return Err(IdTokenProblem::Key);
+        }
+        let claims = Members::parse(&jws.payload, "iss").map_err(|_| IdTokenProblem::Malformed)?;
+        expected.check(&claims, now)?;
+        match claims.get("at_hash") {
+            Some(hash) if *hash != left_half(algorithm, self.access_token) => {
+                Err(IdTokenProblem::AccessToken)
+            }
+            _ => Ok(IdToken(claims)),
+        }
+    }
+}
+
+impl ExpectedIdToken {
+    fn check(&self, claims: &Members, now: UnixTime) -> Result<(), IdTokenProblem> {
+        let time = |claim| {
+            let since_epoch = claims.seconds(claim).ok_or(IdTokenProblem::Malformed)?;
+            Ok(UnixTime::from_secs(0).saturating_add(since_epoch))
+        };
+        claims.required_text("sub").map_err(|_| IdTokenProblem::Malformed)?;
+        if claims.text("iss") != Some(&self.issuer) {
+            return Err(IdTokenProblem::Issuer);
+        }
+        let own = Some(self.client_id.as_str());
+        let is_ours = match claims.get("aud") {
+            Some(Value::String(only)) => Some(only.as_str()) == own,
+            // Whoever else it is for could show it here; it must have been made for us.
+            Some(Value::Array(all)) => {
+                all.iter().any(|one| one.as_str() == own) && (all.len() == 1 || claims.text("azp") == own)
+            }
+            _ => return Err(IdTokenProblem::Malformed),
+        };
+        if !is_ours || claims.get("azp").is_some_and(|azp| azp.as_str() != own) {
+            return Err(IdTokenProblem::Audience);
+        }
+        if time("exp")?.saturating_add(LEEWAY) <= now {
+            return Err(IdTokenProblem::Expired);
+        }
+        if time("iat")? > now.saturating_add(LEEWAY) {
+            return Err(IdTokenProblem::FromTheFuture);
+        }
+        if self.nonce.is_some() && claims.text("nonce") != self.nonce.as_deref() {
+            return Err(IdTokenProblem::Nonce);
+        }
+        Ok(())
+    }
+}
+
+/// `at_hash` (OpenID Connect Core §3.1.3.6).
+fn left_half(algorithm: Algorithm, access_token: &Secret) -> String {
+    let hash = match algorithm {
+        Algorithm::Es384 => &digest::SHA384,
+        // What Ed25519 itself hashes by.
+        Algorithm::EdDsa | Algorithm::Ed25519 => &digest::SHA512,
+        _ => &digest::SHA256,
+    };
+    let hash = digest(hash, access_token.expose().as_bytes());
+    jose::encode(hash.as_ref().get(..hash.as_ref().len() / 2).unwrap_or_default())
+}
