@@ -1,39 +1,31 @@
 //! Making the proof of a resource request, against a bare signature over as many bytes.
 
-use keybound_core::dpop::Proof;
-use keybound_core::{Ambient, Error, UnixTime};
+use std::hint::black_box;
 
-use crate::Outcome;
-use crate::floor::RingKey;
-use crate::paired::{Case, Work, done};
-use crate::subject::Subject;
+use keybound_benches::{Case, Limit, Outcome, RingKey, Subject, Work, again};
+use keybound_core::dpop::Proof;
+use keybound_core::jose::Algorithm;
+use keybound_core::{Ambient, Error, UnixTime};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
-pub(crate) fn cases(subject: &Subject) -> Outcome<[Case<'_>; 3]> {
+pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let algorithm = subject.key.public().algorithm();
-    Ok([
-        // What the core does: its contract has time and entropy as arguments.
-        Case {
-            group: "proof",
-            name: format!("{algorithm}, time and entropy given"),
-            ours: Box::new(|| done(subject.authorized_in(Ambient::new(NOW, [7; 16]))?)),
-            floor: floor(subject)?,
-        },
-        // What a driver does, who reads the clock and draws 16 random bytes.
-        Case {
-            group: "proof",
-            name: format!("{algorithm} of a Token"),
-            ours: Box::new(|| done(subject.authorized()?)),
-            floor: floor(subject)?,
-        },
-        // From the parts, which hashes the access token each time.
-        Case {
-            group: "proof",
-            name: format!("{algorithm} by Proof::build"),
-            ours: Box::new(|| done(built(subject)?)),
-            floor: floor(subject)?,
-        },
+    let case = |what, ours| -> Outcome<_> {
+        Ok(Case::new("proof", format!("{algorithm}{what}"), ours).beside(floor(subject)?))
+    };
+    let limit =
+        |instructions| (algorithm == Algorithm::Es256).then_some(Limit { instructions, allocations: 1 });
+    // What the core does: its contract has time and entropy as arguments.
+    let core = again(|| Ok(subject.authorized_in(Ambient::new(NOW, [7; 16]))?));
+    // What a driver does, who reads the clock and draws 16 random bytes.
+    let driver = again(|| Ok(subject.authorized()?));
+    // From the parts, which hashes the access token each time.
+    let parts = again(|| Ok(built(subject)?));
+    Ok(vec![
+        case(", time and entropy given", core)?.at_most(limit(6_000)),
+        case(" of a Token", driver)?.at_most(limit(6_300)),
+        case(" by Proof::build", parts)?.at_most(limit(50_000)),
     ])
 }
 
@@ -50,5 +42,9 @@ fn floor<'a>(subject: &Subject) -> Outcome<Work<'a>> {
     let proof = built(subject)?;
     let (message, _) = proof.as_str().rsplit_once('.').ok_or("a JWS has dots")?;
     let message = message.as_bytes().to_vec();
-    Ok(Box::new(move || ring.sign(&message, |signature| done(signature))?))
+    Ok(again(move || {
+        ring.sign(&message, |signature| {
+            black_box(signature);
+        })
+    }))
 }

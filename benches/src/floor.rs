@@ -10,12 +10,14 @@ use ring::signature::{
 use crate::Outcome;
 
 /// The same key, in ring's hands.
-pub(crate) struct RingKey {
+#[derive(Debug)]
+pub struct RingKey {
     pair: Pair,
     algorithm: Algorithm,
     random: SystemRandom,
 }
 
+#[derive(Debug)]
 enum Pair {
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
@@ -23,7 +25,11 @@ enum Pair {
 }
 
 impl RingKey {
-    pub(crate) fn new(key: &SigningKey) -> Outcome<Self> {
+    /// Takes over a key.
+    ///
+    /// # Errors
+    /// None that a sound key brings.
+    pub fn new(key: &SigningKey) -> Outcome<Self> {
         let (secret, random) = (key.to_pkcs8_der(), SystemRandom::new());
         let der = secret.expose();
         let ecdsa = |curve| EcdsaKeyPair::from_pkcs8(curve, der, &random).map(Pair::Ecdsa);
@@ -38,7 +44,10 @@ impl RingKey {
     }
 
     /// Signs, and shows the signature to `take`: nothing is copied that ring doesn't copy itself.
-    pub(crate) fn sign<T>(&self, message: &[u8], take: impl FnOnce(&[u8]) -> T) -> Outcome<T> {
+    ///
+    /// # Errors
+    /// Where the system has no random numbers.
+    pub fn sign<T>(&self, message: &[u8], take: impl FnOnce(&[u8]) -> T) -> Outcome<T> {
         let no_random = |_| "there are no random numbers";
         match &self.pair {
             Pair::Ecdsa(pair) => Ok(take(pair.sign(&self.random, message).map_err(no_random)?.as_ref())),
@@ -55,7 +64,11 @@ impl RingKey {
         }
     }
 
-    pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> Outcome {
+    /// Verifies a signature of its own.
+    ///
+    /// # Errors
+    /// Where it doesn't hold.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> Outcome {
         let algorithm: &'static dyn VerificationAlgorithm = match self.algorithm {
             Algorithm::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
             Algorithm::Es384 => &signature::ECDSA_P384_SHA384_FIXED,

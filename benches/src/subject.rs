@@ -15,36 +15,54 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::Outcome;
 
-pub(crate) struct Subject {
-    pub(crate) key: SigningKey,
-    pub(crate) token: Token,
-    pub(crate) nonce: Nonce,
+/// One key and what it is used for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Subject {
+    /// The private half.
+    pub key: SigningKey,
+    /// Bound to it; 1,000 characters long.
+    pub token: Token,
+    /// What the resource server wants.
+    pub nonce: Nonce,
     /// Knows the nonce.
-    pub(crate) origins: Origins,
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
+    pub origins: Origins,
+    /// Of the request.
+    pub method: Method,
+    /// Of the request: 56 characters.
+    pub uri: Uri,
     random: SystemRandom,
 }
 
 impl Subject {
-    /// One for each algorithm, and why some are missing.
-    pub(crate) fn all() -> Outcome<(Vec<Self>, Option<&'static str>)> {
+    /// One for each algorithm whose key ring can make, and with `KEYBOUND_RSA_KEY` those of RSA.
+    ///
+    /// # Errors
+    /// Where the system has no random numbers, or the RSA key is none.
+    pub fn all() -> Outcome<Vec<Self>> {
         let mut keys = Vec::new();
         for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
             keys.push(SigningKey::generate(algorithm)?);
         }
-        let rsa = env::var("KEYBOUND_RSA_KEY").ok();
-        if let Some(path) = &rsa {
-            let pem = fs::read_to_string(path)?;
-            for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
-                keys.push(SigningKey::from_pkcs8_pem(&pem)?.with_algorithm(algorithm)?);
+        match env::var("KEYBOUND_RSA_KEY") {
+            Ok(path) => {
+                let pem = fs::read_to_string(path)?;
+                for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
+                    keys.push(SigningKey::from_pkcs8_pem(&pem)?.with_algorithm(algorithm)?);
+                }
             }
+            Err(_) => println!(
+                "RS256 and PS256 are left out: KEYBOUND_RSA_KEY names no PEM file with a PKCS#8 key."
+            ),
         }
-        let missing = "RS256 and PS256 are left out: KEYBOUND_RSA_KEY names no PEM file with a PKCS#8 key.";
-        Ok((keys.into_iter().map(Self::new).collect::<Outcome<_>>()?, rsa.is_none().then_some(missing)))
+        keys.into_iter().map(Self::new).collect()
     }
 
-    fn new(key: SigningKey) -> Outcome<Self> {
+    /// For this key.
+    ///
+    /// # Errors
+    /// None that a sound key brings.
+    pub fn new(key: SigningKey) -> Outcome<Self> {
         let nonce = Nonce::new("eyJ7S_zG.eyJH0-Z.HX4w-7v")?;
         let mut subject = Self {
             token: token(&key)?,
@@ -63,18 +81,24 @@ impl Subject {
     }
 
     /// What an application does for one request.
-    pub(crate) fn authorized(&self) -> Result<Authorized, Error> {
+    ///
+    /// # Errors
+    /// None.
+    pub fn authorized(&self) -> Result<Authorized, Error> {
         self.authorized_in(self.ambient())
     }
 
     /// The core's part of it: time and entropy are given.
-    pub(crate) fn authorized_in(&self, ambient: Ambient) -> Result<Authorized, Error> {
+    ///
+    /// # Errors
+    /// None.
+    pub fn authorized_in(&self, ambient: Ambient) -> Result<Authorized, Error> {
         let call = self.token.authorize(&self.method, &self.uri)?;
         call.prepare(&self.origins, ambient)?.finish(|request| self.key.sign(request))
     }
 
     /// As drivers make it: the system's time, and entropy that is fresh for each `jti`.
-    pub(crate) fn ambient(&self) -> Ambient {
+    pub fn ambient(&self) -> Ambient {
         let mut entropy = [0; 16];
         // ring's signatures need random numbers as well, and tell if there are none.
         let _ = self.random.fill(&mut entropy);
@@ -82,7 +106,7 @@ impl Subject {
     }
 }
 
-/// As a server would issue it: 1,000 characters long.
+/// As a server would issue it.
 fn token(key: &SigningKey) -> Outcome<Token> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client =
@@ -98,7 +122,8 @@ fn token(key: &SigningKey) -> Outcome<Token> {
     }
 }
 
-pub(crate) fn now() -> UnixTime {
+/// What the system's clock says.
+pub fn now() -> UnixTime {
     let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     UnixTime::from_secs(0).saturating_add(since_epoch)
 }

@@ -1,0 +1,68 @@
+//! What all threads of a process share: a token, and what is known of servers. Behind the locks that drivers use.
+
+use std::sync::{Mutex, PoisonError};
+
+use http::{HeaderMap, StatusCode, Uri};
+use keybound_benches::{Case, Outcome, Subject, again, by_threads, now};
+use keybound_core::{Authorized, Origins, RefreshPolicy, Store};
+
+const THREADS: [usize; 3] = [2, 4, 8];
+
+pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
+    let mut cases = Vec::new();
+    for threads in THREADS {
+        let work = |threads| {
+            let origins = Mutex::new(subject.origins.clone());
+            by_threads(threads, move || {
+                let call = subject.token.authorize(&subject.method, &subject.uri)?;
+                let ambient = subject.ambient();
+                let signing =
+                    call.prepare(&origins.lock().unwrap_or_else(PoisonError::into_inner), ambient)?;
+                Ok(signing.finish(|request| subject.key.sign(request))?)
+            })
+        };
+        cases.push(Case::new("sharing", format!("proofs, {threads} threads"), work(threads)).beside(work(1)));
+    }
+    for threads in THREADS {
+        let work = |threads| {
+            let store = Mutex::new(Store::new(RefreshPolicy::default(), Some(subject.token.clone())));
+            let now = now();
+            by_threads(threads, move || Ok(store.lock().unwrap_or_else(PoisonError::into_inner).demand(now)))
+        };
+        cases
+            .push(Case::new("sharing", format!("a token, {threads} threads"), work(threads)).beside(work(1)));
+    }
+    let crowded = crowded(subject)?;
+    let ambient = || subject.ambient();
+    cases.push(
+        Case::new(
+            "sharing",
+            format!("a nonce among {}", Origins::CAPACITY),
+            again(move || {
+                Ok(subject.token.authorize(&subject.method, &subject.uri)?.prepare(&crowded, ambient())?)
+            }),
+        )
+        .beside(again(move || {
+            Ok(subject
+                .token
+                .authorize(&subject.method, &subject.uri)?
+                .prepare(&subject.origins, ambient())?)
+        })),
+    );
+    Ok(cases)
+}
+
+/// Knows the subject's server, and as many others as it can hold, all heard of later.
+fn crowded(subject: &Subject) -> Outcome<Origins> {
+    let mut origins = subject.origins.clone();
+    let mut headers = HeaderMap::new();
+    headers.insert("dpop-nonce", subject.nonce.as_str().parse()?);
+    for other in 1..Origins::CAPACITY {
+        let uri: Uri = format!("https://api-{other}.example.com/v1/accounts").parse()?;
+        let call = subject.token.authorize(&subject.method, &uri)?;
+        let signing = call.prepare(&origins, subject.ambient())?;
+        let Authorized { pending, .. } = signing.finish(|request| subject.key.sign(request))?;
+        let _ = pending.judge(StatusCode::OK, &headers, &mut origins, now())?;
+    }
+    Ok(origins)
+}
