@@ -12,8 +12,17 @@ use super::{Lease, Storage, StorageError};
 /// The longest state that is read: 1 MiB.
 const MAX_STATE: u64 = 1024 * 1024;
 
-/// What may stand in a file's name as it is.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+/// What may not stand in a file's name as it is: capitals, among others, which some file systems don't tell apart.
+const SPECIAL: &AsciiSet = &with_capitals(NON_ALPHANUMERIC.remove(b'-').remove(b'_'));
+
+const fn with_capitals(mut set: AsciiSet) -> AsciiSet {
+    let mut capital = b'A';
+    while capital <= b'Z' {
+        set = set.add(capital);
+        capital += 1;
+    }
+    set
+}
 
 /// Keeps sessions in a folder, for the processes of one user on one machine: `NAME.session`, mode 0600, replaced as a
 /// whole and flushed to disk before it counts. Who renews holds a lock on `NAME.lock`, which the system
@@ -39,7 +48,7 @@ impl FileStorage {
     }
 
     fn path(&self, name: &str, extension: &str) -> PathBuf {
-        self.folder.join(format!("{}.{extension}", utf8_percent_encode(name, PLAIN)))
+        self.folder.join(format!("{}.{extension}", utf8_percent_encode(name, SPECIAL)))
     }
 }
 
