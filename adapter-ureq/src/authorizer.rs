@@ -4,9 +4,9 @@ use std::io::{self, Cursor, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::Scheme;
-use http::{HeaderValue, Request, Response, Uri, request};
+use http::{HeaderValue, Method, Request, Response, Uri, request};
 use keybound_core::{Endpoint, Misuse, Token};
 use ureq::middleware::{Middleware, MiddlewareNext};
 use ureq::{Body, RequestExt as _, SendBody};
@@ -39,7 +39,8 @@ const MAX_BODY: u64 = 10 * 1024 * 1024;
 /// of more than 10 MiB is not kept, so its request is sent once, whatever comes.
 ///
 /// An agent that makes errors of statuses, as agents do unless told otherwise, hides the head of a refusal: a
-/// `400` or `401` is then asked for once more to read it. `http_status_as_error(false)` spares that.
+/// `401`, or for a bound token a `400`, is then asked for once more to read it, and a `Retry-After` is not seen the
+/// first time. `http_status_as_error(false)` spares that.
 #[derive(Clone, Debug)]
 pub struct Authorizer {
     session: Session,
@@ -117,8 +118,11 @@ impl Authorizer {
         let mut performed = transport.perform_by(&mut down_the_chain, call, &request, &clock)?;
         let by_ourselves =
             |token: &Token| transport.perform(request.call(token, clock.left())?, &request, &clock);
-        // What the refusal says, its head would have said: whether it is the nonce, or the token.
-        if is_kept && status_is_error && matches!(performed.response.status().as_u16(), 400 | 401) {
+        // What the refusal says, its head would have said: whether it is the nonce, or the token. Only a proof is
+        // refused with 400: any other 400 is the application's.
+        let may_be_the_proof = token.key().is_some() && performed.response.status() == 400;
+        let is_refused = performed.response.status() == 401 || may_be_the_proof;
+        if is_kept && status_is_error && is_refused {
             performed = by_ourselves(&token)?;
         }
         if performed.token_is_refused {
@@ -172,12 +176,16 @@ fn hand_on(
     mut kept: &[u8],
     streamed: &mut Streamed<'_>,
 ) -> Result<Response<Body>, ureq::Error> {
-    match streamed {
-        Some(rest) => next.handle(Request::from_parts(head, SendBody::from_reader(rest))),
-        None if kept.is_empty() => next.handle(Request::from_parts(head, SendBody::none())),
-        None => {
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
-            next.handle(Request::from_parts(head, SendBody::from_reader(&mut kept)))
-        }
+    if let Some(rest) = streamed {
+        return next.handle(Request::from_parts(head, SendBody::from_reader(rest)));
     }
+    // These have a length even where there is nothing.
+    if kept.is_empty() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+        return next.handle(Request::from_parts(head, SendBody::none()));
+    }
+    // Not both: where the application wants its body in chunks, it gets that.
+    if !head.headers.contains_key(TRANSFER_ENCODING) {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
+    }
+    next.handle(Request::from_parts(head, SendBody::from_reader(&mut kept)))
 }

@@ -39,6 +39,46 @@ fn an_agent_authorises_its_requests_by_a_session_and_repeats_them_with_their_bod
 }
 
 #[test]
+fn a_post_that_a_server_has_refused_with_400_is_sent_once() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" => token("t", "Bearer", 3600),
+        _ => response("400 Bad Request", "no such account"),
+    });
+    let agent = agent(&server, &server.session(RefreshPolicy::default()), true);
+    let refused = agent.post(format!("{}/payments", server.url)).send("amount=1");
+    assert!(matches!(refused, Err(ureq::Error::StatusCode(400))));
+    assert_eq!(server.count("/payments"), 1);
+}
+
+#[test]
+fn a_body_has_the_framing_that_it_would_have_without_a_session() {
+    let server = Server::start(|asked| match asked.path.as_str() {
+        "/token" => token("t", "Bearer", 3600),
+        _ => response("200 OK", &asked.framing.join(", ")),
+    });
+    let plain = ureq::Agent::new_with_defaults();
+    let agent = agent(&server, &server.session(RefreshPolicy::default()), true);
+    let url = server.url.as_str();
+    let framing = |answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>| {
+        answer.unwrap().into_body().read_to_string().unwrap()
+    };
+    type Send = fn(&ureq::Agent, &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>;
+    let cases: [(&str, Send); 5] = [
+        ("an empty POST", |agent, url| agent.post(url).send_empty()),
+        ("an empty PUT", |agent, url| agent.put(url).send("")),
+        ("a text", |agent, url| agent.post(url).send("text")),
+        ("a GET", |agent, url| agent.get(url).call()),
+        ("a DELETE with a body", |agent, url| agent.delete(url).force_send_body().send("text")),
+    ];
+    for (case, send) in cases {
+        assert_eq!(framing(send(&agent, url)), framing(send(&plain, url)), "{case}");
+    }
+    // Never two framings in one request (RFC 9112 §6.2).
+    let chunked = agent.post(url).header("transfer-encoding", "chunked").send("text");
+    assert!(!framing(chunked).contains(", "));
+}
+
+#[test]
 fn an_agent_learns_nonces_whether_it_makes_errors_of_statuses_or_not() {
     for status_as_error in [false, true] {
         let server = nonce_server(|current, nonce| {

@@ -1,6 +1,6 @@
 //! A server on loopback that answers as a test wants it to.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
@@ -19,6 +19,8 @@ pub(crate) struct Asked {
     /// The nonce in its proof.
     pub(crate) nonce: Option<String>,
     pub(crate) body: String,
+    /// The headers that say where the body ends.
+    pub(crate) framing: Vec<String>,
 }
 
 /// Answers every request on loopback, each in a thread of its own; counts them by path.
@@ -92,6 +94,9 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &(impl Fn(&As
     };
     let mut body = vec![0; header("content-length").map_or(0, |length| length.parse().unwrap())];
     reader.read_exact(&mut body).unwrap();
+    if header("transfer-encoding").is_some() {
+        body = chunks(&mut reader);
+    }
     let claims = header("dpop").map(|proof| {
         let json = URL_SAFE_NO_PAD.decode(proof.split('.').nth(1).unwrap()).unwrap();
         serde_json::from_slice::<Value>(&json).unwrap()
@@ -102,9 +107,28 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &(impl Fn(&As
             .and_then(|value| value.split_once(' ').map(|(_, token)| token.to_owned())),
         nonce: claims.and_then(|claims| claims["nonce"].as_str().map(str::to_owned)),
         body: String::from_utf8(body).unwrap(),
+        framing: ["content-length", "transfer-encoding"]
+            .into_iter()
+            .filter_map(|name| header(name).map(|value| format!("{name}: {value}")))
+            .collect(),
     };
     seen.lock().unwrap().push(asked.path.clone());
     stream.write_all(answer(&asked).as_bytes()).unwrap();
+}
+
+fn chunks(reader: &mut impl BufRead) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let length = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        let mut chunk = vec![0; length + 2];
+        reader.read_exact(&mut chunk).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body.extend(&chunk[..length]);
+    }
 }
 
 pub(crate) fn response(head: &str, body: &str) -> String {
