@@ -206,12 +206,13 @@ impl Transport {
         }
     }
 
-    /// Waits for the turn to call a server with a proof, as long as the budget lasts; then the call's own time-out
-    /// ends it.
+    /// Waits for the turn to call a server with a proof, for half of what is left of the budget; then it goes all the
+    /// same: whoever is ahead may hang.
     fn take_turn(&self, uri: &Uri, clock: &Clock) -> Result<TakenTurn<'_>, Error> {
+        let reserve = clock.left() / 2;
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let left = clock.left();
+            let left = clock.left().saturating_sub(reserve);
             match turns.take(Role::ResourceServer, uri)? {
                 Turn::Go(pass) => return Ok(TakenTurn { transport: self, pass: Some(pass) }),
                 Turn::Wait if left.is_zero() => return Ok(TakenTurn { transport: self, pass: None }),

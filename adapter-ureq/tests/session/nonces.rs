@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::server::{Server, nonce_server, response, token};
+use keybound_ureq::jose::{Algorithm, SigningKey};
+use keybound_ureq::{Grant, Session, Transport};
+
+use crate::server::{Server, at_once, nonce_server, response, token};
 
 #[test]
 fn twenty_cold_calls_to_a_server_that_wants_a_nonce_cost_twenty_one_requests() {
@@ -38,6 +41,27 @@ fn with_nonces_that_are_good_once_all_twenty_succeed() {
     let session = server.bound_session();
     assert_eq!(server.calls_at_once(&session, 20), vec![200; 20]);
     assert!(server.count("/resource") <= 60, "{}", server.count("/resource"));
+}
+
+#[test]
+fn a_first_call_that_hangs_does_not_take_the_others_with_it() {
+    let hung = AtomicUsize::new(0);
+    let server = Server::start(move |asked| {
+        if asked.path == "/token" {
+            return token("bound", "DPoP", 3600);
+        }
+        if hung.fetch_add(1, Ordering::SeqCst) == 0 {
+            thread::sleep(Duration::from_secs(20));
+        }
+        response("200 OK", "")
+    });
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let client = server.client().dpop(key.public().clone());
+    let transport = Transport::new().signer(key).budget(Duration::from_secs(4));
+    let session = Session::new(transport, client, Grant::client_credentials());
+    session.token().unwrap();
+    let answered = at_once(10, || server.call(&session).is_ok());
+    assert_eq!(answered.into_iter().filter(|answered| *answered).count(), 9);
 }
 
 #[test]
