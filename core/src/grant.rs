@@ -191,9 +191,10 @@ impl Grant {
         Ok(self)
     }
 
-    /// Whether it brings a token as often as it is used: so for client credentials, and where [`repeatable`](Self::repeatable)
+    /// Whether it is good for more than one token: so for client credentials, and where [`repeatable`](Self::repeatable)
     /// says so.
     pub fn is_repeatable(&self) -> bool {
+        // A device's code is asked about as often as it takes, and used up by the token.
         self.repeat == Repeat::Freely && self.polling.is_none()
     }
 

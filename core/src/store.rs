@@ -95,11 +95,15 @@ pub struct Store {
     held: Option<Held>,
     /// How often what is good for once may still be sent: the grant, or the refresh token that is held.
     tries_left: u8,
-    /// What is held could not be saved.
+    /// What is held came from elsewhere, and what is kept is from before it.
     unsaved: bool,
+    /// What was kept when it was last looked at: if it still is, then what is held is newer.
+    seen: Option<Token>,
     flight: Option<Flight>,
     paused_until: Option<UnixTime>,
     tickets: u64,
+    /// How many tokens have been held: a failure tells of the one whose refresh token it had, and of no later one.
+    holdings: u64,
 }
 
 #[derive(Debug)]
@@ -112,6 +116,11 @@ struct Held {
 }
 
 impl Held {
+    fn new(token: Token, policy: &RefreshPolicy, serial: u64, seed: u64) -> Self {
+        let times = policy.times(&token, seed);
+        Self { token, times, serial, rejected: false }
+    }
+
     fn is_usable(&self, now: UnixTime) -> bool {
         !self.rejected && self.times.expires.is_none_or(|at| now < at)
     }
@@ -133,7 +142,7 @@ struct Flight {
 #[derive(Debug)]
 pub struct Ticket {
     serial: u64,
-    /// Something that is good for once was sent, or was about to be, while this ticket's token was held.
+    /// Of which holding something good for once was sent, or was about to be.
     tried: Option<u64>,
 }
 
@@ -219,9 +228,11 @@ impl Store {
             held: None,
             tries_left: TRIES,
             unsaved: false,
+            seen: None,
             flight: None,
             paused_until: None,
             tickets: 0,
+            holdings: 0,
         }
     }
 
@@ -229,7 +240,8 @@ impl Store {
     #[must_use]
     pub fn holding(mut self, kept: Kept) -> Self {
         self.tries_left = kept.tries_left;
-        self.hold(kept.token, 0, 0);
+        let held = Held::new(kept.token, &self.policy, 0, 0);
+        self.hold(held);
         self
     }
 
@@ -258,18 +270,28 @@ impl Store {
     /// has left.
     pub fn take_over(&mut self, ticket: &Ticket, kept: Kept, now: UnixTime, seed: u64) -> Option<Token> {
         let is_fresh = self.grant.as_ref().is_some_and(|grant| !grant.is_repeatable());
-        if is_fresh || self.unsaved {
+        if is_fresh || std::mem::take(&mut self.unsaved) {
+            self.seen = Some(kept.token);
+            return None;
+        }
+        if self.held.as_ref().is_some_and(|held| held.token.is_equal_to(&kept.token)) {
+            self.tries_left = kept.tries_left;
+            return None;
+        }
+        let before = self.seen.replace(kept.token.clone());
+        if self.held.is_some() && before.is_some_and(|before| before.is_equal_to(&kept.token)) {
+            return None;
+        }
+        let theirs = Held::new(kept.token, &self.policy, ticket.serial, seed);
+        let is_good = theirs.is_usable(now) && !theirs.is_due(now);
+        // Not even its refresh token is needed: what is held may be better.
+        if !is_good && self.is_repeatable() {
             return None;
         }
         self.tries_left = kept.tries_left;
-        if self.held.as_ref().is_some_and(|held| held.token.is_equal_to(&kept.token)) {
-            return None;
-        }
-        self.hold(kept.token, ticket.serial, seed);
-        self.held
-            .as_ref()
-            .filter(|held| held.is_usable(now) && !held.is_due(now))
-            .map(|held| held.token.clone())
+        let token = theirs.token.clone();
+        self.hold(theirs);
+        is_good.then_some(token)
     }
 
     /// What the holder of a ticket sends to get a token; `None` if there is nothing left to be sent, so that a new
@@ -288,7 +310,7 @@ impl Store {
             }
         };
         self.tries_left = tries_left;
-        ticket.tried = Some(self.held_serial());
+        ticket.tried = Some(self.holdings);
         Some(attempt)
     }
 
@@ -309,15 +331,15 @@ impl Store {
                 now.saturating_add(self.policy.pause.max(asked))
             });
         }
-        let is_newest = self.held_serial() <= ticket.serial;
-        // What a ticket has lapsed over may have been followed by another refresh token, of which this says nothing.
-        let is_of_what_is_held = ticket.tried == Some(self.held_serial());
+        let is_newest = self.held.as_ref().is_none_or(|held| held.serial <= ticket.serial);
+        let is_of_what_is_held = ticket.tried == Some(self.holdings);
         match renewed {
             Ok(token) if is_newest => {
                 self.grant = self.grant.take().filter(Grant::is_repeatable);
                 self.tries_left = TRIES;
                 self.unsaved = false;
-                self.hold(token, ticket.serial, seed);
+                let held = Held::new(token, &self.policy, ticket.serial, seed);
+                self.hold(held);
             }
             Err(Failure { spent: Spent::No, .. }) if is_of_what_is_held => {
                 self.tries_left = self.tries_left.saturating_add(1).min(TRIES);
@@ -328,7 +350,7 @@ impl Store {
         current
     }
 
-    /// Says that what is held could not be saved: what is kept is older, and will not be taken over.
+    /// Says that what is held came from elsewhere: what is kept is older, and will not be taken over.
     pub fn not_saved(&mut self) {
         self.unsaved = true;
     }
@@ -356,30 +378,29 @@ impl Store {
         self.grant.as_ref().is_some_and(Grant::is_repeatable)
     }
 
-    fn hold(&mut self, token: Token, serial: u64, seed: u64) {
-        let times = self.policy.times(&token, seed);
-        self.held = Some(Held { token, times, serial, rejected: false });
+    /// Whether it has a grant yet, so that a renewal needs nothing of what is kept.
+    pub fn has_grant(&self) -> bool {
+        self.grant.is_some()
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.holdings += 1;
+        self.held = Some(held);
     }
 
     fn is_busy(&self, now: UnixTime) -> Option<Demand> {
-        let flying =
-            self.flight.filter(|flight| now < flight.lapses).map(|flight| Demand::Wait(flight.lapses));
-        // A pause that seems to be longer than any was begun before the clock was set back.
-        let longest = self.policy.pause.max(LONGEST_PAUSE);
-        let pausing =
-            self.paused_until.filter(|until| now < *until && until.saturating_since(now) <= longest);
-        flying.or(pausing.map(Demand::Pause))
+        // What lies further ahead than it was ever set is of a clock that has been set back since.
+        let is_ahead = |until: UnixTime, most| now < until && until.saturating_since(now) <= most;
+        let flying = self.flight.filter(|flight| is_ahead(flight.lapses, self.policy.patience));
+        let longest_pause = self.policy.pause.max(LONGEST_PAUSE);
+        let paused = self.paused_until.filter(|until| is_ahead(*until, longest_pause));
+        flying.map(|flight| Demand::Wait(flight.lapses)).or(paused.map(Demand::Pause))
     }
 
     fn ticket(&mut self, now: UnixTime) -> Ticket {
         self.tickets += 1;
         self.flight = Some(Flight { serial: self.tickets, lapses: now.saturating_add(self.policy.patience) });
         Ticket { serial: self.tickets, tried: None }
-    }
-
-    /// The ticket that brought what is held; zero before the first.
-    fn held_serial(&self) -> u64 {
-        self.held.as_ref().map_or(0, |held| held.serial)
     }
 }
 
@@ -477,28 +498,52 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_comes_late_says_nothing_of_the_refresh_token_that_came_since() {
-        let mut store = Store::new(policy(), None).holding(Kept::new(refreshable("r0", at(0))));
-        let Demand::Renew(mut first) = store.demand(at(200)) else { panic!("it has expired") };
-        assert!(store.attempt(&mut first).is_some());
-        let Demand::Renew(mut second) = store.demand(at(231)) else { panic!("the first has lapsed") };
-        assert!(store.attempt(&mut second).is_some());
-        assert!(!store.settle(first, Ok(refreshable("r1", at(232))), at(232), 0));
-        let refused = Failure { spent: Spent::Yes, wait: None };
-        assert!(store.settle(second, Err(refused), at(233), 0));
-        let Demand::Renew(mut third) = store.demand(at(400)) else { panic!("it has expired") };
-        let attempt = store.attempt(&mut third).unwrap();
-        assert_eq!(attempt.grant.refresh_token.unwrap().expose(), "r1");
-        assert_eq!(attempt.keep.unwrap().tries_left, TRIES - 1);
+    fn what_a_lapsed_ticket_has_brought_is_not_used_up_by_a_later_ones_refusal() {
+        for late in [Failure { spent: Spent::Yes, wait: None }, Failure::unknown(), Failure::unsent()] {
+            let mut store = Store::new(policy(), None).holding(Kept::new(refreshable("r1", at(0))));
+            let Demand::Renew(mut slow) = store.demand(at(200)) else { panic!("it has expired") };
+            assert!(store.attempt(&mut slow).is_some());
+            let Demand::Renew(mut second) = store.demand(at(230)) else { panic!("the first has lapsed") };
+            assert!(store.attempt(&mut second).is_some());
+            let _ = store.settle(slow, Ok(refreshable("r2", at(231))), at(231), 0);
+            // The second had sent `r1`, of which nothing is left; nobody has sent `r2` yet.
+            let _ = store.settle(second, Err(late), at(232), 0);
+            let Demand::Renew(mut ticket) = store.demand(at(400)) else { panic!("it has expired") };
+            let attempt = store.attempt(&mut ticket).expect("r2 is still good");
+            assert_eq!(attempt.grant.refresh_token.unwrap().expose(), "r2");
+            assert_eq!(attempt.keep.unwrap().tries_left, TRIES - 1);
+        }
     }
 
     #[test]
-    fn a_clock_that_is_set_back_prolongs_no_pause() {
+    fn a_clock_that_is_set_back_prolongs_neither_a_pause_nor_a_ticket() {
+        const DAY: u64 = 86_400;
         let mut store = Store::new(policy(), Some(Grant::client_credentials()));
-        let Demand::Renew(ticket) = store.demand(at(86_400)) else { panic!("one renews") };
-        assert!(store.settle(ticket, Err(Failure::unsent()), at(86_400), 0));
-        assert!(matches!(store.demand(at(86_400)), Demand::Pause(_)));
-        assert!(matches!(store.demand(at(0)), Demand::Renew(_)));
+        let Demand::Renew(ticket) = store.demand(at(DAY)) else { panic!("it has no token") };
+        let asked = Failure { spent: Spent::No, wait: Some(Duration::from_secs(120)) };
+        assert!(store.settle(ticket, Err(asked), at(DAY), 0));
+        assert!(matches!(store.demand(at(DAY)), Demand::Pause(_)));
+        let Demand::Renew(lost) = store.demand(at(0)) else { panic!("the pause is over") };
+        assert!(matches!(store.demand(at(29)), Demand::Wait(_)));
+        assert!(matches!(store.demand(at(30)), Demand::Renew(_)));
+        drop(lost);
+        let Demand::Wait(_) = store.demand(at(31)) else { panic!("one is out") };
+        let mut early = Store::new(policy(), Some(Grant::client_credentials()));
+        let Demand::Renew(dead) = early.demand(at(DAY)) else { panic!("it has no token") };
+        drop(dead);
+        assert!(matches!(early.demand(at(0)), Demand::Renew(_)));
+    }
+
+    #[test]
+    fn a_device_code_is_good_for_one_token_and_followed_by_refresh_tokens() {
+        let polling = crate::grant::Polling { interval: Duration::from_secs(5), until: at(600) };
+        let mut store = Store::new(policy(), Some(Grant::device_code(crate::Secret::new("d"), polling)));
+        let Demand::Renew(mut ticket) = store.demand(at(0)) else { panic!("it has no token") };
+        assert!(store.attempt(&mut ticket).is_some());
+        assert!(store.settle(ticket, Ok(refreshable("r1", at(1))), at(1), 0));
+        let Demand::Renew(mut ticket) = store.demand(at(200)) else { panic!("it has expired") };
+        let sent = store.attempt(&mut ticket).unwrap().grant.refresh_token;
+        assert_eq!(sent.as_ref().map(crate::Secret::expose), Some("r1"));
     }
 
     #[test]

@@ -193,6 +193,47 @@ fn what_could_not_be_saved_is_not_replaced_by_what_was() {
     assert_eq!(store.kept().unwrap().token().refresh_token().map(Secret::expose), Some("refresh-2"));
 }
 
+/// A token with these members in place of the first one's.
+fn another(world: &mut World, members: &[(&str, Value)]) -> Token {
+    world.peer.token_members.extend(members.iter().map(|(name, value)| ((*name).into(), value.clone())));
+    world.token(Grant::client_credentials()).unwrap()
+}
+
+#[test]
+fn what_a_renewal_has_replaced_is_not_taken_over_again_but_what_another_has_saved_since_is() {
+    let (mut world, old) = world();
+    let new = another(&mut world, &[("refresh_token", json!("refresh-2"))]);
+    let theirs = another(&mut world, &[("refresh_token", json!("refresh-3"))]);
+    let later = START.saturating_add(Duration::from_secs(1000));
+    let (mut store, ticket) = resumed(RefreshPolicy::default());
+    assert!(store.take_over(&ticket, Kept::new(old.clone()), later, 0).is_none());
+    assert!(store.settle(ticket, Ok(new), later, 0));
+    // It was saved under a lease that had lapsed, and is overwritten by what the next holder had found.
+    for (kept, goes_on_with) in [(old.clone(), "refresh-2"), (old, "refresh-2"), (theirs, "refresh-3")] {
+        let evenlater = later.saturating_add(Duration::from_secs(1000));
+        let Demand::Renew(ticket) = store.demand(evenlater) else { panic!("it has expired") };
+        assert!(store.take_over(&ticket, Kept::new(kept), evenlater, 0).is_none());
+        let _ = store.settle(ticket, Err(Failure::unsent()), later, 0);
+        let held = store.kept().unwrap();
+        assert_eq!(held.token().refresh_token().map(Secret::expose), Some(goes_on_with));
+        assert_eq!(json_of(&held)["tries_left"], 2);
+    }
+}
+
+#[test]
+fn a_token_that_is_kept_and_expired_does_not_push_a_good_one_out() {
+    let (mut world, expired) = world();
+    let good = another(&mut world, &[("expires_in", json!(10_000))]);
+    let at = |secs| START.saturating_add(Duration::from_secs(secs));
+    let mut store = Store::new(RefreshPolicy::default(), Some(Grant::client_credentials()));
+    let Demand::Renew(ticket) = store.demand(START) else { panic!("it has no token") };
+    // Without the storage, which comes back later, with what it had.
+    assert!(store.settle(ticket, Ok(good), START, 0));
+    let Demand::Use(_, Some(ticket)) = store.demand(at(9_990)) else { panic!("it is to be renewed") };
+    assert!(store.take_over(&ticket, Kept::new(expired), at(9_990), 0).is_none());
+    assert!(matches!(store.demand(at(9_991)), Demand::Use(_, None)), "nobody waits for the renewal");
+}
+
 /// What a refresh ends in when it gets this answer for ever.
 fn failed(answer: impl Fn() -> Answer) -> Error {
     let (mut world, _) = world();
