@@ -125,13 +125,14 @@ impl Authorizer {
         if is_kept && status_is_error && is_refused {
             performed = by_ourselves(&token)?;
         }
-        if performed.token_is_refused {
-            // Without another body, or another token, the refusal is the application's.
-            if !is_kept {
-                self.session.reject(&token);
-            } else if let Some(other) = self.session.token_instead_of(&token, &clock) {
+        if performed.token_is_refused && is_kept {
+            // Without another token, the refusal is the application's.
+            if let Some(other) = self.session.token_instead_of(&token, &clock) {
                 performed = by_ourselves(&other)?;
             }
+        } else if performed.token_is_refused && !status_is_error {
+            // Where the head is hidden, the proof may be what was refused.
+            self.session.reject(&token);
         }
         let status = performed.response.status();
         if status_is_error && (status.is_client_error() || status.is_server_error()) {

@@ -53,7 +53,7 @@ impl<K: Clone + Eq + Hash> Pool<K> {
         session
     }
 
-    /// Closes the session of this key, whoever holds it: after a log-out, or for a new grant.
+    /// Closes the session of this key, whoever holds it: for a new grant, or after a [log-out](Session::log_out).
     pub fn close(&self, key: &K) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = sessions.by_key.remove(key);

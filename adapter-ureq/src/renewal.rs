@@ -12,7 +12,7 @@ use crate::storage::{Lease, StorageError};
 use crate::{Error, Event, Transport};
 
 /// How often it is looked whether another process has done the work.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a nonce that another process has learned may be of use.
 const NONCE_LIFE: Duration = Duration::from_secs(300);
@@ -23,8 +23,6 @@ pub(crate) struct Renewal {
     ticket: Option<Ticket>,
     /// How long the ticket lasts, or the lease: whoever comes after it must not meet this one's request.
     clock: Clock,
-    /// The new token could not be saved.
-    unsaved: bool,
 }
 
 /// Who renews.
@@ -38,7 +36,7 @@ enum Turn<'a> {
 impl Renewal {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: Ticket) -> Self {
         let clock = Clock::start(shared.patience);
-        Self { shared: Arc::clone(shared), ticket: Some(ticket), clock, unsaved: false }
+        Self { shared: Arc::clone(shared), ticket: Some(ticket), clock }
     }
 
     pub(crate) fn run(mut self) {
@@ -93,8 +91,10 @@ impl Renewal {
             match self.look(shared, shelf) {
                 Ok(Some(token)) => return Ok(Turn::Theirs(token)),
                 Ok(None) => {}
-                // What can't be read is replaced, where that does no harm.
-                Err(error) if is_ours => self.go_alone(error)?,
+                // What can't be read is replaced, where it isn't needed.
+                Err(error) if is_ours && shared.state().store.has_grant() => {
+                    shared.transport.tell(Event::Alone(&*error));
+                }
                 Err(error) => return Err(error),
             }
             if let Some(lease) = lease {
@@ -119,7 +119,7 @@ impl Renewal {
     }
 
     fn ask(
-        &mut self,
+        &self,
         shared: &Shared,
         attempt: Attempt,
         mut lease: Option<&mut (dyn Lease + '_)>,
@@ -134,7 +134,6 @@ impl Renewal {
         let token = transport.run_within(budget, client.token(attempt.grant)?)?;
         // Before anybody uses it: a new refresh token comes only once.
         if let Some(Err(error)) = lease.map(|lease| save(lease, Kept::new(token.clone()), transport)) {
-            self.unsaved = true;
             transport.tell(Event::Alone(&*error));
         }
         Ok(token)
@@ -155,18 +154,19 @@ impl Renewal {
         let seed = seed();
         let outcome = renewed.clone().map_err(|error| error.failure());
         let mut state = self.shared.state();
-        state.failure = renewed.as_ref().err().map(Arc::clone);
-        state.ended += 1;
-        state.store.settle(ticket, outcome, now(), seed);
-        if self.unsaved {
-            state.store.not_saved();
+        if state.store.settle(ticket, outcome, now(), seed) {
+            state.failure = renewed.as_ref().err().map(Arc::clone);
+            state.ended += 1;
         }
         drop(state);
         self.shared.wake();
-        self.shared.transport.tell(match renewed {
-            Ok(token) => Event::Renewed(token),
-            Err(error) => Event::NotRenewed(error),
-        });
+        // An observer that panics as well would end the process.
+        if !thread::panicking() {
+            self.shared.transport.tell(match renewed {
+                Ok(token) => Event::Renewed(token),
+                Err(error) => Event::NotRenewed(error),
+            });
+        }
     }
 
     fn with_ticket<T>(&mut self, with: impl FnOnce(&mut Store, &mut Ticket) -> T) -> Option<T> {

@@ -10,8 +10,8 @@ use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Ticket, T
 
 use crate::clock::{Clock, now};
 use crate::event::{Event, Reason};
-use crate::renewal::Renewal;
-use crate::storage::Storage;
+use crate::renewal::{LOOK_AGAIN, Renewal};
+use crate::storage::{Storage, StorageError};
 use crate::transport::{Performed, Repeatable};
 use crate::{Error, Transport};
 
@@ -39,13 +39,30 @@ pub(crate) struct Shelf {
     pub(crate) name: String,
 }
 
+impl Shelf {
+    /// Waits for whoever renews just now, and removes what that one saves as well.
+    fn clear(&self, patience: Duration) -> Result<(), StorageError> {
+        let clock = Clock::start(patience);
+        loop {
+            if let Some(mut lease) = self.storage.lease(&self.name, patience)? {
+                return lease.remove();
+            }
+            if clock.left().is_zero() {
+                return Err("another process has been renewing the token for too long".into());
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
 pub(crate) struct State {
     pub(crate) store: Store,
     /// Why the last renewal failed, for those who waited for it.
     pub(crate) failure: Option<Arc<Error>>,
-    /// How many renewals are under way, and how many have ended.
-    pub(crate) under_way: usize,
+    /// How many renewals have ended, those left aside whose ticket had lapsed.
     pub(crate) ended: u64,
+    /// How many have threads.
+    pub(crate) under_way: usize,
 }
 
 /// A session that is being set up.
@@ -86,7 +103,11 @@ impl SessionBuilder {
     pub fn open(self) -> Session {
         let store = Store::new(self.policy, self.grant);
         let store = match self.held {
-            Some(token) => store.holding(Kept::new(token)),
+            Some(token) => {
+                let mut store = store.holding(Kept::new(token));
+                store.not_saved();
+                store
+            }
             None => store,
         };
         Session(Arc::new(Shared {
@@ -163,6 +184,20 @@ impl Session {
             self.reject(&other);
         }
         Ok(response)
+    }
+
+    /// Forgets the token, and removes what is kept, for this process and for every other that loads it from now on. What
+    /// is returned was held until now, to be [revoked](Client::revoke). From then on the session ends in
+    /// [`Error::Reauthenticate`].
+    ///
+    /// # Errors
+    /// If what is kept can't be removed; it is forgotten here all the same.
+    pub fn log_out(&self) -> Result<Option<Token>, Arc<Error>> {
+        let held = self.0.state().store.forget();
+        if let Some(shelf) = &self.0.shelf {
+            shelf.clear(self.0.patience).map_err(Error::Storage)?;
+        }
+        Ok(held)
     }
 
     /// Another token than this one, which a server has refused, for one more request.

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderMap, StatusCode, Uri};
 use keybound_benches::{Case, Outcome, Subject, again, by_threads, now};
-use keybound_core::{Authorized, Origins, RefreshPolicy, Store};
+use keybound_core::{Authorized, Kept, Origins, RefreshPolicy, Store};
 
 const THREADS: [usize; 3] = [2, 4, 8];
 
@@ -25,7 +25,9 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     }
     for threads in THREADS {
         let work = |threads| {
-            let store = Mutex::new(Store::new(RefreshPolicy::default(), Some(subject.token.clone())));
+            let store = Mutex::new(
+                Store::new(RefreshPolicy::default(), None).holding(Kept::new(subject.token.clone())),
+            );
             let now = now();
             by_threads(threads, move || Ok(store.lock().unwrap_or_else(PoisonError::into_inner).demand(now)))
         };

@@ -269,9 +269,10 @@ impl PendingResource {
         let objection = Objection { code, description, headers };
         let answered = said
             .is_some_and(|said| call.corrections.answer(&objection, &said, (role, &target), origins, now));
-        if answered && call.repeat != Repeat::Never {
+        if answered {
             call.tries.at_once();
-            return Ok(Judged::Again(call));
+            // It was the proof's fault, not the token's.
+            return Ok(if call.repeat == Repeat::Never { Judged::Deliver } else { Judged::Again(call) });
         }
         match challenge::error(&challenges) {
             Some("invalid_token") => Ok(Judged::Rejected),

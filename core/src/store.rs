@@ -11,6 +11,9 @@ use crate::token::Token;
 /// No token is taken to live shorter: it would be renewed for every call.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 
+/// Less would let no renewal end.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(100);
+
 /// The longest that no renewal is begun because a server asked for that.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -51,9 +54,10 @@ impl RefreshPolicy {
         self
     }
 
-    /// How long a renewal may take until somebody else may try: its caller may have died.
+    /// How long a renewal may take until somebody else may try: its caller may have died. A tenth of a second at
+    /// least.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = patience.max(SHORTEST_PATIENCE);
         self
     }
 
@@ -102,6 +106,8 @@ pub struct Store {
     flight: Option<Flight>,
     paused_until: Option<UnixTime>,
     tickets: u64,
+    /// Tickets up to this one are from before a log-out.
+    forgotten: u64,
     /// How many tokens have been held: a failure tells of the one whose refresh token it had, and of no later one.
     holdings: u64,
 }
@@ -194,13 +200,8 @@ impl Failure {
             (Error::Misuse(_) | Error::Redirect(_), _) => (Spent::No, None),
             (Error::Lost(lost), _) if lost.sent() == Sent::No => (Spent::No, None),
             (Error::Lost(_) | Error::Response(_), _) => (Spent::Perhaps, None),
-            // Turned away unread, or refused for another reason than the grant.
-            (Error::Server(refusal), Retry::Later(wait))
-                if matches!(refusal.status().as_u16(), 429 | 503) =>
-            {
-                (Spent::No, wait)
-            }
-            (Error::Server(_), Retry::Later(wait)) => (Spent::Perhaps, wait),
+            // Whether a gateway's 502 has used it up, only another try can tell: by `invalid_grant`.
+            (Error::Server(_), Retry::Later(wait)) => (Spent::No, wait),
             (Error::Server(_), _) => (Spent::No, None),
         };
         Self { spent, wait }
@@ -232,6 +233,7 @@ impl Store {
             flight: None,
             paused_until: None,
             tickets: 0,
+            forgotten: 0,
             holdings: 0,
         }
     }
@@ -331,7 +333,8 @@ impl Store {
                 now.saturating_add(self.policy.pause.max(asked))
             });
         }
-        let is_newest = self.held.as_ref().is_none_or(|held| held.serial <= ticket.serial);
+        let is_newest = ticket.serial > self.forgotten
+            && self.held.as_ref().is_none_or(|held| held.serial <= ticket.serial);
         let is_of_what_is_held = ticket.tried == Some(self.holdings);
         match renewed {
             Ok(token) if is_newest => {
@@ -360,6 +363,16 @@ impl Store {
         if let Some(held) = self.held.as_mut().filter(|held| held.token.is_same_as(token)) {
             held.rejected = true;
         }
+    }
+
+    /// Forgets all: a log-out. What held a ticket, and brings a token late, brings it in vain.
+    pub fn forget(&mut self) -> Option<Token> {
+        self.grant = None;
+        self.seen = None;
+        self.tries_left = 0;
+        self.holdings += 1;
+        self.forgotten = self.tickets;
+        self.held.take().map(|held| held.token)
     }
 
     /// What is to be kept of it for a later process: the token, good or not, since its refresh token may be of use.

@@ -52,6 +52,17 @@ impl FileStorage {
     }
 }
 
+impl FileStorage {
+    /// Only with its folder is a file's new name on disk.
+    fn sync(&self) -> Result<(), StorageError> {
+        #[cfg(unix)]
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| at(&self.folder, &error))?;
+        Ok(())
+    }
+}
+
 impl Storage for FileStorage {
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
         let path = self.path(name, "session");
@@ -95,12 +106,16 @@ impl Lease for Locked<'_> {
         let path = self.storage.path(&self.name, "session");
         write(&new, state.expose()).map_err(|error| at(&new, &error))?;
         fs::rename(&new, &path).map_err(|error| at(&path, &error))?;
-        // Only with its folder is the new name on disk.
-        #[cfg(unix)]
-        File::open(&self.storage.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| at(&self.storage.folder, &error))?;
+        self.storage.sync()?;
         Ok(true)
+    }
+
+    fn remove(&mut self) -> Result<(), StorageError> {
+        let path = self.storage.path(&self.name, "session");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path, &error)),
+            _ => self.storage.sync(),
+        }
     }
 }
 

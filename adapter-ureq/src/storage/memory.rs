@@ -52,6 +52,11 @@ impl Lease for Leased<'_> {
         self.storage.state().kept.insert(self.name.clone(), state.clone());
         Ok(true)
     }
+
+    fn remove(&mut self) -> Result<(), StorageError> {
+        self.storage.state().kept.remove(&self.name);
+        Ok(())
+    }
 }
 
 impl Drop for Leased<'_> {

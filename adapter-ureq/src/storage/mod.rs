@@ -46,12 +46,18 @@ pub trait Storage: Send + Sync {
 
 /// The right to save what a renewal brings.
 pub trait Lease {
-    /// Replaces what is saved under the lease's name, durably. `false` if the lease has lapsed and another has been
+    /// Replaces what is saved under the lease's name, as durably as the storage can. `false` if the lease has lapsed and another has been
     /// given since: what that one saves is newer, and this is dropped.
     ///
     /// # Errors
     /// If it can't be saved; then what was there before is still there, whole.
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError>;
+
+    /// Removes what is saved under the lease's name.
+    ///
+    /// # Errors
+    /// If it can't be removed.
+    fn remove(&mut self) -> Result<(), StorageError>;
 }
 
 /// What is wrong with a storage.

@@ -16,6 +16,7 @@ for _, field in ipairs({'given', 'saved'}) do
 end
 redis.call('HSET', KEYS[1], 'given', fence)
 redis.call('SET', KEYS[2], fence, 'PX', ARGV[1])
+if ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return fence";
 
 /// Saves, unless a later lease has saved.
@@ -32,8 +33,10 @@ return 1";
 
 /// Keeps sessions in Redis (or Valkey), for a fleet: one process renews under a lease, the others use what it saves.
 ///
-/// Two keys for each session, in one slot of a cluster: `PREFIX{NAME}`, a hash with the state and the fencing values,
-/// and `PREFIX{NAME}:lease`.
+/// Two keys for each session, with one hash tag: `PREFIX{NAME}`, a hash with the state and the fencing values, and
+/// `PREFIX{NAME}:lease`. What is saved is as durable as Redis is: where refresh tokens are kept, set it to
+/// `appendfsync always` and `noeviction`. A Redis that has come back with less than it had may let an old refresh
+/// token be sent, which some servers take for theft.
 pub struct RedisStorage {
     client: Client,
     prefix: String,
@@ -72,8 +75,8 @@ impl RedisStorage {
         let idle = self.idle().pop();
         if let Some(mut connection) = idle {
             match command.query(&mut connection) {
-                // It was closed while it was idle.
-                Err(error) if error.kind() == ErrorKind::Io => self.idle().clear(),
+                // It was closed while it was idle. (Where Redis is slow, what was asked may have been done.)
+                Err(error) if error.kind() == ErrorKind::Io && !error.is_timeout() => self.idle().clear(),
                 answer => return self.keep(connection, answer),
             }
         }
@@ -99,6 +102,11 @@ impl RedisStorage {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Zero for ever.
+    fn kept_millis(&self) -> u64 {
+        self.keep_for.map_or(0, millis)
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}{{{name}}}", self.prefix)
     }
@@ -118,7 +126,7 @@ impl Storage for RedisStorage {
     }
 
     fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        let fence: u64 = self.ask(self.script(LEASE, name).arg(millis(patience)))?;
+        let fence: u64 = self.ask(self.script(LEASE, name).arg(millis(patience)).arg(self.kept_millis()))?;
         if fence == 0 {
             return Ok(None);
         }
@@ -133,10 +141,13 @@ struct Leased<'a> {
 }
 
 impl Lease for Leased<'_> {
+    fn remove(&mut self) -> Result<(), StorageError> {
+        Ok(self.storage.ask(cmd("HDEL").arg(self.storage.key(&self.name)).arg("state"))?)
+    }
+
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
-        let keep_for = self.storage.keep_for.map_or(0, millis);
         let mut script = self.storage.script(SAVE, &self.name);
-        Ok(self.storage.ask(script.arg(self.fence).arg(state.expose()).arg(keep_for))?)
+        Ok(self.storage.ask(script.arg(self.fence).arg(state.expose()).arg(self.storage.kept_millis()))?)
     }
 }
 

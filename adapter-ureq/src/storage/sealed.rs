@@ -104,6 +104,10 @@ impl<S: Storage> Lease for SealedLease<'_, S> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         self.lease.save(&self.sealed.seal(&self.name, state)?)
     }
+
+    fn remove(&mut self) -> Result<(), StorageError> {
+        self.lease.remove()
+    }
 }
 
 impl<S> fmt::Debug for Sealed<S> {

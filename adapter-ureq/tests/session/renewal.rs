@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
+use keybound_ureq::storage::{MemoryStorage, Storage};
 use keybound_ureq::{CoreError, Error, Event, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport};
 
 use crate::server::{Server, at_once, response, token};
@@ -38,6 +39,35 @@ fn a_renewal_that_fails_gives_all_who_waited_the_same_error() {
         let Error::Core(CoreError::Server(refusal)) = &*error else { panic!("{error:?}") };
         assert_eq!(refusal.code(), Some("invalid_scope"));
     }
+}
+
+#[test]
+fn without_a_pause_too_a_renewal_that_fails_is_one_for_all_who_waited() {
+    let server = Server::start(|_| {
+        thread::sleep(Duration::from_millis(300));
+        response("400 Bad Request", r#"{"error":"invalid_scope"}"#)
+    });
+    let session = server.session(RefreshPolicy::default().pause(Duration::ZERO));
+    assert!(at_once(20, || session.token().is_err()).into_iter().all(|failed| failed));
+    assert_eq!(server.count("/token"), 1);
+}
+
+#[test]
+fn whoever_renews_waits_no_longer_than_the_budget_and_what_comes_later_is_used() {
+    let storage = Arc::new(MemoryStorage::new());
+    let server = Server::start(|_| token("a", "Bearer", 3600));
+    let budget = Duration::from_millis(300);
+    let session =
+        Session::builder(Transport::new().budget(budget), server.client(), Grant::client_credentials());
+    let session = session.kept_in(storage.clone(), "one").open();
+    // Another process renews, and takes its time.
+    let lease = storage.lease("one", budget).unwrap().unwrap();
+    let asked = Instant::now();
+    let error = session.token().unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(matches!(&*error, Error::OutOfTime), "{error}");
+    drop(lease);
+    assert_eq!(session.token().unwrap().access_token().expose(), "a");
 }
 
 #[test]

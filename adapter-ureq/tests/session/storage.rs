@@ -27,8 +27,12 @@ fn keeps_and_leases(storage: &dyn Storage) {
             assert_eq!(storage.load(name).unwrap().unwrap().expose(), state, "{name}");
         }
         drop(lease);
-        drop(storage.lease(name, PATIENCE).unwrap().unwrap());
+        let mut lease = storage.lease(name, PATIENCE).unwrap().unwrap();
         assert_eq!(storage.load(name).unwrap().unwrap().expose(), [0, 0xFF, 10]);
+        for _ in 0..2 {
+            lease.remove().unwrap();
+            assert!(storage.load(name).unwrap().is_none());
+        }
     }
 }
 
@@ -279,6 +283,10 @@ impl Lease for FragileLease<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         if self.1.load(Ordering::SeqCst) { Err("it is full".into()) } else { self.0.save(state) }
     }
+
+    fn remove(&mut self) -> Result<(), StorageError> {
+        self.0.remove()
+    }
 }
 
 /// A transport, and the words of its storage's failures.
@@ -355,6 +363,57 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
     assert_eq!(session.token().unwrap().access_token().expose(), "c1");
     let next = process(&server, &storage, Some(Grant::client_credentials())).open();
     assert_eq!(next.token().unwrap().access_token().expose(), "c1");
+    // After a login nothing that was kept before is needed.
+    let server = rotating_server();
+    spoil();
+    assert_eq!(
+        process(&server, &storage, Some(code())).open().token().unwrap().access_token().expose(),
+        "a1"
+    );
+    assert_eq!(process(&server, &storage, None).open().token().unwrap().access_token().expose(), "a1");
+}
+
+#[test]
+fn a_token_that_a_session_is_given_goes_before_what_an_earlier_login_has_left() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let made = AtomicUsize::new(0);
+    let server = Server::start(move |asked| {
+        let number = made.load(Ordering::SeqCst);
+        let is_good = asked.body.contains("authorization_code")
+            || asked.body.contains(&format!("refresh_token=r{number}"));
+        if asked.path != "/token" {
+            let refused = asked.bearer.as_deref() == Some("a2");
+            return response(if refused { "401 Unauthorized" } else { "200 OK" }, "");
+        }
+        if !is_good {
+            return response("400 Bad Request", r#"{"error":"invalid_grant"}"#);
+        }
+        let number = made.fetch_add(1, Ordering::SeqCst) + 1;
+        let body =
+            format!(r#"{{"access_token":"a{number}","token_type":"Bearer","refresh_token":"r{number}"}}"#);
+        response("200 OK", &body)
+    });
+    process(&server, &storage, Some(code())).open().token().unwrap();
+    let login = Transport::new().run(server.client().token(code()).unwrap()).unwrap();
+    let session = process(&server, &storage, None).token(login).open();
+    assert_eq!(session.token().unwrap().access_token().expose(), "a2");
+    // It is refused, and renewed by the refresh token that came with it.
+    assert_eq!(server.call(&session).unwrap().status(), 200);
+    assert_eq!(session.token().unwrap().access_token().expose(), "a3");
+    assert_eq!(process(&server, &storage, None).open().token().unwrap().access_token().expose(), "a3");
+}
+
+#[test]
+fn names_that_differ_in_case_alone_are_different_files_on_every_file_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = FileStorage::new(folder.path()).unwrap();
+    for name in ["alice", "Alice", "ALICE", "aLICE", "%41lice", "Ä", "ä"] {
+        storage.lease(name, PATIENCE).unwrap().unwrap().save(&SecretBytes::new(name.into())).unwrap();
+    }
+    let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let folded: std::collections::BTreeSet<String> =
+        names.map(|name| name.into_string().unwrap().to_lowercase()).collect();
+    assert_eq!(folded.len(), 14, "{folded:?}");
 }
 
 /// Takes its time to save, and knows when it gave its last lease.
@@ -384,6 +443,10 @@ impl Lease for SlowLease<'_> {
         thread::sleep(Duration::from_millis(400));
         self.0.save(state)
     }
+
+    fn remove(&mut self) -> Result<(), StorageError> {
+        self.0.remove()
+    }
 }
 
 #[test]
@@ -412,4 +475,21 @@ fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
     assert_eq!(server.call(&session).unwrap().status(), 401);
     let held = ended.lock().unwrap().unwrap() - *storage.leased.lock().unwrap();
     assert!(held < Duration::from_millis(1200), "{held:?}");
+}
+
+#[test]
+fn a_log_out_leaves_nothing_behind_and_hands_on_what_is_to_be_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
+    let server = rotating_server();
+    let session = process(&server, &storage, Some(code())).open();
+    session.token().unwrap();
+    let token = session.log_out().unwrap().unwrap();
+    assert_eq!(token.refresh_token().map(Secret::expose), Some("r1"));
+    assert!(storage.load("one").unwrap().is_none());
+    for session in [session, process(&server, &storage, None).open()] {
+        assert!(matches!(&*session.token().unwrap_err(), Error::Reauthenticate));
+        assert!(session.log_out().unwrap().is_none());
+    }
+    assert_eq!(server.count("/token"), 1);
 }

@@ -252,8 +252,8 @@ fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
         (failed(refusal(401, r#"{"error":"invalid_client"}"#)), 2, pause),
         (failed(refusal(400, r#"{"error":"invalid_request"}"#)), 2, pause),
         (failed(refusal(503, r#"{"error":"invalid_grant"}"#)), 2, pause),
-        (failed(refusal(500, r#"{"error":"invalid_grant"}"#)), 1, pause),
-        (failed(refusal(502, "<html>")), 1, pause),
+        (failed(refusal(500, r#"{"error":"invalid_grant"}"#)), 2, pause),
+        (failed(refusal(502, "<html>")), 2, pause),
         (failed(refusal(200, "<html>")), 1, pause),
         (failed(refusal(302, "")), 1, pause),
         (failed(|| Answer::Lost(Sent::No)), 2, pause),
@@ -270,5 +270,21 @@ fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
         assert_eq!(json_of(&store.kept().unwrap())["tries_left"], tries_left, "{error}");
         let Demand::Pause(until) = store.demand(later) else { panic!("{error}") };
         assert_eq!(until.saturating_since(later), paused, "{error}");
+    }
+}
+
+#[test]
+fn after_a_log_out_nothing_is_left_and_nothing_that_comes_late_is_taken() {
+    let (_, token) = world();
+    let later = START.saturating_add(Duration::from_secs(1000));
+    for grant in [None, Some(Grant::client_credentials())] {
+        let mut store = Store::new(RefreshPolicy::default(), grant).holding(Kept::new(token.clone()));
+        let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has expired") };
+        assert!(store.attempt(&mut ticket).is_some());
+        assert!(store.forget().is_some());
+        let _ = store.settle(ticket, Ok(token.clone()), later, 0);
+        assert!(store.kept().is_none());
+        let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it holds nothing") };
+        assert!(store.attempt(&mut ticket).is_none());
     }
 }
