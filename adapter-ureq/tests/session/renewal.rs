@@ -182,7 +182,8 @@ fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
     let session = Session::builder(transport, client, Grant::client_credentials()).policy(policy).open();
     let began = Instant::now();
     let errors = at_once(20, || session.token().unwrap_err());
-    assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+    // Much sooner than by patience.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     for error in errors {
         assert!(matches!(&*error, Error::RenewalEnded));
     }
@@ -194,7 +195,7 @@ fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
 fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" => {
-            thread::sleep(Duration::from_millis(1500));
+            thread::sleep(Duration::from_secs(6));
             token("a", "Bearer", 3600)
         }
         _ => response("200 OK", ""),
@@ -205,7 +206,7 @@ fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
         Session::builder(transport, server.client(), Grant::client_credentials()).policy(policy).open();
     let began = Instant::now();
     let error = server.call(&session).unwrap_err();
-    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(matches!(&*error, Error::OutOfTime | Error::Lost { .. }), "{error:?}");
 }
 
