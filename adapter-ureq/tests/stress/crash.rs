@@ -16,7 +16,7 @@ use serde_json::Value;
 use ureq::http::Request;
 
 use crate::support::peer::{Grants, Nonces, Peer, Settings, client};
-use crate::support::{alone, child, new_key, read_key, setting, wait_for};
+use crate::support::{alone, child, end_with_parent, new_key, read_key, setting, wait_for};
 
 const TEST: &str = "crash::a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on";
 
@@ -57,6 +57,7 @@ fn a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on() {
 
 /// What the process does that is killed: each token is good for one call, so it renews all the time.
 fn renew_for_ever(folder: &Path, peer: SocketAddr) -> ! {
+    end_with_parent();
     let key = read_key(&folder.join("key.pem").display().to_string());
     let session = session(folder, peer, key, None);
     loop {

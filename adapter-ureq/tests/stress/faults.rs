@@ -148,7 +148,9 @@ fn run(seed: u64, tally: &Tally, figures: &mut Figures) -> Result<(), String> {
     let ends = figures.ends.entry(format!("{:?}", run.settings.grants)).or_default();
     *ends = (ends.0 + 1, ends.1 + usize::from(is_over));
     figures.refused += run.witness.seen().refused_connections;
-    let wrongs = [run.witness.seen().wrongs.clone(), run.peer.state().wrongs.clone()].concat();
+    let mut wrongs = [run.witness.seen().wrongs.clone(), run.peer.state().wrongs.clone()].concat();
+    // The first tell the most.
+    wrongs.truncate(3);
     if wrongs.is_empty() { Ok(()) } else { Err(format!("{:?}: {}", run.settings, wrongs.join("; "))) }
 }
 

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Debug;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
@@ -35,10 +37,18 @@ pub(crate) fn child(test: &str, environment: &BTreeMap<&str, String>) -> Child {
     Command::new(env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .envs(environment)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
+}
+
+/// In a child that goes on for ever: ends it with its parent, however that ends.
+pub(crate) fn end_with_parent() {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        process::exit(1);
+    });
 }
 
 /// Waits for something that must come within so long.
@@ -46,7 +56,7 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut is_there: impl FnMut() 
     let began = Instant::now();
     while !is_there() {
         assert!(began.elapsed() < within, "{what} did not come within {within:?}");
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
