@@ -63,11 +63,13 @@ async function text(response, limit) {
   return text;
 }
 
-/** Sends a copy of the application's request with these headers, and follows no redirection with them. */
-export function call(request, headers) {
-  const copy = request.clone();
-  for (const [name, value] of lines(headers)) copy.headers.set(name, value);
-  return fetch(copy, request.redirect === 'follow' ? { redirect: 'manual' } : undefined);
+/** Sends the application's request with these headers, and follows no redirection with them. It may be sent again. */
+export function call(request, authorization) {
+  const headers = new Headers(request.headers);
+  for (const [name, value] of lines(authorization)) headers.set(name, value);
+  const hasBody = request.method !== 'GET' && request.method !== 'HEAD';
+  const redirect = request.redirect === 'follow' ? 'manual' : request.redirect;
+  return fetch(hasBody ? request.clone() : request, { headers, redirect });
 }
 
 /** Says why a refusal can't be answered, to whoever develops the page. */

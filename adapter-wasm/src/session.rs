@@ -327,7 +327,7 @@ impl Renewal {
             Source::Grant(_) => shared.transport.run(shared.client.token(attempt.grant)?).await?,
             Source::Page(get) => {
                 let answer = get().await.map_err(Error::Page)?;
-                shared.client.relayed(answer.as_bytes(), platform::now())?
+                shared.client.read_token(answer.as_bytes(), platform::now())?
             }
         };
         // Before anybody uses it: a new refresh token comes only once.

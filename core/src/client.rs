@@ -217,7 +217,7 @@ impl Client {
     ///
     /// # Errors
     /// `Response` if it is no token for this client's key.
-    pub fn relayed(&self, answer: &[u8], now: UnixTime) -> Result<Token, Error> {
+    pub fn read_token(&self, answer: &[u8], now: UnixTime) -> Result<Token, Error> {
         let headers = HeaderMap::new();
         let success = Success { headers: &headers, body: answer, now };
         token::read(&success, &self.expected(None)).map_err(|unread| {

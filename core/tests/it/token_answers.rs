@@ -374,14 +374,14 @@ fn json_of_any_depth_is_no_danger() {
 fn an_answer_that_somebody_else_got_is_read_like_any_other() {
     let client = World::with(Peer::bound()).client();
     let bound =
-        client.relayed(br#"{"access_token":"at","token_type":"DPoP","expires_in":60}"#, START).unwrap();
+        client.read_token(br#"{"access_token":"at","token_type":"DPoP","expires_in":60}"#, START).unwrap();
     assert_eq!((bound.key(), bound.expires_at()), (client.key(), after(60_000)));
     for (answer, why) in [
         (r#"{"access_token":"at","token_type":"Bearer"}"#, WhyBad::NotBound),
         (r#"{"error":"invalid_grant"}"#, WhyBad::Missing("access_token")),
         (r#"{"access_token":1}"#, WhyBad::Member("access_token")),
     ] {
-        match client.relayed(answer.as_bytes(), START) {
+        match client.read_token(answer.as_bytes(), START) {
             Err(Error::Response(bad)) => assert_eq!(bad.why(), &why),
             other => panic!("{answer}: {other:?}"),
         }
