@@ -23,7 +23,7 @@ use crate::wire::refusal::Secrets;
 
 /// A client of one authorization server. Immutable once it is built, and cheap to clone.
 ///
-/// It performs nothing: [`token`](Self::token) and [`revoke`](Self::revoke) make an [`Exchange`] each.
+/// It performs nothing: [`token`](Self::token), [`revoke`](Self::revoke) and the like make an [`Exchange`] each.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Client {

@@ -157,18 +157,20 @@ impl<T> Exchange<T> {
         let seed = seed(&ambient);
         let Some(post) = &self.ask.post else {
             let request = self.ask.request(None)?;
-            let pending = Pending { exchange: self, said: None, assertion: None, seed };
+            let pending = Pending { exchange: self, said: None, asserted_at: None, assertion: None, seed };
             return Ok(Signing::Ready(Outgoing { request, pending }));
         };
         let (role, target) = (Role::AuthorizationServer, Target::of(self.ask.endpoint.uri())?);
         let assertion = post.assertion.as_ref().map(|assertion| {
             let clock = origins.known(role, &target).map(|known| known.clock).unwrap_or_default();
-            assertion.sign_request(clock.show(ambient.now), &ambient.entropy)
+            let iat = clock.show(ambient.now);
+            (assertion.sign_request(iat, &ambient.entropy), iat)
         });
+        let (assertion, asserted_at) = assertion.unzip();
         let occasion = Occasion { role, method: &Method::POST, target, ath: None };
         let proof = post.key.as_ref().map(|key| occasion.prove(key, origins, ambient));
         let (proof, said) = proof.unzip();
-        let pending = Pending { exchange: self, said, assertion: None, seed };
+        let pending = Pending { exchange: self, said, asserted_at, assertion: None, seed };
         match assertion {
             Some(assertion) => {
                 Ok(Signing::Needs(Unsigned::new(assertion, Draft::Unauthenticated { pending, proof })))
@@ -343,8 +345,9 @@ pub struct Pending<T> {
     exchange: Exchange<T>,
     /// What the request's proof says.
     said: Option<Said>,
-    /// What authenticates the client in it.
+    /// What authenticates the client in it, and the time that it says.
     assertion: Option<Secret>,
+    asserted_at: Option<UnixTime>,
     /// Random, for the pause that may follow.
     seed: u64,
 }
@@ -388,7 +391,7 @@ impl<T> Pending<T> {
         origins: &mut Origins,
         now: UnixTime,
     ) -> Result<Received<T>, Error> {
-        let Self { mut exchange, said, assertion, seed } = self;
+        let Self { mut exchange, said, assertion, asserted_at, seed } = self;
         let (status, headers) = (response.status(), response.headers());
         let mut body = response.body().as_ref();
         let uri = exchange.ask.endpoint.uri().clone();
@@ -432,6 +435,10 @@ impl<T> Pending<T> {
         let answered = said.filter(|_| status.is_client_error()).is_some_and(|said| {
             exchange.corrections.answer(&objection, &said, (role, &target), origins, now)
         });
+        let answered = answered
+            || asserted_at.filter(|_| code == Some("invalid_client")).is_some_and(|iat| {
+                exchange.corrections.answer_assertion(headers, iat, (role, &target), origins, now)
+            });
         if answered {
             exchange.tries.at_once();
             return Ok(Received::Again(exchange));

@@ -1,4 +1,5 @@
-//! Who signed in (OpenID Connect Core §2). An id token comes unverified, and its type says so; to verify it is a step of its own.
+//! Who signed in (OpenID Connect Core §2). An id token comes unverified, and its type says so; to verify it is a step of
+//! its own.
 //!
 //! ```
 //! # use keybound_core::*;

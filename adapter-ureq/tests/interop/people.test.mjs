@@ -151,25 +151,3 @@ describe('--grant device_code', { concurrency: true }, () => {
     assert.match(result.stderr, /access_denied/);
   });
 });
-
-describe('a token that is there', () => {
-  for (const requireNonce of [true, false]) {
-    test(`is introspected, revoked, and no longer active, nonces ${requireNonce}`, async (t) => {
-      const { server, run, machine, thumbprint } = await session(t, { requireNonce });
-      const who = machine('basic');
-      const { access_token: token } = (await run('token', who, '--issuer', server.issuer, '--scope', 'read')).json();
-      const about = (verb, ...args) => run(verb, { ...who, env: { ...who.env, TOKEN: token } }, '--issuer', server.issuer, '--token-env', 'TOKEN', ...args);
-
-      const before = await about('introspect', '--hint', 'access_token');
-      assert.equal(before.code, 0, before.stderr);
-      const { active, scope, jkt, client_id: client } = before.json();
-      assert.deepEqual({ active, scope, jkt, client }, { active: true, scope: 'read', jkt: thumbprint, client: 'basic' });
-
-      const revoked = await about('revoke');
-      assert.deepEqual([revoked.code, revoked.stdout], [0, ''], revoked.stderr);
-      const after = await about('introspect');
-      assert.equal(after.code, 1);
-      assert.equal(after.json().active, false);
-    });
-  }
-});

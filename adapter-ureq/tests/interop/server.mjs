@@ -6,13 +6,19 @@ import { createHash, randomBytes, randomInt } from 'node:crypto';
 import { createServer } from 'node:http';
 import { text } from 'node:stream/consumers';
 import * as jose from 'jose';
-import { Provider } from 'oidc-provider';
+import { errors, Provider } from 'oidc-provider';
 import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.js';
+import { applyDpopBinding } from 'oidc-provider/lib/helpers/grant_common.js';
+import validateDpop from 'oidc-provider/lib/helpers/validate_dpop.js';
 
 export const RESOURCE_INDICATOR = 'urn:example:api';
 export const REDIRECT_URI = 'https://app.example/callback';
 
 export const DEVICE_CODE = 'urn:ietf:params:oauth:grant-type:device_code';
+
+const TOKEN_EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+const JWT_BEARER = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
+const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token';
 
 const secret = () => randomBytes(24).toString('base64url');
 
@@ -40,7 +46,7 @@ export const CLIENTS = {
 };
 const CLIENT_ALGS = ['HS256', 'ES256', 'ES384', 'EdDSA', 'RS256', 'PS256'];
 const PEOPLE = [CLIENTS.app, CLIENTS.native];
-const MACHINE = { grant_types: ['client_credentials'], response_types: [], redirect_uris: [], scope: 'read write' };
+const MACHINE = { grant_types: ['client_credentials', TOKEN_EXCHANGE, JWT_BEARER], response_types: [], redirect_uris: [], scope: 'read write' };
 
 export const sha256 = (data) => createHash('sha256').update(data).digest('base64url');
 
@@ -87,6 +93,7 @@ export async function startProvider({ requireNonce = false, offerNonce = require
     jwks: { keys: [await signingKey()] },
   });
 
+  furtherGrants(provider, issuer);
   const resource = protectedResource(provider, issuer, requireNonce);
   provider.use(async (ctx, next) => {
     const entry = request(ctx);
@@ -117,6 +124,29 @@ async function signingKey() {
 async function publicKeys() {
   const { d, ...jwk } = await signingKey();
   return { keys: [jwk] };
+}
+
+// The grants that oidc-provider leaves to applications: for a token of its own, and for a JWT by the client's secret.
+function furtherGrants(provider, issuer) {
+  const issue = async (ctx) => {
+    const proof = await validateDpop(provider, ctx);
+    const token = new provider.ClientCredentials({ client: ctx.oidc.client, scope: 'read' });
+    await applyDpopBinding(provider, ctx, proof, token);
+    ctx.oidc.entity('ClientCredentials', token);
+    ctx.body = { access_token: await token.save(), issued_token_type: ACCESS_TOKEN, token_type: token.tokenType, expires_in: token.expiration };
+  };
+  provider.registerGrantType(TOKEN_EXCHANGE, async (ctx) => {
+    const { subject_token: subject, subject_token_type: type, audience } = ctx.oidc.params;
+    if (type !== ACCESS_TOKEN || !await provider.ClientCredentials.find(subject)) throw new errors.InvalidGrant('subject_token');
+    if ([audience].flat().join() !== 'a,b') throw new errors.InvalidTarget('audience');
+    await issue(ctx);
+  }, ['subject_token', 'subject_token_type', 'audience'], ['audience']);
+  provider.registerGrantType(JWT_BEARER, async (ctx) => {
+    const key = new TextEncoder().encode(ctx.oidc.client.clientSecret);
+    const sound = await jose.jwtVerify(ctx.oidc.params.assertion, key, { audience: issuer }).catch(() => undefined);
+    if (!sound) throw new errors.InvalidGrant('assertion');
+    await issue(ctx);
+  }, ['assertion']);
 }
 
 // What the log keeps of a request; status, error and answer are filled in when it has been answered.

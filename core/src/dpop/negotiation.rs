@@ -118,10 +118,7 @@ impl Corrections {
             origins.note(role, target, now, |known| known.algorithm = name);
             return true;
         }
-        let clock = other_clock(objection.headers, said.iat, now).filter(|_| !self.clock);
-        if let Some(clock) = clock {
-            self.clock = true;
-            origins.note(role, target, now, |known| known.clock = clock);
+        if self.correct_clock(objection.headers, said.iat, occasion, origins, now) {
             return true;
         }
         // What was learned hasn't helped: the next proof is made as if nothing had been.
@@ -132,6 +129,39 @@ impl Corrections {
             });
         }
         false
+    }
+
+    /// Whether a client's assertion, which was refused, may fare better at the time that the server's clock shows.
+    pub(crate) fn answer_assertion(
+        &mut self,
+        headers: &HeaderMap,
+        iat: UnixTime,
+        occasion: (Role, &Target<'_>),
+        origins: &mut Origins,
+        now: UnixTime,
+    ) -> bool {
+        let (role, target) = occasion;
+        let had_corrected = self.clock;
+        let corrected = self.correct_clock(headers, iat, occasion, origins, now);
+        if had_corrected {
+            // It hasn't helped.
+            origins.note(role, target, now, |known| known.clock = Clock::default());
+        }
+        corrected
+    }
+
+    fn correct_clock(
+        &mut self,
+        headers: &HeaderMap,
+        iat: UnixTime,
+        (role, target): (Role, &Target<'_>),
+        origins: &mut Origins,
+        now: UnixTime,
+    ) -> bool {
+        let Some(clock) = other_clock(headers, iat, now).filter(|_| !self.clock) else { return false };
+        self.clock = true;
+        origins.note(role, target, now, |known| known.clock = clock);
+        true
     }
 }
 

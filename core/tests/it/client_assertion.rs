@@ -189,3 +189,45 @@ fn the_assertion_has_the_time_of_the_servers_clock_once_that_is_known() {
     let (iat, _) = sent(again, &origins, [2; 16]);
     assert_eq!(iat, START.as_secs() - 3600);
 }
+
+#[test]
+fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_that_is_no_help() {
+    let refused = |date: &str| {
+        let refusal = json_response(401, &json!({ "error": "invalid_client" }));
+        with_header(refusal, "date", date)
+    };
+    let an_hour_ago = "Tue, 14 Nov 2023 21:13:20 GMT";
+    let key = ours(Algorithm::Es256);
+    let public = key.public().clone();
+    let (mut world, client) = world(Peer::bearer(), key);
+    let iat =
+        |world: &World, at: usize| verified(&world.peer.seen[at].params, &public).1["iat"].as_u64().unwrap();
+    let token = |world: &mut World| world.run(client.token(Grant::client_credentials()).unwrap());
+
+    world.peer.script.push_back(Answer::Response(refused(an_hour_ago)));
+    token(&mut world).unwrap();
+    assert_eq!((iat(&world, 0), iat(&world, 1)), (START.as_secs(), START.as_secs() - 3600));
+    // It is known from now on.
+    token(&mut world).unwrap();
+    assert_eq!((iat(&world, 2), world.peer.seen.len()), (START.as_secs() - 3600, 3));
+
+    // The same clock again says that it was something else, once what was learned is old.
+    world.origins = Origins::new();
+    world.peer.script.extend([refused(an_hour_ago), refused(an_hour_ago)].map(Answer::Response));
+    assert!(token(&mut world).is_err());
+    assert_eq!(world.peer.seen.len(), 5);
+    token(&mut world).unwrap();
+    assert_eq!(iat(&world, 5), START.as_secs());
+
+    // Where both clocks agree, or another code is given, there is nothing to correct.
+    for refusal in
+        [refused("Tue, 14 Nov 2023 22:13:20 GMT"), json_response(401, &json!({ "error": "invalid_client" }))]
+    {
+        world.peer.script.push_back(Answer::Response(refusal));
+        assert!(token(&mut world).is_err());
+    }
+    let other = json_response(400, &json!({ "error": "invalid_grant" }));
+    world.peer.script.push_back(Answer::Response(with_header(other, "date", an_hour_ago)));
+    assert!(token(&mut world).is_err());
+    assert_eq!(world.peer.seen.len(), 9);
+}
