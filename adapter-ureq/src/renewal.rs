@@ -130,7 +130,9 @@ impl Renewal {
                 return Err(Error::Storage("the lease has lapsed before it could be used".into()));
             }
         }
-        let budget = self.clock.left().min(transport.time());
+        let left = self.clock.left();
+        // What comes at the last moment must still be saved, and told, before somebody else's turn comes.
+        let budget = (left - left / 16).min(transport.time());
         let token = transport.run_within(budget, client.token(attempt.grant)?)?;
         // Before anybody uses it: a new refresh token comes only once.
         if let Some(Err(error)) = lease.map(|lease| save(lease, Kept::new(token.clone()), transport)) {

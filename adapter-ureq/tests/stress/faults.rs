@@ -262,7 +262,7 @@ impl Run {
             Grants::ClientCredentials => false,
             // After two answers that were lost, it isn't tried a third time.
             Grants::Grace => in_doubt == 2,
-            Grants::Strict => in_doubt == 2 || (in_doubt == 1 && seen.used_up.contains(&last)),
+            Grants::Strict => in_doubt == 2 || (seen.used_up.contains(&last) && !self.peer.takes(&last)),
         };
         if is_over && !may_be_over {
             let taken = if self.peer.takes(&last) { "taken" } else { "not taken" };
@@ -379,7 +379,8 @@ impl Seen {
         match status.as_u16() {
             200 if answer["access_token"].is_string() => self.used_up.extend(self.last_refresh_token.clone()),
             400 if answer["error"] == "invalid_grant" => self.used_up.extend(self.last_refresh_token.clone()),
-            200 | 500..=502 | 504 => self.doubt(),
+            // An answer that is none. What a gateway's 502 has used up, the next answer tells.
+            200 => self.doubt(),
             _ => {}
         }
     }

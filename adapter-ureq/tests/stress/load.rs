@@ -49,8 +49,8 @@ fn a_thousand_threads_with_an_expired_token_cause_one_token_request() {
     let (all, mut times) = thread::scope(|scope| {
         let spawn = |_| thread::Builder::new().stack_size(512 * 1024).spawn_scoped(scope, one).unwrap();
         let threads: Vec<_> = (0..THREADS).map(spawn).collect();
-        barrier.wait();
         let began = Instant::now();
+        barrier.wait();
         let times: Vec<Duration> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         (began.elapsed(), times)
     });
