@@ -153,6 +153,13 @@ impl Renewal {
 
     fn end(&mut self, renewed: &Result<Token, Arc<Error>>) {
         let Some(ticket) = self.ticket.take() else { return };
+        // An observer that panics as well would end the process.
+        if !thread::panicking() {
+            self.shared.transport.tell(match renewed {
+                Ok(token) => Event::Renewed(token),
+                Err(error) => Event::NotRenewed(error),
+            });
+        }
         let seed = seed();
         let outcome = renewed.clone().map_err(|error| error.failure());
         let mut state = self.shared.state();
@@ -162,13 +169,6 @@ impl Renewal {
         }
         drop(state);
         self.shared.wake();
-        // An observer that panics as well would end the process.
-        if !thread::panicking() {
-            self.shared.transport.tell(match renewed {
-                Ok(token) => Event::Renewed(token),
-                Err(error) => Event::NotRenewed(error),
-            });
-        }
     }
 
     fn with_ticket<T>(&mut self, with: impl FnOnce(&mut Store, &mut Ticket) -> T) -> Option<T> {

@@ -191,13 +191,13 @@ impl Transport {
             let (status, headers) = (response.status(), response.headers());
             self.tell(Event::Received { uri: request.uri(), status, headers, body: None });
             let outcome = pending.outcome(status, headers);
-            let judged = pending.judge(status, headers, &mut self.origins(), clock.now())?;
+            let judged = pending.judge(status, headers, &mut self.origins(), clock.now());
             // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
-            let goes_on = matches!(&judged, Judged::Again(again) if again.wait().is_zero());
+            let goes_on = matches!(&judged, Ok(Judged::Again(again)) if again.wait().is_zero());
             if let Some(turn) = turn.take_if(|_| !goes_on || outcome == Outcome::Stale) {
                 turn.end(outcome);
             }
-            match judged {
+            match judged? {
                 Judged::Deliver => return Ok(Performed { response, token_is_refused: false }),
                 Judged::Rejected => return Ok(Performed { response, token_is_refused: true }),
                 Judged::Again(again) => call = again,

@@ -23,8 +23,8 @@ pub struct Kept {
     origins: Origins,
 }
 
-/// How often something that is good for once may be sent. What may have been used up in a request that was lost is
-/// tried once more: it was lost for us anyway, if so.
+/// How often something that is good for once may be sent by a process that dies before it hears an answer: once more after
+/// that. Otherwise a process that starts again and again would send it for ever.
 pub(crate) const TRIES: u8 = 2;
 
 const VERSION: u8 = 1;

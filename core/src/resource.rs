@@ -14,6 +14,7 @@ use crate::token::{Token, TokenType};
 use crate::tries::{Repeat, Tries, seed};
 use crate::turns::Outcome;
 use crate::wire::challenge::{self, Challenge};
+use crate::wire::refusal::{self, Secrets};
 use crate::wire::retry_after;
 
 impl Token {
@@ -244,7 +245,7 @@ impl PendingResource {
     /// Takes the head of the response, whatever its status.
     ///
     /// # Errors
-    /// None that [`Token::authorize`] has not ruled out.
+    /// `Server`, with the code `use_dpop_nonce`, where a server is content with no nonce.
     pub fn judge(
         self,
         status: StatusCode,
@@ -267,6 +268,7 @@ impl PendingResource {
         let code = code(status, &challenges);
         let description = challenges.iter().find_map(|challenge| challenge.param("error_description"));
         let objection = Objection { code, description, headers };
+        let is_bound = said.is_some();
         let answered = said
             .is_some_and(|said| call.corrections.answer(&objection, &said, (role, &target), origins, now));
         if answered {
@@ -275,6 +277,10 @@ impl PendingResource {
             return Ok(if call.repeat == Repeat::Never { Judged::Deliver } else { Judged::Again(call) });
         }
         match challenge::error(&challenges) {
+            Some("use_dpop_nonce") if is_bound => {
+                let secrets = Secrets::from_iter([call.token.access_token().expose()]);
+                Err(refusal::read(status, headers, &[], &secrets, now).into())
+            }
             Some("invalid_token") => Ok(Judged::Rejected),
             None if status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),
             _ => Ok(Judged::Deliver),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Retry, Sent};
+use crate::error::{Error, Retry};
 use crate::grant::Grant;
 use crate::kept::{Kept, TRIES};
 use crate::time::UnixTime;
@@ -187,24 +187,21 @@ pub struct Failure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spent {
+    /// As far as anybody knows.
     No,
     Perhaps,
     Yes,
 }
 
 impl Failure {
-    /// An exchange ended in this.
+    /// An exchange ended in this. Whether a request that was lost, or a gateway's 502, has used up what it had, only the
+    /// next one can tell, by `invalid_grant`; nothing is lost by asking.
     pub fn of(error: &Error) -> Self {
-        let (spent, wait) = match (error, error.retry()) {
-            (_, Retry::Reauthenticate) => (Spent::Yes, None),
-            (Error::Misuse(_) | Error::Redirect(_), _) => (Spent::No, None),
-            (Error::Lost(lost), _) if lost.sent() == Sent::No => (Spent::No, None),
-            (Error::Lost(_) | Error::Response(_), _) => (Spent::Perhaps, None),
-            // Whether a gateway's 502 has used it up, only another try can tell: by `invalid_grant`.
-            (Error::Server(_), Retry::Later(wait)) => (Spent::No, wait),
-            (Error::Server(_), _) => (Spent::No, None),
-        };
-        Self { spent, wait }
+        match error.retry() {
+            Retry::Reauthenticate => Self { spent: Spent::Yes, wait: None },
+            Retry::Later(wait) => Self { spent: Spent::No, wait },
+            Retry::No => Self { spent: Spent::No, wait: None },
+        }
     }
 
     /// Nothing was sent.
@@ -212,7 +209,7 @@ impl Failure {
         Self { spent: Spent::No, wait: None }
     }
 
-    /// Nobody knows what became of it.
+    /// Nobody heard what became of it: whoever asked has died.
     pub fn unknown() -> Self {
         Self { spent: Spent::Perhaps, wait: None }
     }

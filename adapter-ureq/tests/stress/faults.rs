@@ -1,7 +1,7 @@
 //! Sessions behind a proxy that breaks what it can, by seeds. Whatever happens, nothing hangs, no refresh token is
 //! lost, no refused token is used, and no proof is sent twice.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,6 @@ use keybound_ureq::{
     Client, Error, Event, Grant, Kept, RefreshPolicy, Retry, Secret, Session, Token, Transport,
 };
 use serde_json::Value;
-use ureq::Timeout;
 use ureq::http::{HeaderMap, Request, StatusCode, Uri};
 
 use crate::support::http::{Server, field};
@@ -257,19 +256,15 @@ impl Run {
         });
         let seen = self.witness.seen();
         let last = seen.last_refresh_token.clone().unwrap_or_default();
-        let in_doubt = seen.in_doubt.get(&last).copied().unwrap_or_default();
         let may_be_over = match self.settings.grants {
-            Grants::ClientCredentials => false,
-            // After two answers that were lost, it isn't tried a third time.
-            Grants::Grace => in_doubt == 2,
-            Grants::Strict => in_doubt == 2 || (seen.used_up.contains(&last) && !self.peer.takes(&last)),
+            Grants::ClientCredentials | Grants::Grace => false,
+            // The answer with the next one was lost.
+            Grants::Strict => seen.used_up.contains(&last) && !self.peer.takes(&last),
         };
         if is_over && !may_be_over {
             let taken = if self.peer.takes(&last) { "taken" } else { "not taken" };
             let Settings { grants, .. } = self.settings;
-            return Err(format!(
-                "{grants:?}: it is over, {last} was {in_doubt} times in doubt, and is {taken}"
-            ));
+            return Err(format!("{grants:?}: it is over, and {last} is {taken}"));
         }
         Ok(is_over)
     }
@@ -303,8 +298,6 @@ struct Seen {
     refused: HashSet<String>,
     /// The refresh tokens that were refused, or replaced, in responses that came.
     used_up: HashSet<String>,
-    /// How often each refresh token was sent without its fate becoming known.
-    in_doubt: HashMap<String, u32>,
     last_refresh_token: Option<String>,
     last_access_token: Option<String>,
     refused_connections: usize,
@@ -331,14 +324,9 @@ impl Witness {
                     seen.refused.extend(token);
                 }
             }
-            Event::Lost { uri, cause, .. } => {
+            Event::Lost { cause, .. } => {
                 let is_refused = matches!(cause, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused);
                 seen.refused_connections += usize::from(is_refused);
-                let was_sent = !is_refused
-                    && !matches!(cause, ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect));
-                if uri.path() == "/token" && was_sent {
-                    seen.doubt();
-                }
             }
             _ => {}
         }
@@ -368,9 +356,6 @@ impl Seen {
             if self.used_up.contains(token) {
                 self.wrongs.push(format!("{token} was sent after it had been used up"));
             }
-            if self.in_doubt.get(token).is_some_and(|times| *times > 1) {
-                self.wrongs.push(format!("{token} was sent a third time in doubt"));
-            }
         }
     }
 
@@ -379,15 +364,8 @@ impl Seen {
         match status.as_u16() {
             200 if answer["access_token"].is_string() => self.used_up.extend(self.last_refresh_token.clone()),
             400 if answer["error"] == "invalid_grant" => self.used_up.extend(self.last_refresh_token.clone()),
-            // An answer that is none. What a gateway's 502 has used up, the next answer tells.
-            200 => self.doubt(),
+            // What an answer that is none has used up, the next one tells.
             _ => {}
-        }
-    }
-
-    fn doubt(&mut self) {
-        if let Some(token) = self.last_refresh_token.clone() {
-            *self.in_doubt.entry(token).or_default() += 1;
         }
     }
 }

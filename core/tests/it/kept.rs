@@ -254,10 +254,10 @@ fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
         (failed(refusal(503, r#"{"error":"invalid_grant"}"#)), 2, pause),
         (failed(refusal(500, r#"{"error":"invalid_grant"}"#)), 2, pause),
         (failed(refusal(502, "<html>")), 2, pause),
-        (failed(refusal(200, "<html>")), 1, pause),
-        (failed(refusal(302, "")), 1, pause),
+        (failed(refusal(200, "<html>")), 2, pause),
+        (failed(refusal(302, "")), 2, pause),
         (failed(|| Answer::Lost(Sent::No)), 2, pause),
-        (failed(|| Answer::Lost(Sent::Maybe)), 1, pause),
+        (failed(|| Answer::Lost(Sent::Maybe)), 2, pause),
         (failed(busy("40")), 2, Duration::from_secs(40)),
         (failed(busy("86400")), 2, Duration::from_secs(300)),
     ] {
