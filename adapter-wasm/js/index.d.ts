@@ -67,7 +67,7 @@ export class Session {
    */
   callback(url?: string): Promise<boolean>;
 
-  /** Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key. */
+  /** Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key. Open it anew to go on. */
   logout(): Promise<void>;
 }
 

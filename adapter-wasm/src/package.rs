@@ -96,6 +96,7 @@ impl Page {
     #[wasm_bindgen(js_name = startLogin)]
     pub fn start_login(&self, redirect_uri: &str, scope: Option<String>) -> Result<String, JsValue> {
         let begin = || {
+            self.0.require_key()?;
             let mut request = self.0.client().authorization(redirect_uri)?;
             if let Some(scope) = scope {
                 request = request.scope(Scope::new(&scope)?);

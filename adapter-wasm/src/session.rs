@@ -1,12 +1,14 @@
 //! What a page embeds: it asks for an authorised call, and the token has been taken care of.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Ticket, Token, TokenTypeHint};
+use keybound_core::{
+    Client, Demand, Grant, Kept, Misuse, RefreshPolicy, Store, Ticket, Token, TokenTypeHint,
+};
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, Response};
@@ -56,6 +58,8 @@ struct Shared {
     settled: Bell,
     /// To and from the sessions of this name in other tabs.
     channel: JsValue,
+    /// The person has logged out, here or elsewhere: the key is gone.
+    closed: Cell<bool>,
 }
 
 impl Session {
@@ -78,6 +82,7 @@ impl Session {
             failure: RefCell::default(),
             settled: Bell::default(),
             channel: platform::channel(name),
+            closed: Cell::default(),
         });
         shared.resume().await?;
         spawn_local(listen(Rc::downgrade(&shared), shared.channel.clone()));
@@ -156,8 +161,9 @@ impl Session {
     /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
     ///
     /// # Errors
-    /// Why there is no token for the grant.
+    /// Why there is no token for the grant, and `Misuse` after a log-out.
     pub async fn begin(&self, grant: Grant) -> Result<Token, Rc<Error>> {
+        self.require_key().map_err(Error::from)?;
         self.0.begin(Some(grant), None);
         let token = self.token().await?;
         platform::tell(&self.0.channel, BEGUN);
@@ -172,7 +178,7 @@ impl Session {
     pub async fn close(&self) -> Result<(), Error> {
         let shared = &self.0;
         let kept = shared.store().borrow().kept();
-        shared.begin(None, None);
+        shared.end();
         platform::tell(&shared.channel, OVER);
         {
             // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
@@ -187,6 +193,14 @@ impl Session {
         match revocation {
             Some(exchange) => shared.transport.run(exchange).await.map(|_| ()),
             None => Ok(()),
+        }
+    }
+
+    /// Whether its key is still there: a log-out has deleted it.
+    pub(crate) fn require_key(&self) -> Result<(), Misuse> {
+        match self.0.closed.get() {
+            true => Err(Misuse::new("session", "must be opened anew after a log-out, with a new key")),
+            false => Ok(()),
         }
     }
 
@@ -246,6 +260,11 @@ impl Shared {
         platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
     }
 
+    fn end(&self) {
+        self.closed.set(true);
+        self.begin(None, None);
+    }
+
     fn store(&self) -> Rc<RefCell<Store>> {
         Rc::clone(&self.store.borrow())
     }
@@ -274,8 +293,9 @@ async fn listen(shared: Weak<Shared>, channel: JsValue) {
         let news = platform::news(&channel).await;
         let Some(shared) = shared.upgrade() else { return };
         match news.as_string().as_deref() {
-            Some(OVER) => shared.begin(None, None),
+            Some(OVER) => shared.end(),
             // What can't be read now will be read when a token is needed.
+            _ if shared.closed.get() => {}
             _ => drop(shared.resume().await),
         }
     }

@@ -212,6 +212,17 @@ describe('session.fetch, like fetch,', () => {
     assert.equal(new Set(ids).size, ids.length);
   });
 
+  test('sends a body again where the server wants its nonce', async (t) => {
+    const { page, log, url } = await resource(t, ({ headers }, response) => {
+      response.setHeader('access-control-expose-headers', 'dpop-nonce, www-authenticate');
+      if (jose.decodeJwt(headers.dpop).nonce) return response.end('done');
+      return response.writeHead(401, { 'dpop-nonce': 'n', 'www-authenticate': 'DPoP error="use_dpop_nonce"' }).end();
+    });
+    const said = await page.evaluate(async (url) => (await session.fetch(url, { method: 'POST', body: 'a body' })).text(), url);
+    assert.equal(said, 'done');
+    assert.deepEqual(log.map(({ body }) => body.toString()), ['a body', 'a body']);
+  });
+
   test('is aborted by its signal, with its reason, before and while it waits', async (t) => {
     const { page, url } = await resource(t, () => {});
     const failures = await page.evaluate(async (url) => [

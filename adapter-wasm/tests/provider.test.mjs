@@ -150,6 +150,9 @@ describe('two tabs', () => {
       const error = await tab.evaluate((url) => session.fetch(url).catch((error) => ({ ...error })), `${server.issuer}/me`);
       assert.deepEqual([error.kind, error.retry], ['session', 'reauthenticate']);
     }
+    const again = await second.evaluate(() => session.login().catch((error) => ({ ...error, message: error.message })));
+    assert.equal(again.kind, 'misuse');
+    assert.match(again.message, /opened anew/);
     assert.deepEqual(server.log.filter(({ path }) => path.endsWith('revocation')).map(({ status }) => status), [200]);
     const left = await first.evaluate(async () => {
       const database = await new Promise((resolve) => (indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result)));
@@ -159,5 +162,7 @@ describe('two tabs', () => {
     await second.reload();
     await ended(second);
     assert.notEqual(await second.evaluate(() => session.key.thumbprint), before);
+    assert.deepEqual(await login(second), { done: true });
+    assert.deepEqual(await whoami(second, server.issuer), [200, 'alice']);
   });
 });
