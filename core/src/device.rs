@@ -96,7 +96,7 @@ impl DeviceAuthorization {
     }
 
     /// The grant for [`Client::token`]. Its exchange asks at the pace that the server wants (RFC 8628 §3.5), for as long as
-    /// the codes are good. Each request has the time that the driver gives an exchange; the waits between them don't count.
+    /// the codes are good. Each question has the time that the driver gives an exchange; the waits between them don't count.
     pub fn grant(&self) -> Grant {
         Grant::device_code(self.device_code.clone(), self.polling)
     }

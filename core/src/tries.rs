@@ -102,10 +102,10 @@ impl Tries {
         self.wait = Duration::ZERO;
     }
 
-    /// What was asked goes on after so long, which costs nothing of the time.
+    /// What was asked goes on after so long. A wait that is the server's wish costs nothing of the time, which begins anew.
     pub(crate) fn go_on(&mut self, wait: Duration) {
         self.failures = 0;
-        self.deadline = self.deadline.map(|deadline| deadline.saturating_add(wait));
+        self.deadline = self.deadline.filter(|_| wait.is_zero());
         self.wait = wait;
     }
 

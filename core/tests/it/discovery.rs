@@ -108,7 +108,9 @@ fn metadata_are_looked_for_where_both_standards_have_them() {
 
 #[test]
 fn only_a_refusal_of_the_request_means_that_nothing_is_there() {
-    for (status, served) in [(400, 2), (401, 2), (403, 2), (404, 2), (410, 2), (500, 1), (501, 1)] {
+    for (status, served) in
+        [(400, 2), (401, 2), (403, 2), (404, 2), (408, 1), (410, 2), (425, 1), (500, 1), (501, 1)]
+    {
         let mut world = World::scripted(Peer::bound(), [response(status, "")]);
         world.peer.documents.insert(OPENID.into(), document());
         assert_eq!(discover(&mut world, ISSUER).is_ok(), served == 2, "{status}");

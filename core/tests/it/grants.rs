@@ -8,7 +8,7 @@ use keybound_core::{
 };
 use serde_json::{Value, json};
 
-use crate::peer::{Answer, Asks, Peer, json_response, response};
+use crate::peer::{Answer, Asks, Peer, json_response, response, with_header};
 use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -137,7 +137,7 @@ fn a_poll_that_is_lost_or_turned_away_is_repeated_as_often_as_any_request() {
         // Three failures, and then an answer, after which the count begins anew.
         world.peer.script.extend([
             Answer::Lost(Sent::Maybe),
-            Answer::Response(response(503, "")),
+            Answer::Response(with_header(response(503, ""), "retry-after", "2")),
             Answer::Lost(Sent::No),
         ]);
         world
@@ -145,8 +145,12 @@ fn a_poll_that_is_lost_or_turned_away_is_repeated_as_often_as_any_request() {
             .script
             .push_back(Answer::Response(json_response(400, &json!({ "error": "authorization_pending" }))));
     }
-    world.run(client.token(device.grant()).unwrap()).unwrap();
+    // Each question has that time by itself: the failures of all of them take longer.
+    let exchange = client.token(device.grant()).unwrap().within(Duration::from_secs(4));
+    world.run(exchange).unwrap();
     assert_eq!(world.peer.seen.len(), 1 + 16 + 4);
+    let failures: Duration = world.waits.iter().filter(|wait| **wait != Duration::from_secs(7)).sum();
+    assert!(failures > Duration::from_secs(4), "{failures:?}");
 }
 
 #[test]

@@ -158,9 +158,12 @@ fn an_id_token_of_somebody_else_is_refused() {
 fn a_claim_that_stands_twice_is_no_claim() {
     let issuer = Theirs::new(Algorithm::Es256);
     let twice = claims().to_string().replacen('{', r#"{"sub":"mallory","#, 1);
-    let input = format!("{}.{}", encode(header("ES256").to_string()), encode(twice));
-    let signed = format!("{input}.{}", encode(issuer.sign(input.as_bytes())));
-    assert_eq!(verify(&signed, &keys_of(&issuer)).unwrap_err(), IdTokenProblem::Malformed);
+    let twice_typed = header("ES256").to_string().replacen('{', r#"{"typ":"odd","#, 1);
+    for (header, claims) in [(header("ES256").to_string(), twice), (twice_typed, claims().to_string())] {
+        let input = format!("{}.{}", encode(header), encode(claims));
+        let signed = format!("{input}.{}", encode(issuer.sign(input.as_bytes())));
+        assert_eq!(verify(&signed, &keys_of(&issuer)).unwrap_err(), IdTokenProblem::Malformed);
+    }
 }
 
 #[test]
