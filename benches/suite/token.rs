@@ -36,11 +36,11 @@ pub(crate) fn cases<'a>() -> Outcome<Vec<Case<'a>>> {
         again(move || token(asked(&client, &grant)?.1, &answer))
     };
     Ok(vec![
-        Case::new("token", "request", request).at_most(Limit { instructions: 8_700, allocations: 11 }),
+        Case::new("token", "request", request).at_most(Limit { instructions: 11_500, allocations: 14 }),
         Case::new("token", "response", response).beside(plain(&answer)),
         Case::new("token", "exchange", exchange)
             .beside(plain(&answer))
-            .at_most(Limit { instructions: 58_000, allocations: 25 }),
+            .at_most(Limit { instructions: 22_000, allocations: 23 }),
         Case::new("token", "bearer, authorize", bearer)
             .at_most(Limit { instructions: 1_000, allocations: 0 }),
     ])
