@@ -152,14 +152,14 @@ impl Renewal {
     }
 
     fn end(&mut self, renewed: &Result<Token, Arc<Error>>) {
-        let Some(ticket) = self.ticket.take() else { return };
         // An observer that panics as well would end the process.
-        if !thread::panicking() {
+        if self.ticket.is_some() && !thread::panicking() {
             self.shared.transport.tell(match renewed {
                 Ok(token) => Event::Renewed(token),
                 Err(error) => Event::NotRenewed(error),
             });
         }
+        let Some(ticket) = self.ticket.take() else { return };
         let seed = seed();
         let outcome = renewed.clone().map_err(|error| error.failure());
         let mut state = self.shared.state();

@@ -1,6 +1,7 @@
 //! What the benchmarks are made of: cases, how they are measured and counted, and what they work on. `README.md` says
 //! how to run them and how to read what they print.
 
+mod asking;
 mod case;
 mod count;
 mod floor;
@@ -14,6 +15,7 @@ use std::path::Path;
 use case::Row;
 use serde_json::{Value, json};
 
+pub use asking::Asking;
 pub use case::{Case, Spent, Work, again, by_threads, each};
 pub use count::Limit;
 pub use floor::RingKey;

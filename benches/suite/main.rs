@@ -7,10 +7,11 @@ mod verify;
 
 use std::path::Path;
 
-use keybound_benches::{Outcome, Subject, run};
+use keybound_benches::{Asking, Outcome, Subject, run};
 
 fn main() -> Outcome {
     let subjects = Subject::all()?;
+    let asking = Asking::new()?;
     let mut cases = Vec::new();
     for subject in &subjects {
         cases.extend(proof::cases(subject)?);
@@ -18,7 +19,7 @@ fn main() -> Outcome {
     for subject in &subjects {
         cases.push(verify::case(subject)?);
     }
-    cases.extend(token::cases()?);
+    cases.extend(token::cases(&asking)?);
     if let Some(subject) = subjects.first() {
         cases.extend(sharing::cases(subject)?);
     }

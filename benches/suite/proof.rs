@@ -24,8 +24,8 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let parts = again(|| Ok(built(subject)?));
     Ok(vec![
         case(", time and entropy given", core)?.at_most(limit(6_000)),
-        case(" of a Token", driver)?.at_most(limit(6_300)),
-        case(" by Proof::build", parts)?.at_most(limit(50_000)),
+        case(" of a Token", driver)?.at_most(limit(6_500)),
+        case(" by Proof::build", parts)?.at_most(limit(43_000)),
     ])
 }
 

@@ -4,7 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderMap, StatusCode, Uri};
 use keybound_benches::{Case, Outcome, Subject, again, by_threads, now};
-use keybound_core::{Authorized, Kept, Origins, RefreshPolicy, Store};
+use keybound_core::{Authorized, Client, ClientAuth, Endpoint, Grant, Origins, Secret};
+use keybound_ureq::{Session, Transport};
 
 const THREADS: [usize; 3] = [2, 4, 8];
 
@@ -23,16 +24,16 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
         };
         cases.push(Case::new("sharing", format!("proofs, {threads} threads"), work(threads)).beside(work(1)));
     }
+    let session = session(subject)?;
     for threads in THREADS {
         let work = |threads| {
-            let store = Mutex::new(
-                Store::new(RefreshPolicy::default(), None).holding(Kept::new(subject.token.clone())),
-            );
-            let now = now();
-            by_threads(threads, move || Ok(store.lock().unwrap_or_else(PoisonError::into_inner).demand(now)))
+            let session = session.clone();
+            by_threads(threads, move || Ok(session.token()?))
         };
-        cases
-            .push(Case::new("sharing", format!("a token, {threads} threads"), work(threads)).beside(work(1)));
+        cases.push(
+            Case::new("sharing", format!("a session's token, {threads} threads"), work(threads))
+                .beside(work(1)),
+        );
     }
     let crowded = crowded(subject)?;
     let ambient = || subject.ambient();
@@ -52,6 +53,14 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
         })),
     );
     Ok(cases)
+}
+
+/// Holds the subject's token.
+fn session(subject: &Subject) -> Outcome<Session> {
+    let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
+    let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth);
+    let session = Session::builder(Transport::new(), client, Grant::client_credentials());
+    Ok(session.token(subject.token.clone()).open())
 }
 
 /// Knows the subject's server, and as many others as it can hold, all heard of later.

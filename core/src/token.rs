@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
@@ -20,7 +20,7 @@ use crate::jose::PublicJwk;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::wire::http_date;
-use crate::wire::object::number;
+use crate::wire::object::{Name, number};
 use crate::wire::refusal::request_id;
 
 /// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
@@ -103,7 +103,8 @@ struct Parts {
     token_type: TokenType,
     /// `Authorization`, ready to be sent.
     authorization: HeaderValue,
-    ath: AccessTokenHash,
+    /// Made when it is first needed: a bearer token needs none.
+    ath: OnceLock<AccessTokenHash>,
     key: Option<PublicJwk>,
     received_at: UnixTime,
     expires_at: Option<UnixTime>,
@@ -166,7 +167,7 @@ impl Token {
 
     /// Whether the access token is the same, wherever it was kept in the meantime.
     pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
-        self.0.ath == other.0.ath
+        self.ath() == other.ath()
     }
 
     pub(crate) fn authorization(&self) -> &HeaderValue {
@@ -174,7 +175,7 @@ impl Token {
     }
 
     pub(crate) fn ath(&self) -> AccessTokenHash {
-        self.0.ath
+        *self.0.ath.get_or_init(|| AccessTokenHash::of(self.0.access.expose()))
     }
 }
 
@@ -222,7 +223,7 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
     }
     let authorization = authorization(&token_type, &access).map_err(WhyBad::Member)?;
     Ok(Token(Arc::new(Parts {
-        ath: AccessTokenHash::of(access.expose()),
+        ath: OnceLock::new(),
         access,
         token_type,
         authorization,
@@ -299,7 +300,7 @@ impl<'a> StoredToken<'a> {
         let others = self.others.into_iter().map(|(name, text)| (name.into_owned(), Secret::new(text)));
         Some(Token(Arc::new(Parts {
             authorization: authorization(&token_type, &access).ok()?,
-            ath: AccessTokenHash::of(access.expose()),
+            ath: OnceLock::new(),
             access,
             token_type,
             key,
@@ -369,8 +370,8 @@ impl<'de> Visitor<'de> for WireVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire, A::Error> {
         let mut wire = Wire::default();
-        while let Some(name) = map.next_key::<String>()? {
-            match name.as_str() {
+        while let Some(name) = map.next_key::<Name<'_>>()? {
+            match &*name.0 {
                 "access_token" => {
                     self.member.set("access_token");
                     let text: Option<String> = map.next_value()?;
@@ -392,7 +393,7 @@ impl<'de> Visitor<'de> for WireVisitor<'_> {
                 "error" => wire.has_error = map.next_value::<Option<IgnoredAny>>()?.is_some(),
                 _ => {
                     if let Ok(text) = serde_json::from_str::<String>(map.next_value::<&RawValue>()?.get()) {
-                        wire.others.push((name, Secret::new(text)));
+                        wire.others.push((name.0.into_owned(), Secret::new(text)));
                     }
                 }
             }

@@ -331,6 +331,7 @@ mod tests {
                 "nonce": "!#$%&'*+.^_`|~<>?@[]{}",
             })
         );
+        assert_eq!(format!("{proof:?}"), format!("Proof({} bytes)", proof.as_str().len()));
         assert!(proof.into_header().is_sensitive());
     }
 

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::object::Name;
+
 /// Whether the text is JSON, no object of it, however deep, has a member twice (RFC 7515 §4, RFC 7519 §4), and it
 /// is not nested deeper than 128 levels, which is where serde_json stops.
 pub(crate) fn says_everything_once(json: &[u8]) -> bool {
@@ -28,7 +30,7 @@ impl<'de> Visitor<'de> for Once {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
         let mut names = BTreeSet::new();
-        while let Some(name) = map.next_key::<String>()? {
+        while let Some(name) = map.next_key::<Name<'_>>()? {
             if !names.insert(name) {
                 return Err(A::Error::custom("a member stands twice"));
             }

@@ -1,0 +1,82 @@
+//! Asking for a token with client credentials, and its answer: an exchange without a network.
+
+use http::{Request, Response};
+use keybound_core::{
+    Ambient, Body, Client, ClientAuth, Endpoint, Grant, Origins, Outgoing, Pending, Received, Scope, Secret,
+    Signing, Token, UnixTime,
+};
+
+use crate::Outcome;
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+/// A client, what it asks for, and what the server will say.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    client: Client,
+    grant: Grant,
+    answer: String,
+}
+
+impl Asking {
+    /// Where to.
+    pub const URL: &str = "https://as.example.com/oauth2/token";
+    /// By whom.
+    pub const CLIENT_ID: &str = "6d1b3a3c-0f0e-4b5e-a9a0";
+    /// And that it is.
+    pub const CLIENT_SECRET: &str = "4ZfL-secret_of~32.characters-Q1x";
+    /// What for.
+    pub const SCOPES: [&str; 2] = ["accounts.read", "transfers.write"];
+
+    /// All as it stands above.
+    ///
+    /// # Errors
+    /// None.
+    pub fn new() -> Outcome<Self> {
+        let auth = ClientAuth::basic(Self::CLIENT_ID, Secret::new(Self::CLIENT_SECRET))?;
+        let (access, refresh) = ("a".repeat(1000), "r".repeat(300));
+        Ok(Self {
+            client: Client::new(Endpoint::https(Self::URL)?, auth),
+            grant: Grant::client_credentials().scope(Scope::of(Self::SCOPES)?),
+            answer: format!(
+                r#"{{"access_token":"{access}","token_type":"Bearer","expires_in":3600,"refresh_token":"{refresh}","scope":"accounts.read transfers.write"}}"#
+            ),
+        })
+    }
+
+    /// What the server says: 1.4 kB of JSON.
+    pub fn answer(&self) -> &str {
+        &self.answer
+    }
+
+    /// The request, and what will read the answer.
+    ///
+    /// # Errors
+    /// None.
+    pub fn request(&self) -> Outcome<(Request<Body>, Pending<Token>)> {
+        let exchange = self.client.token(self.grant.clone())?;
+        match exchange.prepare(&Origins::new(), Ambient::new(NOW, [7; 16]))? {
+            Signing::Ready(Outgoing { request, pending }) => Ok((request, pending)),
+            Signing::Needs(_) => Err("this client has no key".into()),
+        }
+    }
+
+    /// What the answer becomes.
+    ///
+    /// # Errors
+    /// None.
+    pub fn receive(&self, pending: Pending<Token>) -> Outcome<Token> {
+        match pending.receive(Response::new(&self.answer), &mut Origins::new(), NOW)? {
+            Received::Done(token) => Ok(token),
+            Received::Again(_) => Err("this answer is a token".into()),
+        }
+    }
+
+    /// Both.
+    ///
+    /// # Errors
+    /// None.
+    pub fn exchange(&self) -> Outcome<Token> {
+        self.receive(self.request()?.1)
+    }
+}
