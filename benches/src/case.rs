@@ -104,6 +104,8 @@ pub(crate) struct Floor {
     pub(crate) ns: f64,
     /// The median of the pairs' ratios: what the machine does to both at once is not in it.
     pub(crate) ratio: f64,
+    /// The ratio of the fastest tenths: of the batches that nothing else came between.
+    pub(crate) undisturbed: f64,
 }
 
 impl<'a> Case<'a> {
@@ -166,8 +168,11 @@ impl<'a> Case<'a> {
             }
         }
         let ratios = ours.iter().zip(&floors).map(|(ours, floor)| ours / floor);
-        let floor =
-            (!floors.is_empty()).then(|| Floor { ns: median(floors.iter().copied()), ratio: median(ratios) });
+        let floor = (!floors.is_empty()).then(|| Floor {
+            ns: median(floors.iter().copied()),
+            ratio: median(ratios),
+            undisturbed: quantile(ours.iter().copied(), 10) / quantile(floors.iter().copied(), 10),
+        });
         let Spent { allocations, bytes, .. } = self.memory()?;
         Ok(Row { ns: median(ours.iter().copied()), floor, allocations, bytes })
     }
@@ -193,7 +198,12 @@ fn batch(work: &Work<'_>, times: u32) -> Outcome<f64> {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
+    quantile(values, 2)
+}
+
+/// What one in so many is below.
+fn quantile(values: impl Iterator<Item = f64>, one_in: usize) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    values.get(values.len() / one_in).copied().unwrap_or(f64::NAN)
 }

@@ -75,15 +75,19 @@ impl Options {
 }
 
 fn measure(cases: &[Case<'_>], file: &Path) -> Outcome {
-    let columns = ["ns", "floor's ns", "ratio", "allocations", "bytes"];
+    let columns = ["ns", "floor's ns", "ratio", "undisturbed", "allocations", "bytes"];
     println!("{:<44}{}", "case", columns.map(|column| format!("{column:>12}")).concat());
     let mut rows = Vec::new();
     for case in cases {
         let row = case.measure()?;
         let floor_ns = row.floor.map_or("-".to_owned(), |floor| format!("{:.0}", floor.ns));
         let ratio = row.floor.map_or("-".to_owned(), |floor| format!("{:.3}", floor.ratio));
+        let undisturbed = row.floor.map_or("-".to_owned(), |floor| format!("{:.3}", floor.undisturbed));
         let Row { ns, allocations, bytes, .. } = row;
-        println!("{:<44}{ns:>12.0}{floor_ns:>12}{ratio:>12}{allocations:>12}{bytes:>12}", case.id());
+        println!(
+            "{:<44}{ns:>12.0}{floor_ns:>12}{ratio:>12}{undisturbed:>12}{allocations:>12}{bytes:>12}",
+            case.id()
+        );
         rows.push(json(case, &row));
     }
     Ok(fs::write(file, serde_json::to_string_pretty(&rows)?)?)
@@ -96,6 +100,7 @@ fn json(case: &Case<'_>, row: &Row) -> Value {
         "median_ns": row.ns,
         "floor_median_ns": row.floor.map(|floor| floor.ns),
         "ratio": row.floor.map(|floor| floor.ratio),
+        "ratio_undisturbed": row.floor.map(|floor| floor.undisturbed),
         "allocations": row.allocations,
         "bytes": row.bytes,
     })

@@ -1,9 +1,10 @@
 //! What all threads of a process share: a token, and what is known of servers. Behind the locks that drivers use.
 
+use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderMap, StatusCode, Uri};
-use keybound_benches::{Case, Outcome, Subject, again, by_threads, now};
+use keybound_benches::{Case, Outcome, RingKey, Subject, again, by_threads, now};
 use keybound_core::{Authorized, Client, ClientAuth, Endpoint, Grant, Origins, Secret};
 use keybound_ureq::{Session, Transport};
 
@@ -12,17 +13,20 @@ const THREADS: [usize; 3] = [2, 4, 8];
 pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let mut cases = Vec::new();
     for threads in THREADS {
-        let work = |threads| {
-            let origins = Mutex::new(subject.origins.clone());
-            by_threads(threads, move || {
-                let call = subject.token.authorize(&subject.method, &subject.uri)?;
-                let ambient = subject.ambient();
-                let signing =
-                    call.prepare(&origins.lock().unwrap_or_else(PoisonError::into_inner), ambient)?;
-                Ok(signing.finish(|request| subject.key.sign(request))?)
+        let origins = Mutex::new(subject.origins.clone());
+        let proofs = by_threads(threads, move || {
+            let call = subject.token.authorize(&subject.method, &subject.uri)?;
+            let ambient = subject.ambient();
+            let signing = call.prepare(&origins.lock().unwrap_or_else(PoisonError::into_inner), ambient)?;
+            Ok(signing.finish(|request| subject.key.sign(request))?)
+        });
+        let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);
+        let signatures = by_threads(threads, move || {
+            ring.sign(&message, |signature| {
+                black_box(signature);
             })
-        };
-        cases.push(Case::new("sharing", format!("proofs, {threads} threads"), work(threads)).beside(work(1)));
+        });
+        cases.push(Case::new("sharing", format!("proofs, {threads} threads"), proofs).beside(signatures));
     }
     let session = session(subject)?;
     for threads in THREADS {
