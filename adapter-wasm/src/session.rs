@@ -205,7 +205,7 @@ impl Session {
     }
 
     fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
-        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), unsaved: false }
+        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket) }
     }
 }
 
@@ -307,8 +307,6 @@ struct Renewal {
     /// Which gave the ticket; another may have taken its place since.
     store: Rc<RefCell<Store>>,
     ticket: Option<Ticket>,
-    /// The new token could not be saved.
-    unsaved: bool,
 }
 
 impl Renewal {
@@ -352,7 +350,8 @@ impl Renewal {
         };
         // Before anybody uses it: a new refresh token comes only once.
         if shared.is_current(&self.store) {
-            self.unsaved = shared.keep(Kept::new(token.clone())).await.is_err();
+            // If it can't be kept, the store sees by itself that what is kept is older.
+            let _ = shared.keep(Kept::new(token.clone())).await;
         }
         Ok(token)
     }
@@ -363,9 +362,6 @@ impl Renewal {
         *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
         let mut store = self.store.borrow_mut();
         store.settle(ticket, outcome, platform::now(), seed());
-        if self.unsaved {
-            store.not_saved();
-        }
         drop(store);
         self.shared.settled.ring();
     }
