@@ -33,8 +33,7 @@ use std::fmt;
 use http::Uri;
 use ring::digest::{SHA256, digest};
 use ring::hmac;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use crate::client::Client;
@@ -48,7 +47,7 @@ use crate::step_up::StepUp;
 use crate::tries::Repeat;
 use crate::wire::escape::form_pairs;
 use crate::wire::fields::{BodyFormat, Fields};
-use crate::wire::object::{Members, Object};
+use crate::wire::json::{Members, Value};
 use crate::wire::refusal::short_line;
 
 /// The longest redirect that is read.
@@ -154,8 +153,8 @@ impl AuthorizationBuilder {
         let client_id = fields.get("client_id").unwrap_or_default().to_owned();
         let ask = client.ask(pushed_to, fields, client.key.as_ref(), Repeat::Freely);
         Ok(Exchange::new(ask, move |success| {
-            let members = Members::parse(success.body, "request_uri")?;
-            let reference = members.required_text("request_uri")?.to_owned();
+            let members = Members::of_answer(success.body, "request_uri")?;
+            let reference = members.required_text("request_uri")?.into_owned();
             let fields = Fields::of("client_id", client_id.clone()).and("request_uri", reference);
             let url = with_query(&endpoint, &fields).map_err(|_| WhyBad::Member("request_uri"))?;
             Ok(AuthorizationRequest { url, pending: pending.clone() })
@@ -208,7 +207,7 @@ pub struct AuthorizationRequest {
 #[derive(Clone)]
 pub struct PendingAuthorization(Kept);
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Kept {
     seed: Seed,
     redirect_uri: String,
@@ -216,6 +215,19 @@ struct Kept {
     iss_required: bool,
     /// Whether there is a `nonce`.
     openid: bool,
+}
+
+impl Kept {
+    fn read(members: &Members<'_>) -> Option<Self> {
+        let flag = |name| members.get(name).and_then(Value::flag);
+        Some(Self {
+            seed: Seed::read(&Zeroizing::new(members.text("seed")?.into_owned()))?,
+            redirect_uri: members.text("redirect_uri")?.into_owned(),
+            issuer: members.text("issuer").map(Into::into),
+            iss_required: flag("iss_required")?,
+            openid: flag("openid")?,
+        })
+    }
 }
 
 impl PendingAuthorization {
@@ -230,10 +242,9 @@ impl PendingAuthorization {
     /// # Errors
     /// `Misuse` for anything else.
     pub fn from_json(json: &str) -> Result<Self, Misuse> {
-        match serde_json::from_str(json) {
-            Ok(Object(kept)) => Ok(Self(kept)),
-            Err(_) => Err(Misuse::new("authorization", "must be what `PendingAuthorization::to_json` wrote")),
-        }
+        let kept = Members::of(json.as_bytes()).ok().and_then(|members| Kept::read(&members));
+        kept.map(Self)
+            .ok_or(Misuse::new("authorization", "must be what `PendingAuthorization::to_json` wrote"))
     }
 
     /// `state`: by it a redirect is told from those of other requests that are pending.
@@ -317,6 +328,11 @@ impl Seed {
         jose::decode(value).is_some_and(|tag| hmac::verify(&self.key(), name.as_bytes(), &tag).is_ok())
     }
 
+    fn read(text: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(jose::decode(text)?);
+        Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
+    }
+
     fn key(&self) -> hmac::Key {
         hmac::Key::new(hmac::HMAC_SHA256, &*self.0)
     }
@@ -331,15 +347,6 @@ impl fmt::Debug for Seed {
 impl Serialize for Seed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&Zeroizing::new(jose::encode(&*self.0)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Seed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Zeroizing::new(String::deserialize(deserializer)?);
-        let bytes = jose::decode(&text).map(Zeroizing::new);
-        let seed = bytes.and_then(|bytes| bytes.as_slice().try_into().ok());
-        seed.map(|seed| Self(Zeroizing::new(seed))).ok_or_else(|| D::Error::custom("no seed"))
     }
 }
 

@@ -37,7 +37,7 @@ use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::tries::Repeat;
 use crate::wire::fields::Fields;
-use crate::wire::object::Members;
+use crate::wire::json::Members;
 use crate::wire::refusal::short_line;
 
 /// How long to wait between two requests where the server doesn't say, and by how much it grows when it is too short
@@ -102,10 +102,10 @@ impl DeviceAuthorization {
     }
 
     fn read(success: &Success<'_>) -> Result<Self, Unread> {
-        let members = Members::parse(success.body, "device_code")?;
+        let members = Members::of_answer(success.body, "device_code")?;
         let url = |name| match members.required_text(name) {
-            Ok(url) if Endpoint::https(url).or_else(|_| Endpoint::loopback_http(url)).is_ok() => {
-                Ok(url.to_owned())
+            Ok(url) if Endpoint::https(&url).or_else(|_| Endpoint::loopback_http(&url)).is_ok() => {
+                Ok(url.into_owned())
             }
             Ok(_) => Err(WhyBad::Member(name)),
             Err(why) => Err(why),
@@ -118,7 +118,7 @@ impl DeviceAuthorization {
         let interval = interval.unwrap_or(STEP).min(lifetime);
         Ok(Self {
             device_code: Secret::new(members.required_text("device_code")?),
-            user_code: short_line(members.required_text("user_code")?),
+            user_code: short_line(&members.required_text("user_code")?),
             verification_uri,
             verification_uri_complete: url("verification_uri_complete").ok(),
             polling: Polling { interval, until: success.now.saturating_add(lifetime) },

@@ -28,8 +28,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::client::Client;
 use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
@@ -38,7 +36,8 @@ use crate::exchange::{Ask, Exchange, Success, Unread};
 use crate::issuer::Issuer;
 use crate::jose::{Algorithm, PublicJwk};
 use crate::tries::Repeat;
-use crate::wire::object::Members;
+use crate::wire::json::Members;
+use crate::wire::members::OwnedMembers;
 
 impl Issuer {
     /// Asks for the issuer's metadata: at the URL of RFC 8414 §3.1, and where nothing is there, at that of OpenID
@@ -68,7 +67,7 @@ pub struct Metadata(Arc<Parts>);
 struct Parts {
     issuer: Issuer,
     endpoints: Vec<(&'static str, Endpoint)>,
-    members: Members,
+    members: OwnedMembers,
 }
 
 /// The members that must be URLs to which credentials, keys or people may go.
@@ -147,20 +146,18 @@ impl Metadata {
     }
 
     fn read(success: &Success<'_>, issuer: &Issuer) -> Result<Self, Unread> {
-        let members = Members::parse(success.body, "issuer")?;
-        if members.text("issuer") != Some(issuer.as_str()) {
+        let members = Members::of_answer(success.body, "issuer")?;
+        if members.text("issuer").as_deref() != Some(issuer.as_str()) {
             return Err(WhyBad::OtherIssuer.into());
         }
         let mut endpoints = Vec::new();
         for name in ENDPOINTS {
-            match members.get(name) {
-                None => {}
-                Some(Value::String(url)) => {
-                    endpoints.push((name, issuer.endpoint(url).map_err(|_| WhyBad::Member(name))?));
-                }
-                Some(_) => return Err(WhyBad::Member(name).into()),
+            if let Some(url) = members.get(name) {
+                let endpoint = url.text().and_then(|url| issuer.endpoint(&url).ok());
+                endpoints.push((name, endpoint.ok_or(WhyBad::Member(name))?));
             }
         }
+        let members = OwnedMembers::of(&members);
         Ok(Self(Arc::new(Parts { issuer: issuer.clone(), endpoints, members })))
     }
 }

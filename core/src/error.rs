@@ -259,6 +259,8 @@ pub enum WhyBad {
     },
     /// A member is missing.
     Missing(&'static str),
+    /// JSON, but no object.
+    NotAnObject,
     /// A member is not of its type, or not in its range.
     Member(&'static str),
     /// A DPoP-bound token was asked for, and another came (RFC 9449 §5): it would be good for whoever steals it.
@@ -306,6 +308,7 @@ impl fmt::Display for BadResponse {
             WhyBad::TooLarge => write!(f, "it is longer than {} bytes", crate::MAX_RESPONSE)?,
             WhyBad::Redirect => f.write_str("it is a redirection, and none is followed")?,
             WhyBad::NotJson { line, column } => write!(f, "it is not JSON at line {line}, column {column}")?,
+            WhyBad::NotAnObject => f.write_str("it is JSON, but no object")?,
             WhyBad::Missing(member) => write!(f, "`{member}` is missing")?,
             WhyBad::Member(member) => write!(f, "`{member}` has a wrong type or value")?,
             WhyBad::NotBound => f.write_str(

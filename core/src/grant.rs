@@ -260,9 +260,16 @@ impl Scope {
     }
 
     /// What a server granted, whatever it is made of; `None` for nothing.
-    pub(crate) fn granted<'a>(tokens: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let tokens: Vec<&str> = tokens.filter(|token| !token.is_empty()).collect();
-        (!tokens.is_empty()).then(|| Self(tokens.join(" ")))
+    pub(crate) fn granted(tokens: impl Iterator<Item = impl AsRef<str>>) -> Option<Self> {
+        let mut scope = String::new();
+        for token in tokens {
+            let token = token.as_ref();
+            if !scope.is_empty() && !token.is_empty() {
+                scope.push(' ');
+            }
+            scope.push_str(token);
+        }
+        (!scope.is_empty()).then_some(Self(scope))
     }
 
     /// The tokens, separated by single spaces.

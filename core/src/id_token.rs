@@ -16,25 +16,24 @@
 //! # }
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use ring::digest::{self, digest};
-use serde::Deserialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::discovery::Metadata;
 use crate::dpop::Jws;
 use crate::error::{Misuse, WhyBad};
 use crate::exchange::{Ask, Exchange};
 use crate::issuer::Issuer;
-use crate::jose::{self, Algorithm, Present, PublicJwk};
+use crate::jose::{self, Algorithm, PublicJwk};
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::token::Token;
 use crate::tries::Repeat;
-use crate::wire::object::{Members, Object};
+use crate::wire::json::{Members, Value};
+use crate::wire::members::OwnedMembers;
 use crate::wire::unique::says_everything_once;
 
 /// How far the issuer's clock may be from ours.
@@ -53,15 +52,10 @@ impl Metadata {
         let endpoint =
             endpoint.ok_or(Misuse::new("issuer", "must have keys; its metadata name no jwks_uri"))?;
         Ok(Exchange::new(Ask { endpoint, post: None, repeat: Repeat::Freely }, |success| {
-            #[derive(Deserialize)]
-            struct Wire<'a> {
-                #[serde(borrow)]
-                keys: Vec<&'a RawValue>,
-            }
-            let Object(Wire { keys }) =
-                serde_json::from_slice(success.body).map_err(|_| WhyBad::Member("keys"))?;
+            let members = Members::of_answer(success.body, "keys")?;
+            let keys = members.get("keys").and_then(Value::list).ok_or(WhyBad::Member("keys"))?;
             // Keys of other kinds, or for other purposes, stand among them.
-            let usable = keys.iter().filter_map(|jwk| PublicJwk::from_json(jwk.get().as_bytes()).ok());
+            let usable = keys.iter().filter_map(|jwk| PublicJwk::from_json(jwk.as_json().as_bytes()).ok());
             Ok(KeySet(usable.take(MAX_KEYS).collect()))
         }))
     }
@@ -109,7 +103,7 @@ impl ExpectedIdToken {
 
 /// What an issuer says of a person: verified.
 #[derive(Clone)]
-pub struct IdToken(Members);
+pub struct IdToken(OwnedMembers);
 
 impl IdToken {
     /// `sub`: who it is, among all whom this issuer knows. Nothing else names a person for good.
@@ -198,20 +192,16 @@ impl UnverifiedIdToken<'_> {
         keys: &KeySet,
         now: UnixTime,
     ) -> Result<IdToken, IdTokenProblem> {
-        #[derive(Deserialize)]
-        struct Header {
-            alg: String,
-            kid: Option<String>,
-            #[serde(default)]
-            crit: Present,
-        }
         let jws = Jws::split(self.jws.expose()).ok_or(IdTokenProblem::Malformed)?;
         if !says_everything_once(&jws.header) || !says_everything_once(&jws.payload) {
             return Err(IdTokenProblem::Malformed);
         }
-        let Object(Header { alg, kid, crit }) =
-            serde_json::from_slice(&jws.header).map_err(|_| IdTokenProblem::Malformed)?;
-        let algorithm = Algorithm::from_alg(&alg).filter(|_| !crit.0).ok_or(IdTokenProblem::Algorithm)?;
+        let malformed = |_| IdTokenProblem::Malformed;
+        let header = Members::of(&jws.header).map_err(malformed)?;
+        let alg = header.required_text("alg").map_err(malformed)?;
+        let algorithm = Algorithm::from_alg(&alg).filter(|_| !header.has("crit"));
+        let algorithm = algorithm.ok_or(IdTokenProblem::Algorithm)?;
+        let kid = header.text("kid");
         let is_named = |key: &&PublicJwk| kid.is_none() || key.kid().is_none() || key.kid() == kid.as_deref();
         let mut candidates = keys.0.iter().filter(is_named);
         let has_signed =
@@ -219,37 +209,42 @@ impl UnverifiedIdToken<'_> {
         if !candidates.any(has_signed) {
             return Err(IdTokenProblem::Key);
         }
-        let claims = Members::parse(&jws.payload, "iss").map_err(|_| IdTokenProblem::Malformed)?;
+        let claims = Members::of(&jws.payload).map_err(malformed)?;
         expected.check(&claims, now)?;
-        match claims.get("at_hash") {
-            Some(hash) if *hash != left_half(algorithm, self.access_token) => {
+        let at_hash = claims.get("at_hash").map(Value::text);
+        match at_hash {
+            Some(hash) if hash.as_deref() != Some(&left_half(algorithm, self.access_token)) => {
                 Err(IdTokenProblem::AccessToken)
             }
-            _ => Ok(IdToken(claims)),
+            _ => Ok(IdToken(OwnedMembers::of(&claims))),
         }
     }
 }
 
 impl ExpectedIdToken {
-    fn check(&self, claims: &Members, now: UnixTime) -> Result<(), IdTokenProblem> {
+    fn check(&self, claims: &Members<'_>, now: UnixTime) -> Result<(), IdTokenProblem> {
         let time = |claim| {
             let since_epoch = claims.seconds(claim).ok_or(IdTokenProblem::Malformed)?;
             Ok(UnixTime::from_secs(0).saturating_add(since_epoch))
         };
         claims.required_text("sub").map_err(|_| IdTokenProblem::Malformed)?;
-        if claims.text("iss") != Some(&self.issuer) {
+        if claims.required_text("iss").map_err(|_| IdTokenProblem::Malformed)? != self.issuer.as_str() {
             return Err(IdTokenProblem::Issuer);
         }
         let own = Some(self.client_id.as_str());
-        let is_ours = match claims.get("aud") {
-            Some(Value::String(only)) => Some(only.as_str()) == own,
+        let azp = claims.get("azp").map(|azp| azp.text());
+        let is_own = |name: Option<Cow<'_, str>>| name.as_deref() == own;
+        let audience = claims.get("aud").ok_or(IdTokenProblem::Malformed)?;
+        let is_ours = match (audience.list(), audience.text()) {
             // Whoever else it is for could show it here; it must have been made for us.
-            Some(Value::Array(all)) => {
-                all.iter().any(|one| one.as_str() == own) && (all.len() == 1 || claims.text("azp") == own)
+            (Some(all), _) => {
+                all.iter().any(|one| is_own(one.text()))
+                    && (all.len() == 1 || azp.clone().is_some_and(is_own))
             }
-            _ => return Err(IdTokenProblem::Malformed),
+            (None, Some(only)) => is_own(Some(only)),
+            (None, None) => return Err(IdTokenProblem::Malformed),
         };
-        if !is_ours || claims.get("azp").is_some_and(|azp| azp.as_str() != own) {
+        if !is_ours || azp.is_some_and(|azp| !is_own(azp)) {
             return Err(IdTokenProblem::Audience);
         }
         if time("exp")?.saturating_add(LEEWAY) <= now {
@@ -258,7 +253,7 @@ impl ExpectedIdToken {
         if time("iat")? > now.saturating_add(LEEWAY) {
             return Err(IdTokenProblem::FromTheFuture);
         }
-        if self.nonce.is_some() && claims.text("nonce") != self.nonce.as_deref() {
+        if self.nonce.is_some() && claims.text("nonce").as_deref() != self.nonce.as_deref() {
             return Err(IdTokenProblem::Nonce);
         }
         Ok(())

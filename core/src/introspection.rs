@@ -29,7 +29,8 @@ use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::token;
 use crate::tries::Repeat;
-use crate::wire::object::Members;
+use crate::wire::json::{Members, Value};
+use crate::wire::members::OwnedMembers;
 
 impl Client {
     /// Asks what a token is worth (RFC 7662 §2.1).
@@ -46,11 +47,15 @@ impl Client {
             .ok_or(Misuse::new("introspection_endpoint", "must be set before a token can be introspected"))?;
         let ask = self.ask(endpoint, revocation::fields(token, hint)?, None, Repeat::Freely);
         Ok(Exchange::new(ask, |success| {
-            let members = Members::parse(success.body, "active")?;
-            match members.get("active").and_then(serde_json::Value::as_bool) {
-                Some(active) => Ok(Introspection { active, members }),
-                None => Err(WhyBad::Member("active").into()),
-            }
+            let members = Members::of_answer(success.body, "active")?;
+            let active = members.get("active").and_then(Value::flag).ok_or(WhyBad::Member("active"))?;
+            let confirmation = members.get("cnf").and_then(Value::object);
+            Ok(Introspection {
+                active,
+                scope: members.get("scope").and_then(token::scope),
+                jkt: confirmation.and_then(|cnf| cnf.text("jkt").map(Into::into)),
+                members: OwnedMembers::of(&members),
+            })
         }))
     }
 }
@@ -59,7 +64,9 @@ impl Client {
 #[derive(Clone)]
 pub struct Introspection {
     active: bool,
-    members: Members,
+    scope: Option<Scope>,
+    jkt: Option<String>,
+    members: OwnedMembers,
 }
 
 impl Introspection {
@@ -69,8 +76,8 @@ impl Introspection {
     }
 
     /// `scope`.
-    pub fn scope(&self) -> Option<Scope> {
-        token::scope(self.members.get("scope")?)
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
     }
 
     /// `exp`.
@@ -81,7 +88,7 @@ impl Introspection {
     /// `cnf.jkt` (RFC 9449 §6.2): the thumbprint of the key that the token is bound to. Without its proof, the token isn't to
     /// be taken.
     pub fn jkt(&self) -> Option<&str> {
-        self.members.get("cnf")?.get("jkt")?.as_str()
+        self.jkt.as_deref()
     }
 
     /// A text member: `sub`, `client_id`, `username`, `iss`, …

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::client::Client;
@@ -11,6 +11,7 @@ use crate::origins::{self, Origins};
 use crate::secret::SecretBytes;
 use crate::time::UnixTime;
 use crate::token::{StoredToken, Token};
+use crate::wire::json::{Members, Value};
 
 /// The state of a session: its token, how often the refresh token may still be sent, and what is known of servers.
 ///
@@ -29,7 +30,7 @@ pub(crate) const TRIES: u8 = 2;
 
 const VERSION: u8 = 1;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Stored<'a> {
     version: u8,
     tries_left: u8,
@@ -89,24 +90,21 @@ impl Kept {
     pub fn from_json(json: &[u8], client: &Client, since: UnixTime) -> Result<Self, Misuse> {
         let misuse = |rule| Misuse::new("kept session", rule);
         let malformed = || misuse("must be what `Kept::to_json` wrote");
-        let Version { version } = serde_json::from_slice(json).map_err(|_| malformed())?;
-        if version != VERSION {
+        let stored = Members::of(json).map_err(|_| malformed())?;
+        let number = |name| stored.get(name)?.unsigned();
+        if number("version").ok_or_else(malformed)? != u64::from(VERSION) {
             return Err(misuse("must be of version 1: it was written by a later keybound"));
         }
-        let stored: Stored<'_> = serde_json::from_slice(json).map_err(|_| malformed())?;
-        if stored.token.is_bound_elsewhere(client.key()) {
+        let tries_left = number("tries_left").and_then(|tries| u8::try_from(tries).ok());
+        let tries_left = tries_left.ok_or_else(malformed)?.min(TRIES);
+        let token = stored.get("token").and_then(Value::object).ok_or_else(malformed)?;
+        if StoredToken::is_bound_elsewhere(&token, client.key()).map_err(|_| malformed())? {
             return Err(misuse("must be of a token that is bound to this client's key"));
         }
-        let token = stored.token.restore(client.key()).ok_or_else(malformed)?;
-        let origins = Origins::from_stored(&stored.origins, since)?;
-        Ok(Self { token, tries_left: stored.tries_left.min(TRIES), origins })
+        let token = StoredToken::restore(&token, client.key()).map_err(|_| malformed())?;
+        let origins = stored.get("origins").and_then(|origins| Origins::from_stored(origins, since));
+        Ok(Self { token, tries_left, origins: origins.ok_or_else(malformed)? })
     }
-}
-
-/// The one member that every version has.
-#[derive(Deserialize)]
-struct Version {
-    version: u8,
 }
 
 /// Counts what is written to it.

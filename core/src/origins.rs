@@ -3,16 +3,17 @@
 use std::fmt;
 
 use http::HeaderMap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::dpop::{Clock, Nonce};
 use crate::endpoint::{Endpoint, Origin, Target};
 use crate::error::Misuse;
 use crate::jose::Algorithm;
 use crate::time::UnixTime;
+use crate::wire::json::{Members, Value};
 
 /// In which part a server is asked. One origin may play both, and their nonces are two (RFC 9449 §8, §9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::exhaustive_enums, reason = "OAuth has these two")]
 pub enum Role {
     /// It issues tokens.
@@ -123,26 +124,26 @@ impl Origins {
     /// # Errors
     /// `Misuse` for anything else.
     pub fn from_json(json: &str, since: UnixTime) -> Result<Self, Misuse> {
-        let malformed = || Misuse::new("origins", "must be what `Origins::to_json` wrote");
-        let stored: Vec<Stored> = serde_json::from_str(json).map_err(|_| malformed())?;
-        Self::from_stored(&stored, since)
+        let stored = Value::of(json).and_then(|stored| Self::from_stored(stored, since));
+        stored.ok_or(Misuse::new("origins", "must be what `Origins::to_json` wrote"))
     }
 
     pub(crate) fn to_stored(&self) -> Vec<Stored> {
         self.known.iter().filter_map(Stored::of).collect()
     }
 
-    pub(crate) fn from_stored(stored: &[Stored], since: UnixTime) -> Result<Self, Misuse> {
+    pub(crate) fn from_stored(stored: Value<'_>, since: UnixTime) -> Option<Self> {
         let mut origins = Self::new();
-        for entry in stored.iter().filter(|entry| entry.learned >= since.as_millis()) {
-            let endpoint =
-                Endpoint::https(&entry.origin).or_else(|_| Endpoint::loopback_http(&entry.origin))?;
-            let learned = UnixTime::from_millis(entry.learned);
-            let nonce = Nonce::new(&entry.nonce)?;
-            origins
-                .note(entry.role, &Target::of(endpoint.uri())?, learned, |known| known.nonce = Some(nonce));
+        for entry in stored.list()? {
+            let Stored { origin, role, nonce, learned } = Stored::read(&entry.object()?)?;
+            let endpoint = Endpoint::https(&origin).or_else(|_| Endpoint::loopback_http(&origin)).ok()?;
+            let nonce = Nonce::new(&nonce).ok()?;
+            let (target, learned) = (Target::of(endpoint.uri()).ok()?, UnixTime::from_millis(learned));
+            if learned >= since {
+                origins.note(role, &target, learned, |known| known.nonce = Some(nonce));
+            }
         }
-        Ok(origins)
+        Some(origins)
     }
 }
 
@@ -153,7 +154,7 @@ impl fmt::Debug for Known {
 }
 
 /// What is written down of a server.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 pub(crate) struct Stored {
     origin: String,
     role: Role,
@@ -169,6 +170,17 @@ impl Stored {
             role: known.role,
             nonce: known.nonce.as_ref()?.as_str().to_owned(),
             learned: known.heard.as_millis(),
+        })
+    }
+
+    fn read(members: &Members<'_>) -> Option<Self> {
+        let role = members.text("role")?;
+        let roles = [Role::AuthorizationServer, Role::ResourceServer];
+        Some(Self {
+            origin: members.text("origin")?.into_owned(),
+            role: roles.into_iter().find(|known| format!("{known:?}") == role)?,
+            nonce: members.text("nonce")?.into_owned(),
+            learned: members.get("learned")?.unsigned()?,
         })
     }
 }

@@ -35,13 +35,14 @@ use crate::issuer::Issuer;
 use crate::jose::PublicJwk;
 use crate::tries::Repeat;
 use crate::wire::challenge::Challenge;
-use crate::wire::object::Members;
+use crate::wire::json::{Members, Value};
+use crate::wire::members::OwnedMembers;
 
 /// A protected resource's metadata (RFC 9728 §2).
 #[derive(Clone)]
 pub struct ProtectedResource {
     authorization_servers: Vec<Issuer>,
-    members: Members,
+    members: OwnedMembers,
 }
 
 impl ProtectedResource {
@@ -69,14 +70,15 @@ impl ProtectedResource {
         let resource = resource.to_owned();
         let ask = Ask { endpoint: at.clone(), post: None, repeat: Repeat::Freely };
         Ok(Exchange::new(ask, move |success| {
-            let members = Members::parse(success.body, "resource")?;
-            if members.text("resource") != Some(resource.as_str()) {
+            let members = Members::of_answer(success.body, "resource")?;
+            if members.text("resource").as_deref() != Some(resource.as_str()) {
                 return Err(WhyBad::OtherResource.into());
             }
-            let servers = members.list("authorization_servers").into_iter().flatten();
+            let servers = members.get("authorization_servers").and_then(Value::texts);
+            let servers = servers.into_iter().flatten();
             let authorization_servers =
-                servers.filter_map(|url| Issuer::named_by(&known, url).ok()).collect();
-            Ok(Self { authorization_servers, members })
+                servers.filter_map(|url| Issuer::named_by(&known, &url).ok()).collect();
+            Ok(Self { authorization_servers, members: OwnedMembers::of(&members) })
         }))
     }
 

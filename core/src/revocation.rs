@@ -14,14 +14,11 @@
 //! # }
 //! ```
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-
 use crate::error::Misuse;
 use crate::exchange::{Success, Unread};
 use crate::secret::Secret;
 use crate::wire::fields::Fields;
-use crate::wire::object::Object;
+use crate::wire::json::Members;
 use crate::wire::refusal::request_id;
 
 /// `token_type_hint` (RFC 7009 §2.1).
@@ -66,12 +63,8 @@ pub(crate) fn fields(token: Secret, hint: Option<TokenTypeHint>) -> Result<Field
 
 /// Any 2xx will do: RFC 7009 says 200, Moov 204. Only an error in the body speaks against it.
 pub(crate) fn read(success: &Success<'_>) -> Result<Revoked, Unread> {
-    #[derive(Deserialize)]
-    struct Wire {
-        error: Option<IgnoredAny>,
-    }
-    match serde_json::from_slice(success.body) {
-        Ok(Object(Wire { error: Some(_) })) => Err(Unread::Refusal),
+    match Members::of(success.body) {
+        Ok(members) if members.get("error").is_some() => Err(Unread::Refusal),
         _ => Ok(Revoked { request_id: request_id(success.headers) }),
     }
 }

@@ -1,16 +1,11 @@
 //! Access tokens: how a server's answer becomes one, and what it says about itself.
 
-use std::borrow::Cow;
-use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use serde_json::value::RawValue;
+use serde::Serialize;
 
 use crate::dpop::{AccessTokenHash, Jws, calls_itself_a_proof};
 use crate::error::WhyBad;
@@ -20,7 +15,7 @@ use crate::jose::PublicJwk;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::wire::http_date;
-use crate::wire::object::{Name, number};
+use crate::wire::json::{Members, Value};
 use crate::wire::refusal::request_id;
 
 /// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
@@ -204,14 +199,13 @@ pub(crate) struct Expected {
 
 /// Reads a successful answer (RFC 6749 §5.1), and takes what real servers make of it.
 pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, Unread> {
-    let wire = Wire::parse(success.body)?;
-    let Some(access) = wire.access_token else {
-        return Err(if wire.has_error { Unread::Refusal } else { WhyBad::Missing("access_token").into() });
-    };
+    let answer = Members::of_answer(success.body, "access_token")?;
+    let access = answer.optional_text("access_token")?.ok_or(WhyBad::Missing("access_token"))?;
+    let access = Secret::new(access);
     if calls_itself_a_proof(access.expose()) {
         return Err(WhyBad::ProofInsteadOfToken.into());
     }
-    let named = wire.token_type.as_deref().map(TokenType::of);
+    let named = answer.optional_text("token_type")?.as_deref().map(TokenType::of);
     let is_bearer = matches!(named, None | Some(TokenType::Bearer));
     if expected.key.is_some() && named != Some(TokenType::Dpop) && !(is_bearer && expected.accept_bearer) {
         return Err(WhyBad::NotBound.into());
@@ -222,6 +216,7 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         return Err(WhyBad::BoundToAnotherKey.into());
     }
     let authorization = authorization(&token_type, &access).map_err(WhyBad::Member)?;
+    let refresh = answer.optional_text("refresh_token")?;
     Ok(Token(Arc::new(Parts {
         ath: OnceLock::new(),
         access,
@@ -229,14 +224,25 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         authorization,
         key,
         received_at: success.now,
-        expires_at: wire
-            .expires_in
+        // Anything at all may stand here: a good token isn't lost for it.
+        expires_at: answer
+            .get("expires_in")
+            .and_then(Value::number)
             .and_then(|value| expected.expires_in.expiry(value, success.headers, success.now)),
-        refresh: wire.refresh_token.or_else(|| expected.refresh_token.clone()),
-        scope: wire.scope,
+        refresh: refresh.map(Secret::new).or_else(|| expected.refresh_token.clone()),
+        scope: answer.get("scope").and_then(scope),
         request_id: request_id(success.headers),
-        others: wire.others,
+        others: others(&answer),
     })))
+}
+
+/// The members that have a meaning of their own, here or as an error's.
+const KNOWN: [&str; 6] = ["access_token", "token_type", "expires_in", "refresh_token", "scope", "error"];
+
+/// The texts among all other members.
+fn others(answer: &Members<'_>) -> Vec<(String, Secret)> {
+    let others = answer.iter().filter(|(name, _)| !KNOWN.contains(name));
+    others.filter_map(|(name, value)| Some((name.to_owned(), Secret::new(value.text()?)))).collect()
 }
 
 /// The value of `Authorization`; else the member that doesn't fit into it.
@@ -251,23 +257,23 @@ fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue,
 }
 
 /// A token as it is written down.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 pub(crate) struct StoredToken<'a> {
-    access_token: Cow<'a, str>,
-    token_type: Cow<'a, str>,
+    access_token: &'a str,
+    token_type: &'a str,
     /// The thumbprint of the key that it is bound to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    jkt: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jkt: Option<&'a str>,
     /// Milliseconds since 1970, like the next.
     received_at: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    refresh_token: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    scope: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    others: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> StoredToken<'a> {
@@ -275,41 +281,50 @@ impl<'a> StoredToken<'a> {
         let Parts { access, token_type, key, received_at, expires_at, refresh, scope, others, .. } =
             &*token.0;
         Self {
-            access_token: access.expose().into(),
-            token_type: token_type.as_str().into(),
-            jkt: key.as_ref().map(|key| key.thumbprint().into()),
+            access_token: access.expose(),
+            token_type: token_type.as_str(),
+            jkt: key.as_ref().map(PublicJwk::thumbprint),
             received_at: received_at.as_millis(),
             expires_at: expires_at.map(UnixTime::as_millis),
-            refresh_token: refresh.as_ref().map(|refresh| refresh.expose().into()),
-            scope: scope.as_ref().map(|scope| scope.as_str().into()),
-            others: others.iter().map(|(name, text)| (name.into(), text.expose().into())).collect(),
+            refresh_token: refresh.as_ref().map(Secret::expose),
+            scope: scope.as_ref().map(Scope::as_str),
+            others: others.iter().map(|(name, text)| (name.as_str(), text.expose())).collect(),
         }
     }
 
-    /// Whether it is bound to another key than this one.
-    pub(crate) fn is_bound_elsewhere(&self, key: Option<&PublicJwk>) -> bool {
-        self.jkt.as_deref().is_some_and(|jkt| key.map(PublicJwk::thumbprint) != Some(jkt))
+    /// Whether the token is bound to another key than this one.
+    pub(crate) fn is_bound_elsewhere(stored: &Members<'_>, key: Option<&PublicJwk>) -> Result<bool, WhyBad> {
+        let jkt = stored.optional_text("jkt")?;
+        Ok(jkt.is_some_and(|jkt| key.map(PublicJwk::thumbprint) != Some(&*jkt)))
     }
 
-    /// The token, where `key` is the one that it may be bound to; `None` if it can't have been written by
-    /// [`of`](Self::of).
-    pub(crate) fn restore(self, key: Option<&PublicJwk>) -> Option<Token> {
-        let access = Secret::new(self.access_token);
-        let token_type = TokenType::of(&self.token_type);
-        let key = key.filter(|_| self.jkt.is_some()).cloned();
-        let others = self.others.into_iter().map(|(name, text)| (name.into_owned(), Secret::new(text)));
-        Some(Token(Arc::new(Parts {
-            authorization: authorization(&token_type, &access).ok()?,
+    /// The token, where `key` is the one that it may be bound to.
+    pub(crate) fn restore(stored: &Members<'_>, key: Option<&PublicJwk>) -> Result<Token, WhyBad> {
+        let access = Secret::new(stored.required_text("access_token")?);
+        let token_type = TokenType::of(&stored.required_text("token_type")?);
+        let received_at = stored.optional_unsigned("received_at")?.ok_or(WhyBad::Missing("received_at"))?;
+        let scope = stored.optional_text("scope")?;
+        let others = match stored.get("others") {
+            Some(pairs) => pairs.list().ok_or(WhyBad::Member("others"))?,
+            None => Vec::new(),
+        };
+        let other = |pair: Value<'_>| {
+            let [name, text] = pair.list()?.try_into().ok()?;
+            Some((name.text()?.into_owned(), Secret::new(text.text()?)))
+        };
+        let others = others.into_iter().map(|pair| other(pair).ok_or(WhyBad::Member("others")));
+        Ok(Token(Arc::new(Parts {
+            authorization: authorization(&token_type, &access).map_err(WhyBad::Member)?,
             ath: OnceLock::new(),
             access,
             token_type,
-            key,
-            received_at: UnixTime::from_millis(self.received_at),
-            expires_at: self.expires_at.map(UnixTime::from_millis),
-            refresh: self.refresh_token.map(Secret::new),
-            scope: self.scope.and_then(|scope| Scope::granted(scope.split(' '))),
+            key: key.filter(|_| stored.get("jkt").is_some()).cloned(),
+            received_at: UnixTime::from_millis(received_at),
+            expires_at: stored.optional_unsigned("expires_at")?.map(UnixTime::from_millis),
+            refresh: stored.optional_text("refresh_token")?.map(Secret::new),
+            scope: scope.and_then(|scope| Scope::granted(scope.split(' '))),
             request_id: None,
-            others: others.collect(),
+            others: others.collect::<Result<_, _>>()?,
         })))
     }
 }
@@ -317,102 +332,18 @@ impl<'a> StoredToken<'a> {
 /// Whether an access token is a JWT whose `cnf.jkt` is another key's (RFC 9449 §6.1). One that can't be looked
 /// into says nothing.
 fn names_another_key(access: &str, key: &PublicJwk) -> bool {
-    #[derive(Deserialize)]
-    struct Claims {
-        cnf: Option<Confirmation>,
-    }
-    #[derive(Deserialize)]
-    struct Confirmation {
-        jkt: Option<String>,
-    }
-    let claims = Jws::split(access).and_then(|jws| serde_json::from_slice::<Claims>(&jws.payload).ok());
-    let jkt = claims.and_then(|claims| claims.cnf?.jkt);
+    let Some(jws) = Jws::split(access) else { return false };
+    let Ok(claims) = Members::of(&jws.payload) else { return false };
+    let confirmation = claims.get("cnf").and_then(Value::object);
+    let jkt = confirmation.and_then(|confirmation| confirmation.text("jkt"));
     jkt.is_some_and(|jkt| jkt != key.thumbprint())
 }
 
-/// The members of the answer, as they stand.
-#[derive(Default)]
-struct Wire {
-    access_token: Option<Secret>,
-    token_type: Option<String>,
-    expires_in: Option<f64>,
-    refresh_token: Option<Secret>,
-    scope: Option<Scope>,
-    has_error: bool,
-    others: Vec<(String, Secret)>,
-}
-
-impl Wire {
-    /// The reasons name members and places, never values: serde_json's own messages would quote them.
-    fn parse(body: &[u8]) -> Result<Self, WhyBad> {
-        let member = Cell::new("the answer");
-        let mut json = serde_json::Deserializer::from_slice(body);
-        json.deserialize_map(WireVisitor { member: &member })
-            .and_then(|wire| json.end().map(|()| wire))
-            .map_err(|error| match error.classify() {
-                serde_json::error::Category::Data => WhyBad::Member(member.get()),
-                _ => WhyBad::NotJson { line: error.line(), column: error.column() },
-            })
-    }
-}
-
-struct WireVisitor<'a> {
-    /// The member that is being read.
-    member: &'a Cell<&'static str>,
-}
-
-impl<'de> Visitor<'de> for WireVisitor<'_> {
-    type Value = Wire;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire, A::Error> {
-        let mut wire = Wire::default();
-        while let Some(name) = map.next_key::<Name<'_>>()? {
-            match &*name.0 {
-                "access_token" => {
-                    self.member.set("access_token");
-                    let text: Option<String> = map.next_value()?;
-                    wire.access_token = text.filter(|text| !text.is_empty()).map(Secret::new);
-                }
-                "token_type" => {
-                    self.member.set("token_type");
-                    let text: Option<String> = map.next_value()?;
-                    wire.token_type = text.filter(|text| !text.is_empty());
-                }
-                "refresh_token" => {
-                    self.member.set("refresh_token");
-                    let text: Option<String> = map.next_value()?;
-                    wire.refresh_token = text.filter(|text| !text.is_empty()).map(Secret::new);
-                }
-                // Anything at all may stand here: a good token isn't lost for it.
-                "expires_in" => wire.expires_in = any(map.next_value()?).and_then(|value| number(&value)),
-                "scope" => wire.scope = any(map.next_value()?).and_then(|value| scope(&value)),
-                "error" => wire.has_error = map.next_value::<Option<IgnoredAny>>()?.is_some(),
-                _ => {
-                    if let Ok(text) = serde_json::from_str::<String>(map.next_value::<&RawValue>()?.get()) {
-                        wire.others.push((name.0.into_owned(), Secret::new(text)));
-                    }
-                }
-            }
-        }
-        Ok(wire)
-    }
-}
-
-/// A value of whatever kind; `None` where it is more than can be read (`1e999`, brackets without end).
-fn any(raw: &RawValue) -> Option<Value> {
-    serde_json::from_str(raw.get()).ok()
-}
-
 /// A list separated by spaces, or by commas where there is no space (Shopify, Strava), or an array (Twitch).
-pub(crate) fn scope(value: &Value) -> Option<Scope> {
-    match value {
-        Value::String(text) if text.contains(' ') => Scope::granted(text.split(' ')),
-        Value::String(text) => Scope::granted(text.split(',')),
-        Value::Array(items) => Scope::granted(items.iter().filter_map(Value::as_str)),
-        _ => None,
+pub(crate) fn scope(value: Value<'_>) -> Option<Scope> {
+    match value.text() {
+        Some(text) if text.contains(' ') => Scope::granted(text.split(' ')),
+        Some(text) => Scope::granted(text.split(',')),
+        None => Scope::granted(value.texts()?),
     }
 }

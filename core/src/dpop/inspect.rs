@@ -12,6 +12,7 @@ use crate::error::Misuse;
 use crate::jose::{self, Algorithm, BadJwk, JwkMembers, Present, PublicJwk};
 use crate::secret::Secret;
 use crate::time::UnixTime;
+use crate::wire::json::Members;
 use crate::wire::object::Object;
 use crate::wire::unique::says_everything_once;
 
@@ -445,6 +446,5 @@ fn numeric_date(claim: &Option<Value>) -> Option<UnixTime> {
 pub(crate) fn calls_itself_a_proof(text: &str) -> bool {
     let Some((header, _)) = text.split_once('.') else { return false };
     let Some(header) = jose::decode(header) else { return false };
-    serde_json::from_slice::<Object<WireHeader<'_>>>(&header)
-        .is_ok_and(|Object(header)| header.typ.as_deref() == Some("dpop+jwt"))
+    Members::of(&header).is_ok_and(|header| header.text("typ").as_deref() == Some("dpop+jwt"))
 }

@@ -3,20 +3,21 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
-use serde_json::{Map, Value};
-
 use super::challenge::{self, Challenge};
 use super::escape::push_form;
+use super::json::{Members, Value};
 use super::retry_after;
 use crate::dpop::Nonce;
 use crate::error::{Envelope, ServerError};
 use crate::secret::Secret;
 use crate::time::UnixTime;
+use http::{HeaderMap, StatusCode};
 
 /// How much of any text from the server is kept.
 const MAX_TEXT: usize = 256;
 const MAX_FIELDS: usize = 64;
+/// How deep fields may lie.
+const MAX_DEPTH: usize = 16;
 
 /// What is shorter is no secret, and to strike it out would tear words apart.
 const MIN_SECRET: usize = 6;
@@ -83,7 +84,7 @@ pub(crate) fn read(
     now: UnixTime,
 ) -> ServerError {
     let mut said = Said::default();
-    if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
+    if let Ok(object) = Members::of(body) {
         said.read(status, &object);
     }
     let challenges = Challenge::all(headers);
@@ -110,49 +111,50 @@ struct Said {
 }
 
 impl Said {
-    fn read(&mut self, status: StatusCode, object: &Map<String, Value>) {
-        let text = |object: &Map<String, Value>, names: &[&str]| {
-            names.iter().find_map(|name| object.get(*name)?.as_str().map(str::to_owned))
+    fn read(&mut self, status: StatusCode, object: &Members<'_>) {
+        let text = |object: &Members<'_>, names: &[&str]| {
+            names.iter().find_map(|name| Some(object.text(name)?.into_owned()))
         };
-        match object.get("error") {
+        let error = object.get("error");
+        if let Some(error) = error.and_then(Value::text) {
             // RFC 6749 §5.2, and free text in the same place (Moov, Treasury Prime).
-            Some(Value::String(error)) if is_code(error) => self.code = Some(error.clone()),
-            Some(Value::String(error)) => self.description = Some(error.clone()),
+            let place = if is_code(&error) { &mut self.code } else { &mut self.description };
+            *place = Some(error.into_owned());
+        } else if let Some(error) = error.and_then(Value::object) {
             // An object (Facebook; Moov's accounts).
-            Some(Value::Object(error)) => {
-                self.code = text(error, &["code", "error", "type"]).filter(|code| is_code(code));
-                self.description = text(error, &["message", "error_description", "description"]);
-                if self.description.is_none() {
-                    self.flatten("", error);
-                }
+            self.code = text(&error, &["code", "error", "type"]).filter(|code| is_code(code));
+            self.description = text(&error, &["message", "error_description", "description"]);
+            if self.description.is_none() {
+                self.flatten(&[], &error);
             }
+        } else if status.is_client_error() {
             // A map of fields (Moov's 422); elsewhere a message under some other name.
-            _ if status.is_client_error() => {
-                self.description = text(object, &["message", "detail", "error_message", "title"]);
-                if self.description.is_none() {
-                    self.flatten("", object);
-                }
+            self.description = text(object, &["message", "detail", "error_message", "title"]);
+            if self.description.is_none() {
+                self.flatten(&[], object);
             }
-            _ => {}
         }
         self.description = text(object, &["error_description"]).or(self.description.take());
         self.uri = text(object, &["error_uri"]);
     }
 
-    fn flatten(&mut self, above: &str, object: &Map<String, Value>) {
-        for (name, value) in object {
-            let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
-            match value {
-                _ if self.fields.len() >= MAX_FIELDS => return,
-                Value::String(message) => self.fields.push((path, message.clone())),
-                Value::Object(inner) => self.flatten(&path, inner),
-                Value::Array(items) => {
-                    let messages: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-                    if !messages.is_empty() {
-                        self.fields.push((path, messages.join("; ")));
-                    }
+    fn flatten(&mut self, above: &[&str], object: &Members<'_>) {
+        for (name, value) in object.iter() {
+            if self.fields.len() >= MAX_FIELDS {
+                return;
+            }
+            let path = [above, &[name]].concat();
+            if let Some(message) = value.text() {
+                self.fields.push((path.join("."), message.into_owned()));
+            } else if let Some(inner) = value.object() {
+                if path.len() < MAX_DEPTH {
+                    self.flatten(&path, &inner);
                 }
-                _ => {}
+            } else if let Some(messages) = value.texts() {
+                let messages: Vec<_> = messages.collect();
+                if !messages.is_empty() {
+                    self.fields.push((path.join("."), messages.join("; ")));
+                }
             }
         }
     }

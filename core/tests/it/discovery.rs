@@ -159,10 +159,20 @@ fn no_redirection_is_followed_and_what_is_no_object_is_refused() {
         assert_eq!(why(discover(&mut world, ISSUER)), WhyBad::Redirect);
         assert_eq!(world.peer.served.len(), 1);
     }
-    for body in ["", "<html>", "[]", "\"x\"", "{\"issuer\":", "{}x"] {
+    for (body, is_json) in [
+        ("", false),
+        ("<html>", false),
+        ("[]", true),
+        ("\"x\"", true),
+        ("{\"issuer\":", false),
+        ("{}x", false),
+    ] {
         let exchange = issuer(ISSUER).discover().unwrap();
         let Err(Error::Response(bad)) = answered(exchange, response(200, body)) else { panic!("{body}") };
-        assert!(matches!(bad.why(), WhyBad::NotJson { .. }), "{body}");
+        match bad.why() {
+            WhyBad::NotJson { .. } => assert!(!is_json, "{body}"),
+            why => assert_eq!((why, is_json), (&WhyBad::NotAnObject, true), "{body}"),
+        }
     }
 }
 

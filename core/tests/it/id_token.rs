@@ -189,9 +189,13 @@ fn the_key_is_the_one_that_is_named_and_keys_of_other_kinds_are_passed_over() {
         let keys = keys(&json!({ "keys": set })).unwrap();
         assert_eq!(verify(&signed, &keys).is_ok(), is_good, "{set}");
     }
-    for bad in [json!({}), json!({ "keys": 7 }), json!({ "keys": null })] {
+    for (bad, why) in [
+        (json!({}), WhyBad::Missing("keys")),
+        (json!({ "keys": 7 }), WhyBad::Member("keys")),
+        (json!({ "keys": null }), WhyBad::Member("keys")),
+    ] {
         let Err(Error::Response(bad)) = keys(&bad) else { panic!("{bad}") };
-        assert_eq!(bad.why(), &WhyBad::Member("keys"));
+        assert_eq!(bad.why(), &why);
     }
 }
 

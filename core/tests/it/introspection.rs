@@ -44,7 +44,7 @@ fn an_introspection_tells_what_the_token_is_worth_and_whose_key_it_needs() {
     assert_eq!((params["token"].as_str(), params["token_type_hint"].as_str()), ("the-token", "access_token"));
     assert!(world.peer.seen[0].headers.contains_key("authorization"));
     assert!(introspection.is_active());
-    assert_eq!(introspection.scope(), Some(Scope::new("read write").unwrap()));
+    assert_eq!(introspection.scope(), Some(&Scope::new("read write").unwrap()));
     assert_eq!(introspection.expires_at(), Some(UnixTime::from_secs(1_700_003_600)));
     assert_eq!((introspection.jkt(), introspection.text("sub")), (Some("0ZcO"), Some("alice")));
     assert_eq!(introspection.list("aud").collect::<Vec<_>>(), ["a", "b"]);
@@ -56,7 +56,7 @@ fn an_answer_that_does_not_say_whether_the_token_is_active_is_none() {
     assert!(!read(&json!({ "active": false })).unwrap().is_active());
     let one = read(&json!({ "active": true, "aud": "only", "scope": ["a"], "exp": "17", "cnf": 7 })).unwrap();
     assert_eq!((one.list("aud").collect::<Vec<_>>(), one.jkt()), (vec!["only"], None));
-    assert_eq!(one.scope(), Some(Scope::new("a").unwrap()));
+    assert_eq!(one.scope(), Some(&Scope::new("a").unwrap()));
     for (answer, why) in [
         (json!({ "active": "true" }), WhyBad::Member("active")),
         (json!({ "active": null }), WhyBad::Member("active")),

@@ -1,0 +1,224 @@
+//! JSON from servers, read no further than somebody asks.
+//!
+//! serde_json takes a list or an object apart into texts that it has checked; each is converted where it is wanted. What
+//! nobody looks at costs nothing more, and however odd it is (`1e999`, brackets without end), it spoils nothing else.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+use super::object::Name;
+use crate::error::WhyBad;
+use crate::exchange::Unread;
+
+/// A value as it stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Value<'a>(&'a str);
+
+impl<'a> Value<'a> {
+    /// The one value that a text is.
+    pub(crate) fn of(json: &'a str) -> Option<Self> {
+        serde_json::from_str::<&RawValue>(json).ok().map(|raw| Self(raw.get()))
+    }
+
+    /// The value itself, as JSON.
+    pub(crate) fn as_json(self) -> &'a str {
+        self.0
+    }
+
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+        let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
+        if !inside.contains('\\') {
+            return Some(Cow::Borrowed(inside));
+        }
+        match Parts::of(self.0) {
+            Ok(Parts::Text(text)) => Some(Cow::Owned(text)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn flag(self) -> Option<bool> {
+        self.0.parse().ok()
+    }
+
+    /// A number, or a text that is one (Azure AD v1, UPS, …).
+    pub(crate) fn number(self) -> Option<f64> {
+        match self.text() {
+            Some(text) => text.trim().parse::<Number>().ok()?.as_f64(),
+            None => self.0.parse::<Number>().ok()?.as_f64(),
+        }
+    }
+
+    /// A number without sign, fraction or exponent.
+    pub(crate) fn unsigned(self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+
+    pub(crate) fn list(self) -> Option<Vec<Value<'a>>> {
+        match Parts::of(self.0) {
+            Ok(Parts::List(items)) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The texts of a list; whatever else stands among them is passed over.
+    pub(crate) fn texts(self) -> Option<impl Iterator<Item = Cow<'a, str>>> {
+        Some(self.list()?.into_iter().filter_map(Self::text))
+    }
+
+    pub(crate) fn object(self) -> Option<Members<'a>> {
+        match Parts::of(self.0) {
+            Ok(Parts::Object(members)) => Some(Members(members)),
+            _ => None,
+        }
+    }
+}
+
+/// The members of an object. Of two that have one name the later counts.
+pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
+
+impl<'a> Members<'a> {
+    /// Those of a text that is one object and nothing else.
+    pub(crate) fn of(json: &'a [u8]) -> Result<Self, WhyBad> {
+        let json = std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?;
+        match Parts::of(json) {
+            Ok(Parts::Object(members)) => Ok(Self(members)),
+            Ok(_) => Err(WhyBad::NotAnObject),
+            Err(error) => Err(WhyBad::NotJson { line: error.line(), column: error.column() }),
+        }
+    }
+
+    /// Those of an answer, of which none lacks `wanted`. One with an `error` instead is a refusal, whatever its status.
+    pub(crate) fn of_answer(body: &'a [u8], wanted: &'static str) -> Result<Self, Unread> {
+        let members = Self::of(body)?;
+        match members.get(wanted).filter(|value| value.0 != r#""""#) {
+            None if members.get("error").is_some() => Err(Unread::Refusal),
+            None if !members.has(wanted) => Err(WhyBad::Missing(wanted).into()),
+            _ => Ok(members),
+        }
+    }
+
+    /// A member; `null` is as good as none.
+    pub(crate) fn get(&self, name: &str) -> Option<Value<'a>> {
+        let member = self.0.iter().rev().find(|(own, _)| own == name);
+        member.map(|(_, value)| *value).filter(|value| value.0 != "null")
+    }
+
+    /// Whether a member is there, be it `null`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(own, _)| own == name)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Value<'a>)> {
+        self.0.iter().map(|(name, value)| (&**name, *value))
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.get(name)?.text()
+    }
+
+    /// A text that isn't empty, if the member is there at all.
+    pub(crate) fn optional_text(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, WhyBad> {
+        let text = self.get(name).map(|value| value.text().ok_or(WhyBad::Member(name)));
+        Ok(text.transpose()?.filter(|text| !text.is_empty()))
+    }
+
+    /// A text that isn't empty.
+    pub(crate) fn required_text(&self, name: &'static str) -> Result<Cow<'a, str>, WhyBad> {
+        let value = self.get(name).ok_or(WhyBad::Missing(name))?;
+        value.text().filter(|text| !text.is_empty()).ok_or(WhyBad::Member(name))
+    }
+
+    pub(crate) fn optional_unsigned(&self, name: &'static str) -> Result<Option<u64>, WhyBad> {
+        self.get(name).map(|value| value.unsigned().ok_or(WhyBad::Member(name))).transpose()
+    }
+
+    /// Seconds, as a number or as a text.
+    pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.get(name)?.number()?).ok()
+    }
+}
+
+/// What a value consists of. `Other` are numbers, flags and `null`, which need no taking apart.
+enum Parts<'a> {
+    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    List(Vec<Value<'a>>),
+    Text(String),
+    Other,
+}
+
+impl<'a> Parts<'a> {
+    fn of(json: &'a str) -> serde_json::Result<Self> {
+        serde_json::from_str(json)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PartsVisitor)
+    }
+}
+
+/// It takes whatever stands there. So no message has to be made of what it would rather have, which is most of what
+/// serde_json weighs in a browser.
+struct PartsVisitor;
+
+impl<'de> Visitor<'de> for PartsVisitor {
+    type Value = Parts<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(8);
+        while let Some(Name(name)) = map.next_key()? {
+            members.push((name, Value(map.next_value::<&RawValue>()?.get())));
+        }
+        Ok(Parts::Object(members))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element::<&RawValue>()? {
+            items.push(Value(item.get()));
+        }
+        Ok(Parts::List(items))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Parts::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Parts::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Parts::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Parts::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Parts::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Parts::Other)
+    }
+}
+
+/// Where a text stops to be one.
+fn not_json_after(json: &[u8], good: usize) -> WhyBad {
+    let before = json.get(..good).unwrap_or_default();
+    let mut lines = before.split(|&byte| byte == b'\n');
+    let column = lines.next_back().map_or(0, <[u8]>::len);
+    WhyBad::NotJson { line: lines.count().saturating_add(1), column: column.saturating_add(1) }
+}
