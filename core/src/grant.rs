@@ -261,7 +261,7 @@ impl Scope {
 
     /// What a server granted, whatever it is made of; `None` for nothing.
     pub(crate) fn granted(tokens: impl Iterator<Item = impl AsRef<str>>) -> Option<Self> {
-        let mut scope = String::new();
+        let mut scope = String::with_capacity(64);
         for token in tokens {
             let token = token.as_ref();
             if !scope.is_empty() && !token.is_empty() {

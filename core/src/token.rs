@@ -248,7 +248,7 @@ fn others(answer: &Members<'_>) -> Vec<(String, Secret)> {
 /// The value of `Authorization`; else the member that doesn't fit into it.
 fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue, &'static str> {
     let scheme = token_type.as_str();
-    let mut value = HeaderValue::try_from(format!("{scheme} {}", access.expose())).map_err(|_| {
+    let mut value = HeaderValue::try_from([scheme, " ", access.expose()].concat()).map_err(|_| {
         let is_schemes_fault = HeaderValue::from_str(scheme).is_err();
         if is_schemes_fault { "token_type" } else { "access_token" }
     })?;

@@ -444,6 +444,10 @@ fn numeric_date(claim: &Option<Value>) -> Option<UnixTime> {
 
 /// Whether a text is a DPoP proof by its own account, sound or not.
 pub(crate) fn calls_itself_a_proof(text: &str) -> bool {
+    // In base64url a JSON object begins with an `e`. Most access tokens don't.
+    if !text.starts_with('e') {
+        return false;
+    }
     let Some((header, _)) = text.split_once('.') else { return false };
     let Some(header) = jose::decode(header) else { return false };
     Members::of(&header).is_ok_and(|header| header.text("typ").as_deref() == Some("dpop+jwt"))

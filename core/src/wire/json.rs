@@ -32,7 +32,8 @@ impl<'a> Value<'a> {
 
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        if !inside.contains('\\') {
+        // To the end whatever comes: so it goes by vectors of bytes.
+        if !inside.bytes().fold(false, |escaped, byte| escaped | (byte == b'\\')) {
             return Some(Cow::Borrowed(inside));
         }
         match Parts::of(self.0) {
