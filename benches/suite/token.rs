@@ -14,7 +14,7 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
         Case::new("token", "response", response).beside(plain(asking)),
         Case::new("token", "exchange", exchange)
             .beside(plain(asking))
-            .at_most(Limit { instructions: 22_000, allocations: 23 }),
+            .at_most(Limit { instructions: 19_000, allocations: 20 }),
         Case::new("token", "bearer, authorize", bearer(asking)?)
             .at_most(Limit { instructions: 1_000, allocations: 0 }),
     ])

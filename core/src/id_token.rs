@@ -34,7 +34,6 @@ use crate::token::Token;
 use crate::tries::Repeat;
 use crate::wire::json::{Members, Value};
 use crate::wire::members::OwnedMembers;
-use crate::wire::unique::says_everything_once;
 
 /// How far the issuer's clock may be from ours.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -193,11 +192,8 @@ impl UnverifiedIdToken<'_> {
         now: UnixTime,
     ) -> Result<IdToken, IdTokenProblem> {
         let jws = Jws::split(self.jws.expose()).ok_or(IdTokenProblem::Malformed)?;
-        if !says_everything_once(&jws.header) || !says_everything_once(&jws.payload) {
-            return Err(IdTokenProblem::Malformed);
-        }
         let malformed = |_| IdTokenProblem::Malformed;
-        let header = Members::of(&jws.header).map_err(malformed)?;
+        let header = Members::of_once(&jws.header).map_err(malformed)?;
         let alg = header.required_text("alg").map_err(malformed)?;
         let algorithm = Algorithm::from_alg(&alg).filter(|_| !header.has("crit"));
         let algorithm = algorithm.ok_or(IdTokenProblem::Algorithm)?;
@@ -209,7 +205,7 @@ impl UnverifiedIdToken<'_> {
         if !candidates.any(has_signed) {
             return Err(IdTokenProblem::Key);
         }
-        let claims = Members::of(&jws.payload).map_err(malformed)?;
+        let claims = Members::of_once(&jws.payload).map_err(malformed)?;
         expected.check(&claims, now)?;
         let at_hash = claims.get("at_hash").map(Value::text);
         match at_hash {

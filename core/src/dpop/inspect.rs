@@ -4,17 +4,13 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use http::HeaderMap;
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::{AccessTokenHash, Nonce, Problem, htu};
 use crate::error::Misuse;
-use crate::jose::{self, Algorithm, BadJwk, JwkMembers, Present, PublicJwk};
+use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
 use crate::secret::Secret;
 use crate::time::UnixTime;
-use crate::wire::json::Members;
-use crate::wire::object::Object;
-use crate::wire::unique::says_everything_once;
+use crate::wire::json::{Members, Value};
 
 /// What a proof is held against. What is not set is not expected, but each check that needs no
 /// expectation (form, key, signature, age) is always made.
@@ -151,91 +147,95 @@ impl Policy {
             return found;
         };
         let key = found.read_header(&jws.header, &self.algorithms);
-        let Some(claims) = WireClaims::parse(&jws.payload) else {
+        let Ok(claims) = Members::of_once(&jws.payload) else {
             found.problems.push(Problem::PayloadMalformed);
             return found;
         };
         self.check_claims(&claims, now, &mut found);
-        found.claims_json = String::from_utf8(jws.payload).ok();
         if let Some(key) = key {
             if self.jkt.as_deref().is_some_and(|jkt| jkt != key.thumbprint()) {
                 found.problems.push(Problem::KeyMismatch);
             }
             found.check_signature(&key, jws.signing_input, &jws.signature);
-            let jti = text(&claims.jti).map(str::to_owned);
+            let jti = claims.text("jti").map(Cow::into_owned);
             if let (true, Some(jti), Some(good_until)) = (found.is_valid(), jti, self.good_until(&claims)) {
                 found.verified = Some(VerifiedProof { proof: Secret::new(proof), key, jti, good_until });
             }
         }
+        found.claims_json = String::from_utf8(jws.payload).ok();
         found
     }
 
     /// The last moment at which its age, or its own `exp`, lets a proof pass.
-    fn good_until(&self, claims: &WireClaims) -> Option<UnixTime> {
-        let by_age = numeric_date(&claims.iat)?.saturating_add(self.max_age);
-        let by_exp = numeric_date(&claims.exp).map(|exp| exp.saturating_add(self.leeway));
+    fn good_until(&self, claims: &Members<'_>) -> Option<UnixTime> {
+        let by_age = numeric_date(claims.get("iat")?)?.saturating_add(self.max_age);
+        let by_exp = claims.get("exp").and_then(numeric_date).map(|exp| exp.saturating_add(self.leeway));
         Some(by_exp.map_or(by_age, |by_exp| by_age.min(by_exp)))
     }
 
-    fn check_claims(&self, wire: &WireClaims, now: UnixTime, found: &mut Inspection) {
+    fn check_claims(&self, claims: &Members<'_>, now: UnixTime, found: &mut Inspection) {
         let mut problem = |condition: bool, problem: Problem| {
             if condition {
                 found.problems.push(problem);
             }
         };
-        let jti = text(&wire.jti);
-        problem(jti.is_none_or(|jti| jti.is_empty() || jti.len() > 1024), Problem::JtiMissing);
+        let jti = claims.text("jti");
+        problem(jti.as_deref().is_none_or(|jti| jti.is_empty() || jti.len() > 1024), Problem::JtiMissing);
 
-        let htm = text(&wire.htm).filter(|htm| !htm.is_empty());
+        let htm = claims.text("htm").filter(|htm| !htm.is_empty());
         problem(htm.is_none(), Problem::HtmMissing);
         let method_known =
-            htm.is_none_or(|htm| self.methods.is_empty() || self.methods.iter().any(|m| m == htm));
+            htm.as_deref().is_none_or(|htm| self.methods.is_empty() || self.methods.iter().any(|m| m == htm));
         problem(!method_known, Problem::HtmMismatch);
 
-        let htu = text(&wire.htu).and_then(htu::normalise);
+        let htu = claims.text("htu").and_then(|htu| htu::normalise(&htu));
         problem(htu.is_none(), Problem::HtuMissing);
         let url_known = htu.is_none_or(|htu| self.urls.is_empty() || self.urls.contains(&htu));
         problem(!url_known, Problem::HtuMismatch);
 
-        let iat = numeric_date(&wire.iat);
+        let iat = claims.get("iat").and_then(numeric_date);
         problem(iat.is_none(), Problem::IatMissing);
         if let Some(iat) = iat {
             problem(now.saturating_since(iat) > self.max_age, Problem::TooOld);
             problem(iat.saturating_since(now) > self.leeway, Problem::FromTheFuture);
         }
-        if wire.exp.is_some() {
-            let alive = numeric_date(&wire.exp).is_some_and(|exp| now < exp.saturating_add(self.leeway));
+        if let Some(exp) = claims.get("exp") {
+            let alive = numeric_date(exp).is_some_and(|exp| now < exp.saturating_add(self.leeway));
             problem(!alive, Problem::Expired);
         }
-        if wire.nbf.is_some() {
-            let begun = numeric_date(&wire.nbf).is_some_and(|nbf| nbf.saturating_since(now) <= self.leeway);
+        if let Some(nbf) = claims.get("nbf") {
+            let begun = numeric_date(nbf).is_some_and(|nbf| nbf.saturating_since(now) <= self.leeway);
             problem(!begun, Problem::NotYetValid);
         }
 
-        let nonce = text(&wire.nonce);
-        problem(wire.nonce.is_some() && nonce.is_none(), Problem::NonceMismatch);
+        let nonce = claims.text("nonce");
+        problem(claims.get("nonce").is_some() && nonce.is_none(), Problem::NonceMismatch);
         if let Some(expected) = &self.nonce {
-            problem(wire.nonce.is_none(), Problem::NonceMissing);
-            problem(nonce.is_some_and(|nonce| nonce != expected.as_str()), Problem::NonceMismatch);
+            problem(claims.get("nonce").is_none(), Problem::NonceMissing);
+            problem(nonce.as_deref().is_some_and(|nonce| nonce != expected.as_str()), Problem::NonceMismatch);
         }
 
-        let ath = text(&wire.ath);
+        let ath = claims.text("ath");
+        let has_ath = claims.get("ath").is_some();
         match &self.ath {
-            Ath::Absent => problem(wire.ath.is_some(), Problem::AthUnexpected),
-            Ath::Of(_) if wire.ath.is_none() => problem(true, Problem::AthMissing),
+            Ath::Absent => problem(has_ath, Problem::AthUnexpected),
+            Ath::Of(_) if !has_ath => problem(true, Problem::AthMissing),
             Ath::Of(expected) => {
-                problem(ath.is_none_or(|ath| ath.as_bytes() != expected.as_bytes()), Problem::AthMismatch);
+                problem(
+                    ath.as_deref().is_none_or(|ath| ath.as_bytes() != expected.as_bytes()),
+                    Problem::AthMismatch,
+                );
             }
-            Ath::Unchecked => problem(wire.ath.is_some() && ath.is_none(), Problem::AthMismatch),
+            Ath::Unchecked => problem(has_ath && ath.is_none(), Problem::AthMismatch),
         }
 
         found.claims = Some(Claims {
-            jti: jti.map(str::to_owned),
-            htm: htm.map(str::to_owned),
-            htu: text(&wire.htu).map(str::to_owned),
+            jti: jti.map(Cow::into_owned),
+            htm: htm.map(Cow::into_owned),
+            htu: claims.text("htu").map(Cow::into_owned),
             iat,
-            nonce: nonce.map(str::to_owned),
-            ath: ath.map(str::to_owned),
+            nonce: nonce.map(Cow::into_owned),
+            ath: ath.map(Cow::into_owned),
         });
     }
 }
@@ -289,24 +289,24 @@ impl Inspection {
     }
 
     fn read_header(&mut self, header: &[u8], algorithms: &[Algorithm]) -> Option<PublicJwk> {
-        let parsed = serde_json::from_slice::<Object<WireHeader<'_>>>(header);
-        let Some(Object(header)) = parsed.ok().filter(|_| says_everything_once(header)) else {
+        let Ok(header) = Members::of_once(header) else {
             self.problems.push(Problem::HeaderMalformed);
             return None;
         };
-        if header.typ.as_deref() != Some("dpop+jwt") {
+        if header.text("typ").as_deref() != Some("dpop+jwt") {
             self.problems.push(Problem::Typ);
         }
-        if header.crit.0 {
+        if header.has("crit") {
             self.problems.push(Problem::Crit);
         }
-        let algorithm = header.alg.as_deref().and_then(Algorithm::from_alg);
+        let alg = header.text("alg");
+        let algorithm = alg.as_deref().and_then(Algorithm::from_alg);
         let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm));
         if algorithm.is_none() {
             self.problems.push(Problem::Alg);
         }
-        self.alg = header.alg.map(Cow::into_owned);
-        let key = match header.jwk.as_ref().map(|Object(jwk)| PublicJwk::from_members(jwk)) {
+        self.alg = alg.map(Cow::into_owned);
+        let key = match header.get("jwk").map(key_of) {
             None => Err(Problem::JwkMissing),
             Some(Err(BadJwk::Private)) => Err(Problem::JwkPrivate),
             Some(Err(_)) => Err(Problem::JwkInvalid),
@@ -400,45 +400,13 @@ impl<'a> Jws<'a> {
     }
 }
 
-#[derive(Deserialize)]
-struct WireHeader<'a> {
-    #[serde(borrow)]
-    typ: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    alg: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    jwk: Option<Object<JwkMembers<'a>>>,
-    #[serde(default)]
-    crit: Present,
-}
-
-/// The claims that are looked at, of whatever type they are. One that stands twice is refused.
-#[derive(Deserialize)]
-struct WireClaims {
-    jti: Option<Value>,
-    htm: Option<Value>,
-    htu: Option<Value>,
-    iat: Option<Value>,
-    exp: Option<Value>,
-    nbf: Option<Value>,
-    nonce: Option<Value>,
-    ath: Option<Value>,
-}
-
-impl WireClaims {
-    fn parse(payload: &[u8]) -> Option<Self> {
-        let parsed = serde_json::from_slice(payload).ok().map(|Object(claims)| claims);
-        parsed.filter(|_| says_everything_once(payload))
-    }
-}
-
-fn text(claim: &Option<Value>) -> Option<&str> {
-    claim.as_ref().and_then(Value::as_str)
+fn key_of(jwk: Value<'_>) -> Result<PublicJwk, BadJwk> {
+    PublicJwk::from_members(&JwkMembers::of(jwk.object().ok_or(BadJwk::Malformed)?)?)
 }
 
 /// A `NumericDate` (RFC 7519 §2), which may have a fraction.
-fn numeric_date(claim: &Option<Value>) -> Option<UnixTime> {
-    let since = Duration::try_from_secs_f64(claim.as_ref()?.as_f64()?).ok()?;
+fn numeric_date(claim: Value<'_>) -> Option<UnixTime> {
+    let since = Duration::try_from_secs_f64(claim.number().filter(|_| claim.text().is_none())?).ok()?;
     u64::try_from(since.as_millis()).ok().map(UnixTime::from_millis)
 }
 

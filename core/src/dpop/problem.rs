@@ -12,7 +12,7 @@ pub enum Problem {
     TooLong,
     /// Not three parts of base64url, joined by dots (§4.3, check 2).
     NotJws,
-    /// The header is not a JSON object of the right types.
+    /// The header is not a JSON object that says everything once.
     HeaderMalformed,
     /// `typ` is not `dpop+jwt` (check 4).
     Typ,
@@ -79,7 +79,7 @@ impl Problem {
                 ("not_jws", "the proof is not a compact JWS: three parts of base64url, joined by dots")
             }
             Self::HeaderMalformed => {
-                ("header_malformed", "the header is not a JSON object with members of the right types")
+                ("header_malformed", "the header is not a JSON object that says everything once")
             }
             Self::Typ => ("typ", "the header's `typ` is not `dpop+jwt`, so this is some other kind of token"),
             Self::Alg => ("alg", "the header's `alg` is missing or not a supported asymmetric algorithm"),

@@ -7,10 +7,9 @@ use ring::rand::SystemRandom;
 use ring::signature as verifying;
 
 use super::algorithm::Family;
-use super::members::{Operation, bytes};
+use super::members::Operation;
 use super::{Algorithm, BadJwk, JwkMembers, encode};
 use crate::error::Misuse;
-use crate::wire::object::Object;
 
 /// A public key as a JWK (RFC 7517), with what is derived from it once: the thumbprint, and the encoded
 /// header of its proofs. It can't hold a private member. Cloning it is cheap.
@@ -49,9 +48,7 @@ impl PublicJwk {
     /// `Misuse` for private or symmetric keys, unsupported ones, keys whose `use` or `key_ops` speak against it,
     /// points off the curve, RSA outside 2048 to 8192 bits, and for what is no JWK.
     pub fn from_json(jwk: &[u8]) -> Result<Self, Misuse> {
-        let Object(members): Object<JwkMembers<'_>> =
-            serde_json::from_slice(jwk).map_err(|_| BadJwk::Malformed)?;
-        let key = Self::from_members(&members)?;
+        let key = Self::from_members(&JwkMembers::of_json(jwk)?)?;
         if !key.is_on_curve() {
             return Err(BadJwk::NoPoint.into());
         }
@@ -76,8 +73,7 @@ impl PublicJwk {
             return Err(BadJwk::Private);
         }
         let (family, algorithm) = members.kind(Operation::Verify)?;
-        let kid = members.kid.as_deref().map(str::to_owned);
-        Ok(Self::new(Material::of(family, members)?, algorithm, kid))
+        Ok(Self::new(Material::of(family, members)?, algorithm, members.kid()?))
     }
 
     pub(super) fn new(material: Material, algorithm: Algorithm, kid: Option<String>) -> Self {
@@ -217,12 +213,12 @@ impl Material {
         match family {
             Family::P256 | Family::P384 => {
                 let mut point = vec![4];
-                point.extend(coordinate(family, bytes(members.x.as_ref())?)?);
-                point.extend(coordinate(family, bytes(members.y.as_ref())?)?);
+                point.extend(coordinate(family, members.bytes("x")?)?);
+                point.extend(coordinate(family, members.bytes("y")?)?);
                 Self::from_point(family, &point)
             }
-            Family::Ed25519 => Self::from_point(family, &bytes(members.x.as_ref())?),
-            Family::Rsa => Self::from_modulus(bytes(members.n.as_ref())?, bytes(members.e.as_ref())?),
+            Family::Ed25519 => Self::from_point(family, &members.bytes("x")?),
+            Family::Rsa => Self::from_modulus(members.bytes("n")?, members.bytes("e")?),
         }
     }
 

@@ -14,11 +14,10 @@ use super::algorithm::Family;
 use super::jwk::Material;
 use super::pkcs8::{self, BadPkcs8};
 use super::private::{PrivateParts, RsaParts};
-use super::{Algorithm, BadJwk, JwkMembers, PublicJwk, Signature};
+use super::{Algorithm, JwkMembers, PublicJwk, Signature};
 use crate::error::{Error, Misuse};
 use crate::secret::{Secret, SecretBytes};
 use crate::signing::SignRequest;
-use crate::wire::object::Object;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
@@ -107,11 +106,9 @@ impl SigningKey {
     /// # Errors
     /// `Misuse` if it is no such JWK, not all of it, inconsistent, not meant for signing, or unsupported.
     pub fn from_jwk(jwk: &[u8]) -> Result<Self, Misuse> {
-        let Object(members): Object<JwkMembers<'_>> =
-            serde_json::from_slice(jwk).map_err(|_| BadJwk::Malformed)?;
+        let members = JwkMembers::of_json(jwk)?;
         let (parts, algorithm) = PrivateParts::from_members(&members)?;
-        let kid = members.kid.as_deref().map(str::to_owned);
-        let key = Self::from_parts(parts, algorithm, kid)?;
+        let key = Self::from_parts(parts, algorithm, members.kid()?)?;
         // An Ed25519 key's public half follows from its private one; `x` must be that.
         let public = Material::of(algorithm.family(), &members)?;
         if !key.public.is_same_key(&PublicJwk::new(public, algorithm, None)) {

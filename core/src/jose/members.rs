@@ -2,53 +2,20 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use zeroize::Zeroizing;
 
 use super::algorithm::{Algorithm, Family};
 use super::decode;
 use crate::error::Misuse;
+use crate::wire::json::{Members, Value};
 
-/// A JWK of any kind. Members that aren't known are ignored; a known one that stands twice is refused.
-#[derive(Deserialize)]
-pub(crate) struct JwkMembers<'a> {
-    #[serde(borrow)]
-    kty: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    crv: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) kid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    alg: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "use")]
-    usage: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    key_ops: Option<Vec<Cow<'a, str>>>,
-    #[serde(borrow)]
-    pub(super) x: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) y: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) n: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) e: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub(super) d: Private<'a>,
-    #[serde(borrow, default)]
-    pub(super) p: Private<'a>,
-    #[serde(borrow, default)]
-    pub(super) q: Private<'a>,
-    #[serde(borrow, default)]
-    pub(super) dp: Private<'a>,
-    #[serde(borrow, default)]
-    pub(super) dq: Private<'a>,
-    #[serde(borrow, default)]
-    pub(super) qi: Private<'a>,
-    #[serde(default)]
-    oth: Present,
-    #[serde(default)]
-    k: Present,
-}
+/// A JWK of any kind, which says nothing twice. Members that aren't known are ignored.
+pub(crate) struct JwkMembers<'a>(Members<'a>);
+
+/// Of a private key, or of a symmetric one.
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", OTHER_PRIMES, "k"];
+
+const OTHER_PRIMES: &str = "oth";
 
 /// What a key may be used for here (RFC 7517 §4.3).
 #[derive(Clone, Copy)]
@@ -57,10 +24,21 @@ pub(crate) enum Operation {
     Verify,
 }
 
-impl JwkMembers<'_> {
+impl<'a> JwkMembers<'a> {
+    pub(crate) fn of_json(jwk: &'a [u8]) -> Result<Self, BadJwk> {
+        Members::of(jwk).map_err(|_| BadJwk::Malformed).and_then(Self::of)
+    }
+
+    pub(crate) fn of(members: Members<'a>) -> Result<Self, BadJwk> {
+        match members.says_everything_once() {
+            true => Ok(Self(members)),
+            false => Err(BadJwk::Malformed),
+        }
+    }
+
     /// The kind of key, if it is one that is supported and meant for the operation, and its algorithm.
     pub(crate) fn kind(&self, operation: Operation) -> Result<(Family, Algorithm), BadJwk> {
-        let family = match (self.kty.as_deref(), self.crv.as_deref()) {
+        let family = match (self.text("kty")?.as_deref(), self.text("crv")?.as_deref()) {
             (None, _) => return Err(BadJwk::Malformed),
             (Some("EC"), Some("P-256")) => Family::P256,
             (Some("EC"), Some("P-384")) => Family::P384,
@@ -68,84 +46,56 @@ impl JwkMembers<'_> {
             (Some("RSA"), _) => Family::Rsa,
             _ => return Err(BadJwk::Unsupported),
         };
-        let algorithm = match self.alg.as_deref() {
+        let algorithm = match self.text("alg")? {
             None => Some(family.usual()),
-            Some(alg) => Algorithm::from_alg(alg).filter(|algorithm| algorithm.family() == family),
+            Some(alg) => Algorithm::from_alg(&alg).filter(|algorithm| algorithm.family() == family),
         };
-        let needed = match operation {
-            Operation::Sign => "sign",
-            Operation::Verify => "verify",
-        };
-        let meant_for_it = self.usage.as_deref().is_none_or(|usage| usage == "sig")
-            && self.key_ops.as_deref().is_none_or(|ops| ops.iter().any(|op| op == needed));
+        let meant_for_it = self.text("use")?.is_none_or(|usage| usage == "sig") && self.permits(operation)?;
         match algorithm {
             Some(algorithm) if meant_for_it => Ok((family, algorithm)),
             _ => Err(BadJwk::Unsupported),
         }
     }
 
+    /// What `key_ops` says of it.
+    fn permits(&self, operation: Operation) -> Result<bool, BadJwk> {
+        let Some(permitted) = self.0.get("key_ops") else { return Ok(true) };
+        let permitted: Option<Vec<_>> =
+            permitted.list().and_then(|list| list.into_iter().map(Value::text).collect());
+        let needed = match operation {
+            Operation::Sign => "sign",
+            Operation::Verify => "verify",
+        };
+        Ok(permitted.ok_or(BadJwk::Malformed)?.iter().any(|permitted| permitted == needed))
+    }
+
+    pub(crate) fn kid(&self) -> Result<Option<String>, BadJwk> {
+        Ok(self.text("kid")?.map(Cow::into_owned))
+    }
+
     /// Whether any private or symmetric part is there, whatever its value.
     pub(crate) fn is_private(&self) -> bool {
-        let parts = [&self.d, &self.p, &self.q, &self.dp, &self.dq, &self.qi];
-        parts.iter().any(|part| part.is_present()) || self.oth.0 || self.k.0
+        PRIVATE.iter().any(|name| self.0.has(name))
     }
 
     /// More than two primes, which nothing supports.
     pub(super) fn has_other_primes(&self) -> bool {
-        self.oth.0
-    }
-}
-
-/// The bytes of a member.
-pub(super) fn bytes(member: Option<&Cow<'_, str>>) -> Result<Vec<u8>, BadJwk> {
-    member.and_then(|text| decode(text)).ok_or(BadJwk::Malformed)
-}
-
-/// A private member: its text, or only that it is there.
-#[derive(Default)]
-pub(super) enum Private<'a> {
-    #[default]
-    Absent,
-    Text(Cow<'a, str>),
-    /// `null`, or of another type.
-    Odd,
-}
-
-impl Private<'_> {
-    fn is_present(&self) -> bool {
-        !matches!(self, Self::Absent)
+        self.0.has(OTHER_PRIMES)
     }
 
-    pub(super) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Absent | Self::Odd => None,
-        }
+    /// The bytes of a public member.
+    pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>, BadJwk> {
+        self.text(name)?.and_then(|text| decode(&text)).ok_or(BadJwk::Malformed)
     }
-}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Private<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Any<'a> {
-            Text(#[serde(borrow)] Cow<'a, str>),
-            Other(IgnoredAny),
-        }
-        Ok(match Any::deserialize(deserializer)? {
-            Any::Text(text) => Self::Text(text),
-            Any::Other(IgnoredAny) => Self::Odd,
-        })
+    /// The bytes of a private one.
+    pub(super) fn private(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, BadJwk> {
+        let bytes = self.0.text(name).and_then(|text| decode(&text));
+        bytes.map(Zeroizing::new).ok_or(BadJwk::NotPrivate)
     }
-}
 
-/// Whether a member is there, whatever its value, `null` included.
-#[derive(Default)]
-pub(crate) struct Present(pub(crate) bool);
-
-impl<'de> Deserialize<'de> for Present {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
+    fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, BadJwk> {
+        self.0.get(name).map(|value| value.text().ok_or(BadJwk::Malformed)).transpose()
     }
 }
 

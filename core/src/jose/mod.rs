@@ -25,4 +25,4 @@ pub use key::SigningKey;
 pub use signature::Signature;
 
 pub(crate) use base64url::{decode, encode, encode_array, encode_into, encoded_len};
-pub(crate) use members::{BadJwk, JwkMembers, Present};
+pub(crate) use members::{BadJwk, JwkMembers};

@@ -4,8 +4,8 @@ use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::algorithm::Family;
-use super::members::{Operation, bytes};
-use super::{Algorithm, BadJwk, JwkMembers, decode, encode};
+use super::members::Operation;
+use super::{Algorithm, BadJwk, JwkMembers, encode};
 use crate::secret::Secret;
 
 pub(super) type Bytes = Zeroizing<Vec<u8>>;
@@ -41,26 +41,22 @@ impl PrivateParts {
     /// The private key of a JWK, and the algorithm that it names or is usually for.
     pub(super) fn from_members(members: &JwkMembers<'_>) -> Result<(Self, Algorithm), BadJwk> {
         let (family, algorithm) = members.kind(Operation::Sign)?;
-        let private =
-            |text: Option<&str>| text.and_then(decode).map(Zeroizing::new).ok_or(BadJwk::NotPrivate);
         let parts = match family {
             Family::P256 | Family::P384 => {
-                let mut point = vec![4];
-                point.extend(bytes(members.x.as_ref())?);
-                point.extend(bytes(members.y.as_ref())?);
-                Self::Ec { family, d: private(members.d.text())?, point }
+                let point = [vec![4], members.bytes("x")?, members.bytes("y")?].concat();
+                Self::Ec { family, d: members.private("d")?, point }
             }
-            Family::Ed25519 => Self::Ed25519 { seed: private(members.d.text())? },
+            Family::Ed25519 => Self::Ed25519 { seed: members.private("d")? },
             Family::Rsa if members.has_other_primes() => return Err(BadJwk::Unsupported),
             Family::Rsa => Self::Rsa(Box::new(RsaParts {
-                n: bytes(members.n.as_ref())?,
-                e: bytes(members.e.as_ref())?,
-                d: private(members.d.text())?,
-                p: private(members.p.text())?,
-                q: private(members.q.text())?,
-                dp: private(members.dp.text())?,
-                dq: private(members.dq.text())?,
-                qi: private(members.qi.text())?,
+                n: members.bytes("n")?,
+                e: members.bytes("e")?,
+                d: members.private("d")?,
+                p: members.private("p")?,
+                q: members.private("q")?,
+                dp: members.private("dp")?,
+                dq: members.private("dq")?,
+                qi: members.private("qi")?,
             })),
         };
         Ok((parts, algorithm))

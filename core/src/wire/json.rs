@@ -1,4 +1,4 @@
-//! JSON from servers, read no further than somebody asks.
+//! JSON from outside, read no further than somebody asks.
 //!
 //! serde_json takes a list or an object apart into texts that it has checked; each is converted where it is wanted. What
 //! nobody looks at costs nothing more, and however odd it is (`1e999`, brackets without end), it spoils nothing else.
@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use super::object::Name;
 use crate::error::WhyBad;
 use crate::exchange::Unread;
 
@@ -77,6 +77,18 @@ impl<'a> Value<'a> {
             _ => None,
         }
     }
+
+    fn is_unambiguous(self, depth: u8) -> bool {
+        match (self.0.as_bytes().first(), depth.checked_sub(1)) {
+            (Some(b'{' | b'['), None) => false,
+            (Some(b'{'), Some(depth)) => self.object().is_some_and(|object| object.is_unambiguous(depth)),
+            (Some(b'['), Some(depth)) => {
+                self.list().is_some_and(|items| items.into_iter().all(|item| item.is_unambiguous(depth)))
+            }
+            (Some(b'"'), _) => self.text().is_some(),
+            _ => true,
+        }
+    }
 }
 
 /// The members of an object. Of two that have one name the later counts.
@@ -91,6 +103,11 @@ impl<'a> Members<'a> {
             Ok(_) => Err(WhyBad::NotAnObject),
             Err(error) => Err(WhyBad::NotJson { line: error.line(), column: error.column() }),
         }
+    }
+
+    /// Those of an object that [says everything once](Self::says_everything_once).
+    pub(crate) fn of_once(json: &'a [u8]) -> Result<Self, WhyBad> {
+        Some(Self::of(json)?).filter(Self::says_everything_once).ok_or(WhyBad::NotAnObject)
     }
 
     /// Those of an answer, of which none lacks `wanted`. One with an `error` instead is a refusal, whatever its status.
@@ -112,6 +129,19 @@ impl<'a> Members<'a> {
     /// Whether a member is there, be it `null`.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(own, _)| own == name)
+    }
+
+    /// Whether neither this nor any object in it has a member twice (RFC 7515 §4, RFC 7519 §4), all texts are Unicode, and
+    /// nothing is nested deeper than 32 levels.
+    pub(crate) fn says_everything_once(&self) -> bool {
+        self.is_unambiguous(32)
+    }
+
+    fn is_unambiguous(&self, depth: u8) -> bool {
+        let mut names: Vec<&str> = self.0.iter().map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        names.windows(2).all(|pair| pair.first() != pair.last())
+            && self.0.iter().all(|(_, value)| value.is_unambiguous(depth))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Value<'a>)> {
@@ -163,6 +193,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
         deserializer.deserialize_any(PartsVisitor)
     }
 }
+
+/// A member's name, which needs no copy unless it is spelled with escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// It takes whatever stands there. So no message has to be made of what it would rather have, which is most of what
 /// serde_json weighs in a browser.
@@ -222,4 +257,63 @@ fn not_json_after(json: &[u8], good: usize) -> WhyBad {
     let mut lines = before.split(|&byte| byte == b'\n');
     let column = lines.next_back().map_or(0, <[u8]>::len);
     WhyBad::NotJson { line: lines.count().saturating_add(1), column: column.saturating_add(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says_everything_once(json: &str) -> bool {
+        Members::of_once(json.as_bytes()).is_ok()
+    }
+
+    #[test]
+    fn a_member_that_stands_twice_is_found_at_any_depth() {
+        for json in [r#"{"a":1,"b":[{"a":{"a":null}},true,-1,0.5,"x"]}"#, "{}", r#"{"a":1e999}"#] {
+            assert!(says_everything_once(json), "{json}");
+        }
+        for json in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":[{"b":{"c":1,"\u0063":2}}]}"#,
+            r#"{"a":["\ud800"]}"#,
+            "{",
+            "",
+            "[]",
+            r#"{"a":1}x"#,
+        ] {
+            assert!(!says_everything_once(json), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_of_brackets_is_refused() {
+        let nested = |depth| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert!(says_everything_once(&nested(32)));
+        assert!(!says_everything_once(&nested(33)));
+        assert!(!says_everything_once(&nested(1_000_000)));
+    }
+
+    #[test]
+    fn what_is_odd_spoils_nothing_else() {
+        let json = format!(
+            r#"{{"odd":1e999,"deep":{}{},"good":"ü\n","n":"12.5"}}"#,
+            "[".repeat(500),
+            "]".repeat(500)
+        );
+        let members = Members::of(json.as_bytes()).unwrap_or_else(|_| panic!("it is JSON"));
+        assert_eq!(members.text("good").as_deref(), Some("ü\n"));
+        assert_eq!(members.seconds("n"), Some(Duration::from_millis(12_500)));
+        assert!(members.get("odd").is_some_and(|odd| odd.number().is_none()));
+        assert!(members.get("deep").is_some_and(|deep| deep.list().is_some()));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_by_their_place() {
+        let not_json = |json: &[u8]| match Members::of(json) {
+            Err(WhyBad::NotJson { line, column }) => (line, column),
+            _ => panic!("it is JSON"),
+        };
+        assert_eq!(not_json(b"\xff"), (1, 1));
+        assert_eq!(not_json(b"{\n \"a\":\"\xff\"}"), (2, 7));
+    }
 }

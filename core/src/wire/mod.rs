@@ -6,7 +6,5 @@ pub(crate) mod fields;
 pub(crate) mod http_date;
 pub(crate) mod json;
 pub(crate) mod members;
-pub(crate) mod object;
 pub(crate) mod refusal;
 pub(crate) mod retry_after;
-pub(crate) mod unique;

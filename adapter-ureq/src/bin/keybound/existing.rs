@@ -47,7 +47,7 @@ pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
     let said = ready.transport.run(ready.client.introspect(token, options.hint())?)?;
     let shown = json!({
         "active": said.is_active(),
-        "scope": said.scope().as_ref().map(Scope::as_str),
+        "scope": said.scope().map(Scope::as_str),
         "expires_at": said.expires_at().map(UnixTime::as_secs),
         "jkt": said.jkt(),
         "client_id": said.text("client_id"),
