@@ -5,7 +5,7 @@ use std::fs;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
-use keybound_core::dpop::Nonce;
+use keybound_core::dpop::{Nonce, Policy, Proof};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
     Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Grant, Origins, Outgoing, Received, Secret,
@@ -95,6 +95,30 @@ impl Subject {
     pub fn authorized_in(&self, ambient: Ambient) -> Result<Authorized, Error> {
         let call = self.token.authorize(&self.method, &self.uri)?;
         call.prepare(&self.origins, ambient)?.finish(|request| self.key.sign(request))
+    }
+
+    /// The same proof from its parts, which hashes the access token each time.
+    ///
+    /// # Errors
+    /// None.
+    pub fn proof(&self) -> Result<Proof, Error> {
+        Proof::build(self.key.public(), &self.method, &self.uri)?
+            .nonce(&self.nonce)
+            .access_token(self.token.access_token())
+            .prepare(self.ambient())
+            .finish(|request| self.key.sign(request))
+    }
+
+    /// All that a resource server knows of such a proof.
+    ///
+    /// # Errors
+    /// None.
+    pub fn policy(&self) -> Outcome<Policy> {
+        Ok(Policy::default()
+            .method(self.method.as_str())
+            .url(&self.uri.to_string())?
+            .nonce(self.nonce.clone())
+            .access_token(self.token.access_token()))
     }
 
     /// As drivers make it: the system's time, and entropy that is fresh for each `jti`.

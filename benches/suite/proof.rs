@@ -3,9 +3,8 @@
 use std::hint::black_box;
 
 use keybound_benches::{Case, Limit, Outcome, RingKey, Subject, Work, again};
-use keybound_core::dpop::Proof;
 use keybound_core::jose::Algorithm;
-use keybound_core::{Ambient, Error, UnixTime};
+use keybound_core::{Ambient, UnixTime};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -21,7 +20,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     // What a driver does, who reads the clock and draws 16 random bytes.
     let driver = again(|| Ok(subject.authorized()?));
     // From the parts, which hashes the access token each time.
-    let parts = again(|| Ok(built(subject)?));
+    let parts = again(|| Ok(subject.proof()?));
     Ok(vec![
         case(", time and entropy given", core)?.at_most(limit(6_000)),
         case(" of a Token", driver)?.at_most(limit(6_500)),
@@ -29,17 +28,9 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     ])
 }
 
-fn built(subject: &Subject) -> Result<Proof, Error> {
-    Proof::build(subject.key.public(), &subject.method, &subject.uri)?
-        .nonce(&subject.nonce)
-        .access_token(subject.token.access_token())
-        .prepare(subject.ambient())
-        .finish(|request| subject.key.sign(request))
-}
-
 fn floor<'a>(subject: &Subject) -> Outcome<Work<'a>> {
     let ring = RingKey::new(&subject.key)?;
-    let proof = built(subject)?;
+    let proof = subject.proof()?;
     let (message, _) = proof.as_str().rsplit_once('.').ok_or("a JWS has dots")?;
     let message = message.as_bytes().to_vec();
     Ok(again(move || {

@@ -3,16 +3,11 @@
 
 use http::HeaderMap;
 use keybound_benches::{Case, Limit, Outcome, RingKey, Subject, again, now};
-use keybound_core::dpop::Policy;
 use keybound_core::jose::{Algorithm, Signature};
 use serde::Deserialize;
 
 pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
-    let policy = Policy::default()
-        .method(subject.method.as_str())
-        .url(&subject.uri.to_string())?
-        .nonce(subject.nonce.clone())
-        .access_token(subject.token.access_token());
+    let policy = subject.policy()?;
     let (ring, algorithm) = (RingKey::new(&subject.key)?, subject.key.public().algorithm());
     let (mut message, mut signature) = (Vec::new(), Vec::new());
     let call = subject.token.authorize(&subject.method, &subject.uri)?;
