@@ -5,6 +5,7 @@ mod asking;
 mod case;
 mod count;
 mod floor;
+mod responder;
 mod subject;
 
 use std::env;
@@ -16,9 +17,10 @@ use case::Row;
 use serde_json::{Value, json};
 
 pub use asking::Asking;
-pub use case::{Case, Spent, Work, again, by_threads, each};
+pub use case::{Case, Spent, Work, again, by_threads, each, percentile_by_threads};
 pub use count::Limit;
 pub use floor::RingKey;
+pub use responder::Responder;
 pub use subject::{Subject, now};
 
 /// What may go wrong where nothing is handled: a benchmark that can't go on says why, and ends.
