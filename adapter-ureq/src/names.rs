@@ -1,7 +1,7 @@
 //! Which hosts' names have been found lately.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Uri;
@@ -12,7 +12,7 @@ use http::uri::Authority;
 /// for a name that was found a moment ago.
 #[derive(Default)]
 pub(crate) struct Names {
-    /// The one found last stands last.
+    /// The newest name stands last.
     found: Mutex<VecDeque<(Authority, Instant)>>,
 }
 
@@ -23,7 +23,7 @@ impl Names {
     /// Its server has answered.
     pub(crate) fn found(&self, uri: &Uri) {
         let Some(name) = uri.authority() else { return };
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.lock();
         match found.iter_mut().rev().find(|(known, _)| known == name) {
             Some((_, at)) => *at = Instant::now(),
             None => {
@@ -35,9 +35,18 @@ impl Names {
         }
     }
 
-    pub(crate) fn were_found_lately(&self, uri: &Uri) -> bool {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Its server has not, and perhaps because nobody knew where it is.
+    pub(crate) fn lost(&self, uri: &Uri) {
+        self.lock().retain(|(known, _)| Some(known) != uri.authority());
+    }
+
+    pub(crate) fn was_found_lately(&self, uri: &Uri) -> bool {
+        let found = self.lock();
         let at = found.iter().rev().find(|(known, _)| Some(known) == uri.authority()).map(|(_, at)| at);
         at.is_some_and(|at| at.elapsed() < Self::LATELY)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Authority, Instant)>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

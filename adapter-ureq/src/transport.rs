@@ -221,20 +221,21 @@ impl Transport {
     /// Waits for the turn to call a server with a proof, for half of what is left of the budget; then it goes all the
     /// same: whoever is ahead may hang.
     fn take_turn(&self, uri: &Uri, clock: &Clock) -> Result<TakenTurn<'_>, Error> {
-        let reserve = clock.left() / 2;
+        let mut reserve = None;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let left = clock.left().saturating_sub(reserve);
-            match queue.turns.take(Role::ResourceServer, uri)? {
-                Turn::Go(pass) => return Ok(TakenTurn { transport: self, pass: Some(pass) }),
-                Turn::Wait if left.is_zero() => return Ok(TakenTurn { transport: self, pass: None }),
-                Turn::Wait => {
-                    queue.waiting += 1;
-                    let woken = self.turn_ended.wait_timeout(queue, left);
-                    queue = woken.unwrap_or_else(PoisonError::into_inner).0;
-                    queue.waiting -= 1;
-                }
+            if let Turn::Go(pass) = queue.turns.take(Role::ResourceServer, uri)? {
+                return Ok(TakenTurn { transport: self, pass: Some(pass) });
             }
+            let left = clock.left();
+            let left = left.saturating_sub(*reserve.get_or_insert(left / 2));
+            if left.is_zero() {
+                return Ok(TakenTurn { transport: self, pass: None });
+            }
+            queue.waiting += 1;
+            let woken = self.turn_ended.wait_timeout(queue, left);
+            queue = woken.unwrap_or_else(PoisonError::into_inner).0;
+            queue.waiting -= 1;
         }
     }
 
@@ -279,7 +280,10 @@ impl Transport {
         };
         match &answer {
             Ok(_) => self.names.found(&uri),
-            Err(cause) => self.tell(Event::Lost { uri: &uri, cause }),
+            Err(cause) => {
+                self.names.lost(&uri);
+                self.tell(Event::Lost { uri: &uri, cause });
+            }
         }
         answer
     }
@@ -294,7 +298,7 @@ impl Transport {
         let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
         // Shorter than the rest, so that it is known when nothing was sent.
         let connecting = left - left / 16;
-        let is_known = self.names.were_found_lately(request.uri());
+        let is_found = self.names.was_found_lately(request.uri());
         let config = self
             .agent
             .configure_request(request)
@@ -302,7 +306,7 @@ impl Transport {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
-            .timeout_resolve((!is_known).then_some(connecting))
+            .timeout_resolve((!is_found).then_some(connecting))
             .timeout_connect(Some(connecting));
         let config = match extent {
             // On a connection of its own: one from the pool may be dead, and the request then lost in doubt.

@@ -59,7 +59,8 @@ impl Origins {
 
     /// Learns from any response: its nonce, if it has one.
     pub(crate) fn hear(&mut self, role: Role, target: &Target<'_>, headers: &HeaderMap, now: UnixTime) {
-        if let Some(nonce) = Nonce::of(headers) {
+        let known = self.known(role, target).and_then(|known| known.nonce.as_ref());
+        if let Some(nonce) = Nonce::of_server_with(known, headers) {
             self.note(role, target, now, |known| known.nonce = Some(nonce));
         }
     }
