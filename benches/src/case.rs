@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::{Limit, Outcome};
 
 const PAIRS: u32 = 241;
+const ROUNDS: u32 = 41;
 const BATCH: Duration = Duration::from_millis(1);
 
 /// What so many times took together.
@@ -94,6 +95,31 @@ fn spent(work: impl FnOnce() -> Outcome) -> Outcome<Spent> {
         time = began.elapsed();
     });
     outcome.map(|()| Spent { time, allocations: counted.count_total, bytes: counted.bytes_total })
+}
+
+/// Nanoseconds for one time of each: the median of batches that are done in turns.
+///
+/// # Errors
+/// Those of the work.
+pub fn in_turns(works: &[Work<'_>]) -> Outcome<Vec<f64>> {
+    let times = works.iter().map(times_in_a_batch).collect::<Outcome<Vec<_>>>()?;
+    let mut batches = vec![Vec::new(); works.len()];
+    for _ in 0..ROUNDS {
+        for ((work, times), batches) in works.iter().zip(&times).zip(&mut batches) {
+            batches.push(batch(work, *times)?);
+        }
+    }
+    Ok(batches.into_iter().map(|batches| median(batches.into_iter())).collect())
+}
+
+/// What is made, and how many bytes it holds.
+///
+/// # Errors
+/// Those of the work.
+pub fn held<T>(make: impl FnOnce() -> Outcome<T>) -> Outcome<(f64, T)> {
+    let mut made = Err("nothing was made".into());
+    let counted = allocation_counter::measure(|| made = make());
+    Ok((i32::try_from(counted.bytes_current)?.into(), made?))
 }
 
 /// Our way of doing something, beside the least that anybody must do for it.

@@ -5,6 +5,7 @@ mod asking;
 mod case;
 mod count;
 mod floor;
+mod many;
 mod responder;
 mod subject;
 
@@ -17,9 +18,10 @@ use case::Row;
 use serde_json::{Value, json};
 
 pub use asking::Asking;
-pub use case::{Case, Spent, Work, again, by_threads, each, percentile_by_threads};
+pub use case::{Case, Spent, Work, again, by_threads, each, held, in_turns, percentile_by_threads};
 pub use count::Limit;
 pub use floor::RingKey;
+pub use many::{People, Servers};
 pub use responder::Responder;
 pub use subject::{Subject, now};
 

@@ -2,6 +2,7 @@
 //! as many bytes: the same headers, made once. The server runs in this process, and has to share its processors.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use http::{HeaderMap, Request, Uri};
 use keybound_benches::{Case, Outcome, Responder, RingKey, Subject, Work, by_threads, percentile_by_threads};
@@ -16,7 +17,7 @@ type Call<'a> = Box<dyn Fn() -> Outcome<Vec<u8>> + Sync + 'a>;
 /// How calls are measured.
 type How = for<'a> fn(Call<'a>) -> Work<'a>;
 
-pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 3]> {
+pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
     let uri: Uri = Responder::start()?.url("/v1/accounts/0123456789/transfers").parse()?;
     let by_session = |how: How| -> Outcome<_> {
         let (session, uri) = (session(subject)?, uri.clone());
@@ -25,8 +26,9 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 3]> {
             Ok(session.run(request)?.body_mut().read_to_vec()?)
         })))
     };
-    let by_hand = |how: How| -> Outcome<_> {
-        let (agent, uri) = (ureq::Agent::new_with_defaults(), uri.clone());
+    let by_hand = |how: How, limit: Option<Duration>| -> Outcome<_> {
+        let config = ureq::Agent::config_builder().timeout_global(limit).build();
+        let (agent, uri) = (config.new_agent(), uri.clone());
         let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);
         let mut headers = HeaderMap::new();
         subject.authorized()?.headers.apply(&mut headers);
@@ -39,14 +41,17 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 3]> {
             Ok(agent.run(request)?.body_mut().read_to_vec()?)
         })))
     };
-    let case = |name: &str, how: How| -> Outcome<_> {
-        Ok(Case::new("loopback", format!("{name}, {THREADS} threads"), by_session(how)?)
-            .beside(by_hand(how)?))
+    let case = |name: &str, how: How, limit| -> Outcome<_> {
+        let name = format!("{name}, {THREADS} threads");
+        Ok(Case::new("loopback", name, by_session(how)?).beside(by_hand(how, limit)?))
     };
+    let whole: How = |call| by_threads(THREADS, call);
     Ok([
-        case("a call", |call| by_threads(THREADS, call))?,
-        case("a call's median", |call| percentile_by_threads(THREADS, 50, call))?,
-        case("a call's 99th percentile", |call| percentile_by_threads(THREADS, 99, call))?,
+        case("a call", whole, None)?,
+        case("a call's median", |call| percentile_by_threads(THREADS, 50, call), None)?,
+        case("a call's 99th percentile", |call| percentile_by_threads(THREADS, 99, call), None)?,
+        // As long as a session's may.
+        case("a call that may take 30 s", whole, Some(Duration::from_secs(30)))?,
     ])
 }
 
