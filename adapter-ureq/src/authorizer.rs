@@ -75,8 +75,7 @@ impl Middleware for Authorizer {
 impl Authorizer {
     fn is_for(&self, uri: &Uri) -> bool {
         let place = |url: &Endpoint| (url.uri().scheme().cloned(), url.uri().authority().cloned());
-        endpoint(&uri.to_string())
-            .is_ok_and(|url| self.origins.iter().any(|origin| place(origin) == place(&url)))
+        Endpoint::of(uri).is_ok_and(|url| self.origins.iter().any(|origin| place(origin) == place(&url)))
     }
 
     fn authorize(
@@ -88,7 +87,7 @@ impl Authorizer {
         let clock = Clock::start(transport.time());
         let (head, body) = request.into_parts();
         let (kept, mut streamed) = read(body)?;
-        let request = Repeatable::new(&configured(head), &kept).map_err(Error::from)?;
+        let request = Repeatable::new(configured(head), &kept).map_err(Error::from)?;
         let token = self.session.token_by(&clock).map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let is_kept = streamed.is_none();
 

@@ -26,6 +26,7 @@ mod error;
 mod event;
 #[cfg(feature = "log")]
 mod log;
+mod names;
 mod pool;
 mod renewal;
 mod replay;

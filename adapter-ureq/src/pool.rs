@@ -41,8 +41,8 @@ impl<K: Clone + Eq + Hash> Pool<K> {
         let now = sessions.uses;
         if let Some((session, last)) = sessions.by_key.get_mut(key) {
             let (session, last) = (session.clone(), std::mem::replace(last, now));
-            sessions.by_use.remove(&last);
-            sessions.by_use.insert(now, key.clone());
+            let key = sessions.by_use.remove(&last).unwrap_or_else(|| key.clone());
+            sessions.by_use.insert(now, key);
             sessions.close_down_to(self.bound);
             return session;
         }

@@ -167,7 +167,7 @@ impl Session {
     pub fn run<B: AsRef<[u8]>>(&self, request: Request<B>) -> Result<Response<ureq::Body>, Arc<Error>> {
         let (head, body) = request.into_parts();
         let clock = Clock::start(self.0.transport.time());
-        let request = Repeatable::new(&head, body.as_ref()).map_err(Error::from)?;
+        let request = Repeatable::new(head, body.as_ref()).map_err(Error::from)?;
         let send = |token: &Token| {
             let call = request.call(token, clock.left())?;
             self.0.transport.perform(call, &request, &clock)

@@ -17,6 +17,7 @@ use ureq::Timeout;
 
 use crate::clock::Clock;
 use crate::event::{Event, Reason};
+use crate::names::Names;
 use crate::{Error, Signer};
 
 /// Performs exchanges and calls: sends what the core makes, shows it what comes back, waits when it says so.
@@ -27,13 +28,21 @@ pub struct Transport {
     agent: ureq::Agent,
     signer: Option<Box<dyn Signer>>,
     origins: Mutex<Origins>,
-    turns: Mutex<Turns>,
+    queue: Mutex<Queue>,
     turn_ended: Condvar,
+    names: Names,
     budget: Duration,
     observer: Option<Observer>,
 }
 
 type Observer = Box<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// Who may send a proof, and how many wait for that.
+#[derive(Default)]
+struct Queue {
+    turns: Turns,
+    waiting: usize,
+}
 
 impl Default for Transport {
     fn default() -> Self {
@@ -53,8 +62,9 @@ impl Transport {
             agent,
             signer: None,
             origins: Mutex::new(Origins::new()),
-            turns: Mutex::new(Turns::new()),
+            queue: Mutex::default(),
             turn_ended: Condvar::new(),
+            names: Names::default(),
             budget: Duration::from_secs(30),
             observer: None,
         }
@@ -113,7 +123,8 @@ impl Transport {
         let mut exchange = exchange.within(budget);
         thread::sleep(exchange.wait());
         loop {
-            let signing = exchange.prepare(&self.origins(), clock.ambient()?)?;
+            let ambient = clock.ambient()?;
+            let signing = exchange.prepare(&self.origins(), ambient)?;
             let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
             let (received, reason) = match self.exchange_once(request, pending.time_left(clock.now())) {
                 Ok(response) => {
@@ -147,7 +158,7 @@ impl Transport {
         request: Request<B>,
     ) -> Result<Response<ureq::Body>, Error> {
         let (head, body) = request.into_parts();
-        let request = Repeatable::new(&head, body.as_ref())?;
+        let request = Repeatable::new(head, body.as_ref())?;
         let clock = Clock::start(self.budget);
         Ok(self.perform(request.call(token, clock.left())?, &request, &clock)?.response)
     }
@@ -176,7 +187,8 @@ impl Transport {
             if turn.is_none() && call.is_bound() {
                 turn = Some(self.take_turn(request.uri(), clock)?);
             }
-            let signing = call.prepare(&self.origins(), clock.ambient()?)?;
+            let ambient = clock.ambient()?;
+            let signing = call.prepare(&self.origins(), ambient)?;
             let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
             let response = match send(request.with(headers), clock.left()) {
                 Ok(response) => response,
@@ -209,18 +221,21 @@ impl Transport {
     /// Waits for the turn to call a server with a proof, for half of what is left of the budget; then it goes all the
     /// same: whoever is ahead may hang.
     fn take_turn(&self, uri: &Uri, clock: &Clock) -> Result<TakenTurn<'_>, Error> {
-        let reserve = clock.left() / 2;
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reserve = None;
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let left = clock.left().saturating_sub(reserve);
-            match turns.take(Role::ResourceServer, uri)? {
-                Turn::Go(pass) => return Ok(TakenTurn { transport: self, pass: Some(pass) }),
-                Turn::Wait if left.is_zero() => return Ok(TakenTurn { transport: self, pass: None }),
-                Turn::Wait => {
-                    let woken = self.turn_ended.wait_timeout(turns, left);
-                    turns = woken.unwrap_or_else(PoisonError::into_inner).0;
-                }
+            if let Turn::Go(pass) = queue.turns.take(Role::ResourceServer, uri)? {
+                return Ok(TakenTurn { transport: self, pass: Some(pass) });
             }
+            let left = clock.left();
+            let left = left.saturating_sub(*reserve.get_or_insert(left / 2));
+            if left.is_zero() {
+                return Ok(TakenTurn { transport: self, pass: None });
+            }
+            queue.waiting += 1;
+            let woken = self.turn_ended.wait_timeout(queue, left);
+            queue = woken.unwrap_or_else(PoisonError::into_inner).0;
+            queue.waiting -= 1;
         }
     }
 
@@ -263,7 +278,14 @@ impl Transport {
         } else {
             self.agent.run(self.configured(Request::from_parts(head, ()), left, extent))
         };
-        answer.inspect_err(|cause| self.tell(Event::Lost { uri: &uri, cause }))
+        match &answer {
+            Ok(_) => self.names.found(&uri),
+            Err(cause) => {
+                self.names.lost(&uri);
+                self.tell(Event::Lost { uri: &uri, cause });
+            }
+        }
+        answer
     }
 
     fn configured<B: ureq::AsSendBody>(
@@ -274,7 +296,9 @@ impl Transport {
     ) -> Request<B> {
         // Plain http stays on this machine: no proxy from the environment gets to see it.
         let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
+        // Shorter than the rest, so that it is known when nothing was sent.
         let connecting = left - left / 16;
+        let is_found = self.names.was_found_lately(request.uri());
         let config = self
             .agent
             .configure_request(request)
@@ -282,8 +306,7 @@ impl Transport {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
-            // Shorter than the rest, so that it is known when nothing was sent.
-            .timeout_resolve(Some(connecting))
+            .timeout_resolve((!is_found).then_some(connecting))
             .timeout_connect(Some(connecting));
         let config = match extent {
             // On a connection of its own: one from the pool may be dead, and the request then lost in doubt.
@@ -347,10 +370,14 @@ impl TakenTurn<'_> {
 
     fn give_back(&mut self, outcome: Outcome) {
         if let Some(pass) = self.pass.take() {
-            let mut turns = self.transport.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.give_back(pass, outcome);
-            drop(turns);
-            self.transport.turn_ended.notify_all();
+            let mut queue = self.transport.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.turns.give_back(pass, outcome);
+            let somebody_waits = queue.waiting > 0;
+            drop(queue);
+            // A system call, even where nobody does.
+            if somebody_waits {
+                self.transport.turn_ended.notify_all();
+            }
         }
     }
 }
@@ -376,10 +403,9 @@ pub(crate) struct Repeatable<'a> {
 }
 
 impl<'a> Repeatable<'a> {
-    pub(crate) fn new(head: &request::Parts, body: &'a [u8]) -> Result<Self, Misuse> {
-        let mut head = head.clone();
+    pub(crate) fn new(mut head: request::Parts, body: &'a [u8]) -> Result<Self, Misuse> {
         // What the proof names is what goes over the wire.
-        head.uri = endpoint(&head.uri.to_string())?.uri().clone();
+        head.uri = Endpoint::of(&head.uri)?.uri().clone();
         Ok(Self { head, body })
     }
 

@@ -14,7 +14,10 @@ use keybound_ureq::{
     Client, ClientAuth, CoreError, Endpoint, Error, Event, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token,
     Transport, WhyBad,
 };
-use ureq::http;
+use ureq::config::Config;
+use ureq::http::{self, Uri};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 const TOKEN: &str = r#"{"access_token":"abc","token_type":"Bearer","expires_in":60}"#;
 
@@ -257,6 +260,49 @@ fn a_call_sends_the_body_again_after_a_challenge_and_delivers_every_status() {
         assert!(call.ends_with("\r\n\r\nthe body"));
     }
     assert_ne!(calls[0], calls[1]);
+}
+
+/// Notes whether a look-up may take only so long, for which ureq starts a thread.
+#[derive(Debug, Default)]
+struct LookUps {
+    limited: Arc<Mutex<Vec<bool>>>,
+    resolver: DefaultResolver,
+}
+
+impl Resolver for LookUps {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        self.limited.lock().unwrap().push(!timeout.after.is_not_happening());
+        self.resolver.resolve(uri, config, timeout)
+    }
+}
+
+#[test]
+fn a_name_is_looked_up_within_the_budget_unless_its_server_has_just_answered() {
+    let ok = || answer("200 OK", "");
+    let (token_url, _) = server(vec![answer("200 OK", TOKEN), answer("200 OK", TOKEN)]);
+    let (url, _) = server(vec![ok(), ok(), None, ok()]);
+    let look_ups = LookUps::default();
+    let limited = Arc::clone(&look_ups.limited);
+    let agent = ureq::Agent::with_parts(Config::default(), DefaultConnector::default(), look_ups);
+    let transport = Transport::with_agent(agent);
+    let token = || transport.run(client(&token_url).token(Grant::client_credentials()).unwrap()).unwrap();
+    let call = |token| {
+        let request = http::Request::post(&url).body("").unwrap();
+        transport.call(token, request).map(|response| response.status().as_u16())
+    };
+    // What may use something up is always limited.
+    token();
+    let token = token();
+    assert_eq!(call(&token).unwrap(), 200);
+    assert_eq!(call(&token).unwrap(), 200);
+    assert!(call(&token).is_err());
+    assert_eq!(call(&token).unwrap(), 200);
+    assert_eq!(*limited.lock().unwrap(), [true, true, true, false, false, true]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::{Limit, Outcome};
 
 const PAIRS: u32 = 241;
+const ROUNDS: u32 = 41;
 const BATCH: Duration = Duration::from_millis(1);
 
 /// What so many times took together.
@@ -27,7 +28,7 @@ pub type Work<'a> = Box<dyn Fn(u32) -> Outcome<Spent> + 'a>;
 
 /// The same again and again. What it makes is dropped on its own time, and can't be optimised away.
 pub fn again<'a, T>(work: impl Fn() -> Outcome<T> + 'a) -> Work<'a> {
-    Box::new(move |times| spent(|| (0..times).try_for_each(|_| work().map(|made| drop(black_box(made))))))
+    Box::new(move |times| spent(|| (0..times).try_for_each(|_| done(&work))))
 }
 
 /// Something that uses up what is made for it beforehand, which doesn't count.
@@ -42,25 +43,47 @@ pub fn each<'a, I, T>(make: impl Fn() -> Outcome<I> + 'a, work: impl Fn(I) -> Ou
 /// in the same moment.
 pub fn by_threads<'a, T>(threads: usize, work: impl Fn() -> Outcome<T> + Sync + 'a) -> Work<'a> {
     Box::new(move |times| {
-        let ready = Barrier::new(threads);
-        let one = || {
-            ready.wait();
-            let done = spent(|| (0..times * 10).try_for_each(|_| work().map(|made| drop(black_box(made)))));
-            done.map_err(|error| error.to_string())
-        };
-        let all = thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
-            running.into_iter().map(|one| one.join().map_err(|_| "a thread panicked")).collect::<Vec<_>>()
-        });
-        let mut slowest = Spent::default();
-        for one in all {
-            let one = one??;
-            if one.time > slowest.time {
-                slowest = one;
-            }
-        }
-        let Spent { time, allocations, bytes } = slowest;
+        let all = at_once(threads, || spent(|| (0..times * 10).try_for_each(|_| done(&work))))?;
+        let Spent { time, allocations, bytes } =
+            all.into_iter().max_by_key(|one| one.time).unwrap_or_default();
         Ok(Spent { time: time / 10, allocations: allocations / 10, bytes: bytes / 10 })
+    })
+}
+
+/// The same again, but what counts is the time that so many percent of all stay below.
+pub fn percentile_by_threads<'a, T>(
+    threads: usize,
+    percent: usize,
+    work: impl Fn() -> Outcome<T> + Sync + 'a,
+) -> Work<'a> {
+    Box::new(move |times| {
+        let timed = |_| {
+            let began = Instant::now();
+            done(&work).map(|()| began.elapsed())
+        };
+        let all = at_once(threads, || (0..times * 10).map(timed).collect::<Outcome<Vec<_>>>())?;
+        let mut all = all.concat();
+        all.sort_unstable();
+        let time = all.get(all.len() * percent / 100).copied().unwrap_or_default();
+        Ok(Spent { time: time * times, ..Spent::default() })
+    })
+}
+
+fn done<T>(work: impl Fn() -> Outcome<T>) -> Outcome {
+    work().map(|made| drop(black_box(made)))
+}
+
+/// What each of several threads makes that begin together.
+fn at_once<T: Send>(threads: usize, one: impl Fn() -> Outcome<T> + Sync) -> Outcome<Vec<T>> {
+    let ready = Barrier::new(threads);
+    let one = || {
+        ready.wait();
+        // What goes wrong in a thread can't leave it but as a text.
+        one().map_err(|error| error.to_string())
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        running.into_iter().map(|one| Ok(one.join().map_err(|_| "a thread panicked")??)).collect()
     })
 }
 
@@ -72,6 +95,31 @@ fn spent(work: impl FnOnce() -> Outcome) -> Outcome<Spent> {
         time = began.elapsed();
     });
     outcome.map(|()| Spent { time, allocations: counted.count_total, bytes: counted.bytes_total })
+}
+
+/// Nanoseconds for one time of each: the median of batches that are done in turns.
+///
+/// # Errors
+/// Those of the work.
+pub fn in_turns(works: &[Work<'_>]) -> Outcome<Vec<f64>> {
+    let times = works.iter().map(times_in_a_batch).collect::<Outcome<Vec<_>>>()?;
+    let mut batches = vec![Vec::new(); works.len()];
+    for _ in 0..ROUNDS {
+        for ((work, times), batches) in works.iter().zip(&times).zip(&mut batches) {
+            batches.push(batch(work, *times)?);
+        }
+    }
+    Ok(batches.into_iter().map(|batches| median(batches.into_iter())).collect())
+}
+
+/// What is made, and how many bytes it holds.
+///
+/// # Errors
+/// Those of the work.
+pub fn held<T>(make: impl FnOnce() -> Outcome<T>) -> Outcome<(f64, T)> {
+    let mut made = Err("nothing was made".into());
+    let counted = allocation_counter::measure(|| made = make());
+    Ok((i32::try_from(counted.bytes_current)?.into(), made?))
 }
 
 /// Our way of doing something, beside the least that anybody must do for it.

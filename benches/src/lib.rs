@@ -5,6 +5,8 @@ mod asking;
 mod case;
 mod count;
 mod floor;
+mod many;
+mod responder;
 mod subject;
 
 use std::env;
@@ -16,9 +18,11 @@ use case::Row;
 use serde_json::{Value, json};
 
 pub use asking::Asking;
-pub use case::{Case, Spent, Work, again, by_threads, each};
+pub use case::{Case, Spent, Work, again, by_threads, each, held, in_turns, percentile_by_threads};
 pub use count::Limit;
 pub use floor::RingKey;
+pub use many::{People, Servers};
+pub use responder::Responder;
 pub use subject::{Subject, now};
 
 /// What may go wrong where nothing is handled: a benchmark that can't go on says why, and ends.

@@ -1,5 +1,6 @@
 //! What keybound costs, by itself. `../README.md` says how to run it and how to read it.
 
+mod loopback;
 mod proof;
 mod sharing;
 mod token;
@@ -22,6 +23,7 @@ fn main() -> Outcome {
     cases.extend(token::cases(&asking)?);
     if let Some(subject) = subjects.first() {
         cases.extend(sharing::cases(subject)?);
+        cases.extend(loopback::cases(subject)?);
     }
     // `tmp` in the target folder is the one path there that cargo tells.
     run(cases, &Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("keybound-bench.json"))

@@ -1,33 +1,44 @@
 //! What all threads of a process share: a token, and what is known of servers. Behind the locks that drivers use.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
 
-use http::{HeaderMap, StatusCode, Uri};
-use keybound_benches::{Case, Outcome, RingKey, Subject, again, by_threads, now};
-use keybound_core::{Authorized, Client, ClientAuth, Endpoint, Grant, Origins, Secret};
+use keybound_benches::{Case, Limit, Outcome, People, RingKey, Servers, Subject, again, by_threads};
+use keybound_core::{Client, ClientAuth, Endpoint, Grant, Origins, Secret};
 use keybound_ureq::{Session, Transport};
 
 const THREADS: [usize; 3] = [2, 4, 8];
+const PEOPLE: usize = 1_000;
 
 pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let mut cases = Vec::new();
-    for threads in THREADS {
+    let proofs = |threads| {
         let origins = Mutex::new(subject.origins.clone());
-        let proofs = by_threads(threads, move || {
+        by_threads(threads, move || {
             let call = subject.token.authorize(&subject.method, &subject.uri)?;
             let ambient = subject.ambient();
             let signing = call.prepare(&origins.lock().unwrap_or_else(PoisonError::into_inner), ambient)?;
             Ok(signing.finish(|request| subject.key.sign(request))?)
-        });
+        })
+    };
+    let signatures = |threads| -> Outcome<_> {
         let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);
-        let signatures = by_threads(threads, move || {
+        Ok(by_threads(threads, move || {
             ring.sign(&message, |signature| {
                 black_box(signature);
             })
-        });
-        cases.push(Case::new("sharing", format!("proofs, {threads} threads"), proofs).beside(signatures));
+        }))
+    };
+    for threads in THREADS {
+        cases.push(
+            Case::new("sharing", format!("proofs, {threads} threads"), proofs(threads))
+                .beside(signatures(threads)?),
+        );
     }
+    // By the other core, where there is one: what ring reaches is all that the machine has.
+    cases.push(Case::new("sharing", "proofs, 2 threads beside 1", proofs(2)).beside(proofs(1)));
+    cases.push(Case::new("sharing", "signatures, 2 threads beside 1", signatures(2)?).beside(signatures(1)?));
     let session = session(subject)?;
     for threads in THREADS {
         let work = |threads| {
@@ -39,22 +50,27 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
                 .beside(work(1)),
         );
     }
-    let crowded = crowded(subject)?;
-    let ambient = || subject.ambient();
+    let (one, all) = (Servers::known_to(subject, 1)?, Servers::known_to(subject, Origins::CAPACITY)?);
+    let in_turn = in_turn(Origins::CAPACITY);
     cases.push(
         Case::new(
             "sharing",
-            format!("a nonce among {}", Origins::CAPACITY),
-            again(move || {
-                Ok(subject.token.authorize(&subject.method, &subject.uri)?.prepare(&crowded, ambient())?)
-            }),
+            format!("a call unsigned, of {} servers in turn", Origins::CAPACITY),
+            again(move || all.call(subject, in_turn())),
         )
-        .beside(again(move || {
-            Ok(subject
-                .token
-                .authorize(&subject.method, &subject.uri)?
-                .prepare(&subject.origins, ambient())?)
-        })),
+        .beside(again(move || one.call(subject, 0)))
+        .at_most(Limit { instructions: 10_300, allocations: 1 }),
+    );
+    let people = People::with_sessions(subject, PEOPLE)?;
+    let in_turn = self::in_turn(PEOPLE);
+    cases.push(
+        Case::new(
+            "sharing",
+            format!("a token, of {PEOPLE} in a pool"),
+            again(move || people.token(in_turn())),
+        )
+        .beside(again(move || Ok(session.token()?)))
+        .at_most(Limit { instructions: 1_450, allocations: 1 }),
     );
     Ok(cases)
 }
@@ -67,17 +83,8 @@ fn session(subject: &Subject) -> Outcome<Session> {
     Ok(session.token(subject.token.clone()).open())
 }
 
-/// Knows the subject's server, and as many others as it can hold, all heard of later.
-fn crowded(subject: &Subject) -> Outcome<Origins> {
-    let mut origins = subject.origins.clone();
-    let mut headers = HeaderMap::new();
-    headers.insert("dpop-nonce", subject.nonce.as_str().parse()?);
-    for other in 1..Origins::CAPACITY {
-        let uri: Uri = format!("https://api-{other}.example.com/v1/accounts").parse()?;
-        let call = subject.token.authorize(&subject.method, &uri)?;
-        let signing = call.prepare(&origins, subject.ambient())?;
-        let Authorized { pending, .. } = signing.finish(|request| subject.key.sign(request))?;
-        let _ = pending.judge(StatusCode::OK, &headers, &mut origins, now())?;
-    }
-    Ok(origins)
+/// One after the other, and then from the first.
+fn in_turn(count: usize) -> impl Fn() -> usize {
+    let next = Cell::new(0);
+    move || next.replace((next.get() + 1) % count)
 }

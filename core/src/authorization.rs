@@ -62,15 +62,16 @@ impl Client {
     /// isn't absolute or has a fragment, and for plain `http` beyond this machine (RFC 9700 §2.6).
     pub fn authorization(&self, redirect_uri: &str) -> Result<AuthorizationBuilder, Misuse> {
         let endpoint = self
+            .0
             .authorization_endpoint
             .clone()
             .ok_or(Misuse::new("authorization_endpoint", "must be set before anybody can be sent there"))?;
-        let client_id = self.settings.auth.id().ok_or(Misuse::new("client_id", "must be known"))?;
+        let client_id = self.0.settings.auth.id().ok_or(Misuse::new("client_id", "must be known"))?;
         let redirect_uri = checked_redirect_uri(redirect_uri)?;
         let mut fields = Fields::of("response_type", "code")
             .and("client_id", client_id.to_owned())
             .and("redirect_uri", redirect_uri.clone());
-        if let Some(key) = &self.key {
+        if let Some(key) = &self.0.key {
             fields = fields.and("dpop_jkt", key.thumbprint().to_owned());
         }
         Ok(AuthorizationBuilder { client: self.clone(), endpoint, redirect_uri, fields, scope: None })
@@ -145,13 +146,13 @@ impl AuthorizationBuilder {
     /// `Misuse` without a [pushed authorization request endpoint](Client::pushed_authorization_request_endpoint), or if a
     /// further parameter is one that the request has by itself.
     pub fn push(self, entropy: [u8; 32]) -> Result<Exchange<AuthorizationRequest>, Misuse> {
-        let pushed_to = self.client.pushed_authorization_request_endpoint.clone();
+        let pushed_to = self.client.0.pushed_authorization_request_endpoint.clone();
         let pushed_to =
             pushed_to.ok_or(Misuse::new("pushed_authorization_request_endpoint", "must be set for this"))?;
         let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
         let (fields, pending) = self.finish(entropy)?;
         let client_id = fields.get("client_id").unwrap_or_default().to_owned();
-        let ask = client.ask(pushed_to, fields, client.key.as_ref(), Repeat::Freely);
+        let ask = client.ask(pushed_to, fields, client.0.key.as_ref(), Repeat::Freely);
         Ok(Exchange::new(ask, move |success| {
             let members = Members::of_answer(success.body, "request_uri")?;
             let reference = members.required_text("request_uri")?.into_owned();
@@ -167,8 +168,8 @@ impl AuthorizationBuilder {
         let pending = PendingAuthorization(Kept {
             seed: Seed(Zeroizing::new(entropy)),
             redirect_uri,
-            issuer: client.issuer.map(|issuer| issuer.as_str().to_owned()),
-            iss_required: client.iss_in_redirects,
+            issuer: client.0.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
+            iss_required: client.0.iss_in_redirects,
             openid: scope.as_ref().is_some_and(|scope| scope.iter().any(|token| token == "openid")),
         });
         if let Some(scope) = scope {

@@ -26,7 +26,11 @@ use crate::wire::refusal::Secrets;
 /// It performs nothing: [`token`](Self::token), [`revoke`](Self::revoke) and the like make an [`Exchange`] each.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Client {
+pub struct Client(pub(crate) Arc<Parts>);
+
+/// Shared by all clones: a session for each person has one.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
     token_endpoint: Endpoint,
     pub(crate) revocation_endpoint: Option<Endpoint>,
     pub(crate) authorization_endpoint: Option<Endpoint>,
@@ -51,7 +55,7 @@ impl Client {
             headers: HeaderMap::new(),
             params: Fields::default(),
         };
-        Self {
+        Self(Arc::new(Parts {
             token_endpoint,
             revocation_endpoint: None,
             authorization_endpoint: None,
@@ -65,24 +69,24 @@ impl Client {
             accept_bearer: false,
             expires_in: ExpiresIn::default(),
             scope_required: false,
-        }
+        }))
     }
 
     /// Asks for tokens bound to this key (RFC 9449 §5). An answer with any other token is refused.
     pub fn dpop(mut self, key: PublicJwk) -> Self {
-        self.key = Some(key);
+        self.parts_mut().key = Some(key);
         self
     }
 
     /// The key that its tokens are bound to.
     pub fn key(&self) -> Option<&PublicJwk> {
-        self.key.as_ref()
+        self.0.key.as_ref()
     }
 
     /// Takes a bearer token although a bound one was asked for: for servers that bind the refresh token
     /// alone (RFC 9449 §5).
     pub fn accept_bearer(mut self) -> Self {
-        self.accept_bearer = true;
+        self.parts_mut().accept_bearer = true;
         self
     }
 
@@ -94,13 +98,13 @@ impl Client {
 
     /// How `expires_in` is meant.
     pub fn expires_in(mut self, expires_in: ExpiresIn) -> Self {
-        self.expires_in = expires_in;
+        self.parts_mut().expires_in = expires_in;
         self
     }
 
     /// Refuses to ask for client credentials without a scope, as Moov would.
     pub fn scope_required(mut self) -> Self {
-        self.scope_required = true;
+        self.parts_mut().scope_required = true;
         self
     }
 
@@ -130,45 +134,45 @@ impl Client {
 
     /// Where tokens are revoked (RFC 7009 §2).
     pub fn revocation_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.revocation_endpoint = Some(endpoint);
+        self.parts_mut().revocation_endpoint = Some(endpoint);
         self
     }
 
     /// Where people are sent to authorize this client (RFC 6749 §3.1).
     pub fn authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.authorization_endpoint = Some(endpoint);
+        self.parts_mut().authorization_endpoint = Some(endpoint);
         self
     }
 
     /// Where a device begins (RFC 8628 §3.1).
     pub fn device_authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.device_authorization_endpoint = Some(endpoint);
+        self.parts_mut().device_authorization_endpoint = Some(endpoint);
         self
     }
 
     /// Where authorization requests are pushed to (RFC 9126 §2).
     pub fn pushed_authorization_request_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.pushed_authorization_request_endpoint = Some(endpoint);
+        self.parts_mut().pushed_authorization_request_endpoint = Some(endpoint);
         self
     }
 
     /// Where tokens are introspected (RFC 7662 §2).
     pub fn introspection_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.introspection_endpoint = Some(endpoint);
+        self.parts_mut().introspection_endpoint = Some(endpoint);
         self
     }
 
     /// Who the authorization server is. A redirect that names another is refused (RFC 9207 §2.4): set it wherever the
     /// application talks to more than one.
     pub fn issuer(mut self, issuer: Issuer) -> Self {
-        self.issuer = Some(issuer);
+        self.parts_mut().issuer = Some(issuer);
         self
     }
 
     /// Refuses a redirect that doesn't name its issuer: for servers that always do, which say so by
     /// `authorization_response_iss_parameter_supported` (RFC 9207 §2.3).
     pub fn iss_in_redirects(mut self) -> Self {
-        self.iss_in_redirects = true;
+        self.parts_mut().iss_in_redirects = true;
         self
     }
 
@@ -177,7 +181,7 @@ impl Client {
     /// # Errors
     /// `Misuse` if the grant lacks what this client's server requires.
     pub fn token(&self, grant: Grant) -> Result<Exchange<Token>, Misuse> {
-        self.ask_for_token(grant, self.key.as_ref())
+        self.ask_for_token(grant, self.0.key.as_ref())
     }
 
     /// Asks for a token bound to the key of a proof that somebody else has made for this request, a browser for one: the
@@ -195,7 +199,7 @@ impl Client {
 
     /// A token for this client's key, whose proof is made here only if `proving` is that key.
     fn ask_for_token(&self, grant: Grant, proving: Option<&PublicJwk>) -> Result<Exchange<Token>, Misuse> {
-        if self.scope_required && grant.is_client_credentials() && grant.scope.is_none() {
+        if self.0.scope_required && grant.is_client_credentials() && grant.scope.is_none() {
             return Err(Misuse::new(
                 "scope",
                 "must be given: this server requires it for client_credentials",
@@ -204,7 +208,7 @@ impl Client {
         let (repeat, polling) = (grant.repeat, grant.polling);
         let expected = self.expected(grant.refresh_token.clone());
         let fields = grant.into_fields()?;
-        let ask = self.ask(self.token_endpoint.clone(), fields, proving, repeat);
+        let ask = self.ask(self.0.token_endpoint.clone(), fields, proving, repeat);
         let exchange = Exchange::new(ask, move |success| token::read(success, &expected));
         Ok(match polling {
             Some(polling) => device::poll(exchange, polling),
@@ -236,18 +240,19 @@ impl Client {
     /// `Misuse` without a [revocation endpoint](Self::revocation_endpoint).
     pub fn revoke(&self, token: Secret, hint: Option<TokenTypeHint>) -> Result<Exchange<Revoked>, Misuse> {
         let endpoint = self
+            .0
             .revocation_endpoint
             .clone()
             .ok_or(Misuse::new("revocation_endpoint", "must be set before a token can be revoked"))?;
-        let ask = self.ask(endpoint, revocation::fields(token, hint)?, self.key.as_ref(), Repeat::Freely);
+        let ask = self.ask(endpoint, revocation::fields(token, hint)?, self.0.key.as_ref(), Repeat::Freely);
         Ok(Exchange::new(ask, revocation::read))
     }
 
     fn expected(&self, refresh_token: Option<Secret>) -> Expected {
         Expected {
-            key: self.key.clone(),
-            accept_bearer: self.accept_bearer,
-            expires_in: self.expires_in,
+            key: self.0.key.clone(),
+            accept_bearer: self.0.accept_bearer,
+            expires_in: self.0.expires_in,
             refresh_token,
         }
     }
@@ -260,15 +265,19 @@ impl Client {
         key: Option<&PublicJwk>,
         repeat: Repeat,
     ) -> Ask {
-        let audience = match &self.issuer {
+        let audience = match &self.0.issuer {
             Some(issuer) => issuer.to_string(),
-            None => self.token_endpoint.to_string(),
+            None => self.0.token_endpoint.to_string(),
         };
-        let post = Post::new(&self.settings, fields, key.cloned(), &audience);
+        let post = Post::new(&self.0.settings, fields, key.cloned(), &audience);
         Ask { endpoint, post: Some(post), repeat }
     }
 
+    pub(crate) fn parts_mut(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.0)
+    }
+
     fn settings_mut(&mut self) -> &mut Settings {
-        Arc::make_mut(&mut self.settings)
+        Arc::make_mut(&mut self.parts_mut().settings)
     }
 }

@@ -53,7 +53,7 @@ impl Client {
         &self,
         scope: Option<Scope>,
     ) -> Result<Exchange<DeviceAuthorization>, Misuse> {
-        let endpoint = self.device_authorization_endpoint.clone();
+        let endpoint = self.0.device_authorization_endpoint.clone();
         let endpoint =
             endpoint.ok_or(Misuse::new("device_authorization_endpoint", "must be set for this grant"))?;
         let fields = scope.map_or_else(Fields::default, |scope| Fields::of("scope", scope.0));

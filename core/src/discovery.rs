@@ -92,12 +92,13 @@ impl Metadata {
         let token_endpoint = endpoint("token_endpoint")
             .ok_or(Misuse::new("issuer", "must have a token endpoint; its metadata name none"))?;
         let mut client = Client::new(token_endpoint, auth).issuer(self.0.issuer.clone());
-        client.authorization_endpoint = endpoint("authorization_endpoint");
-        client.revocation_endpoint = endpoint("revocation_endpoint");
-        client.introspection_endpoint = endpoint("introspection_endpoint");
-        client.device_authorization_endpoint = endpoint("device_authorization_endpoint");
-        client.pushed_authorization_request_endpoint = endpoint("pushed_authorization_request_endpoint");
-        client.iss_in_redirects = self.flag("authorization_response_iss_parameter_supported");
+        let parts = client.parts_mut();
+        parts.authorization_endpoint = endpoint("authorization_endpoint");
+        parts.revocation_endpoint = endpoint("revocation_endpoint");
+        parts.introspection_endpoint = endpoint("introspection_endpoint");
+        parts.device_authorization_endpoint = endpoint("device_authorization_endpoint");
+        parts.pushed_authorization_request_endpoint = endpoint("pushed_authorization_request_endpoint");
+        parts.iss_in_redirects = self.flag("authorization_response_iss_parameter_supported");
         Ok(client)
     }
 

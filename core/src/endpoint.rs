@@ -40,6 +40,24 @@ impl Endpoint {
         }
     }
 
+    /// The `https` URL, or the `http` URL on this machine, that a request goes to.
+    ///
+    /// # Errors
+    /// As for [`https`](Self::https).
+    pub fn of(uri: &Uri) -> Result<Self, Misuse> {
+        let target = Target::of(uri)?;
+        if !target.is_private() {
+            return Err(URL.breaks("must begin with https://"));
+        }
+        // Most are normalised already, and then none has to be read again.
+        let mut authority = String::with_capacity(target.host.len() + ":65535".len());
+        target.write_authority(&mut authority);
+        if uri.authority().is_some_and(|given| given.as_str() == authority) {
+            return Ok(Self(uri.clone()));
+        }
+        Self::parse(&uri.to_string())
+    }
+
     /// A URL of this crate's own, normalised already.
     pub(crate) fn from_static(url: &'static str) -> Self {
         Self(Uri::from_static(url))
@@ -204,6 +222,12 @@ impl<'a> Target<'a> {
             Scheme::Http => "http://",
             Scheme::Https => "https://",
         });
+        self.write_authority(out);
+        let _ = out.write_str(if self.path.is_empty() { "/" } else { self.path });
+    }
+
+    /// Writes the host, and the port if it isn't the default one.
+    fn write_authority(&self, out: &mut impl fmt::Write) {
         if self.host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             self.host.chars().for_each(|c| {
                 let _ = out.write_char(c.to_ascii_lowercase());
@@ -214,7 +238,6 @@ impl<'a> Target<'a> {
         if self.port != self.scheme.default_port() {
             let _ = write!(out, ":{}", self.port);
         }
-        let _ = out.write_str(if self.path.is_empty() { "/" } else { self.path });
     }
 
     /// The effective origin (RFC 6454 §4): scheme, host in lower case, port with the default filled in.
@@ -266,6 +289,16 @@ mod tests {
             ("https://[2001:DB8::1]:443/t", "https://[2001:db8::1]/t"),
         ] {
             assert_eq!(Endpoint::https(given).unwrap().to_string(), sent, "{given}");
+            assert_eq!(Endpoint::of(&given.parse().unwrap()).unwrap().to_string(), sent, "{given}");
+        }
+        for given in [
+            "https://as.example.com:08443/",
+            "http://LOCALHOST:80",
+            "http://127.0.0.1:8080/?x",
+            "https://as.example.com:/",
+        ] {
+            let read = Endpoint::parse(given).unwrap().to_string();
+            assert_eq!(Endpoint::of(&given.parse().unwrap()).unwrap().to_string(), read, "{given}");
         }
     }
 
@@ -284,6 +317,9 @@ mod tests {
         ] {
             let misuse = Endpoint::https(given).unwrap_err();
             assert_eq!((misuse.argument(), misuse.rule()), ("url", rule), "{given}");
+            if let Some(uri) = given.parse().ok().filter(|_| !given.contains('#')) {
+                assert_eq!(Endpoint::of(&uri).unwrap_err().rule(), rule, "{given}");
+            }
         }
     }
 

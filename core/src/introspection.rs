@@ -42,7 +42,7 @@ impl Client {
         token: Secret,
         hint: Option<TokenTypeHint>,
     ) -> Result<Exchange<Introspection>, Misuse> {
-        let endpoint = self.introspection_endpoint.clone();
+        let endpoint = self.0.introspection_endpoint.clone();
         let endpoint = endpoint
             .ok_or(Misuse::new("introspection_endpoint", "must be set before a token can be introspected"))?;
         let ask = self.ask(endpoint, revocation::fields(token, hint)?, None, Repeat::Freely);

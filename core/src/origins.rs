@@ -60,8 +60,10 @@ impl Origins {
 
     /// Learns from any response: its nonce, if it has one.
     pub(crate) fn hear(&mut self, role: Role, target: &Target<'_>, headers: &HeaderMap, now: UnixTime) {
-        if let Some(nonce) = Nonce::of(headers) {
-            self.note(role, target, now, |known| known.nonce = Some(nonce));
+        let at = self.position(role, target);
+        let before = at.and_then(|at| self.known.get(at)).and_then(|known| known.nonce.as_ref());
+        if let Some(nonce) = Nonce::of_server_with(before, headers) {
+            self.note_at(at, role, target, now, |known| known.nonce = Some(nonce));
         }
     }
 
@@ -73,7 +75,18 @@ impl Origins {
         now: UnixTime,
         note: impl FnOnce(&mut Known),
     ) {
-        let mut known = match self.position(role, target) {
+        self.note_at(self.position(role, target), role, target, now, note);
+    }
+
+    fn note_at(
+        &mut self,
+        at: Option<usize>,
+        role: Role,
+        target: &Target<'_>,
+        now: UnixTime,
+        note: impl FnOnce(&mut Known),
+    ) {
+        let mut known = match at {
             Some(at) => self.known.remove(at),
             None => Known {
                 origin: target.origin(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 
 use crate::dpop::{Corrections, DPOP, Nonce, Objection, Occasion, Said, sensitive};
 use crate::endpoint::Target;
@@ -46,7 +46,8 @@ pub struct ResourceCall {
 
 /// By one of these the server tells a repetition from a second request (draft-ietf-httpapi-idempotency-key-header;
 /// the other is the name that Moov and Treasury Prime have for it).
-const IDEMPOTENCY_KEYS: [&str; 2] = ["idempotency-key", "x-idempotency-key"];
+const IDEMPOTENCY_KEYS: [HeaderName; 2] =
+    [HeaderName::from_static("idempotency-key"), HeaderName::from_static("x-idempotency-key")];
 
 impl ResourceCall {
     pub(crate) fn new(token: &Token, method: &Method, uri: &Uri) -> Result<Self, Misuse> {
@@ -77,7 +78,7 @@ impl ResourceCall {
 
     /// Looks at the request's own headers: with an `Idempotency-Key` it may be repeated like a `GET`.
     pub fn with_headers(mut self, headers: &HeaderMap) -> Self {
-        if IDEMPOTENCY_KEYS.iter().any(|name| headers.contains_key(*name)) {
+        if IDEMPOTENCY_KEYS.into_iter().any(|name| headers.contains_key(name)) {
             self.repeat = Repeat::Freely;
         }
         self
@@ -231,8 +232,8 @@ impl PendingResource {
 
     /// What the head of a response means for the calls that wait for their [turn](crate::Turns).
     pub fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
-        let nonce = Nonce::of(headers);
         let sent = self.said.as_ref().and_then(Said::nonce);
+        let nonce = Nonce::of_server_with(sent, headers);
         match nonce {
             Some(nonce) if sent != Some(&nonce) => match sent {
                 Some(_) if code(status, &Challenge::all(headers)) == Some("use_dpop_nonce") => Outcome::Stale,
@@ -257,6 +258,9 @@ impl PendingResource {
         let uri = call.uri.clone();
         let (role, target) = (Role::ResourceServer, Target::of(&uri)?);
         origins.hear(role, &target, headers, now);
+        if !status.is_client_error() && !status.is_server_error() {
+            return Ok(Judged::Deliver);
+        }
         let asked = retry_after::read(headers, now);
         if call.repeat.after(status, asked) && call.again(asked, now, seed) {
             return Ok(Judged::Again(call));

@@ -1,9 +1,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::error::Misuse;
+
+/// The header that carries a nonce (RFC 9449 §8).
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// A server's nonce (RFC 9449 §8): 1 to 1024 NQCHARs. Cloning it is cheap.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,10 +33,16 @@ impl Nonce {
 
     /// The nonce of a response, if it has exactly one `DPoP-Nonce` header and that is well-formed.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all("dpop-nonce").iter();
-        match (values.next(), values.next()) {
-            (Some(only), None) => Self::new(only.to_str().ok()?).ok(),
-            _ => None,
+        Self::of_server_with(None, headers)
+    }
+
+    /// The same, of a server whose nonce was this one, and mostly still is: then nothing is copied.
+    pub(crate) fn of_server_with(known: Option<&Self>, headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(DPOP_NONCE).iter();
+        let (Some(only), None) = (values.next(), values.next()) else { return None };
+        match known {
+            Some(known) if only.as_bytes() == known.0.as_bytes() => Some(known.clone()),
+            _ => Self::new(only.to_str().ok()?).ok(),
         }
     }
 

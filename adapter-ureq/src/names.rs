@@ -1,0 +1,52 @@
+//! Which hosts' names have been found lately.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use http::uri::Authority;
+
+/// ureq looks a name up before each request, even where it has a connection, and starts a thread for it where that
+/// may take only so long: a thread for each call costs more than the call. So the system's own time-outs have to do
+/// for a name that was found a moment ago.
+#[derive(Default)]
+pub(crate) struct Names {
+    /// The newest name stands last.
+    found: Mutex<VecDeque<(Authority, Instant)>>,
+}
+
+impl Names {
+    const CAPACITY: usize = 64;
+    const LATELY: Duration = Duration::from_secs(10);
+
+    /// Its server has answered.
+    pub(crate) fn found(&self, uri: &Uri) {
+        let Some(name) = uri.authority() else { return };
+        let mut found = self.lock();
+        match found.iter_mut().rev().find(|(known, _)| known == name) {
+            Some((_, at)) => *at = Instant::now(),
+            None => {
+                if found.len() >= Self::CAPACITY {
+                    found.pop_front();
+                }
+                found.push_back((name.clone(), Instant::now()));
+            }
+        }
+    }
+
+    /// Its server has not, and perhaps because nobody knew where it is.
+    pub(crate) fn lost(&self, uri: &Uri) {
+        self.lock().retain(|(known, _)| Some(known) != uri.authority());
+    }
+
+    pub(crate) fn was_found_lately(&self, uri: &Uri) -> bool {
+        let found = self.lock();
+        let at = found.iter().rev().find(|(known, _)| Some(known) == uri.authority()).map(|(_, at)| at);
+        at.is_some_and(|at| at.elapsed() < Self::LATELY)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Authority, Instant)>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

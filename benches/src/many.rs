@@ -1,0 +1,100 @@
+//! Many servers, and many people.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{HeaderMap, StatusCode, Uri};
+use keybound_core::jose::{Algorithm, Signature};
+use keybound_core::{
+    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Grant, Judged, Origins, Scope, Secret, Token,
+};
+use keybound_ureq::{Pool, Session, Transport};
+
+use crate::{Asking, Outcome, Subject, now};
+
+/// Resource servers that each want a nonce, and what is known of them, behind a lock, as drivers have it.
+#[derive(Debug)]
+pub struct Servers {
+    uris: Vec<Uri>,
+    answer: HeaderMap,
+    origins: Mutex<Origins>,
+}
+
+impl Servers {
+    /// So many, each of which has been called once.
+    ///
+    /// # Errors
+    /// None.
+    pub fn known_to(subject: &Subject, count: usize) -> Outcome<Self> {
+        let url = |at| format!("https://api-{at}.example.com/v1/accounts/0123456789/transfers");
+        let uris = (0..count).map(|at| url(at).parse()).collect::<Result<_, _>>()?;
+        let answer = HeaderMap::from_iter([("dpop-nonce".parse()?, subject.nonce.as_str().parse()?)]);
+        let servers = Self { uris, answer, origins: Mutex::default() };
+        for at in 0..count {
+            let _ = servers.call(subject, at)?;
+        }
+        Ok(servers)
+    }
+
+    /// A call of one of them, all but its signature: the nonce looked up for the proof, and that of the answer kept.
+    ///
+    /// # Errors
+    /// None, for a key of ES256.
+    pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Judged> {
+        let uri = self.uris.get(at).ok_or("there are fewer servers")?;
+        let origins = || self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now();
+        let call = subject.token.authorize(&subject.method, uri)?;
+        let signing = call.prepare(&origins(), Ambient::new(now, [7; 16]))?;
+        let unsigned = || Ok::<_, Error>(Signature::from_jose(Algorithm::Es256, &[7; 64])?);
+        let Authorized { pending, .. } = signing.finish(|_| unsigned())?;
+        Ok(pending.judge(StatusCode::OK, &self.answer, &mut origins(), now)?)
+    }
+
+    /// What is known of them.
+    pub fn into_origins(self) -> Origins {
+        self.origins.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pool with a session for each person.
+#[derive(Debug)]
+pub struct People {
+    pool: Pool<String>,
+    names: Vec<String>,
+}
+
+impl People {
+    /// So many, all with the subject's token, so that what they hold beyond it can be told.
+    ///
+    /// # Errors
+    /// None.
+    pub fn with_sessions(subject: &Subject, count: usize) -> Outcome<Self> {
+        let auth = ClientAuth::basic(Asking::CLIENT_ID, Secret::new(Asking::CLIENT_SECRET))?;
+        let client = Client::new(Endpoint::https(Asking::URL)?, auth).dpop(subject.key.public().clone());
+        let grant = Grant::client_credentials().scope(Scope::of(Asking::SCOPES)?);
+        let (transport, token) = (Arc::new(Transport::new()), subject.token.clone());
+        let pool = Pool::new(count, move |_: &String| {
+            let session = Session::builder(Arc::clone(&transport), client.clone(), grant.clone());
+            session.token(token.clone()).open()
+        });
+        let names: Vec<_> = (0..count).map(|at| format!("person-{at:06}")).collect();
+        for name in &names {
+            let _ = pool.session(name);
+        }
+        Ok(Self { pool, names })
+    }
+
+    /// What an application asks for when one of them asks something of it.
+    ///
+    /// # Errors
+    /// None.
+    pub fn token(&self, at: usize) -> Outcome<Token> {
+        let name = self.names.get(at).ok_or("there are fewer people")?;
+        Ok(self.pool.session(name).token()?)
+    }
+
+    /// All sessions.
+    pub fn into_pool(self) -> Pool<String> {
+        self.pool
+    }
+}
