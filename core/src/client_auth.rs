@@ -158,10 +158,8 @@ fn checked_id(id: &str) -> Result<String, Misuse> {
 }
 
 fn checked_secret(secret: &Secret) -> Result<&str, Misuse> {
-    match secret.expose() {
-        "" => Err(Misuse::new("client_secret", "must not be empty")),
-        text => Ok(text),
-    }
+    let text = secret.expose();
+    if text.is_empty() { Err(Misuse::new("client_secret", "must not be empty")) } else { Ok(text) }
 }
 
 fn basic_header(id: &str, secret: &str) -> Result<HeaderValue, Misuse> {

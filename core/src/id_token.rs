@@ -30,7 +30,7 @@ use crate::error::{Misuse, WhyBad};
 use crate::exchange::{Ask, Exchange};
 use crate::issuer::Issuer;
 use crate::jose::{self, Algorithm, Present, PublicJwk};
-use crate::secret::Secret;
+use crate::secret::{Secret, is_same};
 use crate::time::UnixTime;
 use crate::token::Token;
 use crate::tries::Repeat;
@@ -222,7 +222,7 @@ impl UnverifiedIdToken<'_> {
         let claims = Members::parse(&jws.payload, "iss").map_err(|_| IdTokenProblem::Malformed)?;
         expected.check(&claims, now)?;
         match claims.get("at_hash") {
-            Some(hash) if *hash != left_half(algorithm, self.access_token) => {
+            Some(hash) if !is_text(hash, &left_half(algorithm, self.access_token)) => {
                 Err(IdTokenProblem::AccessToken)
             }
             _ => Ok(IdToken(claims)),
@@ -258,11 +258,17 @@ impl ExpectedIdToken {
         if time("iat")? > now.saturating_add(LEEWAY) {
             return Err(IdTokenProblem::FromTheFuture);
         }
-        if self.nonce.is_some() && claims.text("nonce") != self.nonce.as_deref() {
-            return Err(IdTokenProblem::Nonce);
+        if let Some(nonce) = &self.nonce {
+            if !claims.get("nonce").is_some_and(|claim| is_text(claim, nonce)) {
+                return Err(IdTokenProblem::Nonce);
+            }
         }
         Ok(())
     }
+}
+
+fn is_text(claim: &Value, text: &str) -> bool {
+    claim.as_str().is_some_and(|claim| is_same(claim.as_bytes(), text.as_bytes()))
 }
 
 /// `at_hash` (OpenID Connect Core §3.1.3.6).

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{AccessTokenHash, Nonce, Problem, htu};
 use crate::error::Misuse;
 use crate::jose::{self, Algorithm, BadJwk, JwkMembers, Present, PublicJwk};
-use crate::secret::Secret;
+use crate::secret::{Fingerprint, Secret};
 use crate::time::UnixTime;
 use crate::wire::object::Object;
 use crate::wire::unique::says_everything_once;
@@ -35,7 +35,7 @@ pub struct Policy {
 enum Ath {
     Unchecked,
     Absent,
-    Of(AccessTokenHash),
+    Of(Fingerprint),
 }
 
 impl Default for Policy {
@@ -82,7 +82,7 @@ impl Policy {
 
     /// `ath` must be the hash of this access token (check 12): the proof of a resource request.
     pub fn access_token(mut self, token: &Secret) -> Self {
-        self.ath = Ath::Of(AccessTokenHash::of(token.expose()));
+        self.ath = Ath::Of(Fingerprint::of(AccessTokenHash::of(token.expose()).as_bytes()));
         self
     }
 
@@ -223,7 +223,7 @@ impl Policy {
             Ath::Absent => problem(wire.ath.is_some(), Problem::AthUnexpected),
             Ath::Of(_) if wire.ath.is_none() => problem(true, Problem::AthMissing),
             Ath::Of(expected) => {
-                problem(ath.is_none_or(|ath| ath.as_bytes() != expected.as_bytes()), Problem::AthMismatch);
+                problem(!ath.is_some_and(|ath| expected.is_of(ath.as_bytes())), Problem::AthMismatch);
             }
             Ath::Unchecked => problem(wire.ath.is_some() && ath.is_none(), Problem::AthMismatch),
         }

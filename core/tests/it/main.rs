@@ -26,6 +26,8 @@ mod resources;
 mod rfcs;
 mod rustcrypto;
 mod seeds;
+mod sources;
+mod timing;
 mod token_answers;
 mod urls;
 mod vectors;
