@@ -20,6 +20,7 @@ mod leaks;
 mod limits;
 mod maker;
 mod peer;
+mod planted;
 mod providers;
 mod purity;
 mod resources;
