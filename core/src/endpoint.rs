@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use http::Uri;
 
 use crate::error::Misuse;
+use crate::internal::is_internal;
 use crate::wire::escape::hex;
 
 /// An absolute URL that may be given credentials: `https`, or `http` on this very machine.
@@ -64,13 +65,23 @@ impl Endpoint {
         Self::parse(&format!("{origin}/.well-known/{name}{}", rest.strip_suffix('/').unwrap_or(rest)))
     }
 
-    /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself. So nobody outside can
-    /// have requests sent to services here.
+    /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself, and no internal
+    /// address, unless this is at one. So nobody outside can have requests sent to services in here.
     pub(crate) fn refers_to(&self, url: &str) -> Result<Self, Misuse> {
-        match Self::https(url) {
+        let named = match Self::https(url) {
             Err(_) if self.0.scheme_str() == Some("http") => Self::loopback_http(url),
             endpoint => endpoint,
+        }?;
+        let is_internal = |endpoint: &Self| endpoint.0.host().is_some_and(is_internal);
+        if is_internal(&named) && !is_internal(self) {
+            return Err(URL.breaks("must not be an internal address where it is named from outside"));
         }
+        Ok(named)
+    }
+
+    /// Whether scheme, host and port are the same.
+    pub(crate) fn is_at_origin_of(&self, other: &Self) -> bool {
+        matches!((Target::of(&self.0), Target::of(&other.0)), (Ok(one), Ok(other)) if one.origin().is_of(&other))
     }
 
     /// The URL as an [`http::Uri`].
