@@ -2,6 +2,10 @@
 
 #![cfg(test)]
 
+#[path = "../examples/own_transport.rs"]
+#[allow(unreachable_pub, reason = "an example is a crate of its own")]
+mod own_transport;
+
 use keybound_ureq::dpop::{Nonce, Proof};
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::sandbox::{API_KEY, CLIENT_ID, CLIENT_SECRET, ORIGIN, Options, Sandbox};
@@ -9,6 +13,12 @@ use keybound_ureq::{Ambient, Secret, UnixTime};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 use ureq::http::{Method, Request, Response};
+
+/// With nonces, over a bare socket: a token, and a call with it.
+#[test]
+fn the_core_needs_no_adapter() {
+    own_transport::main().unwrap();
+}
 
 fn sandbox(nonce: bool) -> Sandbox {
     Sandbox::start(Options::default().require_nonce(nonce)).unwrap()

@@ -329,3 +329,36 @@ fn a_device_waits_for_its_person_longer_than_a_request_may_take() {
     assert!(began.elapsed() >= Duration::from_secs(3), "a second before each question");
     assert_eq!(asked.iter().count(), 4);
 }
+
+/// Knows no addresses but public ones: what an application needs whose users choose issuers (see SECURITY.md).
+#[derive(Debug)]
+struct PublicOnly(DefaultResolver);
+
+impl Resolver for PublicOnly {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.0.resolve(uri, config, timeout)?;
+        if found.iter().any(|address| address.ip().is_loopback()) {
+            return Err(ureq::Error::HostNotFound);
+        }
+        Ok(found)
+    }
+}
+
+#[test]
+fn a_resolver_of_the_applications_says_where_connections_may_go() {
+    let (url, requests) = server(vec![answer("200 OK", TOKEN)]);
+    let agent = ureq::Agent::with_parts(
+        Config::default(),
+        DefaultConnector::default(),
+        PublicOnly(DefaultResolver::default()),
+    );
+    let transport = Transport::with_agent(agent).budget(Duration::from_secs(1));
+    let error = transport.run(client(&url).token(Grant::client_credentials()).unwrap()).unwrap_err();
+    assert!(matches!(&error, Error::Lost { lost, .. } if lost.sent() == Sent::No), "{error:?}");
+    assert!(requests.try_recv().is_err());
+}

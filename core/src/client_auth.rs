@@ -68,7 +68,7 @@ impl ClientAuth {
     /// # Errors
     /// `Misuse` if it is empty or can't stand in a header.
     pub fn bearer(credential: Secret) -> Result<Self, Misuse> {
-        let header = authorization(&format!("Bearer {}", checked_secret(&credential)?))?;
+        let header = authorization("Bearer ", checked_secret(&credential)?)?;
         Ok(Self { id: None, secret: Some(credential), in_body: false, header: Some(header), signing: None })
     }
 
@@ -158,10 +158,8 @@ fn checked_id(id: &str) -> Result<String, Misuse> {
 }
 
 fn checked_secret(secret: &Secret) -> Result<&str, Misuse> {
-    match secret.expose() {
-        "" => Err(Misuse::new("client_secret", "must not be empty")),
-        text => Ok(text),
-    }
+    let text = secret.expose();
+    if text.is_empty() { Err(Misuse::new("client_secret", "must not be empty")) } else { Ok(text) }
 }
 
 fn basic_header(id: &str, secret: &str) -> Result<HeaderValue, Misuse> {
@@ -169,11 +167,12 @@ fn basic_header(id: &str, secret: &str) -> Result<HeaderValue, Misuse> {
     push_form(id, &mut pair);
     pair.push(b':');
     push_form(secret, &mut pair);
-    authorization(&format!("Basic {}", STANDARD.encode(&*pair)))
+    authorization("Basic ", &Zeroizing::new(STANDARD.encode(&*pair)))
 }
 
-fn authorization(value: &str) -> Result<HeaderValue, Misuse> {
-    let mut header = HeaderValue::try_from(value)
+fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, Misuse> {
+    let value = Zeroizing::new([scheme, credential].concat());
+    let mut header = HeaderValue::try_from(value.as_str())
         .map_err(|_| Misuse::new("client_secret", "must not have control characters"))?;
     header.set_sensitive(true);
     Ok(header)

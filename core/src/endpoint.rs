@@ -1,11 +1,13 @@
 //! URLs: where requests may go, which server that is, and how a proof names it.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 
 use crate::error::Misuse;
+use crate::internal::is_internal;
+use crate::wire::escape::hex;
 
 /// An absolute URL that may be given credentials: `https`, or `http` on this very machine.
 ///
@@ -81,13 +83,23 @@ impl Endpoint {
         Self::parse(&format!("{origin}/.well-known/{name}{}", rest.strip_suffix('/').unwrap_or(rest)))
     }
 
-    /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself. So nobody outside can
-    /// have requests sent to services here.
+    /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself, and no internal
+    /// address, unless this is at one. So nobody outside can have requests sent to services in here.
     pub(crate) fn refers_to(&self, url: &str) -> Result<Self, Misuse> {
-        match Self::https(url) {
+        let named = match Self::https(url) {
             Err(_) if self.0.scheme_str() == Some("http") => Self::loopback_http(url),
             endpoint => endpoint,
+        }?;
+        let is_internal = |endpoint: &Self| endpoint.0.host().is_some_and(is_internal);
+        if is_internal(&named) && !is_internal(self) {
+            return Err(URL.breaks("must not be an internal address where it is named from outside"));
         }
+        Ok(named)
+    }
+
+    /// Whether scheme, host and port are the same.
+    pub(crate) fn is_at_origin_of(&self, other: &Self) -> bool {
+        matches!((Target::of(&self.0), Target::of(&other.0)), (Ok(one), Ok(other)) if one.origin().is_of(&other))
     }
 
     /// The URL as an [`http::Uri`].
@@ -100,9 +112,15 @@ impl Endpoint {
             return Err(URL.breaks("must not have a fragment"));
         }
         let uri: Uri = url.parse().map_err(|_| URL.breaks("must be a valid absolute URL"))?;
-        Target::of(&uri)?;
+        let target = Target::of(&uri)?;
+        if !is_plain_host(target.host) {
+            return Err(URL.breaks("must have a host that is a name, or an address in its usual form"));
+        }
+        if !is_escaped(url) {
+            return Err(URL.breaks("must have a % escape for whatever is no character of a URL"));
+        }
         let mut text = String::with_capacity(url.len());
-        Target::of(&uri)?.write_htu(&mut text);
+        target.write_htu(&mut text);
         if let Some(query) = uri.query() {
             text.push('?');
             text.push_str(query);
@@ -139,6 +157,36 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a host means the same to everybody who reads it. Browsers and resolvers take `127.1`, `0x7f.1` and `2130706433`
+/// for `127.0.0.1`; others take them for names.
+fn is_plain_host(host: &str) -> bool {
+    if let Some(literal) = host.strip_prefix('[') {
+        return literal.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    }
+    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+    let is_number = match last.strip_prefix("0x").or_else(|| last.strip_prefix("0X")) {
+        Some(digits) => digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|digit| digit.is_ascii_digit()),
+    };
+    !is_number || host.parse::<Ipv4Addr>().is_ok()
+}
+
+/// Whether a URL has the characters of RFC 3986 §2 alone, and `%` only before two digits. Others are rewritten by some on
+/// their way, and a proof would then name another URL.
+fn is_escaped(url: &str) -> bool {
+    let mut bytes = url.bytes();
+    while let Some(byte) = bytes.next() {
+        let fits = match byte {
+            b'%' => bytes.next().and_then(hex).is_some() && bytes.next().and_then(hex).is_some(),
+            _ => byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=".contains(&byte),
+        };
+        if !fits {
+            return false;
+        }
+    }
+    true
 }
 
 /// The scheme of an absolute URI (RFC 3986 §3.1).
@@ -205,7 +253,9 @@ impl<'a> Target<'a> {
         }
         let port = match port {
             "" | ":" => scheme.default_port(),
-            _ => authority.port_u16().ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
+            // `u16` would be parsed with a sign, too.
+            _ => (authority.port_u16().filter(|_| !port.contains('+')))
+                .ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
         };
         Ok(Self { scheme, host, port, path: uri.path() })
     }
@@ -313,6 +363,11 @@ mod tests {
             ("https://", "must be a valid absolute URL"),
             ("https://as.example.com:99999/", "must have a port up to 65535"),
             ("https://as example.com/", "must be a valid absolute URL"),
+            ("https://as.example.com:+443/", "must have a port up to 65535"),
+            ("https://127.1/", "must have a host that is a name, or an address in its usual form"),
+            ("https://[::1]x/", "must have a host that is a name, or an address in its usual form"),
+            ("https://as.example.com/a\\b", "must have a % escape for whatever is no character of a URL"),
+            ("https://as.example.com/%zz", "must have a % escape for whatever is no character of a URL"),
             ("", "must be a valid absolute URL"),
         ] {
             let misuse = Endpoint::https(given).unwrap_err();

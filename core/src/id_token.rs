@@ -28,7 +28,7 @@ use crate::error::{Misuse, WhyBad};
 use crate::exchange::{Ask, Exchange};
 use crate::issuer::Issuer;
 use crate::jose::{self, Algorithm, PublicJwk};
-use crate::secret::Secret;
+use crate::secret::{Secret, is_same};
 use crate::time::UnixTime;
 use crate::token::Token;
 use crate::tries::Repeat;
@@ -207,9 +207,8 @@ impl UnverifiedIdToken<'_> {
         }
         let claims = Members::of_once(&jws.payload).map_err(malformed)?;
         expected.check(&claims, now)?;
-        let at_hash = claims.get("at_hash").map(Value::text);
-        match at_hash {
-            Some(hash) if hash.as_deref() != Some(&left_half(algorithm, self.access_token)) => {
+        match claims.get("at_hash") {
+            Some(hash) if !is_text(hash, &left_half(algorithm, self.access_token)) => {
                 Err(IdTokenProblem::AccessToken)
             }
             _ => Ok(IdToken(OwnedMembers::of(&claims))),
@@ -249,11 +248,17 @@ impl ExpectedIdToken {
         if time("iat")? > now.saturating_add(LEEWAY) {
             return Err(IdTokenProblem::FromTheFuture);
         }
-        if self.nonce.is_some() && claims.text("nonce").as_deref() != self.nonce.as_deref() {
-            return Err(IdTokenProblem::Nonce);
+        if let Some(nonce) = &self.nonce {
+            if !claims.get("nonce").is_some_and(|claim| is_text(claim, nonce)) {
+                return Err(IdTokenProblem::Nonce);
+            }
         }
         Ok(())
     }
+}
+
+fn is_text(claim: Value<'_>, text: &str) -> bool {
+    claim.text().is_some_and(|claim| is_same(claim.as_bytes(), text.as_bytes()))
 }
 
 /// `at_hash` (OpenID Connect Core §3.1.3.6).

@@ -127,6 +127,7 @@ mod error;
 mod exchange;
 mod grant;
 mod id_token;
+mod internal;
 mod introspection;
 mod issuer;
 pub mod jose;

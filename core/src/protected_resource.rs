@@ -58,11 +58,15 @@ impl ProtectedResource {
     /// `None` where it doesn't say.
     ///
     /// # Errors
-    /// `Misuse` for a resource as above, and for a place that is neither `https` nor, like the resource, on this machine.
+    /// `Misuse` for a resource as above, and for a place that is not at the resource's own origin: a refusal must not have
+    /// requests sent elsewhere (RFC 9728 §7.7).
     pub fn told_by(headers: &HeaderMap, resource: &str) -> Option<Result<Exchange<Self>, Misuse>> {
         let challenges = Challenge::all(headers);
         let at = challenges.iter().find_map(|challenge| challenge.param("resource_metadata"))?;
-        Some(resource_url(resource).and_then(|known| Self::ask(&known.refers_to(at)?, resource)))
+        Some(resource_url(resource).and_then(|known| match known.refers_to(at)? {
+            at if at.is_at_origin_of(&known) => Self::ask(&at, resource),
+            _ => Err(Misuse::new("resource_metadata", "must be at the origin of the resource")),
+        }))
     }
 
     fn ask(at: &Endpoint, resource: &str) -> Result<Exchange<Self>, Misuse> {

@@ -1,12 +1,25 @@
 //! Secrets and request bodies: redacted wherever they are printed, wiped when they are dropped.
 
 use std::fmt;
+use std::sync::LazyLock;
+
+use ring::hmac;
 use zeroize::Zeroizing;
 
 /// A text that must not be seen: a client secret, a token, an assertion.
 ///
 /// `Debug` shows `[redacted]` in every build; there is no `Display`, no comparison and no serialisation.
 /// The memory is wiped on drop.
+///
+/// ```compile_fail,E0369
+/// # use keybound_core::Secret;
+/// let is_same = Secret::new("a") == Secret::new("a");
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use keybound_core::Secret;
+/// let shown = format!("{}", Secret::new("a"));
+/// ```
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -29,6 +42,11 @@ impl fmt::Debug for Secret {
 }
 
 /// Bytes that must not be seen: a private key. Otherwise like [`Secret`].
+///
+/// ```compile_fail,E0369
+/// # use keybound_core::SecretBytes;
+/// let is_same = SecretBytes::new(vec![1]) == SecretBytes::new(vec![1]);
+/// ```
 #[derive(Clone)]
 pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
@@ -73,5 +91,47 @@ impl AsRef<[u8]> for Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Body({} bytes)", self.0.len())
+    }
+}
+
+/// By what a secret or a hash is recognised, in a time that says nothing about where another one differs: it is HMACs that
+/// are compared, by ring. They are compared in no other way (`core/tests/it/timing.rs`).
+#[derive(Clone, Copy)]
+pub(crate) struct Fingerprint(hmac::Tag);
+
+static KEY: LazyLock<hmac::Key> = LazyLock::new(|| hmac::Key::new(hmac::HMAC_SHA256, &[]));
+
+impl Fingerprint {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(hmac::sign(&KEY, bytes))
+    }
+
+    pub(crate) fn is_of(&self, bytes: &[u8]) -> bool {
+        hmac::verify(&KEY, bytes, self.0.as_ref()).is_ok()
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Whether two secrets or hashes are the same.
+pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    Fingerprint::of(one).is_of(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_the_same_or_not() {
+        for (one, other, same) in
+            [("", "", true), ("a", "a", true), ("a", "b", false), ("a", "", false), ("ab", "a", false)]
+        {
+            assert_eq!(is_same(one.as_bytes(), other.as_bytes()), same, "{one} {other}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::WhyBad;
 use crate::exchange::{Success, Unread};
 use crate::grant::Scope;
 use crate::jose::PublicJwk;
-use crate::secret::Secret;
+use crate::secret::{Secret, is_same};
 use crate::time::UnixTime;
 use crate::wire::http_date;
 use crate::wire::json::{Members, Value};
@@ -162,7 +162,7 @@ impl Token {
 
     /// Whether the access token is the same, wherever it was kept in the meantime.
     pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
-        self.ath() == other.ath()
+        is_same(self.0.access.expose().as_bytes(), other.0.access.expose().as_bytes())
     }
 
     pub(crate) fn authorization(&self) -> &HeaderValue {

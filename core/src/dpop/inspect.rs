@@ -8,7 +8,7 @@ use http::HeaderMap;
 use super::{AccessTokenHash, Nonce, Problem, htu};
 use crate::error::Misuse;
 use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
-use crate::secret::Secret;
+use crate::secret::{Fingerprint, Secret};
 use crate::time::UnixTime;
 use crate::wire::json::{Members, Value};
 
@@ -32,7 +32,7 @@ pub struct Policy {
 enum Ath {
     Unchecked,
     Absent,
-    Of(AccessTokenHash),
+    Of(Fingerprint),
 }
 
 impl Default for Policy {
@@ -79,7 +79,7 @@ impl Policy {
 
     /// `ath` must be the hash of this access token (check 12): the proof of a resource request.
     pub fn access_token(mut self, token: &Secret) -> Self {
-        self.ath = Ath::Of(AccessTokenHash::of(token.expose()));
+        self.ath = Ath::Of(Fingerprint::of(AccessTokenHash::of(token.expose()).as_bytes()));
         self
     }
 
@@ -222,7 +222,7 @@ impl Policy {
             Ath::Of(_) if !has_ath => problem(true, Problem::AthMissing),
             Ath::Of(expected) => {
                 problem(
-                    ath.as_deref().is_none_or(|ath| ath.as_bytes() != expected.as_bytes()),
+                    !ath.as_deref().is_some_and(|ath| expected.is_of(ath.as_bytes())),
                     Problem::AthMismatch,
                 );
             }

@@ -100,7 +100,7 @@ impl<'a> ProofBuilder<'a> {
 }
 
 /// SHA-256 of an access token, base64url: the value of `ath` (RFC 9449 §4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessTokenHash([u8; 43]);
 
 impl AccessTokenHash {

@@ -22,7 +22,7 @@ fn keys(document: &Value) -> Result<KeySet, Error> {
     world.run(metadata.keys()?)
 }
 
-fn keys_of(issuer: &Theirs) -> KeySet {
+pub(crate) fn keys_of(issuer: &Theirs) -> KeySet {
     keys(&json!({ "keys": [issuer.jwk()] })).unwrap()
 }
 

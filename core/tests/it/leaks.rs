@@ -1,6 +1,6 @@
 //! Secrets are planted wherever one can stand, and looked for in whatever can be printed.
 
-use std::fmt::{Debug, Display};
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -10,13 +10,18 @@ use keybound_core::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_core::provider::moov::Moov;
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
-    Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Outgoing, Received, Secret, Sent,
-    Signing, Token,
+    Authorized, Client, ClientAuth, Demand, Endpoint, Error, Exchange, ExpectedIdToken, Grant, Issuer, Kept,
+    Outgoing, Received, RedirectError, RefreshPolicy, Secret, Sent, Signing, Store, Token,
 };
+use quote::ToTokens as _;
 use serde_json::{Value, json};
+use syn::visit::Visit;
 
 use crate::maker::Maker;
-use crate::peer::{Peer, json_response, response, with_header};
+use crate::peer::{ISSUER, Peer, json_response, response, with_header};
+use crate::planted::{Planted, looked_at_by, public_types};
+use crate::rustcrypto::Theirs;
+use crate::sources;
 use crate::world::{RESOURCE_URL, START, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const CLIENT_SECRET: &str = "cl1ent/s3cret+of=32&characters";
@@ -27,56 +32,9 @@ const REFRESH_TOKEN: &str = "r3fresh-t0ken-eyJhbGciOiJFZERTQSJ9";
 const PARAM: &str = "p4rameter-of-an-extension-grant";
 const BEARER: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJrZXlfMSJ9.c2lnbmF0dXJlLW9mLWEtand0";
 
-/// Everything that must not be seen, in the forms in which it might be.
-struct Planted(Vec<(String, String)>);
-
-impl Planted {
-    fn new(secrets: &[&str]) -> Self {
-        let mut planted = Vec::new();
-        for secret in secrets {
-            let bytes = format!("{:?}", secret.as_bytes());
-            let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-            let base64 = URL_SAFE_NO_PAD.encode(secret);
-            // Wherever it stands in a longer text, the middle of its base64 is one of three.
-            let shifted = [1, 2].map(|shift| {
-                let whole = STANDARD.encode(format!("{}{secret}", "x".repeat(shift)));
-                whole[4..whole.len() - 4].to_owned()
-            });
-            let forms = [(*secret).to_owned(), bytes.trim_matches(['[', ']']).to_owned(), hex, base64];
-            for form in forms.into_iter().chain(shifted) {
-                planted.push(((*secret).to_owned(), without_space(&form)));
-            }
-        }
-        Self(planted)
-    }
-
-    /// The constants above.
-    fn all() -> Self {
-        Self::new(&[CLIENT_SECRET, CLIENT_SECRET_ESCAPED, ACCESS_TOKEN, REFRESH_TOKEN, PARAM, BEARER])
-    }
-
-    fn are_not_in(&self, shown: &str) {
-        let plain = without_space(shown);
-        for (secret, form) in &self.0 {
-            assert!(!plain.contains(form), "{secret} in {shown}");
-        }
-    }
-
-    fn are_not_shown(&self, values: &[&dyn Debug]) {
-        for value in values {
-            self.are_not_in(&format!("{value:?}"));
-            self.are_not_in(&format!("{value:#?}"));
-        }
-    }
-
-    fn are_not_told(&self, error: &(impl Debug + Display)) {
-        self.are_not_shown(&[error]);
-        self.are_not_in(&error.to_string());
-    }
-}
-
-fn without_space(text: &str) -> String {
-    text.split_whitespace().collect()
+/// The constants above.
+fn all() -> Planted {
+    Planted::new(&[CLIENT_SECRET, CLIENT_SECRET_ESCAPED, ACCESS_TOKEN, REFRESH_TOKEN, PARAM, BEARER])
 }
 
 fn secret(text: &str) -> Secret {
@@ -142,7 +100,7 @@ fn the_forms_that_are_looked_for_would_be_found() {
 
 #[test]
 fn what_a_client_is_made_of_shows_no_secret() {
-    let planted = Planted::all();
+    let planted = all();
     planted.are_not_shown(&[&secret(CLIENT_SECRET), &grant()]);
     for auth in auths() {
         let client = client(auth.clone());
@@ -154,7 +112,7 @@ fn what_a_client_is_made_of_shows_no_secret() {
 
 #[test]
 fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
-    let planted = Planted::all();
+    let planted = all();
     for auth in auths() {
         let (mut world, exchange) = about_to(token_answer(), auth);
         planted.are_not_shown(&[&exchange]);
@@ -235,7 +193,7 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
     let token = world.run(exchange).unwrap();
     let uri: Uri = RESOURCE_URL.parse().unwrap();
     let call = token.authorize(&Method::GET, &uri).unwrap();
-    let planted = Planted::all();
+    let planted = all();
     planted.are_not_shown(&[&call]);
     let ambient = world.ambient();
     let signing = call.prepare(&world.origins, ambient).unwrap();
@@ -244,6 +202,7 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
     planted.are_not_shown(&[&authorized]);
     let Authorized { headers, pending } = authorized;
     let mut map = HeaderMap::new();
+    planted.are_not_shown(&[&headers]);
     headers.apply(&mut map);
     let proof = map["dpop"].to_str().unwrap().to_owned();
     for planted in [planted, Planted::new(&[&proof])] {
@@ -251,7 +210,7 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
     }
     let head = with_header(response(401, ""), "dpop-nonce", "n");
     let judged = pending.judge(head.status(), head.headers(), &mut world.origins, START).unwrap();
-    Planted::all().are_not_shown(&[&judged]);
+    all().are_not_shown(&[&judged]);
 }
 
 /// A secret may be wrong as an argument; it is a secret still.
@@ -279,7 +238,7 @@ fn no_misuse_quotes_its_argument() {
         twice().unwrap_err(),
     ];
     for misuse in misuses {
-        Planted::all().are_not_told(&misuse);
+        all().are_not_told(&misuse);
     }
 }
 
@@ -306,7 +265,7 @@ fn a_proof_and_its_inspection_show_nothing_that_could_be_replayed() {
     let ambient = world.ambient();
     let builder = Proof::build(world.key.public(), &method, &uri).unwrap().access_token(&token);
     let signing = builder.clone().prepare(ambient);
-    Planted::all().are_not_shown(&[&builder, &signing]);
+    all().are_not_shown(&[&builder, &signing]);
     let own = signing.finish(|request| world.key.sign(request)).unwrap();
 
     let relayed = Maker::new().proof();
@@ -361,7 +320,7 @@ fn what_the_server_echoes_is_struck_out_wherever_it_stands() {
         for refusal in echoes(&auth).iter().flat_map(|echo| refusals(echo)) {
             let exchange = client(auth.clone()).token(grant()).unwrap().at_most(1);
             if let Err(error) = answered(exchange, refusal) {
-                Planted::all().are_not_told(&error);
+                all().are_not_told(&error);
             }
         }
     }
@@ -373,7 +332,7 @@ fn what_is_lost_shows_no_secret() {
     let exchange = client(auths().remove(0)).token(grant()).unwrap();
     let error = world.run(exchange).unwrap_err();
     assert!(matches!(error, Error::Lost(_)));
-    Planted::all().are_not_told(&error);
+    all().are_not_told(&error);
 }
 
 #[test]
@@ -384,4 +343,204 @@ fn whatever_carries_a_secret_in_a_header_is_marked_sensitive() {
             assert!(request.headers().get(name).is_none_or(http::HeaderValue::is_sensitive), "{name}");
         }
     }
+}
+
+/// What the server says of a token, a device or a person is as secret as they are.
+#[test]
+fn no_other_answer_shows_what_it_was_about() {
+    let planted = Planted::new(&[ACCESS_TOKEN, REFRESH_TOKEN, PARAM]);
+    let client = client(auths().remove(0))
+        .introspection_endpoint(endpoint("https://as.example/introspect"))
+        .device_authorization_endpoint(endpoint("https://as.example/device"));
+    let about = json!({ "active": true, "sub": PARAM, "username": PARAM });
+    let introspection = done(client.introspect(secret(ACCESS_TOKEN), None).unwrap(), &about);
+    planted.are_not_shown(&[&introspection]);
+
+    let codes = json!({
+        "device_code": PARAM,
+        "user_code": REFRESH_TOKEN,
+        "verification_uri": "https://as.example/device",
+        "verification_uri_complete": format!("https://as.example/device?code={REFRESH_TOKEN}"),
+        "expires_in": 600,
+    });
+    let device = done(client.device_authorization(None).unwrap(), &codes);
+    planted.are_not_shown(&[&device, &device.grant(), &client.token(device.grant()).unwrap()]);
+
+    let revoked = done(client.revoke(secret(ACCESS_TOKEN), None).unwrap(), &json!({ "note": ACCESS_TOKEN }));
+    planted.are_not_shown(&[&revoked]);
+}
+
+#[test]
+fn an_id_token_shows_nobody_before_and_after_it_is_verified() {
+    let issuer = Theirs::new(Algorithm::Es256);
+    let now = START.as_secs();
+    let claims = json!({ "iss": ISSUER, "sub": PARAM, "aud": "app", "exp": now + 60, "iat": now, "nonce": REFRESH_TOKEN });
+    let jws = issuer.jws(&json!({ "alg": "ES256" }), &claims);
+    let answer = json!({ "access_token": ACCESS_TOKEN, "id_token": jws });
+    let token = done(Client::new(endpoint(TOKEN_URL), auths().remove(0)).token(grant()).unwrap(), &answer);
+    let expected =
+        ExpectedIdToken::new(&Issuer::https(ISSUER).unwrap(), "app").nonce(Some(REFRESH_TOKEN.into()));
+    let unverified = token.id_token().unwrap();
+    let planted = Planted::new(&[PARAM, ACCESS_TOKEN, &jws]);
+    planted.are_not_shown(&[&token, &unverified, &expected]);
+    let keys = crate::id_token::keys_of(&issuer);
+    planted.are_not_shown(&[&unverified.verify(&expected, &keys, START).unwrap(), &keys]);
+    let problem = unverified.verify(&expected.nonce(Some("another".into())), &keys, START).unwrap_err();
+    planted.are_not_told(&problem);
+}
+
+#[test]
+fn what_a_session_holds_keeps_and_sends_is_not_shown() {
+    let planted = all();
+    let (mut world, exchange) = about_to(token_answer(), auths().remove(0));
+    let token = world.run(exchange).unwrap();
+    let kept = Kept::new(token.clone());
+    planted.are_not_shown(&[&kept, &kept.to_json()]);
+
+    let mut fresh = Store::new(RefreshPolicy::default(), Some(grant()));
+    let Demand::Renew(mut ticket) = fresh.demand(START) else { panic!("there is no token yet") };
+    let attempt = fresh.attempt(&mut ticket).unwrap();
+    planted.are_not_shown(&[&fresh, &ticket, &attempt]);
+    let holding = Store::new(RefreshPolicy::default(), None).holding(kept);
+    planted.are_not_shown(&[&holding]);
+    let mut holding = holding;
+    planted.are_not_shown(&[&holding.demand(START), &holding.kept()]);
+
+    let client = world.client();
+    let misuse = Kept::from_json(ACCESS_TOKEN.as_bytes(), &client, START).unwrap_err();
+    planted.are_not_told(&misuse);
+}
+
+#[test]
+fn what_is_drawn_at_random_is_not_shown_before_it_is_used() {
+    let entropy = *b"16 random bytes.";
+    let planted = Planted::new(&["16 random bytes."]);
+    planted.are_not_shown(&[&keybound_core::Ambient::new(START, entropy)]);
+    let mut seen = keybound_core::dpop::ReplayCache::new(8);
+    let relayed = Maker::new().claim("jti", json!(PARAM)).proof();
+    let proof = Policy::default().inspect(&relayed, START).verified().unwrap();
+    seen.take(&proof, START).unwrap();
+    let replay = seen.take(&proof, START).unwrap_err();
+    Planted::new(&[PARAM]).are_not_shown(&[&seen, &replay]);
+}
+
+/// What a redirect brings may be forged, and ends up in logs all the same: the code and the state are not in it.
+#[test]
+fn a_redirect_that_is_refused_shows_neither_code_nor_state() {
+    let world = World::with(Peer::bound());
+    let builder = world.client().authorization("https://app.example/cb").unwrap();
+    let request = builder.clone().build([3; 32]).unwrap();
+    let state = request.pending.state();
+    let planted = Planted::new(&[PARAM, &state]);
+    planted.are_not_shown(&[&builder, &request.pending]);
+    for query in [
+        format!(
+            "error=access_denied&error_description=no&state={state}&iss=https%3A%2F%2Fas.example&code={PARAM}"
+        ),
+        format!("code={PARAM}&state={state}&iss=https%3A%2F%2Felsewhere.example"),
+        format!("code={PARAM}&code={PARAM}&state={state}"),
+        format!("code={PARAM}&state=another"),
+        format!("state={state}&iss=https%3A%2F%2Fas.example"),
+    ] {
+        let error = request.pending.receive(&format!("https://app.example/cb?{query}")).unwrap_err();
+        if let RedirectError::Denied(denial) = &error {
+            planted.are_not_shown(&[denial]);
+        }
+        planted.are_not_told(&error);
+    }
+}
+
+/// What an exchange makes of a success.
+fn done<T>(exchange: Exchange<T>, answer: &Value) -> T {
+    match answered(exchange, json_response(200, answer)) {
+        Ok(Received::Done(done)) => done,
+        Ok(Received::Again(_)) => panic!("it is there"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// So there is no message of a panic that a secret could be in. clippy sees to `unwrap`, `expect`, indexing and `panic!`.
+#[test]
+fn no_library_code_can_panic_by_a_macro() {
+    struct Panics(Vec<String>);
+    impl Visit<'_> for Panics {
+        fn visit_macro(&mut self, called: &syn::Macro) {
+            let name = called.path.to_token_stream().to_string();
+            if ["panic", "unreachable", "todo", "unimplemented"].contains(&name.as_str())
+                || name.starts_with("assert")
+            {
+                self.0.push(called.to_token_stream().to_string());
+            }
+        }
+    }
+    let mut panics = Panics(Vec::new());
+    for source in sources::of(&["core", "adapter-ureq", "adapter-wasm"]) {
+        source.items.iter().for_each(|item| panics.visit_item(item));
+    }
+    assert!(panics.0.is_empty(), "{:?}", panics.0);
+}
+
+/// Types that hold nothing secret: what anybody may see, settings, times, names.
+const PUBLIC: [(&str, &str); 32] = [
+    ("Algorithm", "a name"),
+    ("BodyFormat", "a setting"),
+    ("Challenge", "what a server says to everybody"),
+    ("Claims", "of a proof that was presented, as its reader wants to see them"),
+    ("Draft", "a step of `Unsigned`, which is looked at"),
+    ("Endpoint", "a URL, and none with user information"),
+    ("ExpiresIn", "a setting"),
+    ("Failure", "whether something is used up, and a time"),
+    ("IdTokenProblem", "a name"),
+    ("Issuer", "a URL"),
+    ("Metadata", "what a server says to everybody"),
+    ("Nonce", "a server's, for everybody who asks"),
+    ("Origin", "what Moov calls the website of an account"),
+    ("Outcome", "whether a nonce was taken"),
+    ("Pass", "an origin and a number"),
+    ("Problem", "a name"),
+    ("ProtectedResource", "what a resource says to everybody"),
+    ("RefreshPolicy", "times"),
+    ("Replay", "a name"),
+    ("Retry", "a name and a time"),
+    ("Role", "a name"),
+    ("Scope", "names of what is allowed"),
+    ("Sent", "a name"),
+    ("Signature", "says nothing without what was signed, which `SignRequest` doesn't show"),
+    ("StepUp", "what a resource asks for"),
+    ("TokenType", "a name"),
+    ("TokenTypeHint", "a name"),
+    ("Turn", "an origin and a number"),
+    ("Turns", "origins and numbers"),
+    ("UnixTime", "a time"),
+    ("Version", "a date"),
+    ("Warning", "a name"),
+];
+
+/// Whoever adds a public type plants a secret in it, or says above that it can hold none.
+#[test]
+fn every_public_type_has_been_looked_at() {
+    let looked_at = looked_at_by(&[
+        what_a_client_is_made_of_shows_no_secret,
+        no_step_of_an_exchange_shows_a_secret_or_its_proof,
+        a_person_who_is_away_is_waited_for_without_showing_the_verifier,
+        an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back,
+        no_step_of_a_call_shows_the_token_or_its_proof,
+        no_misuse_quotes_its_argument,
+        a_private_key_shows_its_public_half_alone,
+        a_proof_and_its_inspection_show_nothing_that_could_be_replayed,
+        what_the_server_echoes_is_struck_out_wherever_it_stands,
+        what_is_lost_shows_no_secret,
+        no_other_answer_shows_what_it_was_about,
+        an_id_token_shows_nobody_before_and_after_it_is_verified,
+        what_a_session_holds_keeps_and_sends_is_not_shown,
+        what_is_drawn_at_random_is_not_shown_before_it_is_used,
+        a_redirect_that_is_refused_shows_neither_code_nor_state,
+    ]);
+    let known: BTreeSet<String> =
+        PUBLIC.iter().map(|(name, _)| (*name).to_owned()).chain(looked_at).collect();
+    let public = public_types("core");
+    let missing: Vec<_> = public.difference(&known).collect();
+    assert!(missing.is_empty(), "plant a secret in these: {missing:?}");
+    let stale: Vec<_> = PUBLIC.iter().filter(|(name, _)| !public.contains(*name)).collect();
+    assert!(stale.is_empty(), "{stale:?}");
 }

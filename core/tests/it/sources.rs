@@ -1,0 +1,59 @@
+//! What the sources of all three crates say, as `syn` reads them: for rules that no lint knows.
+
+use std::path::{Path, PathBuf};
+
+use syn::{Attribute, Item};
+
+/// A file of a crate's `src`, without what is compiled for tests alone.
+pub(crate) struct Source {
+    /// From the root of the repository: `core/src/secret.rs`.
+    pub(crate) path: String,
+    pub(crate) items: Vec<Item>,
+}
+
+/// Every file in `src` of these crates.
+#[allow(clippy::disallowed_methods, reason = "the sources are files; the core alone bans them")]
+pub(crate) fn of(crates: &[&str]) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+    let mut folders: Vec<PathBuf> = crates.iter().map(|name| root.join(name).join("src")).collect();
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a text");
+                let syn::File { attrs, mut items, .. } = syn::parse_file(&text).expect("Rust");
+                if is_for_tests(&attrs) {
+                    continue;
+                }
+                items.retain(|item| !is_for_tests(attributes(item)));
+                let path = path.strip_prefix(root).expect("in the workspace").display().to_string();
+                sources.push(Source { path, items });
+            }
+        }
+    }
+    assert!(sources.len() > 10, "the sources are not where they are looked for");
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    sources
+}
+
+fn is_for_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
+        let condition = attribute.meta.require_list().map(|list| list.tokens.to_string()).unwrap_or_default();
+        condition == "test" || condition.contains("doctest")
+    })
+}
+
+fn attributes(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Mod(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        Item::Struct(item) => &item.attrs,
+        Item::Enum(item) => &item.attrs,
+        _ => &[],
+    }
+}
