@@ -49,7 +49,7 @@ pub use transport::{Transport, endpoint};
 
 /// The README's examples, compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
 

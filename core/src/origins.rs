@@ -10,16 +10,30 @@ use crate::endpoint::{Endpoint, Origin, Target};
 use crate::error::Misuse;
 use crate::jose::Algorithm;
 use crate::time::UnixTime;
-use crate::wire::json::{Members, Value};
+use crate::wire::json::Value;
 
 /// In which part a server is asked. One origin may play both, and their nonces are two (RFC 9449 §8, §9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "OAuth has these two")]
 pub enum Role {
     /// It issues tokens.
     AuthorizationServer,
     /// It takes them.
     ResourceServer,
+}
+
+impl Role {
+    /// As it is written down.
+    fn name(self) -> &'static str {
+        match self {
+            Self::AuthorizationServer => "AuthorizationServer",
+            Self::ResourceServer => "ResourceServer",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::AuthorizationServer, Self::ResourceServer].into_iter().find(|role| role.name() == name)
+    }
 }
 
 /// What is known of each origin in each role: its latest nonce, learned from every response; how far its clock
@@ -148,10 +162,13 @@ impl Origins {
     pub(crate) fn from_stored(stored: Value<'_>, since: UnixTime) -> Option<Self> {
         let mut origins = Self::new();
         for entry in stored.list()? {
-            let Stored { origin, role, nonce, learned } = Stored::read(&entry.object()?)?;
+            let entry = entry.object()?;
+            let role = Role::named(&entry.text("role")?)?;
+            let origin = entry.text("origin")?;
             let endpoint = Endpoint::https(&origin).or_else(|_| Endpoint::loopback_http(&origin)).ok()?;
-            let nonce = Nonce::new(&nonce).ok()?;
-            let (target, learned) = (Target::of(endpoint.uri()).ok()?, UnixTime::from_millis(learned));
+            let target = Target::of(endpoint.uri()).ok()?;
+            let nonce = Nonce::new(&entry.text("nonce")?).ok()?;
+            let learned = UnixTime::from_millis(entry.get("learned")?.unsigned()?);
             if learned >= since {
                 origins.note(role, &target, learned, |known| known.nonce = Some(nonce));
             }
@@ -170,7 +187,7 @@ impl fmt::Debug for Known {
 #[derive(Serialize)]
 pub(crate) struct Stored {
     origin: String,
-    role: Role,
+    role: &'static str,
     nonce: String,
     /// Milliseconds since 1970.
     learned: u64,
@@ -180,20 +197,9 @@ impl Stored {
     fn of(known: &Known) -> Option<Self> {
         Some(Self {
             origin: known.origin.to_string(),
-            role: known.role,
+            role: known.role.name(),
             nonce: known.nonce.as_ref()?.as_str().to_owned(),
             learned: known.heard.as_millis(),
-        })
-    }
-
-    fn read(members: &Members<'_>) -> Option<Self> {
-        let role = members.text("role")?;
-        let roles = [Role::AuthorizationServer, Role::ResourceServer];
-        Some(Self {
-            origin: members.text("origin")?.into_owned(),
-            role: roles.into_iter().find(|known| format!("{known:?}") == role)?,
-            nonce: members.text("nonce")?.into_owned(),
-            learned: members.get("learned")?.unsigned()?,
         })
     }
 }

@@ -3,8 +3,8 @@
 //! | | kept | who renews |
 //! |---|---|---|
 //! | [`MemoryStorage`] | until the process ends | one thread of it |
-//! | [`FileStorage`], feature `file` | in a folder, each session in a file of its own, mode 0600 | one process of this machine, by a lock that its end releases |
-//! | [`RedisStorage`], feature `redis` | in Redis | one process of a fleet, by a lease that lapses |
+//! | `FileStorage`, feature `file` | in a folder, each session in a file of its own, mode 0600 | one process of this machine, by a lock that its end releases |
+//! | `RedisStorage`, feature `redis` | in Redis | one process of a fleet, by a lease that lapses |
 //! | [`Sealed`] | in any of them, encrypted | as there |
 
 #[cfg(feature = "file")]
