@@ -20,7 +20,7 @@ use josekit::jwt::{JwtPayload, encode_with_signer};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use jwt_simple::prelude::*;
 use keybound_benches::{Case, Outcome, RingKey, again, now};
-use keybound_core::dpop::Problem;
+use keybound_core::dpop::{Problem, Proof};
 use keybound_core::jose::Algorithm;
 use picky::jose::jwk::Jwk as PickyJwk;
 use picky::jose::jws::{JwsAlg, JwsHeader as PickyHeader};
@@ -34,17 +34,10 @@ use crate::provider::Provider;
 use crate::ring_signer::RingSigner;
 
 pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
+    let ours = again(|| Ok(asked.subject.authorized()?));
     let mut cases = vec![
-        Case::new(
-            "proof",
-            format!("{}, keybound", asked.algorithm),
-            again(|| Ok(asked.subject.authorized()?)),
-        ),
-        Case::new(
-            "proof",
-            format!("{}, keybound, Proof::build", asked.algorithm),
-            again(|| Ok(asked.subject.proof()?)),
-        ),
+        Case::new("proof", format!("{}, keybound", asked.algorithm), ours),
+        beside_ours(asked, "keybound, Proof::build", || Ok(asked.subject.proof()?), Proof::as_str, &[])?,
         josekit(asked)?,
         jsonwebtoken(asked, Provider::AwsLc)?,
         jsonwebtoken(asked, Provider::RustCrypto)?,
