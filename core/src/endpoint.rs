@@ -203,9 +203,9 @@ impl<'a> Target<'a> {
         if host.is_empty() {
             return Err(URL.breaks("must have a host"));
         }
-        let port = match port {
-            "" | ":" => scheme.default_port(),
-            _ => authority.port_u16().ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
+        let port = match port.strip_prefix(':') {
+            None | Some("") => scheme.default_port(),
+            Some(digits) => digits.parse().map_err(|_| URL.breaks("must have a port up to 65535"))?,
         };
         Ok(Self { scheme, host, port, path: uri.path() })
     }
