@@ -24,7 +24,7 @@ impl Names {
     pub(crate) fn found(&self, uri: &Uri) {
         let Some(name) = uri.authority() else { return };
         let mut found = self.lock();
-        match found.iter_mut().rev().find(|(known, _)| known == name) {
+        match found.iter_mut().rev().find(|(known, _)| known.as_str() == name.as_str()) {
             Some((_, at)) => *at = Instant::now(),
             None => {
                 if found.len() >= Self::CAPACITY {
@@ -41,9 +41,10 @@ impl Names {
     }
 
     pub(crate) fn was_found_lately(&self, uri: &Uri) -> bool {
+        let name = uri.authority().map(Authority::as_str);
         let found = self.lock();
-        let at = found.iter().rev().find(|(known, _)| Some(known) == uri.authority()).map(|(_, at)| at);
-        at.is_some_and(|at| at.elapsed() < Self::LATELY)
+        let known = found.iter().rev().find(|(known, _)| Some(known.as_str()) == name);
+        known.is_some_and(|(_, at)| at.elapsed() < Self::LATELY)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Authority, Instant)>> {

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, Method, Request, Uri};
 use keybound_benches::{Case, Outcome, Responder, RingKey, Subject, Work, by_threads, percentile_by_threads};
 use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret};
 use keybound_ureq::jose::SigningKey;
@@ -29,9 +29,16 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
     let by_hand = |how: How, limit: Option<Duration>| -> Outcome<_> {
         let config = ureq::Agent::config_builder().timeout_global(limit).build();
         let (agent, uri) = (config.new_agent(), uri.clone());
-        let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);
+        let call = subject.token.authorize(&Method::GET, &uri)?;
+        let signing = call.prepare(&subject.origins, subject.ambient())?;
+        let mut message = Vec::new();
+        let authorized = signing.finish(|request| {
+            message.extend(request.message());
+            subject.key.sign(request)
+        })?;
         let mut headers = HeaderMap::new();
-        subject.authorized()?.headers.apply(&mut headers);
+        authorized.headers.apply(&mut headers);
+        let ring = RingKey::new(&subject.key)?;
         Ok(how(Box::new(move || {
             ring.sign(&message, |signature| {
                 black_box(signature);

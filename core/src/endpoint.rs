@@ -251,10 +251,10 @@ impl<'a> Target<'a> {
         if host.is_empty() {
             return Err(URL.breaks("must have a host"));
         }
-        let port = match port {
-            "" | ":" => scheme.default_port(),
-            // `u16` would be parsed with a sign, too.
-            _ => (authority.port_u16().filter(|_| !port.contains('+')))
+        let port = match port.strip_prefix(':') {
+            None | Some("") => scheme.default_port(),
+            // Numbers are parsed with a sign, too.
+            Some(digits) => (digits.parse().ok().filter(|_| !digits.starts_with('+')))
                 .ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
         };
         Ok(Self { scheme, host, port, path: uri.path() })
