@@ -1,7 +1,8 @@
 //! OAuth access tokens bound to a key (DPoP, RFC 9449), for synchronous programs: the exchanges of
 //! [`keybound_core`], performed over [`ureq`]. The core is re-exported here, so that one crate is enough.
 //!
-//! A [`Transport`] performs; everything that is decided, is decided in the core.
+//! A [`Transport`] performs; everything that is decided, is decided in the core. A [page for each task](guide): Moov, Treasury
+//! Prime, a transport of one's own, keys in an HSM, and coming from `oauth2`.
 //!
 //! ```no_run
 //! use keybound_ureq::jose::{Algorithm, SigningKey};
@@ -24,6 +25,8 @@ mod authorizer;
 mod clock;
 mod error;
 mod event;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 #[cfg(feature = "log")]
 mod log;
 mod names;

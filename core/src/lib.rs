@@ -7,6 +7,22 @@
 //!
 //! Applications that want it driven take `keybound-ureq`, which re-exports all of this.
 //!
+//! # Layers
+//!
+//! ```text
+//!  a driver: keybound-ureq, keybound-wasm, your own
+//!      has the clock, random numbers, sockets, locks, files. Sends, signs, waits, keeps. Decides nothing
+//! ─────────────────────────────────────────────────────────────────────────────────────────────────────
+//!  Store · Turns · Kept              many callers: one token, one renewal, one question for a nonce
+//!  Exchange · ResourceCall · Origins one request: with which nonce and time, and whether to send it again
+//!  Client · Grant · Issuer · provider   what is asked for, and of whom
+//!  dpop · jose                       proofs, made and judged; keys, signatures, thumbprints
+//!  Secret · Endpoint · Error         what must not be seen, where it may go, whose fault it was
+//! ```
+//!
+//! Nothing here calls anything above it, and a driver is free to use no more than the lower layers: to make proofs for a
+//! client of its own, [`dpop::Proof`] is enough.
+//!
 //! # One shape for every exchange
 //!
 //! ```text
@@ -30,6 +46,30 @@
 //!
 //! Calls of protected resources go the same way, by their headers alone: [`Token::authorize`],
 //! [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingResource::judge`].
+//!
+//! # A token for many callers
+//!
+//! A [`Store`] is asked for a token, and answers by what to do. One [`Ticket`] is out at any time.
+//!
+//! ```text
+//!                      demand: Renew(ticket)                    settle(Ok(token))
+//!   ┌── no token ───────────────────────────▶ ┌────────────┐ ─────────────────────▶ good ── demand: Use(token) ─┐
+//!   │     ▲  ▲                                │  renewing  │                         │ ▲                          │
+//!   │     │  │ its pause is over              │            │ ◀── Use(token, ticket) ─┤ └──────────────────────────┘
+//!   │     │  │                                │ others:    │     where it is due     │
+//!   │     │ pausing ◀──────── settle(Err(…)) ─│ Wait(until)│                         │
+//!   │     │  demand: Pause(until)             └────────────┘                         │
+//!   │     │                                     │ the ticket lapses: the next        │
+//!   │     │                                     ▼ caller gets another                │
+//!   │     └─────────── it expires, or a server refuses it: reject(token) ────────────┘
+//!   ▼
+//!  attempt(ticket) is None: nothing is left to be sent, and a person must log in
+//! ```
+//!
+//! Whoever has a good token never waits: while one caller renews it, the others use it. A renewal that fails leaves
+//! the token that is still good where it is. [`Kept`] is what is written down, before anybody uses a new token; another
+//! process's is [taken over](Store::take_over). [`Turns`] does the like for nonces: one call asks what a server wants, the
+//! others wait for its answer.
 //!
 //! # A whole exchange, without a network
 //!

@@ -95,7 +95,7 @@ impl fmt::Debug for Body {
 }
 
 /// By what a secret or a hash is recognised, in a time that says nothing about where another one differs: it is HMACs that
-/// are compared, by ring. They are compared in no other way (`core/tests/it/timing.rs`).
+/// are compared, by ring. They are compared in no other way (`core/tests/repository/timing.rs`).
 #[derive(Clone, Copy)]
 pub(crate) struct Fingerprint(hmac::Tag);
 

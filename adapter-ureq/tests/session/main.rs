@@ -3,14 +3,9 @@
 #![cfg(test)]
 
 mod agent;
-mod leaks;
 mod log;
 mod nonces;
-#[path = "../../../core/tests/it/planted.rs"]
-mod planted;
 mod pool;
 mod renewal;
 mod server;
-#[path = "../../../core/tests/it/sources.rs"]
-mod sources;
 mod storage;

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Debug;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -105,11 +106,13 @@ fn names_in(type_name: &str) -> impl Iterator<Item = String> {
     paths.filter_map(|path| path.rsplit("::").next()).map(str::to_owned)
 }
 
-/// The types that a crate's sources make public.
-pub(crate) fn public_types(name: &str) -> BTreeSet<String> {
-    let sources: Vec<Source> = sources::of(&[name]);
-    let items =
-        sources.into_iter().filter(|source| !source.path.contains("/bin/")).flat_map(|source| source.items);
+/// The types that the sources of the crate in this folder make public.
+pub(crate) fn public_types(crate_folder: &str) -> BTreeSet<String> {
+    let sources: Vec<Source> = sources::of(Path::new(crate_folder));
+    let items = sources
+        .into_iter()
+        .filter(|source| !source.path.components().any(|part| part.as_os_str() == "bin"))
+        .flat_map(|source| source.items);
     let named = items.filter_map(|item| match item {
         Item::Struct(item) => Some((item.vis, item.ident)),
         Item::Enum(item) => Some((item.vis, item.ident)),

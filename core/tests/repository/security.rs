@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::root;
+
 /// The repository's file, as a text.
 #[expect(clippy::disallowed_methods, reason = "what is looked into are files")]
 fn read(path: &Path) -> Option<String> {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join(path)).ok()
+    std::fs::read_to_string(root().join(path)).ok()
 }
 
 /// Where a test is, by the name under which `cargo test` shows it.
 fn file_of(test: &str) -> Option<PathBuf> {
     let (module, _) = test.rsplit_once("::")?;
     Some(PathBuf::from(match module.split_once("::") {
-        Some(("it", file)) => format!("core/tests/it/{file}.rs"),
+        Some((harness @ ("it" | "repository"), file)) => format!("core/tests/{harness}/{file}.rs"),
         Some(("core", file)) => format!("core/src/{}.rs", file.replace("::", "/")),
         Some((harness @ ("session" | "stress"), file)) => format!("adapter-ureq/tests/{harness}/{file}.rs"),
         None if module == "wiped" => "wiped/wiped.rs".to_owned(),
