@@ -21,6 +21,9 @@
 //! # }
 //! ```
 
+// On docs.rs, whatever wants a feature says so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod authorizer;
 mod clock;
 mod error;
