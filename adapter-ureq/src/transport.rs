@@ -80,7 +80,8 @@ impl Transport {
     /// How long one [`run`](Self::run) may take, its waits and repetitions included (but for the waits between two questions
     /// whether somebody has decided, [`DeviceAuthorization`](crate::DeviceAuthorization)), and one
     /// [`call`](Self::call) until the response's head is there. Marqeta's browser SDK, for one, gives up
-    /// after 5 s.
+    /// after 5 s. While the name of a server is looked up that has answered a call within the last ten seconds, the
+    /// system's own time-outs hold.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
