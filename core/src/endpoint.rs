@@ -51,6 +51,7 @@ impl Endpoint {
         if !target.is_private() {
             return Err(URL.breaks("must begin with https://"));
         }
+        target.must_be_plain()?;
         // Most are normalised already, and then none has to be read again.
         let mut authority = String::with_capacity(target.host.len() + ":65535".len());
         target.write_authority(&mut authority);
@@ -113,12 +114,7 @@ impl Endpoint {
         }
         let uri: Uri = url.parse().map_err(|_| URL.breaks("must be a valid absolute URL"))?;
         let target = Target::of(&uri)?;
-        if !is_plain_host(target.host) {
-            return Err(URL.breaks("must have a host that is a name, or an address in its usual form"));
-        }
-        if !is_escaped(url) {
-            return Err(URL.breaks("must have a % escape for whatever is no character of a URL"));
-        }
+        target.must_be_plain()?;
         let mut text = String::with_capacity(url.len());
         target.write_htu(&mut text);
         if let Some(query) = uri.query() {
@@ -173,14 +169,14 @@ fn is_plain_host(host: &str) -> bool {
     !is_number || host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Whether a URL has the characters of RFC 3986 §2 alone, and `%` only before two digits. Others are rewritten by some on
+/// Whether a path has the characters of RFC 3986 §2 alone, and `%` only before two digits. Others are rewritten by some on
 /// their way, and a proof would then name another URL.
-fn is_escaped(url: &str) -> bool {
-    let mut bytes = url.bytes();
+fn is_escaped(path: &str) -> bool {
+    let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         let fits = match byte {
             b'%' => bytes.next().and_then(hex).is_some() && bytes.next().and_then(hex).is_some(),
-            _ => byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=".contains(&byte),
+            _ => byte.is_ascii_alphanumeric() || b"-._~:/[]@!$&'()*+,;=".contains(&byte),
         };
         if !fits {
             return false;
@@ -258,6 +254,17 @@ impl<'a> Target<'a> {
                 .ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
         };
         Ok(Self { scheme, host, port, path: uri.path() })
+    }
+
+    /// Fails for what somebody else would take for another URL.
+    fn must_be_plain(&self) -> Result<(), Misuse> {
+        if !is_plain_host(self.host) {
+            return Err(URL.breaks("must have a host that is a name, or an address in its usual form"));
+        }
+        if !is_escaped(self.path) {
+            return Err(URL.breaks("must have % escapes for what is no character of a path"));
+        }
+        Ok(())
     }
 
     /// Whether what is sent here can't be read on its way: it goes by `https`, or not over a network at all.
@@ -366,8 +373,8 @@ mod tests {
             ("https://as.example.com:+443/", "must have a port up to 65535"),
             ("https://127.1/", "must have a host that is a name, or an address in its usual form"),
             ("https://[::1]x/", "must have a host that is a name, or an address in its usual form"),
-            ("https://as.example.com/a\\b", "must have a % escape for whatever is no character of a URL"),
-            ("https://as.example.com/%zz", "must have a % escape for whatever is no character of a URL"),
+            ("https://as.example.com/a\\b", "must have % escapes for what is no character of a path"),
+            ("https://as.example.com/%zz", "must have % escapes for what is no character of a path"),
             ("", "must be a valid absolute URL"),
         ] {
             let misuse = Endpoint::https(given).unwrap_err();

@@ -1,6 +1,7 @@
 //! Secrets are planted wherever one can stand, and looked for in whatever can be printed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -17,8 +18,9 @@ use serde_json::{Value, json};
 
 use crate::maker::Maker;
 use crate::peer::{ISSUER, Peer, json_response, response, with_header};
-use crate::planted::{Planted, looked_at_by, public_types};
+use crate::planted::{Planted, looked_at_by};
 use crate::rustcrypto::Theirs;
+use crate::sources::public_types;
 use crate::world::{RESOURCE_URL, START, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const CLIENT_SECRET: &str = "cl1ent/s3cret+of=32&characters";
@@ -514,7 +516,7 @@ fn every_public_type_has_been_looked_at() {
     ]);
     let known: BTreeSet<String> =
         PUBLIC.iter().map(|(name, _)| (*name).to_owned()).chain(looked_at).collect();
-    let public = public_types(env!("CARGO_MANIFEST_DIR"));
+    let public = public_types(Path::new(env!("CARGO_MANIFEST_DIR")));
     let missing: Vec<_> = public.difference(&known).collect();
     assert!(missing.is_empty(), "plant a secret in these: {missing:?}");
     let stale: Vec<_> = PUBLIC.iter().filter(|(name, _)| !public.contains(*name)).collect();

@@ -7,13 +7,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Debug;
-use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use syn::{Item, Visibility};
-
-use crate::sources::{self, Source};
 
 /// Everything that must not be seen, in the forms in which it might be.
 pub(crate) struct Planted(Vec<(String, String)>);
@@ -104,22 +100,4 @@ pub(crate) fn looked_at_by(tests: &[fn()]) -> BTreeSet<String> {
 fn names_in(type_name: &str) -> impl Iterator<Item = String> {
     let paths = type_name.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
     paths.filter_map(|path| path.rsplit("::").next()).map(str::to_owned)
-}
-
-/// The types that the sources of the crate in this folder make public.
-pub(crate) fn public_types(crate_folder: &str) -> BTreeSet<String> {
-    let sources: Vec<Source> = sources::of(Path::new(crate_folder));
-    let items = sources
-        .into_iter()
-        .filter(|source| !source.path.components().any(|part| part.as_os_str() == "bin"))
-        .flat_map(|source| source.items);
-    let named = items.filter_map(|item| match item {
-        Item::Struct(item) => Some((item.vis, item.ident)),
-        Item::Enum(item) => Some((item.vis, item.ident)),
-        _ => None,
-    });
-    named
-        .filter(|(vis, _)| matches!(vis, Visibility::Public(_)))
-        .map(|(_, ident)| ident.to_string())
-        .collect()
 }

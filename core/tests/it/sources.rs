@@ -1,8 +1,9 @@
 //! What sources say, as `syn` reads them: for rules that no lint knows.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use syn::{Attribute, Item};
+use syn::{Attribute, Item, Visibility};
 
 /// A file of a crate's `src`, without what is compiled for tests alone.
 pub(crate) struct Source {
@@ -34,6 +35,21 @@ pub(crate) fn of(crate_folder: &Path) -> Vec<Source> {
     assert!(!sources.is_empty(), "the sources are not where they are looked for");
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     sources
+}
+
+/// The types that the library of the crate in this folder makes public.
+pub(crate) fn public_types(crate_folder: &Path) -> BTreeSet<String> {
+    let is_binary = |source: &Source| source.path.components().any(|part| part.as_os_str() == "bin");
+    let sources = of(crate_folder).into_iter().filter(|source| !is_binary(source));
+    let named = sources.flat_map(|source| source.items).filter_map(|item| match item {
+        Item::Struct(item) => Some((item.vis, item.ident)),
+        Item::Enum(item) => Some((item.vis, item.ident)),
+        _ => None,
+    });
+    named
+        .filter(|(vis, _)| matches!(vis, Visibility::Public(_)))
+        .map(|(_, ident)| ident.to_string())
+        .collect()
 }
 
 fn is_for_tests(attributes: &[Attribute]) -> bool {

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod browser;
 mod panics;
 mod security;
 #[path = "../it/sources.rs"]
