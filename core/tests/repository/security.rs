@@ -17,7 +17,7 @@ fn file_of(test: &str) -> Option<PathBuf> {
         Some((harness @ ("it" | "repository"), file)) => format!("core/tests/{harness}/{file}.rs"),
         Some(("core", file)) => format!("core/src/{}.rs", file.replace("::", "/")),
         Some((harness @ ("session" | "stress"), file)) => format!("adapter-ureq/tests/{harness}/{file}.rs"),
-        None if module == "wiped" => "wiped/wiped.rs".to_owned(),
+        None if module == "wiped" => "core/tests/wiped/wiped.rs".to_owned(),
         None => format!("adapter-ureq/tests/{module}.rs"),
         Some(_) => return None,
     }))
