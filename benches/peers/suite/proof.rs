@@ -145,7 +145,7 @@ fn jwt_simple(asked: &Asked) -> Outcome<Case<'_>> {
         claims.with_jwt_id(asked.jti()).with_nonce(asked.nonce())
     };
     // Its jwk is a string with JSON in it, and there is no other way.
-    let wrong = [Problem::HeaderMalformed];
+    let wrong = [Problem::JwkInvalid];
     if asked.algorithm == Algorithm::Es256 {
         let mut key = ES256KeyPair::from_der(asked.pkcs8().expose())?;
         key.attach_metadata(metadata)?;
