@@ -152,7 +152,13 @@ impl Session {
         }
         self.0.store().borrow_mut().reject(&token);
         match self.token().await {
-            Ok(other) => Ok(transport.call(&other, request).await?),
+            Ok(other) => {
+                let (response, rejected) = transport.call_and_judge(&other, request).await?;
+                if rejected {
+                    self.0.store().borrow_mut().reject(&other);
+                }
+                Ok(response)
+            }
             // Without another token, the refusal is the application's.
             Err(_) => Ok(response),
         }

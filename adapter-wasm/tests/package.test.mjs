@@ -223,6 +223,24 @@ describe('session.fetch, like fetch,', () => {
     assert.deepEqual(log.map(({ body }) => body.toString()), ['a body', 'a body']);
   });
 
+  test('uses no token again that the server has refused', async (t) => {
+    const { page, log, url } = await resource(t, (_, response) => {
+      response.setHeader('access-control-expose-headers', 'www-authenticate');
+      response.writeHead(401, { 'www-authenticate': 'DPoP error="invalid_token"' }).end();
+    });
+    const statuses = await page.evaluate(async (url) => {
+      const { Session } = await import('/keybound/index.js');
+      let got = 0;
+      const session = await Session.open({
+        name: 'refused',
+        token: async () => ({ access_token: `at-${(got += 1)}`, token_type: 'DPoP', expires_in: 3600 }),
+      });
+      return [(await session.fetch(url)).status, (await session.fetch(url)).status];
+    }, url);
+    assert.deepEqual(statuses, [401, 401]);
+    assert.deepEqual(log.map(({ headers }) => headers.authorization), [1, 2, 3, 4].map((n) => `DPoP at-${n}`));
+  });
+
   test('is aborted by its signal, with its reason, before and while it waits', async (t) => {
     const { page, url } = await resource(t, () => {});
     const failures = await page.evaluate(async (url) => [
