@@ -35,7 +35,7 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
     };
 
     // ring verifies some signatures in a few thousand instructions more than others.
-    let limit = (algorithm == Algorithm::Es256).then_some(Limit { instructions: 30_000, allocations: 33 });
+    let limit = (algorithm == Algorithm::Es256).then_some(Limit { instructions: 33_000, allocations: 33 });
     let ours = again(move || Ok(policy.inspect(&proof, now)));
     Ok(Case::new("verify", algorithm.to_string(), ours).beside(again(floor)).at_most(limit))
 }
