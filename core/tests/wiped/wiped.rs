@@ -1,6 +1,8 @@
 //! Secrets are looked for in every piece of memory that is freed. Where one is found, it must be a place that SECURITY.md names
 //! under "What is not held".
 
+#![expect(clippy::disallowed_types, reason = "the core's rules are not for an allocator")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
