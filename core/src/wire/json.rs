@@ -48,10 +48,7 @@ impl<'a> Value<'a> {
 
     /// A number, or a text that is one (Azure AD v1, UPS, …).
     pub(crate) fn number(self) -> Option<f64> {
-        match self.text() {
-            Some(text) => text.trim().parse::<Number>().ok()?.as_f64(),
-            None => self.0.parse::<Number>().ok()?.as_f64(),
-        }
+        number(&self.text().unwrap_or(Cow::Borrowed(self.0)))
     }
 
     /// A number without sign, fraction or exponent.
@@ -172,6 +169,11 @@ impl<'a> Members<'a> {
     pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
         Duration::try_from_secs_f64(self.get(name)?.number()?).ok()
     }
+}
+
+/// A text as a number.
+pub(crate) fn number(text: &str) -> Option<f64> {
+    text.trim().parse::<Number>().ok()?.as_f64()
 }
 
 /// What a value consists of. `Other` are numbers, flags and `null`, which need no taking apart.

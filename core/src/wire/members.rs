@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::json::{Members, Value};
+use super::json::{Members, Value, number};
 
 /// Of an object's members those that are texts, lists of texts, numbers or flags.
 #[derive(Clone)]
@@ -55,10 +55,13 @@ impl OwnedMembers {
         matches!(self.get(name), Some(Owned::Flag(true)))
     }
 
+    /// Seconds, as a number or as a text.
     pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
-        match self.get(name)? {
-            Owned::Number(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
-            _ => None,
-        }
+        let seconds = match self.get(name)? {
+            Owned::Number(seconds) => *seconds,
+            Owned::Text(text) => number(text)?,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(seconds).ok()
     }
 }

@@ -57,6 +57,7 @@ fn an_answer_that_does_not_say_whether_the_token_is_active_is_none() {
     let one = read(&json!({ "active": true, "aud": "only", "scope": ["a"], "exp": "17", "cnf": 7 })).unwrap();
     assert_eq!((one.list("aud").collect::<Vec<_>>(), one.jkt()), (vec!["only"], None));
     assert_eq!(one.scope(), Some(&Scope::new("a").unwrap()));
+    assert_eq!(one.expires_at(), Some(UnixTime::from_secs(17)));
     for (answer, why) in [
         (json!({ "active": "true" }), WhyBad::Member("active")),
         (json!({ "active": null }), WhyBad::Member("active")),
