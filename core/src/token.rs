@@ -16,7 +16,7 @@ use crate::secret::{Secret, is_same};
 use crate::time::UnixTime;
 use crate::wire::http_date;
 use crate::wire::json::{Members, Value};
-use crate::wire::refusal::request_id;
+use crate::wire::refusal::{Secrets, request_id};
 
 /// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,14 +176,18 @@ impl Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { access, token_type, expires_at, refresh, scope, key, request_id, .. } = &*self.0;
+        // The server's words, which may hold what it has sent beside them.
+        let secrets =
+            Secrets::from_iter([Some(access), refresh.as_ref()].into_iter().flatten().map(Secret::expose));
         f.debug_struct("Token")
-            .field("token_type", &self.0.token_type)
-            .field("access_token", &self.0.access)
-            .field("expires_at", &self.0.expires_at)
-            .field("refresh_token", &self.0.refresh)
-            .field("scope", &self.0.scope)
-            .field("key", &self.0.key)
-            .field("request_id", &self.0.request_id)
+            .field("token_type", &secrets.tidy(token_type.as_str()))
+            .field("access_token", access)
+            .field("expires_at", expires_at)
+            .field("refresh_token", refresh)
+            .field("scope", &scope.as_ref().map(|scope| secrets.tidy(scope.as_str())))
+            .field("key", key)
+            .field("request_id", &request_id.as_ref().map(|id| secrets.tidy(id)))
             .finish_non_exhaustive()
     }
 }

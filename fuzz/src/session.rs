@@ -7,7 +7,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use keybound_core::jose::SigningKey;
 use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Demand, Endpoint, Failure, Grant, Judged, Kept, Origins,
+    Ambient, Authorized, Client, ClientAuth, Demand, Endpoint, Error, Failure, Grant, Judged, Kept, Origins,
     Outgoing, Received, RefreshPolicy, Role, Sent, SignRequest, Store, Ticket, Token, Turn, Turns, UnixTime,
 };
 
@@ -211,7 +211,16 @@ impl World {
             };
             let (status, headers) = (response.status(), response.headers());
             self.turns.give_back(pass, pending.outcome(status, headers));
-            match pending.judge(status, headers, &mut self.origins, self.now).expect("a verdict") {
+            let judged = match pending.judge(status, headers, &mut self.origins, self.now) {
+                Ok(judged) => judged,
+                // The one error that there is: no nonce was good enough.
+                Err(error) => {
+                    let Error::Server(refusal) = &error else { panic!("a verdict: {error}") };
+                    assert_eq!(refusal.code(), Some("use_dpop_nonce"));
+                    return;
+                }
+            };
+            match judged {
                 Judged::Deliver => return,
                 Judged::Rejected => {
                     self.store.reject(&token);

@@ -64,7 +64,7 @@ impl<'a> FromIterator<&'a str> for Secrets {
 impl Secrets {
     /// A text from the server as one line of at most [`MAX_TEXT`] characters that moves no terminal's cursor
     /// and has none of the secrets.
-    fn tidy(&self, text: &str) -> String {
+    pub(crate) fn tidy(&self, text: &str) -> String {
         let mut line = one_line(text);
         for secret in &self.0 {
             if line.contains(secret.expose()) {

@@ -314,6 +314,21 @@ fn refusals(echo: &str) -> Vec<Response<Vec<u8>>> {
 }
 
 #[test]
+fn a_token_that_the_server_repeats_under_another_name_is_not_shown() {
+    let answer = json!({
+        "access_token": ACCESS_TOKEN,
+        "refresh_token": REFRESH_TOKEN,
+        "token_type": format!("my{ACCESS_TOKEN}"),
+        "scope": format!("read {REFRESH_TOKEN}"),
+    });
+    let answer = with_header(json_response(200, &answer), "x-request-id", ACCESS_TOKEN);
+    let auth = ClientAuth::none("app").unwrap();
+    let token = answered(client(auth).token(grant()).unwrap(), answer).unwrap();
+    all().are_not_shown(&[&token]);
+    assert!(format!("{token:?}").contains("read [redacted]"), "{token:?}");
+}
+
+#[test]
 fn what_the_server_echoes_is_struck_out_wherever_it_stands() {
     for auth in auths() {
         for refusal in echoes(&auth).iter().flat_map(|echo| refusals(echo)) {
