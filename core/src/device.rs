@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::endpoint::Endpoint;
-use crate::error::{Misuse, WhyBad};
-use crate::exchange::{Exchange, Success, Unread};
+use crate::error::{Misuse, Unread, WhyBad};
+use crate::exchange::{Exchange, Success};
 use crate::grant::{Grant, Polling, Scope};
 use crate::secret::Secret;
 use crate::time::UnixTime;

@@ -275,6 +275,19 @@ pub enum WhyBad {
     ProofInsteadOfToken,
 }
 
+/// Why a success can't be read.
+pub(crate) enum Unread {
+    /// It is a refusal after all: an error in a 200.
+    Refusal,
+    Bad(WhyBad),
+}
+
+impl From<WhyBad> for Unread {
+    fn from(why: WhyBad) -> Self {
+        Self::Bad(why)
+    }
+}
+
 impl BadResponse {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {

@@ -11,7 +11,7 @@ use crate::client_assertion::{ASSERTION_TYPE, ClientAssertion};
 use crate::client_auth::ClientAuth;
 use crate::dpop::{Corrections, DPOP, Objection, Occasion, Said, sensitive};
 use crate::endpoint::{Endpoint, Target};
-use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, ServerError, WhyBad};
+use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, ServerError, Unread, WhyBad};
 use crate::jose::PublicJwk;
 use crate::origins::{Origins, Role};
 use crate::secret::{Body, Secret};
@@ -52,19 +52,6 @@ pub(crate) type Read<T> = Box<dyn Fn(&Success<'_>) -> Result<T, Unread> + Send +
 
 /// Says how long to wait before asking again, where a refusal isn't the end, and may change what is asked.
 pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync>;
-
-/// Why a success has no `T`.
-pub(crate) enum Unread {
-    /// It is a refusal after all: an error in a 200.
-    Refusal,
-    Bad(WhyBad),
-}
-
-impl From<WhyBad> for Unread {
-    fn from(why: WhyBad) -> Self {
-        Self::Bad(why)
-    }
-}
 
 /// A response with a 2xx status.
 pub(crate) struct Success<'a> {

@@ -14,8 +14,8 @@
 //! # }
 //! ```
 
-use crate::error::Misuse;
-use crate::exchange::{Success, Unread};
+use crate::error::{Misuse, Unread};
+use crate::exchange::Success;
 use crate::secret::Secret;
 use crate::wire::fields::Fields;
 use crate::wire::json::Members;

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 
 use crate::dpop::{AccessTokenHash, Jws, calls_itself_a_proof};
-use crate::error::WhyBad;
-use crate::exchange::{Success, Unread};
+use crate::error::{Unread, WhyBad};
+use crate::exchange::Success;
 use crate::grant::Scope;
 use crate::jose::PublicJwk;
 use crate::secret::{Secret, is_same};

@@ -12,8 +12,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use crate::error::WhyBad;
-use crate::exchange::Unread;
+use crate::error::{Unread, WhyBad};
 
 /// A value as it stands.
 #[derive(Clone, Copy)]
