@@ -263,11 +263,13 @@ impl Scope {
     pub(crate) fn granted(tokens: impl Iterator<Item = impl AsRef<str>>) -> Option<Self> {
         let mut scope = String::with_capacity(64);
         for token in tokens {
-            let token = token.as_ref();
-            if !scope.is_empty() && !token.is_empty() {
-                scope.push(' ');
+            // An element of a list may be several.
+            for token in token.as_ref().split(' ').filter(|token| !token.is_empty()) {
+                if !scope.is_empty() {
+                    scope.push(' ');
+                }
+                scope.push_str(token);
             }
-            scope.push_str(token);
         }
         (!scope.is_empty()).then_some(Self(scope))
     }

@@ -215,6 +215,7 @@ fn scope_is_read_in_every_form_that_servers_have() {
         (json!("a,b"), Some("a b")),
         (json!(["a", "b"]), Some("a b")),
         (json!(["a", 7, null]), Some("a")),
+        (json!(["a  b", " ", "c"]), Some("a b c")),
         (json!(""), None),
         (json!([]), None),
         (json!(null), None),
