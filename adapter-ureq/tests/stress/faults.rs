@@ -27,7 +27,7 @@ use crate::support::proxy::{Fault, Proxy, Tally};
 use crate::support::{alone, setting};
 
 /// So many at once: they mostly wait.
-const AT_ONCE: usize = 96;
+const AT_ONCE: usize = 48;
 
 /// What a session may take for one token, and one call without it.
 const BUDGET: Duration = Duration::from_millis(1500);
@@ -51,7 +51,7 @@ struct Figures {
 #[test]
 fn no_fault_makes_a_session_hang_lose_its_refresh_token_or_say_a_thing_twice() {
     let _alone = alone();
-    let runs: u64 = setting("KEYBOUND_RUNS", 2000);
+    let runs: u64 = setting("KEYBOUND_RUNS", 1000);
     let first: u64 = setting("KEYBOUND_SEED", 1);
     let next = AtomicU64::new(first);
     let tally = Tally::default();
