@@ -13,7 +13,7 @@ use std::thread;
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::storage::{FileStorage, Sealed, Storage};
-use keybound_ureq::{Client, ClientAuth, Grant, Pool, Secret, Session, Token, Transport, endpoint};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Pool, Secret, Session, Token, Transport};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ureq::http::Request;
 
@@ -57,7 +57,8 @@ impl Backend {
     fn new(server: &str, folder: &Path) -> Result<Self, BoxError> {
         let key = SigningKey::generate(Algorithm::Es256)?;
         let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-        let client = Client::new(endpoint(&format!("{server}/token"))?, auth).dpop(key.public().clone());
+        let client = Client::new(Endpoint::https_or_loopback(&format!("{server}/token"))?, auth)
+            .dpop(key.public().clone());
         let transport = Arc::new(Transport::new().signer(key));
         // An application has this key from elsewhere: a key service, or its environment.
         let mut seal = [0; 32];

@@ -17,8 +17,8 @@ use std::time::{Duration, SystemTime};
 use keybound_ureq::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::{
-    Ambient, Assemble, Authorized, Client, ClientAuth, Grant, Judged, Origins, Outgoing, Received, Secret,
-    Signing, Token, UnixTime, endpoint,
+    Ambient, Assemble, Authorized, Client, ClientAuth, Endpoint, Grant, Judged, Origins, Outgoing, Received,
+    Secret, Signing, Token, UnixTime,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -36,7 +36,8 @@ fn main() -> Result<(), BoxError> {
 
     let key = app.service.rotate()?;
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(endpoint(&(sandbox.oauth() + "/token"))?, auth).dpop(key.clone());
+    let client =
+        Client::new(Endpoint::https_or_loopback(&(sandbox.oauth() + "/token"))?, auth).dpop(key.clone());
     let token = app.token(&client)?;
     assert_eq!(token.key(), Some(&key), "the token belongs to the key that was asked for it, however old");
 

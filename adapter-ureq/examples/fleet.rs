@@ -13,7 +13,7 @@ use std::time::Duration;
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::storage::RedisStorage;
-use keybound_ureq::{Client, ClientAuth, Event, Grant, RefreshPolicy, Secret, Session, Transport, endpoint};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, RefreshPolicy, Secret, Session, Transport};
 use ureq::http::Request;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -56,7 +56,8 @@ fn session(
     token_requests: Arc<AtomicUsize>,
 ) -> Result<Session, BoxError> {
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(endpoint(&format!("{server}/token"))?, auth).dpop(key.public().clone());
+    let client = Client::new(Endpoint::https_or_loopback(&format!("{server}/token"))?, auth)
+        .dpop(key.public().clone());
     let transport = Transport::new().signer(key).observe(move |event| match event {
         Event::Sending { uri, .. } if uri.path().ends_with("/token") => {
             token_requests.fetch_add(1, Ordering::Relaxed);

@@ -25,7 +25,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use keybound_ureq::jose::{PublicJwk, Signature};
 use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
-use keybound_ureq::{Client, ClientAuth, Grant, Secret, SignRequest, Signer, Transport, endpoint};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, SignRequest, Signer, Transport};
 use ring::digest::{SHA256, digest};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -37,7 +37,8 @@ fn main() -> Result<(), BoxError> {
 
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(endpoint(&(sandbox.oauth() + "/token"))?, auth).dpop(public.clone());
+    let client =
+        Client::new(Endpoint::https_or_loopback(&(sandbox.oauth() + "/token"))?, auth).dpop(public.clone());
     let transport = Transport::new().signer(key);
 
     let token = transport.run(client.token(Grant::client_credentials())?)?;

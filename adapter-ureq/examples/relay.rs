@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use keybound_ureq::dpop::Policy;
 use keybound_ureq::provider::treasury_prime::TreasuryPrime;
 use keybound_ureq::sandbox::{API_KEY, Options, Sandbox};
-use keybound_ureq::{ClientAuth, CoreError, Secret, Token, Transport, UnixTime, endpoint};
+use keybound_ureq::{ClientAuth, CoreError, Endpoint, Secret, Token, Transport, UnixTime};
 use serde_json::json;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -36,7 +36,7 @@ fn main() -> Result<(), BoxError> {
     let proof_url = format!("{}/oauth/token", sandbox.marqeta());
     let key = ClientAuth::bearer(Secret::new(API_KEY))?;
     let relay = Arc::new(Relay {
-        provider: TreasuryPrime::at(endpoint(&sandbox.treasury_prime())?, key),
+        provider: TreasuryPrime::at(Endpoint::https_or_loopback(&sandbox.treasury_prime())?, key),
         transport: Transport::new().budget(Duration::from_secs(5)),
         proof_url: proof_url.clone(),
     });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::storage::FileStorage;
-use keybound_ureq::{Client, ClientAuth, Event, Grant, Secret, Session, Transport, endpoint};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, Secret, Session, Transport};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let sandbox = Sandbox::start(Options::default())?;
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn script(server: &str, folder: &Path) -> Result<String, Box<dyn Error>> {
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(endpoint(&format!("{server}/token"))?, auth);
+    let client = Client::new(Endpoint::https_or_loopback(&format!("{server}/token"))?, auth);
     let transport = Transport::new().observe(|event| {
         if let Event::Sending { .. } | Event::Renewed(_) = event {
             println!("{event:?}");

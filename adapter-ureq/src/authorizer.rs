@@ -12,7 +12,7 @@ use ureq::middleware::{Middleware, MiddlewareNext};
 use ureq::{Body, RequestExt as _, SendBody};
 
 use crate::clock::Clock;
-use crate::transport::{Extent, Repeatable, endpoint};
+use crate::transport::{Extent, Repeatable};
 use crate::{Error, Event, Session};
 
 /// The longest body that is kept to be sent again: 10 MiB.
@@ -54,7 +54,7 @@ impl Session {
     /// # Errors
     /// `Misuse` for what is no URL that may have a token.
     pub fn authorizer<'a>(&self, origins: impl IntoIterator<Item = &'a str>) -> Result<Authorizer, Misuse> {
-        let origins = origins.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+        let origins = origins.into_iter().map(Endpoint::https_or_loopback).collect::<Result<_, _>>()?;
         Ok(Authorizer { session: self.clone(), origins })
     }
 }

@@ -51,7 +51,7 @@ pub use pool::Pool;
 pub use replay::SharedReplayCache;
 pub use session::{Session, SessionBuilder};
 pub use signer::Signer;
-pub use transport::{Transport, endpoint};
+pub use transport::Transport;
 
 /// The README's examples, compiled.
 #[cfg(doctest)]

@@ -14,6 +14,9 @@ use crate::{Error, Event, Transport};
 /// How often it is looked whether another process has done the work.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What comes at the last moment must still be saved, and told, on a busy machine too, before somebody else's turn comes.
+const MARGIN: Duration = Duration::from_secs(2);
+
 /// How long a nonce that another process has learned may be of use.
 const NONCE_LIFE: Duration = Duration::from_secs(300);
 
@@ -131,8 +134,7 @@ impl Renewal {
             }
         }
         let left = self.clock.left();
-        // What comes at the last moment must still be saved, and told, before somebody else's turn comes.
-        let budget = (left - left / 16).min(transport.time());
+        let budget = left.saturating_sub(MARGIN.min(left / 2)).min(transport.time());
         let token = transport.run_within(budget, client.token(attempt.grant)?)?;
         // Before anybody uses it: a new refresh token comes only once.
         if let Some(Err(error)) = lease.map(|lease| save(lease, Kept::new(token.clone()), transport)) {

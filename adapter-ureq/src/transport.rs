@@ -389,14 +389,6 @@ impl Drop for TakenTurn<'_> {
     }
 }
 
-/// A URL that may be given credentials: `https`, or `http` on this machine.
-///
-/// # Errors
-/// `Misuse` for any other.
-pub fn endpoint(url: &str) -> Result<Endpoint, Misuse> {
-    Endpoint::https(url).or_else(|misuse| Endpoint::loopback_http(url).map_err(|_| misuse))
-}
-
 /// A request that can be sent several times, to where a token may go.
 pub(crate) struct Repeatable<'a> {
     head: request::Parts,

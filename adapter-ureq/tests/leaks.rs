@@ -38,7 +38,7 @@ fn planted() -> Planted {
 }
 
 fn client(server: &Server) -> Client {
-    let endpoint = keybound_ureq::endpoint(&format!("{}/token", server.url)).unwrap();
+    let endpoint = keybound_ureq::Endpoint::https_or_loopback(&format!("{}/token", server.url)).unwrap();
     Client::new(endpoint, ClientAuth::basic("app", Secret::new(CLIENT_SECRET)).unwrap())
 }
 

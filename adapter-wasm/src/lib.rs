@@ -17,4 +17,4 @@ pub use error::Error;
 pub use key::ProofKey;
 pub use keybound_core::{Error as CoreError, *};
 pub use session::{Answer, Session, Source};
-pub use transport::{Transport, endpoint};
+pub use transport::Transport;

@@ -8,13 +8,14 @@ use js_sys::{Function, Promise};
 use keybound_core::dpop::{Nonce, Proof};
 use keybound_core::jose::Algorithm;
 use keybound_core::{
-    AuthorizationRequest, Client, ClientAuth, Grant, Issuer, Misuse, PendingAuthorization, Scope, Secret,
+    AuthorizationRequest, Client, ClientAuth, Endpoint, Grant, Issuer, Misuse, PendingAuthorization, Scope,
+    Secret,
 };
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::Request;
 
-use crate::{CoreError, Error, ProofKey, Session, Source, Transport, endpoint, platform};
+use crate::{CoreError, Error, ProofKey, Session, Source, Transport, platform};
 
 /// A [`ProofKey`] of JavaScript's.
 #[wasm_bindgen]
@@ -199,8 +200,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     };
     let mut client = match options.issuer() {
         Some(issuer) => {
-            let issuer = Issuer::https(&issuer)
-                .or_else(|misuse| Issuer::loopback_http(&issuer).map_err(|_| misuse))?;
+            let issuer = Issuer::https_or_loopback(&issuer)?;
             let metadata = transport.run(issuer.discover()?).await?;
             let key = metadata.dpop_key(key.public())?;
             metadata.client(auth)?.dpop(key)
@@ -208,14 +208,15 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
         None => {
             let missing =
                 Misuse::new("tokenEndpoint", "must be given, or the issuer, or a function that gets tokens");
-            Client::new(endpoint(&options.token_endpoint().ok_or(missing)?)?, auth).dpop(key.public().clone())
+            Client::new(Endpoint::https_or_loopback(&options.token_endpoint().ok_or(missing)?)?, auth)
+                .dpop(key.public().clone())
         }
     };
     if let Some(url) = options.authorization_endpoint() {
-        client = client.authorization_endpoint(endpoint(&url)?);
+        client = client.authorization_endpoint(Endpoint::https_or_loopback(&url)?);
     }
     if let Some(url) = options.revocation_endpoint() {
-        client = client.revocation_endpoint(endpoint(&url)?);
+        client = client.revocation_endpoint(Endpoint::https_or_loopback(&url)?);
     }
     let source = match (options.token(), options.grant().as_deref()) {
         (Some(get), _) => Source::Page(Box::new(move || {

@@ -106,7 +106,7 @@ impl Transport {
         }
         let (method, headers) = request_head(&platform::request_head(request))?;
         let url = request.url();
-        let uri = endpoint(url.split('#').next().unwrap_or_default())?.uri().clone();
+        let uri = Endpoint::https_or_loopback(url.split('#').next().unwrap_or_default())?.uri().clone();
         let deadline = platform::now().saturating_add(self.budget);
         let mut call = token.authorize(&method, &uri)?.with_headers(&headers).within(self.budget);
         let mut turn: Option<TakenTurn<'_>> = None;
@@ -208,14 +208,6 @@ impl Drop for TakenTurn<'_> {
     fn drop(&mut self) {
         self.give_back(Outcome::Lost);
     }
-}
-
-/// A URL that may be given credentials: `https`, or `http` on this machine.
-///
-/// # Errors
-/// `Misuse` for any other.
-pub fn endpoint(url: &str) -> Result<Endpoint, Misuse> {
-    Endpoint::https(url).or_else(|misuse| Endpoint::loopback_http(url).map_err(|_| misuse))
 }
 
 async fn send(request: http::Request<Body>, deadline: UnixTime) -> Result<Answer<Vec<u8>>, JsValue> {

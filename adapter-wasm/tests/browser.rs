@@ -6,7 +6,7 @@
 use keybound_wasm::dpop::{Policy, Proof};
 use keybound_wasm::jose::Algorithm;
 use keybound_wasm::{
-    Client, ClientAuth, CoreError, Error, Grant, ProofKey, Retry, Transport, UnixTime, endpoint,
+    Client, ClientAuth, CoreError, Endpoint, Error, Grant, ProofKey, Retry, Transport, UnixTime,
 };
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
 
@@ -51,7 +51,10 @@ async fn a_key_of_rings_proves_as_well() {
 
 #[wasm_bindgen_test]
 async fn a_server_that_is_not_there_is_a_lost_connection_whose_cause_is_fetchs() {
-    let client = Client::new(endpoint("http://127.0.0.1:9/token").unwrap(), ClientAuth::none("app").unwrap());
+    let client = Client::new(
+        Endpoint::https_or_loopback("http://127.0.0.1:9/token").unwrap(),
+        ClientAuth::none("app").unwrap(),
+    );
     let exchange = client.token(Grant::client_credentials()).unwrap().at_most(1);
     let error = Transport::new(None).run(exchange).await.unwrap_err();
     assert_eq!(error.retry(), Retry::Later(None));

@@ -104,9 +104,7 @@ impl DeviceAuthorization {
     fn read(success: &Success<'_>) -> Result<Self, Unread> {
         let members = Members::of_answer(success.body, "device_code")?;
         let url = |name| match members.required_text(name) {
-            Ok(url) if Endpoint::https(&url).or_else(|_| Endpoint::loopback_http(&url)).is_ok() => {
-                Ok(url.into_owned())
-            }
+            Ok(url) if Endpoint::https_or_loopback(&url).is_ok() => Ok(url.into_owned()),
             Ok(_) => Err(WhyBad::Member(name)),
             Err(why) => Err(why),
         };

@@ -42,6 +42,14 @@ impl Endpoint {
         }
     }
 
+    /// An `https` URL, or an `http` URL whose host is this machine: for what somebody types or configures.
+    ///
+    /// # Errors
+    /// As for [`https`](Self::https).
+    pub fn https_or_loopback(url: &str) -> Result<Self, Misuse> {
+        Self::https(url).or_else(|misuse| Self::loopback_http(url).map_err(|_| misuse))
+    }
+
     /// The `https` URL, or the `http` URL on this machine, that a request goes to.
     ///
     /// # Errors
@@ -96,11 +104,6 @@ impl Endpoint {
             return Err(URL.breaks("must not be an internal address where it is named from outside"));
         }
         Ok(named)
-    }
-
-    /// Whether scheme, host and port are the same.
-    pub(crate) fn is_at_origin_of(&self, other: &Self) -> bool {
-        matches!((Target::of(&self.0), Target::of(&other.0)), (Ok(one), Ok(other)) if one.origin().is_of(&other))
     }
 
     /// The URL as an [`http::Uri`].

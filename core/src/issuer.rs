@@ -30,6 +30,14 @@ impl Issuer {
         Self::of(url, Endpoint::loopback_http(url)?)
     }
 
+    /// An `https` URL, or an `http` URL of this machine: for what somebody types or configures.
+    ///
+    /// # Errors
+    /// As for [`https`](Self::https).
+    pub fn https_or_loopback(url: &str) -> Result<Self, Misuse> {
+        Self::of(url, Endpoint::https_or_loopback(url)?)
+    }
+
     fn of(url: &str, endpoint: Endpoint) -> Result<Self, Misuse> {
         if url.contains('?') {
             return Err(Misuse::new("issuer", "must not have a query"));

@@ -165,7 +165,7 @@ impl Origins {
             let entry = entry.object()?;
             let role = Role::named(&entry.text("role")?)?;
             let origin = entry.text("origin")?;
-            let endpoint = Endpoint::https(&origin).or_else(|_| Endpoint::loopback_http(&origin)).ok()?;
+            let endpoint = Endpoint::https_or_loopback(&origin).ok()?;
             let target = Target::of(endpoint.uri()).ok()?;
             let nonce = Nonce::new(&entry.text("nonce")?).ok()?;
             let learned = UnixTime::from_millis(entry.get("learned")?.unsigned()?);

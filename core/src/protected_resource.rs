@@ -51,26 +51,25 @@ impl ProtectedResource {
     /// # Errors
     /// `Misuse` for any other URL, and for a fragment.
     pub fn discover(resource: &str) -> Result<Exchange<Self>, Misuse> {
-        Self::ask(&resource_url(resource)?.well_known("oauth-protected-resource")?, resource)
+        let known = Endpoint::https_or_loopback(resource)?;
+        Self::ask(&known.well_known("oauth-protected-resource")?, known, resource)
     }
 
     /// Asks for the metadata of a resource where its refusal says that they are (`resource_metadata`, RFC 9728 §5.1);
     /// `None` where it doesn't say.
     ///
     /// # Errors
-    /// `Misuse` for a resource as above, and for a place that is not at the resource's own origin: a refusal must not have
-    /// requests sent elsewhere (RFC 9728 §7.7).
+    /// `Misuse` for a resource as above, and for a place that is not `https` or is internal where the resource is not: a
+    /// refusal must not have requests sent where its author can't send any (RFC 9728 §7.7). Any other may hold the
+    /// metadata, which must be of this very resource (§3.3).
     pub fn told_by(headers: &HeaderMap, resource: &str) -> Option<Result<Exchange<Self>, Misuse>> {
         let challenges = Challenge::all(headers);
         let at = challenges.iter().find_map(|challenge| challenge.param("resource_metadata"))?;
-        Some(resource_url(resource).and_then(|known| match known.refers_to(at)? {
-            at if at.is_at_origin_of(&known) => Self::ask(&at, resource),
-            _ => Err(Misuse::new("resource_metadata", "must be at the origin of the resource")),
-        }))
+        let known = Endpoint::https_or_loopback(resource);
+        Some(known.and_then(|known| Self::ask(&known.refers_to(at)?, known, resource)))
     }
 
-    fn ask(at: &Endpoint, resource: &str) -> Result<Exchange<Self>, Misuse> {
-        let known = resource_url(resource)?;
+    fn ask(at: &Endpoint, known: Endpoint, resource: &str) -> Result<Exchange<Self>, Misuse> {
         let resource = resource.to_owned();
         let ask = Ask { endpoint: at.clone(), post: None, repeat: Repeat::Freely };
         Ok(Exchange::new(ask, move |success| {
@@ -117,11 +116,6 @@ impl ProtectedResource {
     pub fn flag(&self, member: &str) -> bool {
         self.members.flag(member)
     }
-}
-
-/// A resource identifier (RFC 9728 §1.2).
-fn resource_url(resource: &str) -> Result<Endpoint, Misuse> {
-    Endpoint::https(resource).or_else(|misuse| Endpoint::loopback_http(resource).map_err(|_| misuse))
 }
 
 impl fmt::Debug for ProtectedResource {

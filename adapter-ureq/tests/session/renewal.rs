@@ -212,6 +212,20 @@ fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
 }
 
 #[test]
+fn a_renewal_leaves_half_of_a_short_patience_to_save_what_comes() {
+    let server = Server::start(|_| {
+        thread::sleep(Duration::from_secs(5));
+        token("late", "Bearer", 3600)
+    });
+    let policy = RefreshPolicy::default().patience(Duration::from_secs(4));
+    let session = server.session(policy);
+    let began = Instant::now();
+    let error = session.token().unwrap_err();
+    assert!(matches!(&*error, Error::Lost { .. }), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
 fn the_last_handle_of_a_session_waits_for_a_refresh_token_that_is_under_way() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let server = Server::start(|asked| match asked.path.as_str() {

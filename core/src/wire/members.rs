@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::json::{Members, Value, number};
 
-/// Of an object's members those that are texts, lists of texts, numbers or flags.
+/// An object's members, with the values that are texts, lists of texts, numbers or flags. Of two that have one name the
+/// later counts, whatever it is.
 #[derive(Clone)]
-pub(crate) struct OwnedMembers(Vec<(String, Owned)>);
+pub(crate) struct OwnedMembers(Vec<(String, Option<Owned>)>);
 
 #[derive(Clone)]
 enum Owned {
@@ -28,12 +29,11 @@ impl Owned {
 
 impl OwnedMembers {
     pub(crate) fn of(members: &Members<'_>) -> Self {
-        let owned = members.iter().filter_map(|(name, value)| Some((name.to_owned(), Owned::of(value)?)));
-        Self(owned.collect())
+        Self(members.iter().map(|(name, value)| (name.to_owned(), Owned::of(value))).collect())
     }
 
     fn get(&self, name: &str) -> Option<&Owned> {
-        self.0.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value)
+        self.0.iter().rev().find(|(own, _)| own == name)?.1.as_ref()
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {

@@ -52,6 +52,14 @@ fn an_introspection_tells_what_the_token_is_worth_and_whose_key_it_needs() {
 }
 
 #[test]
+fn of_a_member_that_stands_twice_the_last_counts_even_where_it_says_nothing() {
+    let body = r#"{"active":true,"sub":"alice","aud":null,"aud":["a"],"sub":null}"#;
+    let exchange = client().introspect(Secret::new("t"), None).unwrap();
+    let Ok(Received::Done(told)) = answered(exchange, response(200, body)) else { panic!() };
+    assert_eq!((told.text("sub"), told.list("aud").collect::<Vec<_>>()), (None, vec!["a"]));
+}
+
+#[test]
 fn an_answer_that_does_not_say_whether_the_token_is_active_is_none() {
     assert!(!read(&json!({ "active": false })).unwrap().is_active());
     let one = read(&json!({ "active": true, "aud": "only", "scope": ["a"], "exp": "17", "cnf": 7 })).unwrap();

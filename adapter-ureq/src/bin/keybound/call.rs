@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 impl Options {
     fn request(&self) -> Result<Request<Vec<u8>>, Failure> {
         // Checked before a token is asked for.
-        let url = keybound_ureq::endpoint(&self.url)?;
+        let url = keybound_ureq::Endpoint::https_or_loopback(&self.url)?;
         let data = match self.data.as_deref().map(|data| data.strip_prefix('@').ok_or(data)) {
             None => Vec::new(),
             Some(Err(data)) => data.as_bytes().to_vec(),

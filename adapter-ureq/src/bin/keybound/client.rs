@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use http::HeaderMap;
 use keybound_ureq::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_ureq::provider::moov::{Moov, Origin, Version};
-use keybound_ureq::{BodyFormat, Client, ClientAuth, Issuer, Metadata, Misuse, Transport, endpoint};
+use keybound_ureq::{BodyFormat, Client, ClientAuth, Endpoint, Issuer, Metadata, Misuse, Transport};
 
 use crate::failure::{Failure, warn};
 use crate::input::{pair, secret};
@@ -130,11 +130,11 @@ impl ClientOptions {
                 moov.client()?
             }
             (_, Some(url), None) => {
-                let said = metadata.insert(transport.run(issuer(url)?.discover()?)?);
+                let said = metadata.insert(transport.run(Issuer::https_or_loopback(url)?.discover()?)?);
                 bound_to = bound_to.map(|key| said.dpop_key(&key)).transpose()?;
                 said.client(self.client_auth(public.as_ref(), Some(said))?)?
             }
-            (Some(url), None, None) => Client::new(endpoint(url)?, auth),
+            (Some(url), None, None) => Client::new(Endpoint::https_or_loopback(url)?, auth),
             (None, None, None) => {
                 return Err(Failure::usage("--token-url, --issuer or --provider must be given"));
             }
@@ -188,7 +188,7 @@ impl ClientOptions {
     fn moov(&self, auth: ClientAuth) -> Result<Moov, Misuse> {
         let mut moov = Moov::new(auth);
         if let Some(url) = &self.base_url {
-            moov = moov.base_url(endpoint(url)?);
+            moov = moov.base_url(Endpoint::https_or_loopback(url)?);
         }
         for (name, value) in &self.header {
             if name.eq_ignore_ascii_case("origin") {
@@ -214,11 +214,6 @@ impl Auth {
             Self::PrivateKeyJwt => return Err(Failure::usage("--client-key must be given for this --auth")),
         })
     }
-}
-
-/// An issuer that is asked over https, or on this machine.
-fn issuer(url: &str) -> Result<Issuer, Misuse> {
-    Issuer::https(url).or_else(|misuse| Issuer::loopback_http(url).map_err(|_| misuse))
 }
 
 /// A transport that knows what earlier commands have learned.

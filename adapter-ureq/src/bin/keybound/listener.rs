@@ -27,7 +27,7 @@ impl Listener {
     /// At a URI that is registered with the server, or at any free port.
     pub(crate) fn open(redirect_uri: Option<&str>) -> Result<Self, Failure> {
         let wanted = redirect_uri.unwrap_or("http://127.0.0.1:0/callback");
-        let uri = keybound_ureq::endpoint(wanted).map_err(|_| unusable())?.uri().clone();
+        let uri = keybound_ureq::Endpoint::https_or_loopback(wanted).map_err(|_| unusable())?.uri().clone();
         let (Some("http"), Some(host), None) = (uri.scheme_str(), uri.host(), uri.query()) else {
             return Err(unusable());
         };

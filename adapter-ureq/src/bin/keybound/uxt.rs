@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::Args;
 use keybound_ureq::dpop::{Nonce, Policy};
 use keybound_ureq::provider::treasury_prime::TreasuryPrime;
-use keybound_ureq::{CoreError, Error, Sent, endpoint};
+use keybound_ureq::{CoreError, Endpoint, Error, Sent};
 use serde_json::{Value, json};
 
 use crate::client::{self, Auth};
@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     let auth = options.auth.with(&options.client_id, Some(&options.client_secret_env))?;
     let api = match &options.base_url {
-        Some(url) => TreasuryPrime::at(endpoint(url)?, auth),
+        Some(url) => TreasuryPrime::at(Endpoint::https_or_loopback(url)?, auth),
         None => TreasuryPrime::production(auth),
     };
     let policy = Policy::default().method(&options.method).no_access_token();
