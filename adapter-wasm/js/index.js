@@ -114,7 +114,10 @@ export class Session {
 
   async fetch(input, init) {
     const request = new Request(input, init);
-    return until(request.signal, this.#page.fetch(request));
+    const signal = init?.signal === undefined ? input?.signal : init.signal;
+    signal?.throwIfAborted();
+    const response = this.#page.fetch(request);
+    return signal ? until(signal, response) : response;
   }
 
   async token() {
@@ -213,7 +216,6 @@ function handOver(state, url) {
 
 /** What `promise` brings, unless `signal` is aborted before. */
 function until(signal, promise) {
-  signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const abort = () => reject(signal.reason);
     signal.addEventListener('abort', abort, { once: true });

@@ -26,13 +26,17 @@ export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 const lines = (headers) => headers.split('\n').filter(Boolean).map((line) => line.split(/: (.*)/s, 2));
 
-const headOf = (first, headers) => [first, ...Array.from(headers, ([name, value]) => `${name}: ${value}`), ''].join('\n');
+const headOf = (first, headers) => {
+  let head = `${first}\n`;
+  headers.forEach((value, name) => (head += `${name}: ${value}\n`));
+  return head;
+};
 
 /** The head of a response: its status, and a line for each header. */
 export const head = ({ status, headers }) => headOf(status, headers);
 
-/** The head of a request: its method, and a line for each header. */
-export const requestHead = ({ method, headers }) => headOf(method, headers);
+/** The head of a request: its mode, its method, its URL, and a line for each header. */
+export const requestHead = ({ mode, method, url, headers }) => headOf(`${mode}\n${method}\n${url}`, headers);
 
 /** Sends a request to an authorization server. The answer is its head, an empty line, and its body as text. */
 export async function send(method, url, headers, body, within, limit) {
@@ -69,7 +73,9 @@ export function call(request, authorization) {
   for (const [name, value] of lines(authorization)) headers.set(name, value);
   const hasBody = request.method !== 'GET' && request.method !== 'HEAD';
   const redirect = request.redirect === 'follow' ? 'manual' : request.redirect;
-  return fetch(hasBody ? request.clone() : request, { headers, redirect });
+  // Whatever is given besides a request resets these two.
+  const { referrer, referrerPolicy } = request;
+  return fetch(hasBody ? request.clone() : request, { headers, redirect, referrer, referrerPolicy });
 }
 
 /** Says why a refusal can't be answered, to whoever develops the page. */
@@ -90,7 +96,7 @@ export async function openKey(name, algorithm) {
     throw unable('WebCrypto is missing: browsers have it for secure pages alone. Open this one by https, or at http://localhost');
   }
   const kept = await load(name);
-  if (kept) return kept;
+  if (kept) return withAlgorithm(kept);
   const parameters = algorithm === 'ES256' ? { name: 'ECDSA', namedCurve: 'P-256' } : { name: algorithm };
   let made;
   try {
@@ -99,21 +105,25 @@ export async function openKey(name, algorithm) {
     throw unable(`This browser makes no ${algorithm} keys`, cause);
   }
   // Another tab may have been quicker.
-  return transact('readwrite', (store, done) => {
+  const pair = await transact('readwrite', (store, done) => {
     store.get(name).onsuccess = ({ target }) => {
       if (!target.result) store.put(made, name);
       done(target.result ?? made);
     };
   });
+  return withAlgorithm(pair);
 }
+
+/** Browsers make it anew whenever a key is asked for it. */
+const withAlgorithm = ({ privateKey, publicKey }) => ({ privateKey, publicKey, algorithm: privateKey.algorithm.name });
 
 /** The public half: an uncompressed point, or the 32 bytes of Ed25519. */
 export const publicBytes = async (pair) => new Uint8Array(await crypto.subtle.exportKey('raw', pair.publicKey));
 
-export const keyAlgorithm = (pair) => pair.privateKey.algorithm.name;
+export const keyAlgorithm = (pair) => pair.algorithm;
 
-export const sign = async ({ privateKey }, message) =>
-  new Uint8Array(await crypto.subtle.sign({ name: privateKey.algorithm.name, hash: 'SHA-256' }, privateKey, message));
+export const sign = async ({ privateKey, algorithm }, message) =>
+  new Uint8Array(await crypto.subtle.sign({ name: algorithm, hash: 'SHA-256' }, privateKey, message));
 
 // ---------------------------------------------------------------------------------------------------- storage
 

@@ -12,7 +12,7 @@ use keybound_core::{
     UnixTime,
 };
 use wasm_bindgen::{JsCast as _, JsValue};
-use web_sys::{Request, RequestMode, RequestRedirect, Response};
+use web_sys::{Request, RequestRedirect, Response};
 
 use crate::bell::Bell;
 use crate::{Error, ProofKey, platform};
@@ -97,15 +97,7 @@ impl Transport {
         token: &Token,
         request: &Request,
     ) -> Result<(Response, bool), Error> {
-        if request.mode() == RequestMode::NoCors {
-            return Err(Misuse::new(
-                "mode",
-                "must not be no-cors: the browser would strip the token, and hide the answer",
-            )
-            .into());
-        }
-        let (method, headers) = request_head(&platform::request_head(request))?;
-        let url = request.url();
+        let RequestHead { method, url, headers } = RequestHead::of(request)?;
         let uri = Endpoint::https_or_loopback(url.split('#').next().unwrap_or_default())?.uri().clone();
         let deadline = platform::now().saturating_add(self.budget);
         let mut call = token.authorize(&method, &uri)?.with_headers(&headers).within(self.budget);
@@ -242,12 +234,27 @@ fn head(text: &str) -> Option<(StatusCode, HeaderMap)> {
     Some((StatusCode::from_bytes(status.as_bytes()).ok()?, read_lines(headers)))
 }
 
-/// Method and headers of the application's request.
-fn request_head(text: &str) -> Result<(Method, HeaderMap), Misuse> {
-    let (method, headers) = text.split_once('\n').unwrap_or_default();
-    let method = Method::from_bytes(method.as_bytes())
-        .map_err(|_| Misuse::new("method", "must be a method of HTTP"))?;
-    Ok((method, read_lines(headers)))
+/// What of the application's request decides.
+struct RequestHead {
+    method: Method,
+    url: String,
+    headers: HeaderMap,
+}
+
+impl RequestHead {
+    fn of(request: &Request) -> Result<Self, Misuse> {
+        // At once, since each question to the browser costs more than all that is done with its answer.
+        let text = platform::request_head(request);
+        let mut parts = text.splitn(4, '\n');
+        let mut next = || parts.next().unwrap_or_default();
+        if next() == "no-cors" {
+            let rule = "must not be no-cors: the browser would strip the token, and hide the answer";
+            return Err(Misuse::new("mode", rule));
+        }
+        let method = Method::from_bytes(next().as_bytes())
+            .map_err(|_| Misuse::new("method", "must be a method of HTTP"))?;
+        Ok(Self { method, url: next().to_owned(), headers: read_lines(next()) })
+    }
 }
 
 fn read_lines(lines: &str) -> HeaderMap {

@@ -251,6 +251,25 @@ describe('session.fetch, like fetch,', () => {
     assert.deepEqual([failures[0].name, failures[1].name, failures[2]], ['AbortError', 'TimeoutError', 'my reason']);
   });
 
+  test('leaves the referrer and the signal to the application', async (t) => {
+    const { page, log, url } = await resource(t, (_, response) => response.end());
+    const reason = await page.evaluate(async (url) => {
+      await session.fetch(url);
+      await session.fetch(url, { referrerPolicy: 'no-referrer' });
+      await session.fetch(new Request(url, { referrerPolicy: 'unsafe-url' }));
+      await session.fetch(url, { referrer: '/elsewhere', referrerPolicy: 'unsafe-url' });
+      const aborted = new Request(url, { signal: AbortSignal.abort('as before') });
+      await session.fetch(aborted, { signal: null });
+      return session.fetch(aborted).catch((reason) => reason);
+    }, url);
+    const own = new URL(page.url());
+    assert.deepEqual(
+      log.map(({ headers }) => headers.referer),
+      [`${own.origin}/`, undefined, own.href, `${own.origin}/elsewhere`, `${own.origin}/`],
+    );
+    assert.equal(reason, 'as before');
+  });
+
   test('follows no redirection with a token', async (t) => {
     const { page, log, url } = await resource(t, ({ url }, response) => response.writeHead(307, { location: `${url}x` }).end());
     const error = await page.evaluate((url) => failure(session.fetch(url)), url);
