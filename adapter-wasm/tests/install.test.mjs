@@ -9,6 +9,7 @@ import { extname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
+import { createServer } from 'vite';
 import { browser, ROOT, serve } from './harness.mjs';
 import { startProvider } from './provider.mjs';
 
@@ -67,7 +68,7 @@ describe('the package', () => {
     await writeFile(join(app, 'index.html'), `<!doctype html><title></title>
       <script type="importmap">{"imports":{"keybound":"/node_modules/keybound/dist/index.js"}}</script>
       <script type="module">${script}</script>`);
-    await showsThumbprint(t, app);
+    await showsThumbprint(t, await served(t, app));
   });
 
   test('works as Vite builds it', async (t) => {
@@ -75,15 +76,28 @@ describe('the package', () => {
     await writeFile(join(app, 'vite/index.html'), '<!doctype html><title></title><script type="module" src="/main.js"></script>');
     await writeFile(join(app, 'vite/main.js'), script);
     await run(bin('vite'), ['build', '--logLevel', 'error'], { cwd: join(app, 'vite') });
-    await showsThumbprint(t, join(app, 'vite/dist'));
+    await showsThumbprint(t, await served(t, join(app, 'vite/dist')));
   });
 
-  async function showsThumbprint(t, root) {
+  test("works in Vite's development server, which bundles what a page imports", async (t) => {
+    await writeFile(join(app, 'dev.html'), '<!doctype html><title></title><script type="module" src="/dev.js"></script>');
+    await writeFile(join(app, 'dev.js'), script);
+    const server = await createServer({ root: app, configFile: false, logLevel: 'error', server: { host: '127.0.0.1', port: 0 } });
+    t.after(() => server.close());
+    await server.listen();
+    await showsThumbprint(t, `http://127.0.0.1:${server.httpServer.address().port}/dev.html`);
+  });
+
+  async function served(t, root) {
     const server = await folder(root);
     t.after(() => server.close());
+    return server.url;
+  }
+
+  async function showsThumbprint(t, url) {
     const page = await chromium.newPage();
     t.after(() => page.close());
-    await page.goto(server.url);
+    await page.goto(url);
     await page.waitForFunction(() => document.title);
     assert.match(await page.title(), /^[\w-]{43}$/);
   }
