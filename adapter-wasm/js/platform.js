@@ -69,8 +69,8 @@ async function text(response, limit) {
 
 /** Sends the application's request with these headers, and follows no redirection with them. It may be sent again. */
 export function call(request, authorization) {
-  const headers = new Headers(request.headers);
-  for (const [name, value] of lines(authorization)) headers.set(name, value);
+  // All names are in lower case. A record is read faster than `Headers`.
+  const headers = Object.fromEntries([...request.headers, ...lines(authorization)]);
   const hasBody = request.method !== 'GET' && request.method !== 'HEAD';
   const redirect = request.redirect === 'follow' ? 'manual' : request.redirect;
   // Whatever is given besides a request resets these two.
