@@ -56,7 +56,7 @@ impl<'a> FromIterator<&'a str> for Secrets {
             forms.extend(String::from_utf8(escaped).ok().filter(|form| form != secret).map(Secret::new));
             forms.push(Secret::new(secret));
         }
-        forms.sort_by_key(|form| Reverse(form.expose().len()));
+        forms.sort_unstable_by_key(|form| Reverse(form.expose().len()));
         Self(forms)
     }
 }
