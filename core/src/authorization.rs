@@ -281,7 +281,7 @@ impl PendingAuthorization {
         if !issuer_is_right {
             return Err(RedirectError::OtherIssuer);
         }
-        if let Some(error) = answer.error {
+        if let Some(error) = answer.error.filter(|error| !error.is_empty()) {
             let tidy = |text: String| short_line(&text);
             return Err(RedirectError::Denied(Denial {
                 code: tidy(error),

@@ -19,6 +19,7 @@ use crate::time::UnixTime;
 use crate::token::{self, Expected, ExpiresIn, Token};
 use crate::tries::Repeat;
 use crate::wire::fields::{BodyFormat, Fields};
+use crate::wire::json::without_mark;
 use crate::wire::refusal::Secrets;
 
 /// A client of one authorization server. Immutable once it is built, and cheap to clone.
@@ -223,7 +224,7 @@ impl Client {
     /// `Response` if it is no token for this client's key.
     pub fn read_token(&self, answer: &[u8], now: UnixTime) -> Result<Token, Error> {
         let headers = HeaderMap::new();
-        let success = Success { headers: &headers, body: answer, now };
+        let success = Success { headers: &headers, body: without_mark(answer), now };
         token::read(&success, &self.expected(None)).map_err(|unread| {
             let why = match unread {
                 Unread::Bad(why) => why,

@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::endpoint::Endpoint;
 use crate::error::{Misuse, Unread, WhyBad};
-use crate::exchange::{Exchange, Success};
+use crate::exchange::{Exchange, Setback, Success};
 use crate::grant::{Grant, Polling, Scope};
 use crate::secret::Secret;
 use crate::time::UnixTime;
@@ -104,7 +104,10 @@ impl DeviceAuthorization {
     fn read(success: &Success<'_>) -> Result<Self, Unread> {
         let members = Members::of_answer(success.body, "device_code")?;
         let url = |name| match members.required_text(name) {
-            Ok(url) if Endpoint::https_or_loopback(&url).is_ok() => Ok(url.into_owned()),
+            // A person's browser goes there, so that it may have a fragment.
+            Ok(url) if Endpoint::https_or_loopback(&url.replacen('#', "?", 1)).is_ok() => {
+                Ok(url.into_owned())
+            }
             Ok(_) => Err(WhyBad::Member(name)),
             Err(why) => Err(why),
         };
@@ -136,12 +139,14 @@ impl fmt::Debug for DeviceAuthorization {
 /// Makes a token exchange ask until somebody has decided (RFC 8628 §3.5).
 pub(crate) fn poll<T>(exchange: Exchange<T>, polling: Polling) -> Exchange<T> {
     let Polling { mut interval, until } = polling;
-    exchange.after(interval).going_on(move |refusal, _, now| {
+    exchange.after(interval).going_on(move |setback, _, now| {
+        let Setback::Refusal(refusal) = setback else { return None };
         match refusal.code() {
             Some("authorization_pending") => {}
             Some("slow_down") => interval = interval.saturating_add(STEP),
             _ => return None,
         }
-        (now.saturating_add(interval) < until).then_some(interval)
+        let wait = interval.max(refusal.retry_after().unwrap_or_default());
+        (now.saturating_add(wait) < until).then_some(wait)
     })
 }

@@ -32,7 +32,7 @@ use crate::client::Client;
 use crate::client_auth::ClientAuth;
 use crate::endpoint::Endpoint;
 use crate::error::{Misuse, Unread, WhyBad};
-use crate::exchange::{Ask, Exchange, Success};
+use crate::exchange::{Ask, Exchange, Setback, Success};
 use crate::issuer::Issuer;
 use crate::jose::{Algorithm, PublicJwk};
 use crate::tries::Repeat;
@@ -40,21 +40,26 @@ use crate::wire::json::Members;
 use crate::wire::members::OwnedMembers;
 
 impl Issuer {
-    /// Asks for the issuer's metadata: at the URL of RFC 8414 §3.1, and where nothing is there, at that of OpenID
-    /// Connect. Nothing is proven and nobody authenticated; no redirection is followed.
+    /// Asks for the issuer's metadata: at the URL of RFC 8414 §3.1, and where nothing is there, at those of OpenID
+    /// Connect (Discovery 1.0 §4.1, RFC 8414 §5). Nothing is proven and nobody authenticated; no redirection is followed.
     ///
     /// # Errors
     /// None but for an identifier too long to be part of a URL.
     pub fn discover(&self) -> Result<Exchange<Metadata>, Misuse> {
-        let [first, second] = self.metadata_urls()?;
-        let mut second = Some(second);
+        let [first, second, third] = self.metadata_urls()?;
+        let third = Some(third).filter(|third| *third != second);
+        let mut others = [Some(second), third].into_iter().flatten();
         let ask = Ask { endpoint: first, post: None, repeat: Repeat::Freely };
         let issuer = self.clone();
         let exchange = Exchange::new(ask, move |success| Metadata::read(success, &issuer));
-        Ok(exchange.going_on(move |refusal, ask, _| {
-            // Most say 404, some 403 or 400.
-            let is_absent = refusal.status().is_client_error() && !refusal.is_passing();
-            ask.endpoint = second.take_if(|_| is_absent)?;
+        Ok(exchange.going_on(move |setback, ask, _| {
+            let is_absent = match setback {
+                // Most say 404, some 403 or 400.
+                Setback::Refusal(refusal) => refusal.status().is_client_error() && !refusal.is_passing(),
+                // Some have a page for everything, or a login before everything.
+                Setback::Unreadable(why) => matches!(why, WhyBad::NotJson { .. } | WhyBad::Redirect),
+            };
+            ask.endpoint = others.next().filter(|_| is_absent)?;
             Some(Duration::ZERO)
         }))
     }

@@ -83,13 +83,14 @@ impl Endpoint {
         Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
     }
 
-    /// The well-known URL of what this one identifies (RFC 8615 §3): it stands between the host and the path, whose
-    /// closing slash doesn't count (RFC 8414 §3.1, RFC 9728 §3.1).
-    pub(crate) fn well_known(&self, name: &str) -> Result<Self, Misuse> {
+    /// The well-known URL of what this one identifies (RFC 8615 §3): it stands between the host and the path. What of the
+    /// path counts differs from one RFC to the other.
+    pub(crate) fn well_known(&self, name: &str, path: &str) -> Result<Self, Misuse> {
         let whole = self.0.to_string();
-        let (origin, rest) =
-            whole.split_at(whole.len() - self.0.path_and_query().map_or(0, |rest| rest.as_str().len()));
-        Self::parse(&format!("{origin}/.well-known/{name}{}", rest.strip_suffix('/').unwrap_or(rest)))
+        let rest = self.0.path_and_query().map_or(0, |rest| rest.as_str().len());
+        let origin = whole.get(..whole.len() - rest).unwrap_or_default();
+        let (mark, query) = self.0.query().map_or(("", ""), |query| ("?", query));
+        Self::parse(&format!("{origin}/.well-known/{name}{path}{mark}{query}"))
     }
 
     /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself, and no internal

@@ -198,7 +198,15 @@ impl ServerError {
             return Retry::Later(self.retry_after);
         }
         match self.code() {
-            Some("invalid_grant" | "invalid_token") => Retry::Reauthenticate,
+            // RFC 6749 §5.2, RFC 6750 §3.1, RFC 8628 §3.5; OpenID Connect Core §3.1.2.6, which Entra says here as well.
+            Some(
+                "invalid_grant"
+                | "invalid_token"
+                | "expired_token"
+                | "interaction_required"
+                | "login_required"
+                | "consent_required",
+            ) => Retry::Reauthenticate,
             Some("use_dpop_nonce" | "temporarily_unavailable" | "server_error") => {
                 Retry::Later(self.retry_after)
             }

@@ -20,6 +20,7 @@ use crate::time::{Ambient, UnixTime};
 use crate::tries::{Repeat, Tries, seed};
 use crate::wire::challenge::{self, Challenge};
 use crate::wire::fields::{BodyFormat, Fields};
+use crate::wire::json::without_mark;
 use crate::wire::refusal::{self, Secrets};
 
 /// The longest response body that is read: 256 KiB. A driver need not read beyond one byte more.
@@ -50,8 +51,14 @@ pub struct Exchange<T> {
 /// Makes the `T` of a success.
 pub(crate) type Read<T> = Box<dyn Fn(&Success<'_>) -> Result<T, Unread> + Send + Sync>;
 
-/// Says how long to wait before asking again, where a refusal isn't the end, and may change what is asked.
-pub(crate) type GoOn = Box<dyn FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync>;
+/// Says how long to wait before asking again, where a setback isn't the end, and may change what is asked.
+pub(crate) type GoOn = Box<dyn FnMut(Setback<'_>, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync>;
+
+/// Why an answer isn't what was asked for.
+pub(crate) enum Setback<'a> {
+    Refusal(&'a ServerError),
+    Unreadable(&'a WhyBad),
+}
 
 /// A response with a 2xx status.
 pub(crate) struct Success<'a> {
@@ -107,10 +114,10 @@ impl<T> Exchange<T> {
         self
     }
 
-    /// What to do about refusals that aren't the end.
+    /// What to do about setbacks that aren't the end.
     pub(crate) fn going_on(
         mut self,
-        go_on: impl FnMut(&ServerError, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync + 'static,
+        go_on: impl FnMut(Setback<'_>, &mut Ask, UnixTime) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         self.go_on = Box::new(go_on);
         self
@@ -380,36 +387,43 @@ impl<T> Pending<T> {
     ) -> Result<Received<T>, Error> {
         let Self { mut exchange, said, assertion, asserted_at, seed } = self;
         let (status, headers) = (response.status(), response.headers());
-        let mut body = response.body().as_ref();
+        let mut body = without_mark(response.body().as_ref());
         let uri = exchange.ask.endpoint.uri().clone();
         let (role, target) = (Role::AuthorizationServer, Target::of(&uri)?);
         // Whoever serves a document need not be the one that takes proofs.
         if exchange.ask.post.is_some() {
             origins.hear(role, &target, headers, now);
         }
-        let bad = |why| {
-            let envelope = Envelope::of(status, headers, &exchange.ask.secrets(assertion.as_ref()));
-            Error::from(BadResponse { envelope, why })
-        };
-        if status.is_redirection() {
-            return Err(bad(WhyBad::Redirect));
-        }
-        if body.len() > MAX_RESPONSE {
-            if status.is_success() {
-                return Err(bad(WhyBad::TooLarge));
+        let is_too_large = body.len() > MAX_RESPONSE;
+        let unread = if status.is_redirection() {
+            Unread::Bad(WhyBad::Redirect)
+        } else if !status.is_success() {
+            Unread::Refusal
+        } else if is_too_large {
+            Unread::Bad(WhyBad::TooLarge)
+        } else {
+            match (exchange.read)(&Success { headers, body, now }) {
+                Ok(done) => return Ok(Received::Done(done)),
+                Err(unread) => unread,
             }
+        };
+        let secrets = exchange.ask.secrets(assertion.as_ref());
+        if let Unread::Bad(why) = unread {
+            if let Some(wait) = (exchange.go_on)(Setback::Unreadable(&why), &mut exchange.ask, now) {
+                return Ok(Received::Again(exchange.next(wait)));
+            }
+            return Err(BadResponse { envelope: Envelope::of(status, headers, &secrets), why }.into());
+        }
+        if is_too_large {
             // Some gateway's page. The status and the headers are still good.
             body = &[];
         }
-        if status.is_success() {
-            match (exchange.read)(&Success { headers, body, now }) {
-                Ok(done) => return Ok(Received::Done(done)),
-                Err(Unread::Bad(why)) => return Err(bad(why)),
-                Err(Unread::Refusal) => {}
-            }
-        }
-        let secrets = exchange.ask.secrets(assertion.as_ref());
         let refusal = refusal::read(status, headers, body, &secrets, now);
+        // First of all: what a flow has its own answer to, some say with the status of a failure that passes (Auth0's 429
+        // for `slow_down`).
+        if let Some(wait) = (exchange.go_on)(Setback::Refusal(&refusal), &mut exchange.ask, now) {
+            return Ok(Received::Again(exchange.next(wait)));
+        }
         let asked = refusal.retry_after();
         if exchange.ask.repeat.after(status, asked) {
             return exchange.again(refusal.into(), asked, now, seed);
@@ -429,9 +443,6 @@ impl<T> Pending<T> {
         if answered {
             exchange.tries.at_once();
             return Ok(Received::Again(exchange));
-        }
-        if let Some(wait) = (exchange.go_on)(&refusal, &mut exchange.ask, now) {
-            return Ok(Received::Again(exchange.next(wait)));
         }
         Err(refusal.into())
     }

@@ -140,6 +140,8 @@ pub enum IdTokenProblem {
     Malformed,
     /// It is signed by an algorithm that isn't supported here (`none` and HMAC are not), or something critical is unknown.
     Algorithm,
+    /// `typ` says that it is another kind of token.
+    Type,
     /// None of the issuer's keys has signed it. They may have changed since.
     Key,
     /// `iss` is another.
@@ -148,7 +150,7 @@ pub enum IdTokenProblem {
     Audience,
     /// `exp` has passed.
     Expired,
-    /// `iat` lies ahead.
+    /// `iat` or `nbf` lies ahead.
     FromTheFuture,
     /// `nonce` is missing or another: it answers another request.
     Nonce,
@@ -162,6 +164,7 @@ impl fmt::Display for IdTokenProblem {
         f.write_str(match self {
             Self::Malformed => "it is malformed",
             Self::Algorithm => "its algorithm isn't supported",
+            Self::Type => "it is a token of another kind (`typ`)",
             Self::Key => "none of the issuer's keys has signed it",
             Self::Issuer => "it is another issuer's",
             Self::Audience => "it is for another client",
@@ -197,11 +200,15 @@ impl UnverifiedIdToken<'_> {
         let alg = header.required_text("alg").map_err(malformed)?;
         let algorithm = Algorithm::from_alg(&alg).filter(|_| !header.has("crit"));
         let algorithm = algorithm.ok_or(IdTokenProblem::Algorithm)?;
+        // An access token or a logout token is none, whoever has signed it (RFC 8725 §3.11).
+        if header.get("typ").is_some_and(|typ| !typ.text().is_some_and(|typ| is_jwt(&typ))) {
+            return Err(IdTokenProblem::Type);
+        }
         let kid = header.text("kid");
         let is_named = |key: &&PublicJwk| kid.is_none() || key.kid().is_none() || key.kid() == kid.as_deref();
         let mut candidates = keys.0.iter().filter(is_named);
         let has_signed =
-            |key: &PublicJwk| key.with_algorithm(algorithm).is_ok_and(|key| jws.is_signed_by(&key));
+            |key: &PublicJwk| key.verifying_by(algorithm).is_some_and(|key| jws.is_signed_by(&key));
         if !candidates.any(has_signed) {
             return Err(IdTokenProblem::Key);
         }
@@ -248,6 +255,9 @@ impl ExpectedIdToken {
         if time("iat")? > now.saturating_add(LEEWAY) {
             return Err(IdTokenProblem::FromTheFuture);
         }
+        if claims.get("nbf").is_some() && time("nbf")? > now.saturating_add(LEEWAY) {
+            return Err(IdTokenProblem::FromTheFuture);
+        }
         if let Some(nonce) = &self.nonce {
             if !claims.get("nonce").is_some_and(|claim| is_text(claim, nonce)) {
                 return Err(IdTokenProblem::Nonce);
@@ -255,6 +265,12 @@ impl ExpectedIdToken {
         }
         Ok(())
     }
+}
+
+/// The type of a JWT that is nothing special (RFC 7519 §5.1).
+fn is_jwt(typ: &str) -> bool {
+    let typ = typ.rsplit('/').next().unwrap_or_default();
+    typ.eq_ignore_ascii_case("jwt")
 }
 
 fn is_text(claim: Value<'_>, text: &str) -> bool {

@@ -27,7 +27,6 @@ use crate::grant::Scope;
 use crate::revocation::{self, TokenTypeHint};
 use crate::secret::Secret;
 use crate::time::UnixTime;
-use crate::token;
 use crate::tries::Repeat;
 use crate::wire::json::{Members, Value};
 use crate::wire::members::OwnedMembers;
@@ -52,11 +51,20 @@ impl Client {
             let confirmation = members.get("cnf").and_then(Value::object);
             Ok(Introspection {
                 active,
-                scope: members.get("scope").and_then(token::scope),
+                scope: members.get("scope").and_then(scope),
                 jkt: confirmation.and_then(|cnf| cnf.text("jkt").map(Into::into)),
                 members: OwnedMembers::of(&members),
             })
         }))
+    }
+}
+
+/// A list separated by spaces, or an array. A resource server decides by it: so what an authorization server might have
+/// meant by other marks isn't guessed.
+fn scope(value: Value<'_>) -> Option<Scope> {
+    match value.text() {
+        Some(text) => Scope::granted(text.split(' ')),
+        None => Scope::granted(value.texts()?),
     }
 }
 

@@ -55,11 +55,15 @@ impl Issuer {
         self.endpoint.refers_to(url)
     }
 
-    /// Where its metadata are: first as RFC 8414 §3.1 has it, then as OpenID Connect Discovery §4.1 has it.
-    pub(crate) fn metadata_urls(&self) -> Result<[Endpoint; 2], Misuse> {
+    /// Where its metadata are: as RFC 8414 §3.1 has it, as OpenID Connect Discovery §4.1 has it, and as RFC 8414 §5 would
+    /// have that.
+    pub(crate) fn metadata_urls(&self) -> Result<[Endpoint; 3], Misuse> {
+        let path = self.endpoint.uri().path();
+        let path = path.strip_suffix('/').unwrap_or(path);
         Ok([
-            self.endpoint.well_known("oauth-authorization-server")?,
+            self.endpoint.well_known("oauth-authorization-server", path)?,
             self.endpoint.join("/.well-known/openid-configuration")?,
+            self.endpoint.well_known("openid-configuration", path)?,
         ])
     }
 

@@ -52,7 +52,9 @@ impl ProtectedResource {
     /// `Misuse` for any other URL, and for a fragment.
     pub fn discover(resource: &str) -> Result<Exchange<Self>, Misuse> {
         let known = Endpoint::https_or_loopback(resource)?;
-        Self::ask(&known.well_known("oauth-protected-resource")?, known, resource)
+        // The slash after the host alone doesn't count (RFC 9728 §3.1).
+        let path = Some(known.uri().path()).filter(|path| *path != "/").unwrap_or_default();
+        Self::ask(&known.well_known("oauth-protected-resource", path)?, known, resource)
     }
 
     /// Asks for the metadata of a resource where its refusal says that they are (`resource_metadata`, RFC 9728 §5.1);

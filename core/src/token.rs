@@ -211,7 +211,9 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
     }
     let named = answer.optional_text("token_type")?.as_deref().map(TokenType::of);
     let is_bearer = matches!(named, None | Some(TokenType::Bearer));
-    if expected.key.is_some() && named != Some(TokenType::Dpop) && !(is_bearer && expected.accept_bearer) {
+    let is_bound = named == Some(TokenType::Dpop);
+    let may_be_unbound = (is_bearer && expected.accept_bearer) || is_no_access_token(named.as_ref(), &answer);
+    if expected.key.is_some() && !is_bound && !may_be_unbound {
         return Err(WhyBad::NotBound.into());
     }
     let token_type = named.unwrap_or(TokenType::Bearer);
@@ -238,6 +240,12 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         request_id: request_id(success.headers),
         others: others(&answer),
     })))
+}
+
+/// Whether an exchange has brought something else, which is shown to no resource (RFC 8693 §2.2.1).
+fn is_no_access_token(named: Option<&TokenType>, answer: &Members<'_>) -> bool {
+    matches!(named, Some(TokenType::Other(other)) if other.eq_ignore_ascii_case("N_A"))
+        && answer.text("issued_token_type").is_some_and(|issued| !issued.ends_with(":access_token"))
 }
 
 /// The members that have a meaning of their own, here or as an error's.
@@ -344,7 +352,7 @@ fn names_another_key(access: &str, key: &PublicJwk) -> bool {
 }
 
 /// A list separated by spaces, or by commas where there is no space (Shopify, Strava), or an array (Twitch).
-pub(crate) fn scope(value: Value<'_>) -> Option<Scope> {
+fn scope(value: Value<'_>) -> Option<Scope> {
     match value.text() {
         Some(text) if text.contains(' ') => Scope::granted(text.split(' ')),
         Some(text) => Scope::granted(text.split(',')),

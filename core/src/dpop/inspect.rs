@@ -311,9 +311,8 @@ impl Inspection {
             Some(Err(BadJwk::Private)) => Err(Problem::JwkPrivate),
             Some(Err(_)) => Err(Problem::JwkInvalid),
             // Without an algorithm the key can still be named, but nothing can be checked with it.
-            Some(Ok(key)) => algorithm.map_or(Ok(key.clone()), |algorithm| {
-                key.with_algorithm(algorithm).map_err(|_| Problem::JwkInvalid)
-            }),
+            Some(Ok(key)) => algorithm
+                .map_or(Ok(key.clone()), |algorithm| key.verifying_by(algorithm).ok_or(Problem::JwkInvalid)),
         };
         match key {
             Ok(key) => {

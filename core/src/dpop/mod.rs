@@ -28,7 +28,7 @@
 //! | unknown members of header, `jwk` or payload | ignored |
 //! | `jwk` with `use` or `key_ops` against signatures, or another `alg` | refused |
 //! | base64url with padding, another alphabet, white space or stray bits at the end | refused |
-//! | JSON nested deeper than 128 levels, a proof over 8 KiB | refused before anything is verified |
+//! | JSON nested deeper than 32 levels, a proof over 8 KiB | refused before anything is verified |
 //! | `typ` in another case, or with `application/` before it | refused |
 //! | `htu` spelled otherwise (case of scheme and host, default port, dot segments, escapes) | the same URL (RFC 3986 §6.2.2, §6.2.3) |
 //! | `htm` in another case | another method (RFC 9110 §9.1) |

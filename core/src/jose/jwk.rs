@@ -18,6 +18,8 @@ pub struct PublicJwk(Arc<Parts>);
 
 struct Parts {
     algorithm: Algorithm,
+    /// Its JWK names the algorithm, and so it is for no other (RFC 7517 §4.4).
+    is_algorithm_named: bool,
     material: Material,
     kid: Option<String>,
     /// These are made when they are first needed: whoever verifies needs hardly any.
@@ -38,6 +40,13 @@ pub(super) enum Material {
         n: Vec<u8>,
         e: Vec<u8>,
     },
+}
+
+impl Parts {
+    fn new(material: Material, algorithm: Algorithm, kid: Option<String>) -> Self {
+        let (json, thumbprint, proof_header) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { algorithm, is_algorithm_named: false, material, kid, json, thumbprint, proof_header }
+    }
 }
 
 impl PublicJwk {
@@ -73,12 +82,18 @@ impl PublicJwk {
             return Err(BadJwk::Private);
         }
         let (family, algorithm) = members.kind(Operation::Verify)?;
-        Ok(Self::new(Material::of(family, members)?, algorithm, members.kid()?))
+        let parts = Parts::new(Material::of(family, members)?, algorithm, members.kid()?);
+        Ok(Self(Arc::new(Parts { is_algorithm_named: members.names_algorithm(), ..parts })))
     }
 
     pub(super) fn new(material: Material, algorithm: Algorithm, kid: Option<String>) -> Self {
-        let (json, thumbprint, proof_header) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Parts { algorithm, material, kid, json, thumbprint, proof_header }))
+        Self(Arc::new(Parts::new(material, algorithm, kid)))
+    }
+
+    /// The key by which a signature of this algorithm is verified, unless it is for another.
+    pub(crate) fn verifying_by(&self, algorithm: Algorithm) -> Option<Self> {
+        let is_for_it = !self.0.is_algorithm_named || algorithm.is_same_as(self.algorithm());
+        self.with_algorithm(algorithm).ok().filter(|_| is_for_it)
     }
 
     /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.

@@ -69,6 +69,10 @@ impl<'a> JwkMembers<'a> {
         Ok(permitted.ok_or(BadJwk::Malformed)?.iter().any(|permitted| permitted == needed))
     }
 
+    pub(crate) fn names_algorithm(&self) -> bool {
+        self.0.get("alg").is_some()
+    }
+
     pub(crate) fn kid(&self) -> Result<Option<String>, BadJwk> {
         Ok(self.text("kid")?.map(Cow::into_owned))
     }
@@ -92,6 +96,14 @@ impl<'a> JwkMembers<'a> {
     pub(super) fn private(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, BadJwk> {
         let bytes = self.0.text(name).and_then(|text| decode(&text));
         bytes.map(Zeroizing::new).ok_or(BadJwk::NotPrivate)
+    }
+
+    /// A private number of RSA. Some write all of them in one length (.NET), against RFC 7518 §2's Base64urlUInt.
+    pub(super) fn private_number(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, BadJwk> {
+        let mut bytes = self.private(name)?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        bytes.drain(..zeros);
+        Ok(bytes)
     }
 
     fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, BadJwk> {

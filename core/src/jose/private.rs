@@ -51,12 +51,12 @@ impl PrivateParts {
             Family::Rsa => Self::Rsa(Box::new(RsaParts {
                 n: members.bytes("n")?,
                 e: members.bytes("e")?,
-                d: members.private("d")?,
-                p: members.private("p")?,
-                q: members.private("q")?,
-                dp: members.private("dp")?,
-                dq: members.private("dq")?,
-                qi: members.private("qi")?,
+                d: members.private_number("d")?,
+                p: members.private_number("p")?,
+                q: members.private_number("q")?,
+                dp: members.private_number("dp")?,
+                dq: members.private_number("dq")?,
+                qi: members.private_number("qi")?,
             })),
         };
         Ok((parts, algorithm))

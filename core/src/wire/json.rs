@@ -252,6 +252,11 @@ impl<'de> Visitor<'de> for PartsVisitor {
     }
 }
 
+/// A body without the byte order mark that some put before it, and that a reader may pass over (RFC 8259 §8.1).
+pub(crate) fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
+}
+
 /// Where a text stops to be one.
 fn not_json_after(json: &[u8], good: usize) -> WhyBad {
     let before = json.get(..good).unwrap_or_default();

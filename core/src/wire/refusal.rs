@@ -84,7 +84,8 @@ pub(crate) fn read(
     now: UnixTime,
 ) -> ServerError {
     let mut said = Said::default();
-    if let Ok(object) = Members::of(body) {
+    // Whatever its message is written in, its code can be read.
+    if let Ok(object) = Members::of(String::from_utf8_lossy(body).as_bytes()) {
         said.read(status, &object);
     }
     let challenges = Challenge::all(headers);

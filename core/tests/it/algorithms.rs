@@ -7,7 +7,7 @@ use keybound_core::{Ambient, Assemble, Error, Misuse, SignRequest, Signing};
 use serde_json::{Value, json};
 
 use crate::maker::{HTU, METHOD};
-use crate::rustcrypto::{Theirs, claims, decode, encode, ours, parse, thumbprint, verifies};
+use crate::rustcrypto::{RSA_JWK, Theirs, claims, decode, encode, ours, parse, thumbprint, verifies};
 use crate::world::START;
 
 const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -99,6 +99,38 @@ fn signatures_by_ed25519_and_rs256_are_the_very_same_on_both_sides() {
         let proof = proof(&key);
         let (input, signature) = proof.rsplit_once('.').unwrap();
         assert_eq!(encode(Theirs::new(algorithm).sign(input.as_bytes())), signature, "{algorithm}");
+    }
+}
+
+/// RFC 7517 §4.4
+#[test]
+fn a_key_that_names_its_algorithm_proves_by_no_other() {
+    for (by, named, is_good) in [
+        (Algorithm::Rs256, "RS256", true),
+        (Algorithm::Rs256, "PS256", false),
+        (Algorithm::Ps256, "RS256", false),
+        // One algorithm by two names.
+        (Algorithm::Ed25519, "EdDSA", true),
+    ] {
+        let theirs = Theirs::new(by);
+        let mut header = theirs.header();
+        header["jwk"]["alg"] = json!(named);
+        let proof = theirs.jws(&header, &claims());
+        let problems = Policy::default().inspect(&proof, START).problems().to_vec();
+        let expected = if is_good { vec![] } else { vec![Problem::JwkInvalid] };
+        assert_eq!(problems, expected, "{by} with a key for {named}");
+    }
+}
+
+/// .NET writes each number in the length that it can have.
+#[test]
+fn the_numbers_of_an_rsa_key_may_have_zeros_in_front() {
+    let jwk: Value = serde_json::from_str(RSA_JWK).unwrap();
+    for member in ["d", "p", "q", "dp", "dq", "qi"] {
+        let mut longer = jwk.clone();
+        longer[member] = json!(encode([&[0][..], &decode(jwk[member].as_str().unwrap())].concat()));
+        let key = SigningKey::from_jwk(longer.to_string().as_bytes()).unwrap();
+        assert_eq!(key.public().thumbprint(), thumbprint(&jwk), "{member}");
     }
 }
 

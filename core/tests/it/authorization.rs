@@ -311,6 +311,13 @@ fn a_parameter_that_stands_twice_makes_the_redirect_worthless() {
 }
 
 #[test]
+fn an_empty_error_is_none() {
+    let request = begin(&client());
+    let redirect = back(&request.pending, "code=x&error=&state=STATE");
+    assert!(request.pending.receive(&redirect).is_ok());
+}
+
+#[test]
 fn an_error_redirect_says_what_it_says_and_what_to_do() {
     for (code, retry) in [
         ("access_denied", Retry::No),

@@ -76,25 +76,27 @@ fn a_client_that_was_discovered_gets_bound_tokens_and_knows_its_issuer() {
 #[test]
 fn metadata_are_looked_for_where_both_standards_have_them() {
     for (issuer, urls) in [
-        (ISSUER, [OAUTH, OPENID]),
-        ("https://as.example/", [OAUTH, OPENID]),
+        (ISSUER, vec![OAUTH, OPENID]),
+        ("https://as.example/", vec![OAUTH, OPENID]),
         (
             "https://as.example:8443/t/1",
-            [
+            vec![
                 "https://as.example:8443/.well-known/oauth-authorization-server/t/1",
                 "https://as.example:8443/t/1/.well-known/openid-configuration",
+                "https://as.example:8443/.well-known/openid-configuration/t/1",
             ],
         ),
         (
             "http://127.0.0.1:9000/t/",
-            [
+            vec![
                 "http://127.0.0.1:9000/.well-known/oauth-authorization-server/t",
                 "http://127.0.0.1:9000/t/.well-known/openid-configuration",
+                "http://127.0.0.1:9000/.well-known/openid-configuration/t",
             ],
         ),
     ] {
         let document = json!({ "issuer": issuer, "token_endpoint": "https://as.example/token" });
-        for at in 0..2 {
+        for at in 0..urls.len() {
             let mut world = World::with(Peer::bound());
             world.peer.documents.insert(urls[at].into(), document.clone());
             assert!(discover(&mut world, issuer).is_ok(), "{issuer} {at}");
@@ -102,7 +104,10 @@ fn metadata_are_looked_for_where_both_standards_have_them() {
         }
         let mut world = World::with(Peer::bound());
         let Err(Error::Server(refusal)) = discover(&mut world, issuer) else { panic!("there is nothing") };
-        assert_eq!((refusal.status().as_u16(), world.peer.served), (404, urls.map(str::to_owned).to_vec()));
+        assert_eq!(
+            (refusal.status().as_u16(), world.peer.served),
+            (404, urls.into_iter().map(str::to_owned).collect())
+        );
     }
 }
 
@@ -154,10 +159,10 @@ fn the_issuer_must_be_the_one_that_was_asked_for_to_the_letter() {
 #[test]
 fn no_redirection_is_followed_and_what_is_no_object_is_refused() {
     for status in [301, 302, 307, 308] {
-        let elsewhere = with_header(response(status, ""), "location", "http://169.254.169.254/");
-        let mut world = World::scripted(Peer::bound(), [elsewhere]);
+        let elsewhere = || with_header(response(status, ""), "location", "http://169.254.169.254/");
+        let mut world = World::scripted(Peer::bound(), [elsewhere(), elsewhere()]);
         assert_eq!(why(discover(&mut world, ISSUER)), WhyBad::Redirect);
-        assert_eq!(world.peer.served.len(), 1);
+        assert_eq!(world.peer.served, [OAUTH, OPENID]);
     }
     for (body, is_json) in [
         ("", false),
@@ -167,12 +172,28 @@ fn no_redirection_is_followed_and_what_is_no_object_is_refused() {
         ("{\"issuer\":", false),
         ("{}x", false),
     ] {
-        let exchange = issuer(ISSUER).discover().unwrap();
-        let Err(Error::Response(bad)) = answered(exchange, response(200, body)) else { panic!("{body}") };
-        match bad.why() {
+        let mut world = World::scripted(Peer::bound(), [response(200, body), response(200, body)]);
+        match why(discover(&mut world, ISSUER)) {
             WhyBad::NotJson { .. } => assert!(!is_json, "{body}"),
-            why => assert_eq!((why, is_json), (&WhyBad::NotAnObject, true), "{body}"),
+            why => assert_eq!((why, is_json), (WhyBad::NotAnObject, true), "{body}"),
         }
+    }
+}
+
+#[test]
+fn a_page_for_everything_and_a_login_before_everything_are_no_metadata() {
+    for first in [response(200, "<!doctype html>"), with_header(response(302, ""), "location", "/login")] {
+        let mut world = World::scripted(Peer::bound(), [first]);
+        world.peer.documents.insert(OPENID.into(), document());
+        assert!(discover(&mut world, ISSUER).is_ok());
+        assert_eq!(world.peer.served, [OAUTH, OPENID]);
+    }
+    // What another issuer says, or what nobody can mean, is not passed over.
+    for first in [with("issuer", json!("https://evil.example")), with("token_endpoint", json!(7))] {
+        let mut world = World::scripted(Peer::bound(), [json_response(200, &first)]);
+        world.peer.documents.insert(OPENID.into(), document());
+        assert!(discover(&mut world, ISSUER).is_err());
+        assert_eq!(world.peer.served, [OAUTH]);
     }
 }
 

@@ -496,9 +496,53 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
 #[test]
 fn a_token_that_is_neither_bound_nor_a_bearers_is_never_taken_for_one() {
     let mut world = World::with(Peer::bound());
+    for named in ["mac", "N_A"] {
+        world.peer.token_members.insert("token_type".into(), json!(named));
+        let exchange = world.client().accept_bearer().token(client_credentials()).unwrap();
+        assert_eq!(why(&world.run(exchange).unwrap_err()), &WhyBad::NotBound);
+    }
+}
+
+#[test]
+fn a_refusal_is_understood_whatever_its_message_is_written_in() {
+    let latin1 = b"{\"error\":\"invalid_grant\",\"error_description\":\"Ung\xfcltig\"}".to_vec();
+    let marked = b"\xef\xbb\xbf{\"error\":\"invalid_grant\"}".to_vec();
+    for body in [latin1, marked] {
+        let answer = Response::builder().status(400).body(body).unwrap();
+        let mut world = World::scripted(Peer::bearer(), [answer]);
+        assert_eq!(world.token(client_credentials()).unwrap_err().retry(), Retry::Reauthenticate);
+    }
+}
+
+#[test]
+fn a_code_that_means_to_begin_anew_says_so() {
+    for (code, retry) in [
+        ("expired_token", Retry::Reauthenticate),
+        ("interaction_required", Retry::Reauthenticate),
+        ("login_required", Retry::Reauthenticate),
+        ("consent_required", Retry::Reauthenticate),
+        ("access_denied", Retry::No),
+        ("invalid_scope", Retry::No),
+    ] {
+        let answer = json_response(400, &json!({ "error": code }));
+        let mut world = World::scripted(Peer::bearer(), [answer]);
+        assert_eq!(world.token(client_credentials()).unwrap_err().retry(), retry, "{code}");
+    }
+}
+
+/// RFC 8693 §2.2.1
+#[test]
+fn what_an_exchange_brings_that_is_no_access_token_need_not_be_bound() {
+    let mut world = World::with(Peer::bound());
+    let issued = |kind: &str| json!(format!("urn:ietf:params:oauth:token-type:{kind}"));
     world.peer.token_members.insert("token_type".into(), json!("N_A"));
-    let exchange = world.client().accept_bearer().token(client_credentials()).unwrap();
-    assert_eq!(why(&world.run(exchange).unwrap_err()), &WhyBad::NotBound);
+    world.peer.token_members.insert("issued_token_type".into(), issued("id_token"));
+    let token = world.token(client_credentials()).unwrap();
+    assert!(token.key().is_none());
+    let resource = "https://rs.example/".parse().unwrap();
+    assert!(token.authorize(&http::Method::GET, &resource).is_err(), "it is shown to no resource");
+    world.peer.token_members.insert("issued_token_type".into(), issued("access_token"));
+    assert_eq!(why(&world.token(client_credentials()).unwrap_err()), &WhyBad::NotBound);
 }
 
 /// Any answer that a server, a gateway or an attacker may give.

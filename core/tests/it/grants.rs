@@ -149,8 +149,21 @@ fn a_poll_that_is_lost_or_turned_away_is_repeated_as_often_as_any_request() {
     let exchange = client.token(device.grant()).unwrap().within(Duration::from_secs(4));
     world.run(exchange).unwrap();
     assert_eq!(world.peer.seen.len(), 1 + 16 + 4);
-    let failures: Duration = world.waits.iter().filter(|wait| **wait != Duration::from_secs(7)).sum();
-    assert!(failures > Duration::from_secs(4), "{failures:?}");
+    assert_eq!(world.waits.len(), 1 + 16 + 3);
+    // Whatever fails, nobody asks more often than he may (RFC 8628 §3.5).
+    assert!(world.waits.iter().all(|wait| *wait >= Duration::from_secs(7)), "{:?}", world.waits);
+}
+
+#[test]
+fn a_server_may_say_slow_down_by_429_and_when_to_come_back() {
+    let (mut world, client, device) = device(Peer::bearer(), &[]);
+    let slow_down = || json_response(429, &json!({ "error": "slow_down" }));
+    let pending = json_response(403, &json!({ "error": "authorization_pending" }));
+    let answers =
+        [slow_down(), pending, with_header(slow_down(), "retry-after", "40"), slow_down(), slow_down()];
+    world.peer.script.extend(answers.map(Answer::Response));
+    world.run(client.token(device.grant()).unwrap()).unwrap();
+    assert_eq!(world.waits, secs(&[7, 12, 12, 40, 22, 27]));
 }
 
 #[test]
@@ -202,6 +215,12 @@ fn what_a_server_says_of_a_device_code_is_read_with_care() {
         [(json!(null), 5), (json!(0), 5), (json!(-3), 5), (json!("8"), 8), (json!(1e9), 600)]
     {
         assert_eq!(wait(&with("interval", interval.clone())), waits, "{interval}");
+    }
+    for url in ["https://as.example/#/device", "https://as.example/app?a=b#/device?user_code=WDJB"] {
+        assert_eq!(read(&with("verification_uri", json!(url))).verification_uri(), url);
+    }
+    for url in ["https://as.example/#/\u{1b}[2J", "https://as.example/#a#b"] {
+        assert!(answered(ask(), json_response(200, &with("verification_uri", json!(url)))).is_err());
     }
     let odd = read(&with("verification_uri_complete", json!("javascript:alert(1)")));
     assert_eq!(odd.verification_uri_complete(), None);

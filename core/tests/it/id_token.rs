@@ -112,6 +112,9 @@ fn each_wrong_claim_is_its_problem() {
         (json!({ "iat": now + 60 }), None),
         (json!({ "iat": now + 61 }), Some(FromTheFuture)),
         (json!({ "iat": null }), Some(Malformed)),
+        (json!({ "nbf": now + 60 }), None),
+        (json!({ "nbf": now + 61 }), Some(FromTheFuture)),
+        (json!({ "nbf": "then" }), Some(Malformed)),
         (json!({ "nonce": "n-2" }), Some(Nonce)),
         (json!({ "nonce": null }), Some(Nonce)),
     ] {
@@ -151,6 +154,34 @@ fn an_id_token_of_somebody_else_is_refused() {
     for malformed in ["", "a.b.c", input, &format!("{input}."), &format!("{own}.x")] {
         let problem = verify(&format!("{malformed} "), &keys_of(&issuer)).unwrap_err();
         assert_eq!(problem, IdTokenProblem::Malformed, "{malformed}");
+    }
+}
+
+#[test]
+fn a_token_of_another_kind_is_none_whoever_has_signed_it() {
+    let issuer = Theirs::new(Algorithm::Es256);
+    let named = |typ: Value| {
+        let header = json!({ "alg": "ES256", "typ": typ });
+        verify(&issuer.jws(&header, &claims()), &keys_of(&issuer)).err()
+    };
+    for typ in ["JWT", "jwt", "application/jwt"] {
+        assert_eq!(named(json!(typ)), None, "{typ}");
+    }
+    for typ in [json!("at+jwt"), json!("logout+jwt"), json!("dpop+jwt"), json!(""), json!(7)] {
+        assert_eq!(named(typ.clone()), Some(IdTokenProblem::Type), "{typ}");
+    }
+    assert!(verify(&issuer.jws(&json!({ "alg": "ES256" }), &claims()), &keys_of(&issuer)).is_ok());
+}
+
+#[test]
+fn a_key_that_names_its_algorithm_is_for_no_other() {
+    let issuer = Theirs::new(Algorithm::Rs256);
+    let signed = issuer.jws(&header("RS256"), &claims());
+    for (alg, is_good) in [("RS256", true), ("PS256", false)] {
+        let mut jwk = issuer.jwk();
+        jwk["alg"] = json!(alg);
+        let keys = keys(&json!({ "keys": [jwk] })).unwrap();
+        assert_eq!(verify(&signed, &keys).is_ok(), is_good, "{alg}");
     }
 }
 

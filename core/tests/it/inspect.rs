@@ -77,6 +77,7 @@ fn each_wrong_member_is_exactly_its_problem() {
         (maker().jwk("x", json!("AAAA")), Problem::JwkInvalid),
         (maker().jwk("x", off_curve), Problem::JwkInvalid),
         (maker().jwk("alg", json!("ES384")), Problem::JwkInvalid),
+        (maker().jwk("alg", json!(7)), Problem::JwkInvalid),
         (maker().jwk("use", json!("enc")), Problem::JwkInvalid),
         (maker().header("typ", json!(7)), Problem::Typ),
         (maker().header("alg", json!(["ES256"])), Problem::Alg),

@@ -7,7 +7,7 @@ use keybound_core::{
 use serde_json::{Value, json};
 
 use crate::peer::{Peer, json_response, response, with_header};
-use crate::world::{TOKEN_URL, World, answered, endpoint};
+use crate::world::{TOKEN_URL, World, answered, endpoint, outgoing};
 
 const RESOURCE: &str = "https://rs.example/api";
 const WELL_KNOWN: &str = "https://rs.example/.well-known/oauth-protected-resource/api";
@@ -57,6 +57,27 @@ fn of_a_member_that_stands_twice_the_last_counts_even_where_it_says_nothing() {
     let exchange = client().introspect(Secret::new("t"), None).unwrap();
     let Ok(Received::Done(told)) = answered(exchange, response(200, body)) else { panic!() };
     assert_eq!((told.text("sub"), told.list("aud").collect::<Vec<_>>()), (None, vec!["a"]));
+}
+
+#[test]
+fn a_comma_in_a_scope_is_part_of_it() {
+    let told = read(&json!({ "active": true, "scope": "account:17,admin read" })).unwrap();
+    assert_eq!(told.scope().unwrap().iter().collect::<Vec<_>>(), ["account:17,admin", "read"]);
+}
+
+#[test]
+fn the_well_known_url_has_path_and_query_of_the_resource() {
+    const ROOT: &str = "https://rs.example/.well-known/oauth-protected-resource";
+    for (resource, rest) in [
+        ("https://rs.example", ""),
+        ("https://rs.example/", ""),
+        ("https://rs.example/?k=1", "?k=1"),
+        ("https://rs.example/api/", "/api/"),
+        ("https://rs.example/api?k=a/", "/api?k=a/"),
+    ] {
+        let request = outgoing(ProtectedResource::discover(resource).unwrap()).request;
+        assert_eq!(request.uri().to_string(), format!("{ROOT}{rest}"), "{resource}");
+    }
 }
 
 #[test]

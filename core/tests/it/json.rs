@@ -77,7 +77,7 @@ fn listed_answers_are_taken_or_refused_as_by_serde_json_or_the_difference_is_del
 
 #[test]
 fn what_is_no_json_object_is_no_answer_whatever_stands_in_it() {
-    let bodies: [&[u8]; 32] = [
+    let bodies: [&[u8]; 31] = [
         b"",
         b" ",
         b"null",
@@ -109,13 +109,16 @@ fn what_is_no_json_object_is_no_answer_whatever_stands_in_it() {
         b"{\"access_token\":\"at\",\x0b\"x\":1}",
         b"{\"access_token\":\"at\",\"\xff\":1}",
         b"{\"access_token\":\"at\",\"x\":\"\xed\xa0\x80\"}",
-        b"\xef\xbb\xbf{\"access_token\":\"at\"}",
     ];
     for body in bodies {
         let shown = String::from_utf8_lossy(body);
         assert!(by_serde_json(body).is_none(), "serde_json on {shown}");
         assert!(token(body).is_none(), "{shown}");
     }
+    // RFC 8259 §8.1 lets a reader pass over a byte order mark, and fetch does. What is signed has none.
+    let marked = b"\xef\xbb\xbf{\"access_token\":\"at\",\"active\":true}";
+    assert!(by_serde_json(marked).is_none() && token(marked).is_some());
+    assert!(token(b"\xef\xbb\xbf\xef\xbb\xbf{\"access_token\":\"at\"}").is_none());
     for member in ["access_token", "refresh_token", "token_type"] {
         for value in [r#""\ud800""#, "1e999", "7", "true", "[]", "{}"] {
             let body = format!(r#"{{"access_token":"at","{member}":{value}}}"#);
