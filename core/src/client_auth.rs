@@ -42,8 +42,30 @@ impl ClientAuth {
     /// # Errors
     /// `Misuse` if either is empty.
     pub fn basic(id: &str, secret: Secret) -> Result<Self, Misuse> {
-        let header = basic_header(&checked_id(id)?, checked_secret(&secret)?)?;
+        checked_id(id)?;
+        let mut pair = Zeroizing::new(Vec::with_capacity(3 * (id.len() + secret.expose().len()) + 1));
+        push_form(id, &mut pair);
+        pair.push(b':');
+        push_form(checked_secret(&secret)?, &mut pair);
+        let header = basic_header(&pair)?;
         Ok(Self { secret: Some(secret), in_body: false, header: Some(header), ..Self::none(id)? })
+    }
+
+    /// `Authorization: Basic` with id and secret as they are (RFC 7617), for servers that don't decode them: it tells where
+    /// they have other characters than letters, digits and `-._`.
+    ///
+    /// # Errors
+    /// `Misuse` if the id has a colon, or this client has no such header.
+    pub fn verbatim(mut self) -> Result<Self, Misuse> {
+        let (Some(id), Some(secret), Some(_)) = (&self.id, &self.secret, &self.header) else {
+            return Err(Misuse::new("client_auth", "must be Basic to be sent verbatim"));
+        };
+        if id.contains(':') {
+            return Err(Misuse::new("client_id", "must not have a colon where it is sent verbatim"));
+        }
+        let pair = Zeroizing::new([id, ":", secret.expose()].concat());
+        self.header = Some(basic_header(pair.as_bytes())?);
+        Ok(self)
     }
 
     /// `client_id` and `client_secret` in the body.
@@ -162,12 +184,8 @@ fn checked_secret(secret: &Secret) -> Result<&str, Misuse> {
     if text.is_empty() { Err(Misuse::new("client_secret", "must not be empty")) } else { Ok(text) }
 }
 
-fn basic_header(id: &str, secret: &str) -> Result<HeaderValue, Misuse> {
-    let mut pair = Zeroizing::new(Vec::with_capacity(3 * (id.len() + secret.len()) + 1));
-    push_form(id, &mut pair);
-    pair.push(b':');
-    push_form(secret, &mut pair);
-    authorization("Basic ", &Zeroizing::new(STANDARD.encode(&*pair)))
+fn basic_header(pair: &[u8]) -> Result<HeaderValue, Misuse> {
+    authorization("Basic ", &Zeroizing::new(STANDARD.encode(pair)))
 }
 
 fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, Misuse> {

@@ -74,8 +74,13 @@ impl Endpoint {
         Self(Uri::from_static(url))
     }
 
-    /// The URL under this one: `path` is appended to this one's path, whose closing slash doesn't count.
+    /// The URL under this one: `path`, which begins with a slash, is appended to this one's path, whose closing slash doesn't
+    /// count.
     pub(crate) fn join(&self, path: &str) -> Result<Self, Misuse> {
+        // Or it would go on where the host ends, and lead to another.
+        if !path.starts_with('/') {
+            return Err(Misuse::new("path", "must begin with a slash"));
+        }
         if self.0.query().is_some() {
             return Err(URL.breaks("must not have a query where a path is to follow"));
         }

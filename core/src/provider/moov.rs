@@ -92,7 +92,7 @@ impl Moov {
     /// A URL of the API: `path` begins with a slash.
     ///
     /// # Errors
-    /// `Misuse` if the base URL has a query, or the result is no URL.
+    /// `Misuse` if `path` begins otherwise, the base URL has a query, or the result is no URL.
     pub fn endpoint(&self, path: &str) -> Result<Endpoint, Misuse> {
         self.base.join(path)
     }

@@ -25,7 +25,7 @@ pub struct TreasuryPrime {
 
 impl TreasuryPrime {
     /// `https://api.treasuryprime.com`. The API key goes by [`ClientAuth::basic`] (its id as id, its value as
-    /// secret), or as a JWT by [`ClientAuth::bearer`].
+    /// secret), [verbatim](ClientAuth::verbatim) as its reference has it, or as a JWT by [`ClientAuth::bearer`].
     pub fn production(auth: ClientAuth) -> Self {
         Self::at(Endpoint::from_static("https://api.treasuryprime.com/"), auth)
     }
@@ -37,6 +37,7 @@ impl TreasuryPrime {
 
     /// Another host, for mocks.
     pub fn at(base: Endpoint, auth: ClientAuth) -> Self {
+        let auth = auth.clone().verbatim().unwrap_or(auth);
         let settings =
             Settings { auth, format: BodyFormat::Json, headers: HeaderMap::new(), params: Fields::default() };
         Self { base, settings: Arc::new(settings) }

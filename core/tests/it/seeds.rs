@@ -1,6 +1,8 @@
 //! The two references that the project began with, member by member: what each says is sent is what is sent,
 //! and what each says is answered is understood.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Response;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use keybound_core::dpop::{Policy, Problem};
@@ -409,6 +411,29 @@ fn treasury_prime_dpop_is_the_whole_body_unmodified() {
 fn treasury_prime_dpop_example_is_a_piece_of_a_proof() {
     let inspection = Policy::default().inspect(TREASURY_PRIME_DPOP, START);
     assert_eq!(inspection.problems(), [Problem::NotJws]);
+}
+
+#[test]
+fn moov_paths_lead_to_no_other_host() {
+    let endpoint = |path| moov().endpoint(path).map(|endpoint| endpoint.to_string());
+    assert_eq!(endpoint("/accounts"), Ok("https://api.moov.io/accounts".into()));
+    assert_eq!(endpoint("//evil.example/x"), Ok("https://api.moov.io//evil.example/x".into()));
+    for path in ["", "accounts", ".evil.example/x", ":8443/x", "@evil.example/x", "/x#y", "/\\evil.example"] {
+        assert!(endpoint(path).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn treasury_prime_keys_are_sent_as_they_are() {
+    let auth = ClientAuth::basic("key_1", Secret::new("ab+c/d=e:f@g h")).unwrap();
+    let sent = request(uxt(&TreasuryPrime::sandbox(auth.clone()), "psn_1"));
+    let expected = format!("Basic {}", STANDARD.encode("key_1:ab+c/d=e:f@g h"));
+    assert_eq!(sent.headers()["authorization"], expected);
+    assert_eq!(
+        ClientAuth::basic("a:b", Secret::new("x")).unwrap().verbatim().unwrap_err().argument(),
+        "client_id"
+    );
+    assert_eq!(ClientAuth::none("a").unwrap().verbatim().unwrap_err().argument(), "client_auth");
 }
 
 #[test]
