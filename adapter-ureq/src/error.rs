@@ -83,7 +83,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Core(error) => Some(error),
+            // It says what that says.
+            Self::Core(error) => error.source(),
             Self::Lost { cause, .. } => Some(cause),
             Self::Signer(error) | Self::Storage(error) => Some(&**error),
             Self::NoSigner
