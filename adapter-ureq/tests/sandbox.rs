@@ -224,7 +224,13 @@ fn the_resource_is_strict_about_proofs() {
     };
     let (status, challenge, response) = call("DPoP", &prover.proof());
     assert!(status == 401 && challenge.contains("error=\"use_dpop_nonce\""), "{challenge}");
-    prover.nonce = Some(response.headers()["dpop-nonce"].to_str().unwrap().into());
+    let nonce = response.headers()["dpop-nonce"].to_str().unwrap().to_owned();
+    prover.nonce = Some("made-up".into());
+    assert!(call("DPoP", &prover.proof()).1.contains("error=\"use_dpop_nonce\""));
+    prover.nonce = Some(nonce);
+    prover.age = 70;
+    assert!(call("DPoP", &prover.proof()).1.contains("error=\"invalid_dpop_proof\""), "stale");
+    prover.age = 0;
     prover.entropy = 3;
     let good = prover.proof();
     assert!(call("Bearer", &good).1.contains("invalid_token"));
@@ -247,6 +253,39 @@ fn the_resource_is_strict_about_proofs() {
         ..wrong_ath
     };
     assert!(call("DPoP", &other_key.proof()).1.contains("another key"));
+}
+
+#[test]
+fn an_answer_with_a_nonce_is_not_to_be_cached() {
+    let sandbox = sandbox(true);
+    let mut prover = Prover::new(Method::POST, format!("{}/token", sandbox.oauth()));
+    let refused = oauth_token(&sandbox, Some(&prover.proof()));
+    prover.nonce = Some(refused.headers()["dpop-nonce"].to_str().unwrap().into());
+    prover.entropy = 1;
+    let granted = oauth_token(&sandbox, Some(&prover.proof()));
+    let token = json_of(&granted)["access_token"].as_str().unwrap().to_owned();
+    let bearer = json_of(&oauth_token(&sandbox, None))["access_token"].as_str().unwrap().to_owned();
+
+    let resource = format!("{}/resource", sandbox.oauth());
+    let proof = Prover {
+        method: Method::GET,
+        url: resource.clone(),
+        nonce: None,
+        token: Some(token.clone()),
+        entropy: 2,
+        ..prover
+    };
+    let (bound, bearer) = (format!("DPoP {token}"), format!("Bearer {bearer}"));
+    let challenged = send("GET", &resource, &[("authorization", &bound), ("dpop", &proof.proof())], "");
+    let called = send("GET", &resource, &[("authorization", &bearer)], "");
+    assert_eq!((challenged.status().as_u16(), called.status().as_u16()), (401, 200));
+    for response in [refused, granted, challenged, called] {
+        assert!(response.headers().contains_key("dpop-nonce"), "{response:?}");
+        assert_eq!(
+            response.headers().get("cache-control").map(|value| value.as_bytes()),
+            Some(&b"no-store"[..])
+        );
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn prove(state: &State, request: &Request<Bytes>) -> Result<Option<String>, Repl
         .and_then(|policy| proofs::check(state, AS, request.headers(), policy));
     checked.map(Some).map_err(|refused| match refused {
         Refused::Nonce(nonce) => {
-            Reply::oauth_error(400, "use_dpop_nonce", "the proof needs a nonce").with("dpop-nonce", nonce)
+            Reply::oauth_error(400, "use_dpop_nonce", "the proof needs a nonce").with_nonce(&nonce)
         }
         Refused::Invalid(why) => Reply::oauth_error(400, "invalid_dpop_proof", &why),
     })
