@@ -289,6 +289,24 @@ fn an_answer_with_a_nonce_is_not_to_be_cached() {
 }
 
 #[test]
+fn only_what_may_stand_twice_stands_twice() {
+    let sandbox = sandbox(false);
+    let authorization = basic(CLIENT_ID, CLIENT_SECRET);
+    let headers =
+        [("content-type", "application/x-www-form-urlencoded"), ("authorization", authorization.as_str())];
+    for (twice, status) in [
+        ("resource=https://a.example/&resource=https://b.example/", 200),
+        ("audience=a&audience=b", 200),
+        ("scope=a&scope=b", 400),
+        ("grant_type=client_credentials", 400),
+    ] {
+        let body = format!("grant_type=client_credentials&{twice}");
+        let response = send("POST", &format!("{}/token", sandbox.oauth()), &headers, &body);
+        assert_eq!(response.status(), status, "{twice}");
+    }
+}
+
+#[test]
 fn treasury_prime_takes_either_scheme_and_refuses_the_rest() {
     let sandbox = sandbox(false);
     let uxt = format!("{}/person/psn_1/uxt_access_token", sandbox.treasury_prime());

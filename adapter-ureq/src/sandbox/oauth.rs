@@ -103,7 +103,10 @@ fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     Ok(Reply::empty(200))
 }
 
-/// A request's form, no name of which stands twice (RFC 6749 §3.2).
+/// What may stand several times (RFC 8707 §2, RFC 8693 §2.1).
+const REPEATABLE: [&str; 2] = ["resource", "audience"];
+
+/// A request's form, in which nothing else stands twice (RFC 6749 §3.2).
 struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -113,10 +116,9 @@ impl Form {
             return Err(Reply::oauth_error(400, "invalid_request", "the body must be a form"));
         }
         let pairs: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
-        let twice = pairs
-            .iter()
-            .enumerate()
-            .any(|(at, (name, _))| pairs.iter().take(at).any(|(known, _)| known == name));
+        let twice = pairs.iter().enumerate().any(|(at, (name, _))| {
+            !REPEATABLE.contains(&name.as_str()) && pairs.iter().take(at).any(|(known, _)| known == name)
+        });
         if twice {
             return Err(Reply::oauth_error(400, "invalid_request", "a parameter stands twice"));
         }
