@@ -307,6 +307,27 @@ fn only_what_may_stand_twice_stands_twice() {
 }
 
 #[test]
+fn a_media_type_counts_in_any_case_and_with_parameters_but_whole() {
+    let sandbox = sandbox(false);
+    let authorization = basic(CLIENT_ID, CLIENT_SECRET);
+    let (oauth, moov) = (format!("{}/token", sandbox.oauth()), format!("{}/oauth2/token", sandbox.moov()));
+    let (form, json) =
+        ("grant_type=client_credentials&scope=/ping.read", moov_body("/ping.read").to_string());
+    for (url, kind, body, status) in [
+        (&oauth, "Application/X-WWW-Form-URLencoded", form, 200),
+        (&oauth, "application/x-www-form-urlencoded ; charset=UTF-8", form, 200),
+        (&oauth, "application/x-www-form-urlencoded2", form, 400),
+        (&oauth, "application/json", json.as_str(), 400),
+        (&moov, "Application/X-WWW-Form-URLencoded", form, 200),
+        (&moov, "Application/JSON;charset=utf-8", json.as_str(), 200),
+        (&moov, "application/json-seq", json.as_str(), 400),
+    ] {
+        let headers = [("content-type", kind), ("authorization", authorization.as_str())];
+        assert_eq!(send("POST", url, &headers, body).status(), status, "{url} {kind}");
+    }
+}
+
+#[test]
 fn treasury_prime_takes_either_scheme_and_refuses_the_rest() {
     let sandbox = sandbox(false);
     let uxt = format!("{}/person/psn_1/uxt_access_token", sandbox.treasury_prime());

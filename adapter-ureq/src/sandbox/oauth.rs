@@ -111,8 +111,7 @@ struct Form(Vec<(String, String)>);
 
 impl Form {
     fn read(request: &Request<Bytes>) -> Result<Self, Reply> {
-        let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
-        if !content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded")) {
+        if !is_of_type(request, FORM) {
             return Err(Reply::oauth_error(400, "invalid_request", "the body must be a form"));
         }
         let pairs: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
@@ -145,6 +144,17 @@ impl Form {
             _ => Err(refuse("the client or its secret is not known")),
         }
     }
+}
+
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Whether the body is of this media type, in any case and with any parameters (RFC 9110 §8.3.1).
+pub(super) fn is_of_type(request: &Request<Bytes>, media_type: &str) -> bool {
+    let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+    content_type
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
 }
 
 /// Id and secret of `Authorization: Basic`, form-decoded (RFC 6749 §2.3.1).
