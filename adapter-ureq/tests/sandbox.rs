@@ -256,6 +256,22 @@ fn the_resource_is_strict_about_proofs() {
 }
 
 #[test]
+fn a_resource_names_every_algorithm_that_it_takes() {
+    let sandbox = sandbox(false);
+    let resource = format!("{}/resource", sandbox.oauth());
+    let mut named = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect::<Vec<_>>();
+    named.sort_unstable();
+    for headers in [&[][..], &[("authorization", "DPoP unknown")]] {
+        let response = send("GET", &resource, headers, "");
+        let challenge = response.headers()["www-authenticate"].to_str().unwrap();
+        let (_, algs) = challenge.split_once("algs=\"").unwrap();
+        let mut algs = algs.split('"').next().unwrap().split(' ').collect::<Vec<_>>();
+        algs.sort_unstable();
+        assert_eq!(algs, named, "{challenge}");
+    }
+}
+
+#[test]
 fn an_answer_with_a_nonce_is_not_to_be_cached() {
     let sandbox = sandbox(true);
     let mut prover = Prover::new(Method::POST, format!("{}/token", sandbox.oauth()));

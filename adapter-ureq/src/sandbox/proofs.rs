@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use keybound_core::dpop::{Inspection, Nonce, Policy, Problem};
+use keybound_core::jose::Algorithm;
 use keybound_core::{Misuse, Secret};
 
 use super::reply::Reply;
@@ -74,17 +75,19 @@ fn judge(
 
 /// Authorizes a resource request (RFC 9449 §7.1): what its token stands for, or the 401.
 pub(super) fn authorize(state: &State, part: &str, request: &Request<Bytes>) -> Result<Access, Reply> {
+    let algs: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
+    let challenge = format!("Bearer, DPoP algs=\"{}\"", algs.join(" "));
     let unauthorized = |error: &str, description: &str| {
         let description = description.replace(['"', '\\'], "'");
         Reply::error(401, error).with(
             "www-authenticate",
-            format!("Bearer, DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\", error=\"{error}\", error_description=\"{description}\""),
+            format!("{challenge}, error=\"{error}\", error_description=\"{description}\""),
         )
     };
     let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or_else(|| {
-        Reply::empty(401).with("www-authenticate", "Bearer, DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\"")
-    })?;
+    let (scheme, token) = authorization
+        .and_then(|value| value.split_once(' '))
+        .ok_or_else(|| Reply::empty(401).with("www-authenticate", &*challenge))?;
     let access = state
         .access(token)
         .ok_or_else(|| unauthorized("invalid_token", "the token is not good, or no longer"))?;
@@ -136,7 +139,7 @@ mod tests {
     use http::{Method, Uri};
     use keybound_core::Ambient;
     use keybound_core::dpop::Proof;
-    use keybound_core::jose::{Algorithm, SigningKey};
+    use keybound_core::jose::SigningKey;
 
     use super::*;
 
