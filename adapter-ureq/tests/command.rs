@@ -239,6 +239,17 @@ fn moov_gives_a_token_and_an_account_list() {
 }
 
 #[test]
+fn a_token_may_be_for_several_resources() {
+    let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
+    let url = format!("{}/token", sandbox.oauth());
+    let token = ["token", "--token-url", &url, "--client-id", sandbox::CLIENT_ID];
+    let resources = ["--resource", "https://a.example/", "--resource", "https://b.example/"];
+    let args = [&token[..], &["--client-secret-env", "SECRET"], &resources].concat();
+    let output = keybound(home().path(), &args, "");
+    assert!(stdout(&output).contains("access_token"));
+}
+
+#[test]
 fn plain_http_is_shown_to_no_proxy() {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     proxy.set_nonblocking(true).unwrap();

@@ -224,7 +224,13 @@ fn the_resource_is_strict_about_proofs() {
     };
     let (status, challenge, response) = call("DPoP", &prover.proof());
     assert!(status == 401 && challenge.contains("error=\"use_dpop_nonce\""), "{challenge}");
-    prover.nonce = Some(response.headers()["dpop-nonce"].to_str().unwrap().into());
+    let nonce = response.headers()["dpop-nonce"].to_str().unwrap().to_owned();
+    prover.nonce = Some("made-up".into());
+    assert!(call("DPoP", &prover.proof()).1.contains("error=\"use_dpop_nonce\""));
+    prover.nonce = Some(nonce);
+    prover.age = 70;
+    assert!(call("DPoP", &prover.proof()).1.contains("error=\"invalid_dpop_proof\""), "stale");
+    prover.age = 0;
     prover.entropy = 3;
     let good = prover.proof();
     assert!(call("Bearer", &good).1.contains("invalid_token"));
@@ -247,6 +253,94 @@ fn the_resource_is_strict_about_proofs() {
         ..wrong_ath
     };
     assert!(call("DPoP", &other_key.proof()).1.contains("another key"));
+}
+
+#[test]
+fn a_resource_names_every_algorithm_that_it_takes() {
+    let sandbox = sandbox(false);
+    let resource = format!("{}/resource", sandbox.oauth());
+    let mut named = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect::<Vec<_>>();
+    named.sort_unstable();
+    for headers in [&[][..], &[("authorization", "DPoP unknown")]] {
+        let response = send("GET", &resource, headers, "");
+        let challenge = response.headers()["www-authenticate"].to_str().unwrap();
+        let (_, algs) = challenge.split_once("algs=\"").unwrap();
+        let mut algs = algs.split('"').next().unwrap().split(' ').collect::<Vec<_>>();
+        algs.sort_unstable();
+        assert_eq!(algs, named, "{challenge}");
+    }
+}
+
+#[test]
+fn an_answer_with_a_nonce_is_not_to_be_cached() {
+    let sandbox = sandbox(true);
+    let mut prover = Prover::new(Method::POST, format!("{}/token", sandbox.oauth()));
+    let refused = oauth_token(&sandbox, Some(&prover.proof()));
+    prover.nonce = Some(refused.headers()["dpop-nonce"].to_str().unwrap().into());
+    prover.entropy = 1;
+    let granted = oauth_token(&sandbox, Some(&prover.proof()));
+    let token = json_of(&granted)["access_token"].as_str().unwrap().to_owned();
+    let bearer = json_of(&oauth_token(&sandbox, None))["access_token"].as_str().unwrap().to_owned();
+
+    let resource = format!("{}/resource", sandbox.oauth());
+    let proof = Prover {
+        method: Method::GET,
+        url: resource.clone(),
+        nonce: None,
+        token: Some(token.clone()),
+        entropy: 2,
+        ..prover
+    };
+    let (bound, bearer) = (format!("DPoP {token}"), format!("Bearer {bearer}"));
+    let challenged = send("GET", &resource, &[("authorization", &bound), ("dpop", &proof.proof())], "");
+    let called = send("GET", &resource, &[("authorization", &bearer)], "");
+    assert_eq!((challenged.status().as_u16(), called.status().as_u16()), (401, 200));
+    for response in [refused, granted, challenged, called] {
+        assert!(response.headers().contains_key("dpop-nonce"), "{response:?}");
+        assert_eq!(
+            response.headers().get("cache-control").map(|value| value.as_bytes()),
+            Some(&b"no-store"[..])
+        );
+    }
+}
+
+#[test]
+fn only_what_may_stand_twice_stands_twice() {
+    let sandbox = sandbox(false);
+    let authorization = basic(CLIENT_ID, CLIENT_SECRET);
+    let headers =
+        [("content-type", "application/x-www-form-urlencoded"), ("authorization", authorization.as_str())];
+    for (twice, status) in [
+        ("resource=https://a.example/&resource=https://b.example/", 200),
+        ("audience=a&audience=b", 200),
+        ("scope=a&scope=b", 400),
+        ("grant_type=client_credentials", 400),
+    ] {
+        let body = format!("grant_type=client_credentials&{twice}");
+        let response = send("POST", &format!("{}/token", sandbox.oauth()), &headers, &body);
+        assert_eq!(response.status(), status, "{twice}");
+    }
+}
+
+#[test]
+fn a_media_type_counts_in_any_case_and_with_parameters_but_whole() {
+    let sandbox = sandbox(false);
+    let authorization = basic(CLIENT_ID, CLIENT_SECRET);
+    let (oauth, moov) = (format!("{}/token", sandbox.oauth()), format!("{}/oauth2/token", sandbox.moov()));
+    let (form, json) =
+        ("grant_type=client_credentials&scope=/ping.read", moov_body("/ping.read").to_string());
+    for (url, kind, body, status) in [
+        (&oauth, "Application/X-WWW-Form-URLencoded", form, 200),
+        (&oauth, "application/x-www-form-urlencoded ; charset=UTF-8", form, 200),
+        (&oauth, "application/x-www-form-urlencoded2", form, 400),
+        (&oauth, "application/json", json.as_str(), 400),
+        (&moov, "Application/X-WWW-Form-URLencoded", form, 200),
+        (&moov, "Application/JSON;charset=utf-8", json.as_str(), 200),
+        (&moov, "application/json-seq", json.as_str(), 400),
+    ] {
+        let headers = [("content-type", kind), ("authorization", authorization.as_str())];
+        assert_eq!(send("POST", url, &headers, body).status(), status, "{url} {kind}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use http::Request;
 use keybound_core::provider::moov::Version;
 use serde_json::{Map, Value, json};
 
-use super::oauth::basic;
+use super::oauth::{FORM, basic, is_of_type};
 use super::reply::Reply;
 use super::state::{Access, LIFETIME, State, now, random};
 use super::{CLIENT_ID, CLIENT_SECRET, ORIGIN};
@@ -108,16 +108,14 @@ struct Parameters(Map<String, Value>);
 
 impl Parameters {
     fn read(request: &Request<Bytes>) -> Result<Self, Reply> {
-        let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
-        match content_type {
-            Some(kind) if kind.starts_with("application/json") => serde_json::from_slice(request.body())
-                .map(Self)
-                .map_err(|_| Reply::error(400, "invalid_request")),
-            Some(kind) if kind.starts_with("application/x-www-form-urlencoded") => {
-                let pairs = form_urlencoded::parse(request.body()).into_owned();
-                Ok(Self(pairs.map(|(name, value)| (name, Value::String(value))).collect()))
-            }
-            _ => Err(Reply::error(400, "invalid_request")),
+        let invalid = || Reply::error(400, "invalid_request");
+        if is_of_type(request, "application/json") {
+            serde_json::from_slice(request.body()).map(Self).map_err(|_| invalid())
+        } else if is_of_type(request, FORM) {
+            let pairs = form_urlencoded::parse(request.body()).into_owned();
+            Ok(Self(pairs.map(|(name, value)| (name, Value::String(value))).collect()))
+        } else {
+            Err(invalid())
         }
     }
 

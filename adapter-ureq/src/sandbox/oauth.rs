@@ -88,7 +88,7 @@ fn prove(state: &State, request: &Request<Bytes>) -> Result<Option<String>, Repl
         .and_then(|policy| proofs::check(state, AS, request.headers(), policy));
     checked.map(Some).map_err(|refused| match refused {
         Refused::Nonce(nonce) => {
-            Reply::oauth_error(400, "use_dpop_nonce", "the proof needs a nonce").with("dpop-nonce", nonce)
+            Reply::oauth_error(400, "use_dpop_nonce", "the proof needs a nonce").with_nonce(&nonce)
         }
         Refused::Invalid(why) => Reply::oauth_error(400, "invalid_dpop_proof", &why),
     })
@@ -103,20 +103,21 @@ fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     Ok(Reply::empty(200))
 }
 
-/// A request's form, no name of which stands twice (RFC 6749 §3.2).
+/// What may stand several times (RFC 8707 §2, RFC 8693 §2.1).
+const REPEATABLE: [&str; 2] = ["resource", "audience"];
+
+/// A request's form, in which nothing else stands twice (RFC 6749 §3.2).
 struct Form(Vec<(String, String)>);
 
 impl Form {
     fn read(request: &Request<Bytes>) -> Result<Self, Reply> {
-        let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
-        if !content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded")) {
+        if !is_of_type(request, FORM) {
             return Err(Reply::oauth_error(400, "invalid_request", "the body must be a form"));
         }
         let pairs: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
-        let twice = pairs
-            .iter()
-            .enumerate()
-            .any(|(at, (name, _))| pairs.iter().take(at).any(|(known, _)| known == name));
+        let twice = pairs.iter().enumerate().any(|(at, (name, _))| {
+            !REPEATABLE.contains(&name.as_str()) && pairs.iter().take(at).any(|(known, _)| known == name)
+        });
         if twice {
             return Err(Reply::oauth_error(400, "invalid_request", "a parameter stands twice"));
         }
@@ -143,6 +144,17 @@ impl Form {
             _ => Err(refuse("the client or its secret is not known")),
         }
     }
+}
+
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Whether the body is of this media type, in any case and with any parameters (RFC 9110 §8.3.1).
+pub(super) fn is_of_type(request: &Request<Bytes>, media_type: &str) -> bool {
+    let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+    content_type
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
 }
 
 /// Id and secret of `Authorization: Basic`, form-decoded (RFC 6749 §2.3.1).

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use keybound_core::dpop::{Inspection, Nonce, Policy, Problem};
+use keybound_core::jose::Algorithm;
 use keybound_core::{Misuse, Secret};
 
 use super::reply::Reply;
@@ -18,7 +19,7 @@ const LEEWAY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Refused {
     /// It needs this nonce.
-    Nonce(String),
+    Nonce(Nonce),
     /// A sentence that says why.
     Invalid(String),
 }
@@ -30,7 +31,7 @@ pub(super) fn check(
     headers: &HeaderMap,
     policy: Policy,
 ) -> Result<String, Refused> {
-    accept(state, part, &policy.max_age(MAX_AGE).leeway(LEEWAY).inspect_headers(headers, now()))
+    judge(state, part, policy, |policy| policy.inspect_headers(headers, now()))
 }
 
 /// Judges a proof that came in a request's body.
@@ -40,46 +41,53 @@ pub(super) fn check_relayed(
     proof: &str,
     policy: Policy,
 ) -> Result<String, Refused> {
-    accept(state, part, &policy.max_age(MAX_AGE).leeway(LEEWAY).inspect(proof, now()))
+    judge(state, part, policy, |policy| policy.inspect(proof, now()))
 }
 
-fn accept(state: &State, part: &str, inspection: &Inspection) -> Result<String, Refused> {
+fn judge(
+    state: &State,
+    part: &str,
+    policy: Policy,
+    inspect: impl FnOnce(&Policy) -> Inspection,
+) -> Result<String, Refused> {
+    let nonces = state.nonces(part);
+    let policy = policy.max_age(MAX_AGE).leeway(LEEWAY);
+    let inspection = inspect(&nonces.iter().cloned().fold(policy, Policy::nonce));
+    let newest = nonces.into_iter().next();
     let Some(verified) = inspection.verified() else {
-        let problems: Vec<String> = inspection.problems().iter().map(Problem::to_string).collect();
-        return Err(Refused::Invalid(problems.join("; ")));
+        let problems = inspection.problems();
+        let of_nonce = |problem: &Problem| matches!(problem, Problem::NonceMissing | Problem::NonceMismatch);
+        return Err(match newest {
+            Some(nonce) if problems.iter().all(of_nonce) => Refused::Nonce(nonce),
+            _ => {
+                let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                Refused::Invalid(problems.join("; "))
+            }
+        });
     };
-    check_nonce(state, part, inspection)?;
+    // A client that makes nonces up, or sends them to the wrong server, is told so.
+    if newest.is_none() && inspection.claims().is_some_and(|claims| claims.nonce.is_some()) {
+        return Err(Refused::Invalid("`nonce` was never asked for here".into()));
+    }
     state.take(&verified).map_err(|replay| Refused::Invalid(replay.to_string()))?;
     Ok(verified.key().thumbprint().to_owned())
 }
 
-fn check_nonce(state: &State, part: &str, inspection: &Inspection) -> Result<(), Refused> {
-    let given = inspection.claims().and_then(|claims| claims.nonce.as_deref());
-    let good = state.nonces(part);
-    match given {
-        _ if !state.require_nonce => match given {
-            // A client that makes nonces up, or sends them to the wrong server, is told so.
-            Some(_) => Err(Refused::Invalid("`nonce` was never asked for here".into())),
-            None => Ok(()),
-        },
-        Some(given) if good.iter().any(|nonce| nonce == given) => Ok(()),
-        _ => Err(Refused::Nonce(good.into_iter().next().unwrap_or_default())),
-    }
-}
-
 /// Authorizes a resource request (RFC 9449 §7.1): what its token stands for, or the 401.
 pub(super) fn authorize(state: &State, part: &str, request: &Request<Bytes>) -> Result<Access, Reply> {
+    let algs: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
+    let challenge = format!("Bearer, DPoP algs=\"{}\"", algs.join(" "));
     let unauthorized = |error: &str, description: &str| {
         let description = description.replace(['"', '\\'], "'");
         Reply::error(401, error).with(
             "www-authenticate",
-            format!("Bearer, DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\", error=\"{error}\", error_description=\"{description}\""),
+            format!("{challenge}, error=\"{error}\", error_description=\"{description}\""),
         )
     };
     let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let (scheme, token) = authorization.and_then(|value| value.split_once(' ')).ok_or_else(|| {
-        Reply::empty(401).with("www-authenticate", "Bearer, DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\"")
-    })?;
+    let (scheme, token) = authorization
+        .and_then(|value| value.split_once(' '))
+        .ok_or_else(|| Reply::empty(401).with("www-authenticate", &*challenge))?;
     let access = state
         .access(token)
         .ok_or_else(|| unauthorized("invalid_token", "the token is not good, or no longer"))?;
@@ -100,7 +108,7 @@ pub(super) fn authorize(state: &State, part: &str, request: &Request<Bytes>) -> 
         Ok(jkt) if jkt == *bound => Ok(access),
         Ok(_) => Err(unauthorized("invalid_token", "the proof is by another key than the token's")),
         Err(Refused::Nonce(nonce)) => {
-            Err(unauthorized("use_dpop_nonce", "the proof needs a nonce").with("dpop-nonce", nonce))
+            Err(unauthorized("use_dpop_nonce", "the proof needs a nonce").with_nonce(&nonce))
         }
         Err(Refused::Invalid(why)) => Err(unauthorized("invalid_dpop_proof", &why)),
     }
@@ -120,8 +128,34 @@ pub(super) fn for_request(
 
 /// The newest nonce for the response, where nonces are in use.
 pub(super) fn announce(state: &State, part: &str, reply: Reply) -> Reply {
-    match state.nonces(part).into_iter().next().and_then(|nonce| Nonce::new(&nonce).ok()) {
-        Some(nonce) if state.require_nonce => reply.with("dpop-nonce", nonce.as_str()),
-        _ => reply,
+    match state.nonces(part).first() {
+        Some(nonce) => reply.with_nonce(nonce),
+        None => reply,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Uri};
+    use keybound_core::Ambient;
+    use keybound_core::dpop::Proof;
+    use keybound_core::jose::SigningKey;
+
+    use super::*;
+
+    #[test]
+    fn the_nonce_before_the_newest_is_still_taken() {
+        let state = State::new("http://127.0.0.1".into(), true);
+        let key = SigningKey::generate(Algorithm::Es256).unwrap();
+        let uri = Uri::from_static("http://127.0.0.1/token");
+        for (at, nonce) in state.nonces("as").iter().enumerate() {
+            let proof = Proof::build(key.public(), &Method::POST, &uri).unwrap().nonce(nonce);
+            let entropy = [u8::try_from(at).unwrap(); 16];
+            let proof =
+                proof.prepare(Ambient::new(now(), entropy)).finish(|request| key.sign(request)).unwrap();
+            let judged = |part| check_relayed(&state, part, proof.as_str(), Policy::default());
+            assert!(matches!(judged("rs"), Err(Refused::Nonce(_))), "{at}");
+            assert_eq!(judged("as").unwrap(), key.public().thumbprint(), "{at}");
+        }
     }
 }

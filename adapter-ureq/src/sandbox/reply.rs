@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use keybound_core::dpop::Nonce;
 use serde_json::{Value, json};
 
 #[derive(Debug)]
@@ -33,6 +34,11 @@ impl Reply {
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// A nonce for the next proof. From a cache it would be an old one (RFC 9449 §8.2).
+    pub(super) fn with_nonce(self, nonce: &Nonce) -> Self {
+        self.with("dpop-nonce", nonce.as_str()).with("cache-control", "no-store")
     }
 
     pub(super) fn into_response(self) -> Response<Bytes> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keybound_core::UnixTime;
-use keybound_core::dpop::{Replay, VerifiedProof};
+use keybound_core::dpop::{Nonce, Replay, VerifiedProof};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::SharedReplayCache;
@@ -24,7 +24,7 @@ const MAX_PROOFS: usize = 1_000_000;
 
 pub(super) struct State {
     pub(super) base_url: String,
-    pub(super) require_nonce: bool,
+    require_nonce: bool,
     memory: Mutex<Memory>,
     proofs: SharedReplayCache,
     started: UnixTime,
@@ -102,10 +102,14 @@ impl State {
     }
 
     /// The nonces of a part of the sandbox that are good now, the newest first: one is made each minute, and
-    /// the one before is still taken.
-    pub(super) fn nonces(&self, part: &str) -> [String; 2] {
+    /// the one before is still taken. There are none where none is demanded.
+    pub(super) fn nonces(&self, part: &str) -> Vec<Nonce> {
+        if !self.require_nonce {
+            return Vec::new();
+        }
         let minute = now().saturating_since(self.started).as_secs() / 60;
-        [minute + 1, minute].map(|minute| format!("{part}-{minute}-{}", self.nonce_seed))
+        let texts = [minute + 1, minute].map(|minute| format!("{part}-{minute}-{}", self.nonce_seed));
+        texts.iter().filter_map(|text| Nonce::new(text).ok()).collect()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -41,7 +41,7 @@ fn relay(state: &State, person: &str, request: &Request<Bytes>) -> Result<Reply,
         .map_err(|misuse| Reply::error(500, &misuse.to_string()))?;
     let jkt =
         proofs::check_relayed(state, marqeta::PART, proof, policy).map_err(|refused| match refused {
-            Refused::Nonce(nonce) => Reply::error(400, "use_dpop_nonce").with("dpop-nonce", nonce),
+            Refused::Nonce(nonce) => Reply::error(400, "use_dpop_nonce").with_nonce(&nonce),
             Refused::Invalid(why) => Reply::oauth_error(400, "invalid_dpop_proof", &why),
         })?;
     let (access_token, _) = state.issue(Access {

@@ -19,7 +19,7 @@ use crate::wire::json::{Members, Value};
 pub struct Policy {
     methods: Vec<String>,
     urls: Vec<String>,
-    nonce: Option<Nonce>,
+    nonces: Vec<Nonce>,
     ath: Ath,
     jkt: Option<String>,
     algorithms: Vec<Algorithm>,
@@ -41,7 +41,7 @@ impl Default for Policy {
         Self {
             methods: Vec::new(),
             urls: Vec::new(),
-            nonce: None,
+            nonces: Vec::new(),
             ath: Ath::Unchecked,
             jkt: None,
             algorithms: Algorithm::ALL.to_vec(),
@@ -71,9 +71,10 @@ impl Policy {
         Ok(self)
     }
 
-    /// `nonce` must be this one (check 10).
+    /// `nonce` must be this one (check 10), or one of several if called again: when a server gives a new one
+    /// (RFC 9449 §8.2), proofs with the one before are still on their way.
     pub fn nonce(mut self, nonce: Nonce) -> Self {
-        self.nonce = Some(nonce);
+        self.nonces.push(nonce);
         self
     }
 
@@ -210,10 +211,11 @@ impl Policy {
 
         let nonce = claims.text("nonce");
         problem(claims.get("nonce").is_some() && nonce.is_none(), Problem::NonceMismatch);
-        if let Some(expected) = &self.nonce {
-            problem(claims.get("nonce").is_none(), Problem::NonceMissing);
-            problem(nonce.as_deref().is_some_and(|nonce| nonce != expected.as_str()), Problem::NonceMismatch);
-        }
+        problem(!self.nonces.is_empty() && claims.get("nonce").is_none(), Problem::NonceMissing);
+        let nonce_known = nonce.as_deref().is_none_or(|nonce| {
+            self.nonces.is_empty() || self.nonces.iter().any(|known| known.as_str() == nonce)
+        });
+        problem(!nonce_known, Problem::NonceMismatch);
 
         let ath = claims.text("ath");
         let has_ath = claims.get("ath").is_some();

@@ -262,6 +262,20 @@ fn one_of_several_methods_and_urls_is_enough() {
 }
 
 #[test]
+fn the_nonce_before_the_newest_is_still_good() {
+    let rotated = policy().nonce(Nonce::new("n-2").unwrap());
+    for (maker, expected) in [
+        (maker(), &[][..]),
+        (maker().claim("nonce", json!("n-2")), &[]),
+        (maker().claim("nonce", json!("n-3")), &[Problem::NonceMismatch]),
+        (maker().claim("nonce", json!(1)), &[Problem::NonceMismatch]),
+        (Maker::new(), &[Problem::NonceMissing]),
+    ] {
+        assert_eq!(problems(&rotated, &maker.proof()), expected, "{}", maker.claims);
+    }
+}
+
+#[test]
 fn a_policy_for_a_url_that_no_proof_can_name_is_refused() {
     for url in ["", "/token", "ftp://as.example/", "https://u@as.example/"] {
         assert_eq!(Policy::default().url(url).unwrap_err().argument(), "url", "{url}");
