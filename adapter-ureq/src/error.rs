@@ -15,6 +15,8 @@ pub enum Error {
     Lost {
         /// Whether the request may have been carried out.
         lost: Lost,
+        /// The host, and its port if that is another than usual.
+        host: String,
         /// What ureq says.
         cause: Box<ureq::Error>,
     },
@@ -66,7 +68,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Core(error) => error.fmt(f),
-            Self::Lost { lost, cause } => write!(f, "{lost} ({cause})"),
+            Self::Lost { lost, host, cause } => write!(f, "{host}: {lost} ({cause})"),
             Self::Signer(error) => write!(f, "the signer failed: {error}"),
             Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
             Self::NoEntropy => f.write_str("the system has no random numbers"),

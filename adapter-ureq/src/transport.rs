@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri, request};
 use keybound_core::jose::Signature;
 use keybound_core::{
@@ -127,6 +127,7 @@ impl Transport {
             let ambient = clock.ambient()?;
             let signing = exchange.prepare(&self.origins(), ambient)?;
             let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
+            let uri = request.uri().clone();
             let (received, reason) = match self.exchange_once(request, pending.time_left(clock.now())) {
                 Ok(response) => {
                     let reason = Reason::Answered(response.status());
@@ -134,7 +135,7 @@ impl Transport {
                 }
                 Err(cause) => {
                     let received = pending.lost(was_sent(&cause), clock.now());
-                    (received.map_err(|error| Self::lost(error, cause))?, Reason::Lost)
+                    (received.map_err(|error| Self::lost(error, &uri, cause))?, Reason::Lost)
                 }
             };
             match received {
@@ -196,7 +197,7 @@ impl Transport {
                 Err(cause) => {
                     drop(turn.take());
                     let lost = pending.lost(was_sent(&cause), clock.now());
-                    call = lost.map_err(|error| Self::lost(error, cause))?;
+                    call = lost.map_err(|error| Self::lost(error, request.uri(), cause))?;
                     self.wait(call.wait(), Reason::Lost);
                     continue;
                 }
@@ -331,9 +332,12 @@ impl Transport {
         thread::sleep(wait);
     }
 
-    fn lost(error: keybound_core::Error, cause: ureq::Error) -> Error {
+    fn lost(error: keybound_core::Error, uri: &Uri, cause: ureq::Error) -> Error {
         match error {
-            keybound_core::Error::Lost(lost) => Error::Lost { lost, cause: Box::new(cause) },
+            keybound_core::Error::Lost(lost) => {
+                let host = uri.authority().map(Authority::to_string).unwrap_or_default();
+                Error::Lost { lost, host, cause: Box::new(cause) }
+            }
             other => other.into(),
         }
     }

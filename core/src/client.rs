@@ -230,7 +230,8 @@ impl Client {
                 Unread::Bad(why) => why,
                 Unread::Refusal => WhyBad::Missing("access_token"),
             };
-            let envelope = Envelope::of(StatusCode::OK, &headers, &Secrets::from_iter([]));
+            let envelope =
+                Envelope::of("the server".into(), StatusCode::OK, &headers, &Secrets::from_iter([]));
             BadResponse { envelope, why }.into()
         })
     }

@@ -157,6 +157,11 @@ impl Argument {
     }
 }
 
+/// How a server is named in errors: by its host, and its port if that is another than usual.
+pub(crate) fn server_at(uri: &Uri) -> String {
+    uri.authority().map_or("the server", http::uri::Authority::as_str).to_owned()
+}
+
 /// Whether a URL's host is this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")

@@ -122,6 +122,8 @@ impl std::error::Error for Misuse {}
 /// What is kept of any response that ended in an error. Never its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Envelope {
+    /// Who sent it: what an application talks to is rarely one server alone.
+    pub(crate) server: String,
     pub(crate) status: StatusCode,
     pub(crate) request_id: Option<String>,
     pub(crate) content_type: Option<String>,
@@ -217,7 +219,7 @@ impl ServerError {
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server refused: {}", self.envelope.status.as_u16())?;
+        write!(f, "{} refused: {}", self.envelope.server, self.envelope.status.as_u16())?;
         if let Some(code) = &self.code {
             write!(f, " {code}")?;
         }
@@ -320,7 +322,7 @@ impl BadResponse {
 
 impl fmt::Display for BadResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server's answer ({}", self.envelope.status.as_u16())?;
+        write!(f, "the answer of {} ({}", self.envelope.server, self.envelope.status.as_u16())?;
         if let Some(kind) = &self.envelope.content_type {
             write!(f, ", {kind}")?;
         }

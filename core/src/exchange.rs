@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use crate::client_assertion::{ASSERTION_TYPE, ClientAssertion};
 use crate::client_auth::ClientAuth;
 use crate::dpop::{Corrections, DPOP, Objection, Occasion, Said, sensitive};
-use crate::endpoint::{Endpoint, Target};
+use crate::endpoint::{Endpoint, Target, server_at};
 use crate::error::{BadResponse, Envelope, Error, Lost, Misuse, Sent, ServerError, Unread, WhyBad};
 use crate::jose::PublicJwk;
 use crate::origins::{Origins, Role};
@@ -218,6 +218,14 @@ impl Ask {
         Ok(request)
     }
 
+    /// How errors name whoever was asked; a document has a place as well.
+    fn server(&self) -> String {
+        match &self.post {
+            Some(_) => server_at(self.endpoint.uri()),
+            None => self.endpoint.to_string(),
+        }
+    }
+
     fn secrets(&self, assertion: Option<&Secret>) -> Secrets {
         let assertion = assertion.map(Secret::expose);
         self.post.iter().flat_map(Post::secrets).chain(assertion).collect()
@@ -408,17 +416,18 @@ impl<T> Pending<T> {
             }
         };
         let secrets = exchange.ask.secrets(assertion.as_ref());
+        let server = exchange.ask.server();
         if let Unread::Bad(why) = unread {
             if let Some(wait) = (exchange.go_on)(Setback::Unreadable(&why), &mut exchange.ask, now) {
                 return Ok(Received::Again(exchange.next(wait)));
             }
-            return Err(BadResponse { envelope: Envelope::of(status, headers, &secrets), why }.into());
+            return Err(BadResponse { envelope: Envelope::of(server, status, headers, &secrets), why }.into());
         }
         if is_too_large {
             // Some gateway's page. The status and the headers are still good.
             body = &[];
         }
-        let refusal = refusal::read(status, headers, body, &secrets, now);
+        let refusal = refusal::read(server, status, headers, body, &secrets, now);
         // First of all: what a flow has its own answer to, some say with the status of a failure that passes (Auth0's 429
         // for `slow_down`).
         if let Some(wait) = (exchange.go_on)(Setback::Refusal(&refusal), &mut exchange.ask, now) {

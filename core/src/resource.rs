@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 
 use crate::dpop::{Corrections, DPOP, Nonce, Objection, Occasion, Said, sensitive};
-use crate::endpoint::Target;
+use crate::endpoint::{Target, server_at};
 use crate::error::{Error, Lost, Misuse, Sent};
 use crate::origins::{Origins, Role};
 use crate::signing::{Assemble, Signing, Unsigned, sealed::Sealed};
@@ -283,7 +283,7 @@ impl PendingResource {
         match challenge::error(&challenges) {
             Some("use_dpop_nonce") if is_bound => {
                 let secrets = Secrets::from_iter([call.token.access_token().expose()]);
-                Err(refusal::read(status, headers, &[], &secrets, now).into())
+                Err(refusal::read(server_at(&call.uri), status, headers, &[], &secrets, now).into())
             }
             Some("invalid_token") => Ok(Judged::Rejected),
             None if status == StatusCode::UNAUTHORIZED => Ok(Judged::Rejected),

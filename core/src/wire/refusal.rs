@@ -23,9 +23,10 @@ const MAX_DEPTH: usize = 16;
 const MIN_SECRET: usize = 6;
 
 impl Envelope {
-    pub(crate) fn of(status: StatusCode, headers: &HeaderMap, secrets: &Secrets) -> Self {
+    pub(crate) fn of(server: String, status: StatusCode, headers: &HeaderMap, secrets: &Secrets) -> Self {
         let tidy = |text: String| secrets.tidy(&text);
         Self {
+            server,
             status,
             request_id: request_id(headers).map(tidy),
             content_type: text(headers, "content-type").map(tidy),
@@ -77,6 +78,7 @@ impl Secrets {
 
 /// Reads what a refusal says. `secrets` are struck out of it.
 pub(crate) fn read(
+    server: String,
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
@@ -95,7 +97,7 @@ pub(crate) fn read(
     let message_wait = said.description.as_deref().and_then(wait_in);
     ServerError {
         retry_after: retry_after::read(headers, now).or(message_wait),
-        envelope: Envelope::of(status, headers, secrets),
+        envelope: Envelope::of(server, status, headers, secrets),
         code: code.map(tidy),
         description: said.description.map(tidy),
         uri: said.uri.map(tidy),
@@ -200,7 +202,7 @@ mod tests {
     fn refusal(status: u16, body: &str) -> ServerError {
         let status = StatusCode::from_u16(status).unwrap();
         let secrets = Secrets::from_iter(["s3cret", "s3cret+more", "4"]);
-        read(status, &HeaderMap::new(), body.as_bytes(), &secrets, UnixTime::from_secs(0))
+        read("as".into(), status, &HeaderMap::new(), body.as_bytes(), &secrets, UnixTime::from_secs(0))
     }
 
     /// status, body, code, description, fields
@@ -334,7 +336,8 @@ mod tests {
             ("content-type".parse().unwrap(), "text/html".parse().unwrap()),
         ]);
         let secrets = Secrets::from_iter([]);
-        let read = read(StatusCode::UNAUTHORIZED, &headers, b"", &secrets, UnixTime::from_secs(0));
+        let read =
+            read("as".into(), StatusCode::UNAUTHORIZED, &headers, b"", &secrets, UnixTime::from_secs(0));
         assert_eq!(read.code(), Some("use_dpop_nonce"));
         assert_eq!(read.nonce().unwrap().as_str(), "n-1");
         assert_eq!((read.request_id(), read.content_type()), (Some("7f1c"), Some("text/html")));

@@ -515,6 +515,21 @@ fn a_refusal_is_understood_whatever_its_message_is_written_in() {
 }
 
 #[test]
+fn an_error_says_whose_it_is() {
+    let mut world =
+        World::scripted(Peer::bearer(), [json_response(400, &json!({ "error": "invalid_scope" }))]);
+    let error = world.token(client_credentials()).unwrap_err();
+    assert_eq!(error.to_string(), "as.example refused: 400 invalid_scope");
+    let mut world = World::scripted(Peer::bearer(), [response(200, "<html>")]);
+    let error = world.token(client_credentials()).unwrap_err().to_string();
+    assert!(error.starts_with("the answer of as.example (200) can't be used: "), "{error}");
+    let discovery = keybound_core::Issuer::https("https://as.example/t").unwrap().discover().unwrap();
+    let error = world.run(discovery).map(drop).unwrap_err().to_string();
+    let last = "https://as.example/.well-known/openid-configuration/t";
+    assert!(error.starts_with(&format!("{last} refused: 404")), "{error}");
+}
+
+#[test]
 fn a_code_that_means_to_begin_anew_says_so() {
     for (code, retry) in [
         ("expired_token", Retry::Reauthenticate),
