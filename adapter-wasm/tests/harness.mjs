@@ -52,8 +52,8 @@ async function started(program, ...options) {
 /** `keybound sandbox`. */
 export const sandbox = (...options) => started(process.env.KEYBOUND, 'sandbox', ...options);
 
-/** adapter-ureq's example `relay`. */
-export const relay = () => started(process.env.KEYBOUND_RELAY);
+/** adapter-ureq's example `relay`, for pages of this origin. */
+export const relay = (origin) => started(process.env.KEYBOUND_RELAY, origin);
 
 export const browser = () => chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',

@@ -437,27 +437,37 @@ describe('workers', () => {
 });
 
 describe("a page's own way to a token", () => {
-  test("relays a proof by the app's backend to Treasury Prime, and calls Marqeta with the token", async (t) => {
-    const { close, ...backend } = await relay();
-    t.after(close);
-    const { page } = await profile(t);
-    const [status, body] = await page.evaluate(async ({ url, marqeta, proof_url }) => {
-      const { Session } = await import('/keybound/index.js');
-      const relayed = async (key, nonce) => {
-        const proof = await key.proof({ method: 'POST', url: proof_url, nonce });
-        const answer = await fetch(`${url}/uxt`, { method: 'POST', body: proof });
-        const wanted = answer.headers.get('dpop-nonce');
-        if (wanted && !nonce) return relayed(key, wanted);
-        if (!answer.ok) throw new Error(await answer.text());
-        return answer.json();
-      };
-      const session = await Session.open({ name: 'cards', token: (key) => relayed(key) });
-      const response = await session.fetch(`${marqeta}/api/v1/auth/program-short-code`);
-      return [response.status, await response.json()];
-    }, backend);
-    assert.deepEqual([status, body], [200, { program_short_code: 'sandbox' }]);
-    assert.equal(to(page, '/uxt').length, 2);
-  });
+  for (const place of ['header', 'body']) {
+    test(`relays a proof, sent as the ${place}, by the app's backend to Treasury Prime, and calls Marqeta`, async (t) => {
+      const { close, ...backend } = await relay(pages.url);
+      t.after(close);
+      const { page } = await profile(t);
+      const [status, body, again] = await page.evaluate(async ([{ url, marqeta, proof_url }, place]) => {
+        const { Session } = await import('/keybound/index.js');
+        let last;
+        // Marqeta's SDK sends headers of its own as well.
+        const send = () => fetch(`${url}/uxt`, {
+          method: 'POST',
+          ...(place === 'header' ? { headers: { DPoP: last, 'X-Source-Client': 'a page' } } : { body: last }),
+        });
+        const relayed = async (key, nonce) => {
+          last = await key.proof({ method: 'POST', url: proof_url, nonce });
+          const answer = await send();
+          const wanted = answer.headers.get('dpop-nonce');
+          if (wanted && !nonce) return relayed(key, wanted);
+          if (!answer.ok) throw new Error(await answer.text());
+          return answer.json();
+        };
+        const session = await Session.open({ name: 'cards', token: (key) => relayed(key) });
+        const response = await session.fetch(`${marqeta}/api/v1/auth/program-short-code`);
+        const again = await send();
+        return [response.status, await response.json(), [again.status, (await again.json()).error_description]];
+      }, [backend, place]);
+      assert.deepEqual([status, body], [200, { program_short_code: 'sandbox' }]);
+      assert.deepEqual(again, [400, 'the proof was used before (`jti`)']);
+      assert.equal(to(page, '/uxt').length, 3);
+    });
+  }
 
   test('that fails, fails with what the page has thrown', async (t) => {
     const { page } = await profile(t);

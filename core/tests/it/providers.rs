@@ -1,9 +1,10 @@
 //! What `keybound_core::provider` says of providers that have no type of their own.
 
+use keybound_core::dpop::{Policy, Problem};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
     AuthorizationRequest, Client, ClientAuth, Error, Exchange, Grant, Issuer, Origins, Received, Retry,
-    Scope, Secret, Sent, Token, TokenType,
+    Scope, Secret, Sent, Token, TokenType, WhyBad,
 };
 use serde_json::json;
 
@@ -206,4 +207,38 @@ fn zoom_has_a_grant_of_its_own() {
     assert!(String::from_utf8(body).unwrap().starts_with("grant_type=account_credentials&account_id=abc&"));
     let busy = answered(plain().token(grant).unwrap().at_most(1), response(504, ""));
     assert_eq!(busy.map(drop).unwrap_err().retry(), Retry::Later(None));
+}
+
+#[test]
+fn what_no_setting_takes_care_of_is_refused_or_has_a_way_around() {
+    let url = "https://as.example/token?grant_type=client_credentials";
+    let auth = || ClientAuth::post("app", Secret::new("a secret")).unwrap();
+    let client = Client::new(endpoint(url), auth()).param("client_key", "app").unwrap();
+    let request = outgoing(client.token(Grant::client_credentials()).unwrap()).request;
+    assert_eq!((request.method().as_str(), request.uri().to_string()), ("POST", url.to_owned()));
+    assert_eq!(request.headers()["accept"], "application/json");
+    let params = params(&request);
+    assert_eq!((params["client_key"].as_str(), params["client_id"].as_str()), ("app", "app"));
+
+    let form = response(200, "access_token=gho_1&scope=repo&token_type=bearer");
+    let Err(Error::Response(bad)) = answered(plain().token(Grant::client_credentials()).unwrap(), form)
+    else {
+        panic!("a form was read")
+    };
+    assert!(matches!(bad.why(), WhyBad::NotJson { .. }));
+
+    let inner = json!({ "access_token": "at", "expires_in": 3600, "token_type": "Bearer" });
+    let token = plain().read_token(inner.to_string().as_bytes(), START).unwrap();
+    assert_eq!(token.expires_at(), Some(START.saturating_add(millis(3_600_000))));
+    assert!(plain().read_token(json!({ "AuthResponse": inner }).to_string().as_bytes(), START).is_err());
+
+    let problems = |policy: &Policy, proof: &Maker| policy.inspect(&proof.proof(), START).problems().to_vec();
+    for alg in ["ES512", "ES256K"] {
+        let proof = Maker::new().header("alg", json!(alg));
+        assert_eq!(problems(&Policy::default(), &proof), [Problem::Alg], "{alg}");
+    }
+    let lower = Maker::new().claim("htm", json!("get"));
+    let policy = Policy::default().method("GET");
+    assert_eq!(problems(&policy, &lower), [Problem::HtmMismatch]);
+    assert_eq!(problems(&policy.method("get"), &lower), []);
 }
