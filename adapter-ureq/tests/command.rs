@@ -238,6 +238,33 @@ fn moov_gives_a_token_and_an_account_list() {
     assert_eq!(keybound(home.path(), &elsewhere, "").status.code(), Some(1));
 }
 
+/// As the README has it.
+#[test]
+fn the_sandbox_says_what_it_is_to_whoever_knows_its_issuer() {
+    let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true)).unwrap();
+    let (home, issuer) = (home(), sandbox.oauth());
+    let key = home.path().join("key.pem").to_str().unwrap().to_owned();
+    assert!(keybound(home.path(), &["key", "new", "--out", &key], "").status.success());
+    let client =
+        ["--issuer", &issuer, "--client-id", sandbox::CLIENT_ID, "--client-secret-env", "SECRET", "--dpop"];
+    let client = [&client[..], &["--key", &key]].concat();
+    let told = |args: &[&str]| stdout(&keybound(home.path(), &[args, &client[..]].concat(), ""));
+    let token: Value = serde_json::from_str(&told(&["token"])).unwrap();
+    let called: Value = serde_json::from_str(&told(&["call", &format!("{issuer}/resource")])).unwrap();
+    assert_eq!((called["method"].as_str(), &called["jkt"]), (Some("GET"), &token["jkt"]));
+
+    let of_token = |verb: &str| {
+        let args = [&[verb, "--token-env", "TOKEN"], &client[..6]].concat();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keybound"));
+        command.args(args).env("SECRET", sandbox::CLIENT_SECRET).env("XDG_CACHE_HOME", home.path());
+        let output = command.env("TOKEN", token["access_token"].as_str().unwrap()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(of_token("introspect").contains(r#""active":true"#));
+    of_token("revoke");
+    assert!(of_token("introspect").contains(r#""active":false"#));
+}
+
 #[test]
 fn a_token_may_be_for_several_resources() {
     let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();

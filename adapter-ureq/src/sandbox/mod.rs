@@ -152,7 +152,9 @@ const EXPOSED: &str = "DPoP-Nonce, WWW-Authenticate, Date, Retry-After, X-Reques
 
 fn route(state: &State, request: &Request<Bytes>) -> Reply {
     let path = request.uri().path().to_owned();
-    if let Some(path) = path.strip_prefix(moov::PREFIX) {
+    if path == oauth::METADATA && request.method() == Method::GET {
+        oauth::metadata(state)
+    } else if let Some(path) = path.strip_prefix(moov::PREFIX) {
         moov::answer(state, path, request)
     } else if let Some(path) = path.strip_prefix(treasury_prime::PREFIX) {
         treasury_prime::answer(state, path, request)

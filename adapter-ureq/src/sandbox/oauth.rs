@@ -11,6 +11,8 @@ use super::state::{Access, LIFETIME, State, now};
 use super::{CLIENT_ID, CLIENT_SECRET};
 
 pub(super) const PREFIX: &str = "/oauth";
+/// Where its metadata are (RFC 8414 §3.1).
+pub(super) const METADATA: &str = "/.well-known/oauth-authorization-server/oauth";
 
 const AS: &str = "as";
 const RS: &str = "rs";
@@ -21,6 +23,7 @@ pub(super) fn answer(state: &State, path: &str, request: &Request<Bytes>) -> Rep
             proofs::announce(state, AS, token(state, request).unwrap_or_else(|refusal| refusal))
         }
         ("POST", "/revoke") => revoke(state, request).unwrap_or_else(|refusal| refusal),
+        ("POST", "/introspect") => introspect(state, request).unwrap_or_else(|refusal| refusal),
         (_, "/resource") => {
             let reply = proofs::authorize(state, RS, request).map(|access| {
                 let method = request.method().as_str();
@@ -28,9 +31,26 @@ pub(super) fn answer(state: &State, path: &str, request: &Request<Bytes>) -> Rep
             });
             proofs::announce(state, RS, reply.unwrap_or_else(|refusal| refusal))
         }
-        (_, "/token" | "/revoke") => Reply::empty(405),
+        (_, "/token" | "/revoke" | "/introspect") => Reply::empty(405),
         _ => Reply::error(404, "there is nothing here"),
     }
+}
+
+pub(super) fn metadata(state: &State) -> Reply {
+    let issuer = format!("{}{PREFIX}", state.base_url);
+    Reply::json(
+        200,
+        json!({
+            "issuer": issuer,
+            "token_endpoint": format!("{issuer}/token"),
+            "revocation_endpoint": format!("{issuer}/revoke"),
+            "introspection_endpoint": format!("{issuer}/introspect"),
+            "grant_types_supported": ["client_credentials", "refresh_token"],
+            "response_types_supported": [],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+            "dpop_signing_alg_values_supported": proofs::algorithms(),
+        }),
+    )
 }
 
 fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
@@ -101,6 +121,27 @@ fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
         form.get("token").ok_or_else(|| Reply::oauth_error(400, "invalid_request", "token is missing"))?;
     state.revoke(token);
     Ok(Reply::empty(200))
+}
+
+/// RFC 7662 §2.2
+fn introspect(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
+    let form = Form::read(request)?;
+    form.authenticate(request)?;
+    let token =
+        form.get("token").ok_or_else(|| Reply::oauth_error(400, "invalid_request", "token is missing"))?;
+    Ok(Reply::json(
+        200,
+        match state.access(token) {
+            Some(Access { scope, jkt, expires_at, .. }) => json!({
+                "active": true,
+                "scope": scope,
+                "client_id": CLIENT_ID,
+                "exp": expires_at.as_secs(),
+                "cnf": jkt.map(|jkt| json!({ "jkt": jkt })),
+            }),
+            None => json!({ "active": false }),
+        },
+    ))
 }
 
 /// What may stand several times (RFC 8707 §2, RFC 8693 §2.1).

@@ -75,7 +75,7 @@ fn judge(
 
 /// Authorizes a resource request (RFC 9449 §7.1): what its token stands for, or the 401.
 pub(super) fn authorize(state: &State, part: &str, request: &Request<Bytes>) -> Result<Access, Reply> {
-    let algs: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
+    let algs = algorithms();
     let challenge = format!("Bearer, DPoP algs=\"{}\"", algs.join(" "));
     let unauthorized = |error: &str, description: &str| {
         let description = description.replace(['"', '\\'], "'");
@@ -132,6 +132,11 @@ pub(super) fn announce(state: &State, part: &str, reply: Reply) -> Reply {
         Some(nonce) => reply.with_nonce(nonce),
         None => reply,
     }
+}
+
+/// Those by which proofs are taken: all.
+pub(super) fn algorithms() -> Vec<&'static str> {
+    Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect()
 }
 
 #[cfg(test)]
