@@ -3,10 +3,11 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread::{self, JoinHandle};
 
 use keybound_ureq::sandbox::{self, Sandbox};
 use serde_json::Value;
@@ -208,6 +209,84 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
 }
 
 #[test]
+fn what_may_be_a_secret_is_quoted_by_no_message() {
+    let home = home();
+    let client = ["--token-url", "http://127.0.0.1:9/token", "--client-id", "id"];
+    let given = "Hunter2: hunter2";
+    for args in [
+        &["call", "http://127.0.0.1:9/", "-H", "Hunter2 hunter2"][..],
+        &["call", "http://127.0.0.1:9/", "-H", given, "-H", "=hunter2"],
+        &["token", "--client-secret-env", "hunter2"],
+        &["token", "--client-secret-env", "HUNTER2=hunter2"],
+        &["token", "--header", "hunter2"],
+        &["token", "--param", "hunter2"],
+        &["token", "--param-env", "assertion=hunter2.hunter2"],
+        &["token", "--param-env", "hunter2"],
+        &["introspect", "--token-env", "hunter2"],
+    ] {
+        let output = keybound(home.path(), &[args, &client].concat(), "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(!stderr.to_lowercase().contains("hunter2"), "{args:?}: {stderr}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_holds_no_secret_is_said_to_be_empty_or_not_text() {
+    use std::os::unix::ffi::OsStrExt as _;
+    for (value, problem) in
+        [(&b""[..], "VARIABLE must hold the secret, and is empty"), (b"\xff", "not UTF-8")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+            .args(["token", "--token-url", "http://127.0.0.1:9/token", "--client-secret-env", "VARIABLE"])
+            .env("VARIABLE", std::ffi::OsStr::from_bytes(value))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(problem), "{stderr}");
+    }
+}
+
+/// A server that gives one answer to each connection, and hands out what it was sent: the first 4 KiB, lower case.
+fn server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answered = move |answer: String| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let length = stream.read(&mut request).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8_lossy(&request[..length]).to_lowercase()
+    };
+    (url, thread::spawn(move || answers.into_iter().map(answered).collect()))
+}
+
+fn answer(head: &str, body: &str) -> String {
+    format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A token for `call`, without further members.
+fn token_answer() -> String {
+    answer("200 OK", r#"{"access_token":"at","token_type":"Bearer","expires_in":60}"#)
+}
+
+#[test]
+fn a_header_is_given_in_our_way_or_in_curls() {
+    let (url, server) = server(vec![token_answer(), answer("200 OK", "")]);
+    let token_url = format!("{url}/token");
+    let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+    let headers = ["-H", "X-One=http://a/", "-H", "X-Two: b=c", "--header", "X-Three:d"];
+    stdout(&keybound(home().path(), &[&call[..], &headers].concat(), ""));
+    let sent = server.join().unwrap();
+    assert!(sent[0].contains("\r\nx-three: d\r\n"), "{sent:?}");
+    assert!(
+        sent[1].contains("\r\nx-one: http://a/\r\n") && sent[1].contains("\r\nx-two: b=c\r\n"),
+        "{sent:?}"
+    );
+}
+
+#[test]
 fn moov_gives_a_token_and_an_account_list() {
     let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
     let (home, base) = (home(), sandbox.moov());
@@ -270,23 +349,13 @@ fn plain_http_is_shown_to_no_proxy() {
 
 #[test]
 fn a_trace_strikes_out_what_the_server_echoes() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/token?client=hidden-query", listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut request = [0; 4096];
-        std::io::Read::read(&mut stream, &mut request).unwrap();
-        let secret = sandbox::CLIENT_SECRET;
-        let body = format!(
-            r#"{{"error":"invalid_client","error_description":"not {secret} \u001b[31m","scope":{{"a":"hidden-object"}}}}"#
-        );
-        let head = format!(
-            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"{secret}\"\r\nX-Echo: {secret}\r\nConnection: close"
-        );
-        stream
-            .write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
-            .unwrap();
-    });
+    let secret = sandbox::CLIENT_SECRET;
+    let head = format!("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"{secret}\"\r\nX-Echo: {secret}");
+    let body = format!(
+        r#"{{"error":"invalid_client","error_description":"not {secret} \u001b[31m","scope":{{"a":"hidden-object"}}}}"#
+    );
+    let (url, server) = server(vec![answer(&head, &body)]);
+    let url = format!("{url}/token?client=hidden-query");
     let token =
         ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET", "--trace"];
     let output = keybound(home().path(), &token, "");

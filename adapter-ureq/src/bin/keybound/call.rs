@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::failure::Failure;
 use crate::grant::{TokenOptions, session};
-use crate::input::pair;
+use crate::input::HEADER;
 use crate::{nonce_cache, repeat};
 
 #[derive(Args)]
@@ -19,8 +19,8 @@ pub(crate) struct Options {
     /// The body, or @ and the file that holds it. Sent as JSON if it begins like it, else as a form.
     #[arg(short = 'd', value_name = "DATA|@FILE")]
     data: Option<String>,
-    /// A header of the call.
-    #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = pair)]
+    /// A header of the call; `NAME: VALUE` will do as well.
+    #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = HEADER)]
     call_header: Vec<(String, String)>,
     /// Prints the status and the headers before the body.
     #[arg(short = 'i')]

@@ -9,7 +9,7 @@ use keybound_ureq::provider::moov::{Moov, Origin, Version};
 use keybound_ureq::{BodyFormat, Client, ClientAuth, Endpoint, Issuer, Metadata, Misuse, Transport};
 
 use crate::failure::{Failure, warn};
-use crate::input::{pair, secret};
+use crate::input::{HEADER, secret};
 use crate::trace::Trace;
 use crate::{key, nonce_cache};
 
@@ -49,8 +49,8 @@ pub(crate) struct ClientOptions {
     /// private-key-jwt where there is a client key, else none.
     #[arg(long)]
     auth: Option<Auth>,
-    /// A further header of the token request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    /// A further header of the token request; `NAME: VALUE` will do as well.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = HEADER)]
     header: Vec<(String, String)>,
     /// How the token request's body is written; form, but for providers that want JSON.
     #[arg(long)]

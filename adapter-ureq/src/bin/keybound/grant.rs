@@ -5,7 +5,7 @@ use keybound_ureq::{Client, Grant, Scope, Session, Transport};
 
 use crate::client::{ClientOptions, Ready};
 use crate::failure::{Failure, warn};
-use crate::input::{pair, secret};
+use crate::input::{PAIR, secret};
 
 #[derive(Args)]
 pub(crate) struct TokenOptions {
@@ -24,10 +24,10 @@ pub(crate) struct TokenOptions {
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
     /// A further parameter of the token request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
     /// A further parameter whose value is secret, and in this environment variable: subject_token, assertion, ….
-    #[arg(long, value_name = "NAME=VARIABLE", value_parser = pair)]
+    #[arg(long, value_name = "NAME=VARIABLE", value_parser = PAIR)]
     param_env: Vec<(String, String)>,
 }
 

@@ -7,7 +7,7 @@ use keybound_ureq::{AuthorizationRequest, ExpectedIdToken, Metadata, RedirectErr
 
 use crate::client::ClientOptions;
 use crate::failure::{Failure, warn};
-use crate::input::{entropy, now, pair};
+use crate::input::{PAIR, entropy, now};
 use crate::listener::Listener;
 use crate::{nonce_cache, token};
 
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
     /// A further parameter of the authorization request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
     /// Where the browser comes back, if another place on this machine is registered than http://127.0.0.1/callback with any
     /// port.
