@@ -287,6 +287,26 @@ fn a_header_is_given_in_our_way_or_in_curls() {
 }
 
 #[test]
+fn a_new_refresh_token_that_call_loses_is_told_of() {
+    let member = |refresh: &str| format!(r#","refresh_token":"{refresh}""#);
+    for (more, lost) in
+        [(String::new(), false), (member(sandbox::CLIENT_SECRET), false), (member("new"), true)]
+    {
+        let token = format!(r#"{{"access_token":"at","token_type":"Bearer","expires_in":60{more}}}"#);
+        let (url, server) = server(vec![answer("200 OK", &token), answer("200 OK", "")]);
+        let token_url = format!("{url}/token");
+        let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+        let refresh = ["--grant", "refresh_token", "--refresh-token-env", "SECRET"];
+        let output = keybound(home().path(), &[&call[..], &refresh].concat(), "");
+        stdout(&output);
+        server.join().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.contains("a new refresh token came, and is lost"), lost, "{stderr}");
+        assert!(lost || stderr.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
 fn moov_gives_a_token_and_an_account_list() {
     let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
     let (home, base) = (home(), sandbox.moov());

@@ -5,7 +5,7 @@ use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::failure::Failure;
-use crate::grant::{TokenOptions, session};
+use crate::grant::TokenOptions;
 use crate::input::HEADER;
 use crate::{nonce_cache, repeat};
 
@@ -42,11 +42,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         request.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     if let Some(times) = options.repeat {
-        return repeat::run(ready, grant, &request, times, options.parallel, options.token.client.trace);
+        return repeat::run(ready, grant, &request, times, options.parallel, &options.token);
     }
     // What is wrong with the arguments shows here; from now on it is the server's doing.
     let _ = ready.client.token(grant.clone())?;
-    let session = session(ready.transport, ready.client, grant)?;
+    let session = options.token.session(ready.transport, ready.client, grant)?;
     let response = session.run(request);
     nonce_cache::store(&session.transport().learned());
     let response = response.map_err(|error| Failure::refused(error.to_string()))?;

@@ -1,7 +1,8 @@
 //! What a token is asked for with: the options that `token` and `call` share.
 
 use clap::Args;
-use keybound_ureq::{Client, Grant, Scope, Session, Transport};
+use keybound_ureq::{Client, Grant, Scope, Secret, Session, Transport};
+use ring::hmac;
 
 use crate::client::{ClientOptions, Ready};
 use crate::failure::{Failure, warn};
@@ -14,7 +15,8 @@ pub(crate) struct TokenOptions {
     /// client_credentials, refresh_token, device_code, token-exchange, jwt-bearer, or the name or URN of another grant.
     #[arg(long, value_name = "GRANT", default_value = "client_credentials")]
     grant: String,
-    /// The environment variable that holds the refresh token.
+    /// The environment variable that holds the refresh token. `call` doesn't keep the one that may come in its place:
+    /// it is for refresh tokens that the server doesn't replace.
     #[arg(long, value_name = "NAME")]
     refresh_token_env: Option<String>,
     /// Scopes, separated by spaces.
@@ -61,6 +63,25 @@ impl TokenOptions {
         Ok((self.client.ready()?, grant))
     }
 
+    /// A session that begins with this grant. What brings one token alone brings it here.
+    pub(crate) fn session(
+        &self,
+        transport: Transport,
+        client: Client,
+        grant: Grant,
+    ) -> Result<Session, Failure> {
+        if grant.is_repeatable() {
+            return Ok(Session::new(transport, client, grant));
+        }
+        let token = transport.run(client.token(grant)?)?;
+        let used = self.refresh_token_env.as_deref().map(secret).transpose()?;
+        let is_new = |got: &Secret| used.is_none_or(|used| !is_same(got, &used));
+        if token.refresh_token().is_some_and(is_new) {
+            warn(&"warning: a new refresh token came, and is lost; `keybound token` would have printed it");
+        }
+        Ok(Session::resume(transport, client).token(token).open())
+    }
+
     fn with_options(&self, mut grant: Grant) -> Result<Grant, Failure> {
         for uri in &self.resource {
             grant = grant.resource(uri)?;
@@ -90,11 +111,8 @@ impl TokenOptions {
     }
 }
 
-/// A session that begins with this grant. What brings one token alone brings it here.
-pub(crate) fn session(transport: Transport, client: Client, grant: Grant) -> Result<Session, Failure> {
-    if grant.is_repeatable() {
-        return Ok(Session::new(transport, client, grant));
-    }
-    let token = transport.run(client.token(grant)?)?;
-    Ok(Session::resume(transport, client).token(token).open())
+/// Whether two secrets are the same, in constant time.
+fn is_same(one: &Secret, other: &Secret) -> bool {
+    let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
+    hmac::verify(&key(one), b"", hmac::sign(&key(other), b"").as_ref()).is_ok()
 }

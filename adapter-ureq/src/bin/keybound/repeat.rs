@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::client::Ready;
 use crate::failure::Failure;
-use crate::grant::session;
+use crate::grant::TokenOptions;
 use crate::nonce_cache;
 use crate::trace::Trace;
 
@@ -41,11 +41,11 @@ pub(crate) fn run(
     request: &Request<Vec<u8>>,
     times: u32,
     parallel: u32,
-    traced: bool,
+    options: &TokenOptions,
 ) -> Result<(), Failure> {
     let sent = Arc::new(Sent::default());
     let counted = Arc::clone(&sent);
-    let (url, trace) = (request.uri().clone(), Trace::default());
+    let (url, trace, traced) = (request.uri().clone(), Trace::default(), options.client.trace);
     let transport = ready.transport.observe(move |event| {
         if let Event::Sending { uri, .. } = &event {
             let counter = if **uri == url { &counted.calls } else { &counted.token_requests };
@@ -55,7 +55,7 @@ pub(crate) fn run(
             trace.print(&mut io::stderr(), &event);
         }
     });
-    let session = session(transport, ready.client, grant)?;
+    let session = options.session(transport, ready.client, grant)?;
     let (tally, left) = (Mutex::new(Tally::default()), AtomicU64::new(times.into()));
     // Drawn on stderr, and only where that is a terminal.
     let progress = ProgressBar::new(times.into());
