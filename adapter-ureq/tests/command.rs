@@ -99,6 +99,13 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
             "not set",
         ),
         (&[], &["token", "--client-id", "id"], "--token-url", "required"),
+        (&token, &["--base-url", "https://as.example"], "--base-url", "cannot be used with"),
+        (
+            &[],
+            &["token", "--issuer", &url, "--base-url", "https://as.example", "--client-id", "id"],
+            "--base-url",
+            "cannot be used with",
+        ),
         (&[], &["token", "--issuer", "http://as.example", "--client-id", "id"], "url", "https://"),
         (&[], &["token", "--issuer", "https://as.example?x", "--client-id", "id"], "issuer", "query"),
         (&token, &["--issuer", "https://as.example"], "--issuer", "cannot be used with"),

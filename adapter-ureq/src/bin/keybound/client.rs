@@ -26,7 +26,7 @@ pub(crate) struct ClientOptions {
     #[arg(long, group = "server")]
     provider: Option<Provider>,
     /// Where the provider is, if not where it usually is.
-    #[arg(long, value_name = "URL", requires = "provider")]
+    #[arg(long, value_name = "URL", requires = "provider", conflicts_with_all = ["token_url", "issuer"])]
     base_url: Option<String>,
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
