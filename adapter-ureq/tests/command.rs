@@ -314,6 +314,40 @@ fn a_new_refresh_token_that_call_loses_is_told_of() {
 }
 
 #[test]
+fn a_redirection_is_not_followed_and_is_status_1() {
+    for (location, named) in [
+        (
+            "Location: https://user:pass@else.example:8443/hidden?hidden#hidden",
+            ", to https://else.example:8443;",
+        ),
+        ("Location: //else.example/hidden", ", to http://else.example;"),
+        ("Location: /hidden", ", to URL;"),
+        ("Location: hidden", ", to URL;"),
+        ("Location: ?hidden", ", to URL;"),
+        ("Location: other:hidden", "Found;"),
+        ("X-Location: none", "Found;"),
+    ] {
+        for repeat in [&[][..], &["--repeat", "1"]] {
+            let redirection = answer(&format!("302 Found\r\n{location}"), "");
+            let (url, server) = server(vec![token_answer(), redirection]);
+            let token_url = format!("{url}/token");
+            let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+            let output = keybound(home().path(), &[&call[..], repeat].concat(), "");
+            server.join().unwrap();
+            let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains(&named.replace("URL", &url)), "{stderr}");
+            assert!(stderr.contains("not followed") && !stderr.contains("hidden"), "{stderr}");
+            assert!(repeat.is_empty() || json(&output)["failed"] == 1);
+        }
+    }
+    let (url, server) = server(vec![token_answer(), answer("304 Not Modified", "")]);
+    let token_url = format!("{url}/token");
+    stdout(&keybound(home().path(), &["call", &url, "--token-url", &token_url, "--client-id", "id"], ""));
+    server.join().unwrap();
+}
+
+#[test]
 fn moov_gives_a_token_and_an_account_list() {
     let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
     let (home, base) = (home(), sandbox.moov());

@@ -2,7 +2,8 @@ use std::io::{self, Write};
 use std::{fs, str::FromStr};
 
 use clap::Args;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::header::LOCATION;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
@@ -47,21 +48,46 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     // What is wrong with the arguments shows here; from now on it is the server's doing.
     let _ = ready.client.token(grant.clone())?;
     let session = options.token.session(ready.transport, ready.client, grant)?;
+    let request_url = request.uri().clone();
     let response = session.run(request);
     nonce_cache::store(&session.transport().learned());
     let response = response.map_err(|error| Failure::refused(error.to_string()))?;
 
-    let status = response.status();
+    let verdict = judge(&request_url, &response);
     let mut out = io::stdout().lock();
     if options.include {
         write_head(&mut out, &response)?;
     }
     io::copy(&mut response.into_body().into_reader(), &mut out)?;
     out.flush()?;
-    if status.as_u16() >= 400 {
-        return Err(Failure::refused(format!("the server answered {status}")));
+    verdict.map_err(Failure::refused)
+}
+
+/// Whether the call went well, else why not, in words.
+pub(crate) fn judge<B>(url: &Uri, response: &Response<B>) -> Result<(), String> {
+    match response.status() {
+        status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+            let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            let to = location.and_then(|location| origin(url, location)).unwrap_or_default();
+            Err(format!("the server answered {status}{to}; redirections are not followed"))
+        }
+        status if status.as_u16() >= 400 => Err(format!("the server answered {status}")),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// To which scheme and host a location leads. The rest of it may hold secrets.
+fn origin(from: &Uri, location: &str) -> Option<String> {
+    let has_scheme = location.split(['/', '?', '#']).next().is_some_and(|begin| begin.contains(':'));
+    let to = if location.starts_with("//") {
+        Uri::from_str(&format!("{}:{location}", from.scheme_str()?)).ok()?
+    } else if has_scheme {
+        Uri::from_str(location).ok()?
+    } else {
+        from.clone()
+    };
+    let port = to.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!(", to {}://{}{port}", to.scheme_str()?, to.host()?))
 }
 
 impl Options {

@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use keybound_ureq::{Event, Grant, Session};
 use serde_json::json;
 
+use crate::call::judge;
 use crate::client::Ready;
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
@@ -83,10 +84,7 @@ pub(crate) fn run(
 fn call(session: &Session, request: &Request<Vec<u8>>) -> Result<(), String> {
     let mut response = session.run(request.clone()).map_err(|error| error.to_string())?;
     io::copy(&mut response.body_mut().as_reader(), &mut io::sink()).map_err(|error| error.to_string())?;
-    match response.status() {
-        status if status.as_u16() < 400 => Ok(()),
-        status => Err(format!("the server answered {status}")),
-    }
+    judge(request.uri(), &response)
 }
 
 impl Tally {
