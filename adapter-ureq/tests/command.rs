@@ -71,6 +71,7 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
     fs::write(home.path().join("note.txt"), "hello").unwrap();
     stdout(&keybound(home.path(), &["key", "new", "--out", "good.pem"], ""));
     let token = ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET"];
+    let call = ["call", &url, "--token-url", &url, "--client-id", "id"];
     let moov = [
         "token",
         "--provider",
@@ -160,6 +161,10 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         (&token, &["--header", "X-A=b\nX-C: d"], "header", "control characters"),
         (&token, &["--header", "a b=c"], "header", "valid name"),
         (&token, &["--header", "Authorization=x"], "header", "by itself"),
+        (&call, &["-H", "Host=x"], "header", "by itself"),
+        (&call, &["-H", "Connection=close"], "header", "by itself"),
+        (&call, &["-H", "Content-Length: 3"], "header", "by itself"),
+        (&call, &["-H", "transfer-encoding=chunked"], "header", "by itself"),
         (&token, &["--param", "grant_type=x"], "param", "twice"),
         (&token, &["--param", "x"], "--param", "NAME=VALUE"),
         (&token, &["--dpop"], "--key", "required"),

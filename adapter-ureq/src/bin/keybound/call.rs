@@ -90,6 +90,10 @@ fn origin(from: &Uri, location: &str) -> Option<String> {
     Some(format!(", to {}://{}{port}", to.scheme_str()?, to.host()?))
 }
 
+/// The headers that the call, or the connection under it, has by itself.
+const OWN_HEADERS: [&str; 6] =
+    ["authorization", "connection", "content-length", "dpop", "host", "transfer-encoding"];
+
 impl Options {
     fn request(&self) -> Result<Request<Vec<u8>>, Failure> {
         // Checked before a token is asked for.
@@ -122,7 +126,7 @@ impl Options {
                 HeaderName::from_str(name).map_err(|_| Failure::usage("header must have a valid name"))?;
             let mut value = HeaderValue::from_str(value)
                 .map_err(|_| Failure::usage("header must have a value without control characters"))?;
-            if matches!(name.as_str(), "authorization" | "dpop" | "host") {
+            if OWN_HEADERS.contains(&name.as_str()) {
                 return Err(Failure::usage("header must not be one that the call has by itself"));
             }
             // It may be an API key; the trace doesn't show it.
