@@ -353,6 +353,34 @@ fn a_redirection_is_not_followed_and_is_status_1() {
 }
 
 #[test]
+fn a_key_that_cant_be_read_is_named_and_what_to_do_about_it() {
+    let home = home();
+    for (label, remedy) in [
+        ("RSA PRIVATE KEY", "`openssl pkcs8 -topk8 -nocrypt -in key.pem`"),
+        ("EC PRIVATE KEY", "`openssl pkcs8 -topk8 -nocrypt -in key.pem`"),
+        ("ENCRYPTED PRIVATE KEY", "decrypt it first"),
+        ("PUBLIC KEY", "public half"),
+        ("PRIVATE KEY", "key.pem: key must"),
+        ("", "key.pem is empty"),
+    ] {
+        let pem = format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        fs::write(home.path().join("key.pem"), if label.is_empty() { "\n" } else { &pem }).unwrap();
+        let client = ["token", "--token-url", "http://127.0.0.1:9/token", "--client-id", "id"];
+        for args in [
+            &["key", "show", "key.pem"][..],
+            &[&client[..], &["--client-key", "key.pem"]].concat(),
+            &[&client[..], &["--dpop", "--key", "key.pem"]].concat(),
+        ] {
+            let output = keybound(home.path(), args, "");
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{label}: {stderr}");
+            assert!(stderr.contains("key.pem") && stderr.contains(remedy), "{label}: {stderr}");
+            assert!(!stderr.contains("AAAA"), "{label}: {stderr}");
+        }
+    }
+}
+
+#[test]
 fn moov_gives_a_token_and_an_account_list() {
     let sandbox = Sandbox::start(sandbox::Options::default()).unwrap();
     let (home, base) = (home(), sandbox.moov());
