@@ -221,6 +221,35 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
 }
 
 #[test]
+fn the_version_is_that_of_keybound() {
+    let version = stdout(&keybound(home().path(), &["-V"], ""));
+    assert_eq!(version, concat!("keybound ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_is_named() {
+    let home = home();
+    stdout(&keybound(home.path(), &["key", "new", "--out", "key.pem"], ""));
+    let (url, _server) = server(vec![token_answer(), answer("200 OK", "body")]);
+    let token_url = format!("{url}/token");
+    for args in
+        [&["key", "show", "key.pem"][..], &["call", &url, "--token-url", &token_url, "--client-id", "id"]]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+            .args(args)
+            .current_dir(home.path())
+            .env("XDG_CACHE_HOME", home.path())
+            .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("stdout can't be written: No space left"), "{stderr}");
+    }
+}
+
+#[test]
 fn what_may_be_a_secret_is_quoted_by_no_message() {
     let home = home();
     let client = ["--token-url", "http://127.0.0.1:9/token", "--client-id", "id"];

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
 use crate::input::HEADER;
+use crate::output::Stdout;
 use crate::{nonce_cache, repeat};
 
 #[derive(Args)]
@@ -54,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let response = response.map_err(|error| Failure::refused(error.to_string()))?;
 
     let verdict = judge(&request_url, &response);
-    let mut out = io::stdout().lock();
+    let mut out = Stdout;
     if options.include {
         write_head(&mut out, &response)?;
     }

@@ -1,6 +1,6 @@
 //! What becomes of a token that is there already.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 use keybound_ureq::{Scope, TokenTypeHint, UnixTime};
@@ -10,6 +10,7 @@ use crate::client::ClientOptions;
 use crate::failure::Failure;
 use crate::input::secret;
 use crate::nonce_cache;
+use crate::output::Stdout;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -53,7 +54,7 @@ pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
         "client_id": said.text("client_id"),
         "sub": said.text("sub"),
     });
-    writeln!(io::stdout(), "{shown}")?;
+    writeln!(Stdout, "{shown}")?;
     if said.is_active() { Ok(()) } else { Err(Failure::refused("the token is not active")) }
 }
 

@@ -77,7 +77,10 @@ impl TypedValueParser for Pair {
 /// The proof on stdin, without the white space around it.
 pub(crate) fn stdin() -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    io::stdin().take(MAX_INPUT).read_to_end(&mut bytes)?;
+    io::stdin()
+        .take(MAX_INPUT)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::refused(format!("stdin can't be read: {error}")))?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 

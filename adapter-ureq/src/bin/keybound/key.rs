@@ -1,5 +1,5 @@
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::output::Stdout;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -61,7 +62,7 @@ fn show(key: &SigningKey) -> Result<(), Failure> {
     let public = key.public();
     let jwk: Value = serde_json::from_str(public.to_json()).unwrap_or_default();
     let shown = json!({ "jwk": jwk, "thumbprint": public.thumbprint(), "alg": public.algorithm().as_str() });
-    Ok(writeln!(io::stdout(), "{shown}")?)
+    Ok(writeln!(Stdout, "{shown}")?)
 }
 
 /// No key file is longer, by far.

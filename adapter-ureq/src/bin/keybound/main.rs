@@ -14,6 +14,7 @@ mod key;
 mod listener;
 mod login;
 mod nonce_cache;
+mod output;
 mod proof;
 mod repeat;
 mod sandbox;
@@ -27,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 /// OAuth access tokens bound to a key (DPoP, RFC 9449). Secrets come from the environment or from files.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "keybound", version, max_term_width = 100)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,

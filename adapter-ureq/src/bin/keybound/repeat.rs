@@ -16,6 +16,7 @@ use crate::client::Ready;
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
 use crate::nonce_cache;
+use crate::output::Stdout;
 use crate::trace::Trace;
 
 /// What went over the wire.
@@ -113,7 +114,7 @@ impl Tally {
             "p50_ms": percentile(50),
             "p99_ms": percentile(99),
         });
-        writeln!(io::stdout(), "{figures}")?;
+        writeln!(Stdout, "{figures}")?;
         match self.why {
             Some(why) => Err(Failure::refused(format!(
                 "{} of {} calls failed, the first so: {why}",
