@@ -122,9 +122,15 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         (&token, &["--resource", "api"], "resource", "absolute"),
         (&token, &["--param-env", "assertion=UNSET"], "UNSET", "not set"),
         (&token, &["--param-env", "grant_type=SECRET"], "param", "twice"),
-        (&token, &["--grant", "device_code"], "device_authorization_endpoint", "must be set"),
+        (&token, &["--grant", "device_code"], "device_authorization_endpoint", "give --issuer"),
+        (&token, &["--grant", "authorization_code"], "code", "`keybound login`"),
         (&token, &["--grant", "device_code", "--resource", "api"], "resource", "absolute"),
-        (&[], &["login", "--token-url", &url, "--client-id", "id"], "authorization_endpoint", "must be set"),
+        (
+            &[],
+            &["login", "--token-url", &url, "--client-id", "id"],
+            "authorization_endpoint",
+            "give --issuer",
+        ),
         (
             &[],
             &["login", "--issuer", &url, "--redirect-uri", "https://app.example/"],
@@ -148,7 +154,13 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
             &[],
             &["introspect", "--token-url", &url, "--client-id", "id", "--token-env", "SECRET"],
             "introspection_endpoint",
-            "must be set",
+            "give --issuer",
+        ),
+        (
+            &[],
+            &["revoke", "--token-url", &url, "--client-id", "id", "--token-env", "SECRET"],
+            "revocation_endpoint",
+            "give --issuer",
         ),
         (
             &[],
@@ -293,6 +305,10 @@ fn a_variable_that_holds_no_secret_is_said_to_be_empty_or_not_text() {
 fn server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    (url, serve(listener, answers))
+}
+
+fn serve(listener: TcpListener, answers: Vec<String>) -> JoinHandle<Vec<String>> {
     let answered = move |answer: String| {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = [0; 4096];
@@ -300,7 +316,7 @@ fn server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
         stream.write_all(answer.as_bytes()).unwrap();
         String::from_utf8_lossy(&request[..length]).to_lowercase()
     };
-    (url, thread::spawn(move || answers.into_iter().map(answered).collect()))
+    thread::spawn(move || answers.into_iter().map(answered).collect())
 }
 
 fn answer(head: &str, body: &str) -> String {
@@ -407,6 +423,18 @@ fn a_key_that_cant_be_read_is_named_and_what_to_do_about_it() {
             assert!(!stderr.contains("AAAA"), "{label}: {stderr}");
         }
     }
+}
+
+#[test]
+fn an_endpoint_that_the_issuer_doesnt_name_is_told_of() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("http://{}", listener.local_addr().unwrap());
+    let metadata = format!(r#"{{"issuer":"{issuer}","token_endpoint":"{issuer}/token"}}"#);
+    let server = serve(listener, vec![answer("200 OK\r\nContent-Type: application/json", &metadata)]);
+    let revoke = ["revoke", "--issuer", &issuer, "--client-id", "id", "--token-env", "SECRET"];
+    let stderr = String::from_utf8(keybound(home().path(), &revoke, "").stderr).unwrap();
+    server.join().unwrap();
+    assert!(stderr.contains("the issuer's metadata name no revocation_endpoint"), "{stderr}");
 }
 
 #[test]

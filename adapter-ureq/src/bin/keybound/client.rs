@@ -103,6 +103,20 @@ pub(crate) struct Ready {
     pub(crate) api_headers: HeaderMap,
 }
 
+impl Ready {
+    /// What the user can do about an endpoint that isn't known.
+    pub(crate) fn explain(&self, misuse: Misuse) -> Failure {
+        let endpoint = misuse.argument();
+        match &self.metadata {
+            _ if !endpoint.ends_with("_endpoint") => misuse.into(),
+            Some(_) => Failure::usage(format!("the issuer's metadata name no {endpoint}")),
+            None => Failure::usage(format!(
+                "the {endpoint} isn't known: give --issuer in place of --token-url or --provider, and its metadata tell it"
+            )),
+        }
+    }
+}
+
 impl ClientOptions {
     pub(crate) fn client_id(&self) -> &str {
         &self.client_id

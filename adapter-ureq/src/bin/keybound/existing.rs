@@ -45,7 +45,8 @@ impl Options {
 pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
     let token = secret(&options.token_env)?;
     let ready = options.client.ready()?;
-    let said = ready.transport.run(ready.client.introspect(token, options.hint())?)?;
+    let asked = ready.client.introspect(token, options.hint()).map_err(|misuse| ready.explain(misuse))?;
+    let said = ready.transport.run(asked)?;
     let shown = json!({
         "active": said.is_active(),
         "scope": said.scope().map(Scope::as_str),
@@ -62,7 +63,8 @@ pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
 pub(crate) fn revoke(options: &Options) -> Result<(), Failure> {
     let token = secret(&options.token_env)?;
     let ready = options.client.ready()?;
-    let revoked = ready.transport.run(ready.client.revoke(token, options.hint())?);
+    let asked = ready.client.revoke(token, options.hint()).map_err(|misuse| ready.explain(misuse))?;
+    let revoked = ready.transport.run(asked);
     nonce_cache::store(&ready.transport.learned());
     revoked?;
     Ok(())

@@ -54,6 +54,9 @@ impl TokenOptions {
                 return Err(Failure::usage("--refresh-token-env must be given for this grant"));
             }
             (_, Some(_)) => return Err(Failure::usage("--refresh-token-env is for --grant refresh_token")),
+            ("authorization_code", None) if !self.has_code() => {
+                return Err(Failure::usage("--grant authorization_code needs a code: use `keybound login`"));
+            }
             ("client_credentials", None) => Grant::client_credentials(),
             (short, None) if SHORT.contains(&short) => Grant::extension(&format!("{URN}{short}"))?,
             (name, None) => Grant::extension(name)?,
@@ -95,13 +98,20 @@ impl TokenOptions {
         Ok(grant)
     }
 
+    /// Whether somebody has got a code in another way.
+    fn has_code(&self) -> bool {
+        self.param.iter().chain(&self.param_env).any(|(name, _)| name == "code")
+    }
+
     fn scope(&self) -> Result<Option<Scope>, Failure> {
         Ok(self.scope.as_deref().map(Scope::new).transpose()?)
     }
 
     /// Tells the person where to go; the token is asked for until they have decided.
     fn device(&self, ready: &Ready) -> Result<Grant, Failure> {
-        let device = ready.transport.run(ready.client.device_authorization(self.scope()?)?)?;
+        let device =
+            ready.client.device_authorization(self.scope()?).map_err(|misuse| ready.explain(misuse))?;
+        let device = ready.transport.run(device)?;
         let (at, code) = (device.verification_uri(), device.user_code());
         warn(&format_args!("to sign in, go to {at} and type {code}"));
         if let Some(complete) = device.verification_uri_complete() {

@@ -43,7 +43,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let scope = options.scope.as_deref().map(Scope::new).transpose()?;
     let listener = Listener::open(options.redirect_uri.as_deref())?;
     let ready = options.client.ready()?;
-    let mut builder = ready.client.authorization(listener.redirect_uri())?;
+    let mut builder =
+        ready.client.authorization(listener.redirect_uri()).map_err(|misuse| ready.explain(misuse))?;
     if let Some(scope) = scope {
         builder = builder.scope(scope);
     }
@@ -56,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let insists = |metadata: &Metadata| metadata.flag("require_pushed_authorization_requests");
     let AuthorizationRequest { url, pending } = if options.par || ready.metadata.as_ref().is_some_and(insists)
     {
-        ready.transport.run(builder.push(entropy()?)?)?
+        ready.transport.run(builder.push(entropy()?).map_err(|misuse| ready.explain(misuse))?)?
     } else {
         builder.build(entropy()?)?
     };
