@@ -179,6 +179,13 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         (&call, &["-H", "transfer-encoding=chunked"], "header", "by itself"),
         (&token, &["--param", "grant_type=x"], "param", "twice"),
         (&token, &["--param", "x"], "--param", "NAME=VALUE"),
+        (&token, &["--param", "client_secret=hush"], "client_secret", "--param-env"),
+        (&token, &["--param", "client_assertion=hush"], "client_assertion", "--param-env"),
+        (&token, &["--param", "refresh_token=hush"], "refresh_token", "--param-env"),
+        (&token, &["--param", "subject_token=hush"], "subject_token", "--param-env"),
+        (&token, &["--param", "actor_token=hush"], "actor_token", "--param-env"),
+        (&token, &["--grant", "device_code", "--param", "assertion=hush"], "assertion", "--param-env"),
+        (&call, &["--grant", "password", "--param", "password=hush"], "password", "--param-env"),
         (&token, &["--dpop"], "--key", "required"),
         (&token, &["--dpop", "--key", "absent.pem"], "key", "can't be read"),
         (&token, &["--dpop", "--key", "bad.pem"], "key", "PKCS#8"),
@@ -227,7 +234,7 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(stderr.contains(named) && stderr.contains(rule), "{args:?}: {stderr}");
         assert!(output.stdout.is_empty(), "{args:?}");
-        assert!(!stderr.contains(sandbox::CLIENT_SECRET), "{args:?}");
+        assert!(!stderr.contains(sandbox::CLIENT_SECRET) && !stderr.contains("hush"), "{args:?}");
     }
     assert!(listener.accept().is_err(), "something was sent");
 }

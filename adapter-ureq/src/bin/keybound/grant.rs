@@ -25,7 +25,7 @@ pub(crate) struct TokenOptions {
     /// Where the token is to be used (RFC 8707). May be given several times.
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
-    /// A further parameter of the token request.
+    /// A further parameter of the token request, if it is no secret.
     #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
     /// A further parameter whose value is secret, and in this environment variable: subject_token, assertion, ….
@@ -37,6 +37,17 @@ pub(crate) struct TokenOptions {
 const SHORT: [&str; 2] = ["jwt-bearer", "token-exchange"];
 const DEVICE_CODE: &str = "device_code";
 const URN: &str = "urn:ietf:params:oauth:grant-type:";
+
+/// The parameters that never come from arguments.
+const SECRET_PARAMS: [&str; 7] = [
+    "actor_token",
+    "assertion",
+    "client_assertion",
+    "client_secret",
+    "password",
+    "refresh_token",
+    "subject_token",
+];
 
 impl TokenOptions {
     /// The client, and the grant for its token. For a device code that is when the person has been told what to do.
@@ -90,6 +101,11 @@ impl TokenOptions {
             grant = grant.resource(uri)?;
         }
         for (name, value) in &self.param {
+            if SECRET_PARAMS.contains(&name.as_str()) {
+                return Err(Failure::usage(format!(
+                    "{name} is secret, and others can see arguments: give it by --param-env {name}=VARIABLE"
+                )));
+            }
             grant = grant.param(name, value)?;
         }
         for (name, variable) in &self.param_env {
