@@ -276,6 +276,7 @@ fn what_may_be_a_secret_is_quoted_by_no_message() {
     for args in [
         &["call", "http://127.0.0.1:9/", "-H", "Hunter2 hunter2"][..],
         &["call", "http://127.0.0.1:9/", "-H", given, "-H", "=hunter2"],
+        &["call", "http://127.0.0.1:9/", "-H", "Hunter2:", "hunter2"],
         &["token", "--client-secret-env", "hunter2"],
         &["token", "--client-secret-env", "HUNTER2=hunter2"],
         &["token", "--header", "hunter2"],
