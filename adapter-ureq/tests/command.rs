@@ -3,10 +3,11 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread::{self, JoinHandle};
 
 use keybound_ureq::sandbox::{self, Sandbox};
 use serde_json::Value;
@@ -70,6 +71,7 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
     fs::write(home.path().join("note.txt"), "hello").unwrap();
     stdout(&keybound(home.path(), &["key", "new", "--out", "good.pem"], ""));
     let token = ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET"];
+    let call = ["call", &url, "--token-url", &url, "--client-id", "id"];
     let moov = [
         "token",
         "--provider",
@@ -98,6 +100,13 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
             "not set",
         ),
         (&[], &["token", "--client-id", "id"], "--token-url", "required"),
+        (&token, &["--base-url", "https://as.example"], "--base-url", "cannot be used with"),
+        (
+            &[],
+            &["token", "--issuer", &url, "--base-url", "https://as.example", "--client-id", "id"],
+            "--base-url",
+            "cannot be used with",
+        ),
         (&[], &["token", "--issuer", "http://as.example", "--client-id", "id"], "url", "https://"),
         (&[], &["token", "--issuer", "https://as.example?x", "--client-id", "id"], "issuer", "query"),
         (&token, &["--issuer", "https://as.example"], "--issuer", "cannot be used with"),
@@ -113,9 +122,15 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         (&token, &["--resource", "api"], "resource", "absolute"),
         (&token, &["--param-env", "assertion=UNSET"], "UNSET", "not set"),
         (&token, &["--param-env", "grant_type=SECRET"], "param", "twice"),
-        (&token, &["--grant", "device_code"], "device_authorization_endpoint", "must be set"),
+        (&token, &["--grant", "device_code"], "device_authorization_endpoint", "give --issuer"),
+        (&token, &["--grant", "authorization_code"], "code", "`keybound login`"),
         (&token, &["--grant", "device_code", "--resource", "api"], "resource", "absolute"),
-        (&[], &["login", "--token-url", &url, "--client-id", "id"], "authorization_endpoint", "must be set"),
+        (
+            &[],
+            &["login", "--token-url", &url, "--client-id", "id"],
+            "authorization_endpoint",
+            "give --issuer",
+        ),
         (
             &[],
             &["login", "--issuer", &url, "--redirect-uri", "https://app.example/"],
@@ -139,7 +154,13 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
             &[],
             &["introspect", "--token-url", &url, "--client-id", "id", "--token-env", "SECRET"],
             "introspection_endpoint",
-            "must be set",
+            "give --issuer",
+        ),
+        (
+            &[],
+            &["revoke", "--token-url", &url, "--client-id", "id", "--token-env", "SECRET"],
+            "revocation_endpoint",
+            "give --issuer",
         ),
         (
             &[],
@@ -152,8 +173,19 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         (&token, &["--header", "X-A=b\nX-C: d"], "header", "control characters"),
         (&token, &["--header", "a b=c"], "header", "valid name"),
         (&token, &["--header", "Authorization=x"], "header", "by itself"),
+        (&call, &["-H", "Host=x"], "header", "by itself"),
+        (&call, &["-H", "Connection=close"], "header", "by itself"),
+        (&call, &["-H", "Content-Length: 3"], "header", "by itself"),
+        (&call, &["-H", "transfer-encoding=chunked"], "header", "by itself"),
         (&token, &["--param", "grant_type=x"], "param", "twice"),
         (&token, &["--param", "x"], "--param", "NAME=VALUE"),
+        (&token, &["--param", "client_secret=hush"], "client_secret", "--param-env"),
+        (&token, &["--param", "client_assertion=hush"], "client_assertion", "--param-env"),
+        (&token, &["--param", "refresh_token=hush"], "refresh_token", "--param-env"),
+        (&token, &["--param", "subject_token=hush"], "subject_token", "--param-env"),
+        (&token, &["--param", "actor_token=hush"], "actor_token", "--param-env"),
+        (&token, &["--grant", "device_code", "--param", "assertion=hush"], "assertion", "--param-env"),
+        (&call, &["--grant", "password", "--param", "password=hush"], "password", "--param-env"),
         (&token, &["--dpop"], "--key", "required"),
         (&token, &["--dpop", "--key", "absent.pem"], "key", "can't be read"),
         (&token, &["--dpop", "--key", "bad.pem"], "key", "PKCS#8"),
@@ -202,9 +234,215 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(stderr.contains(named) && stderr.contains(rule), "{args:?}: {stderr}");
         assert!(output.stdout.is_empty(), "{args:?}");
-        assert!(!stderr.contains(sandbox::CLIENT_SECRET), "{args:?}");
+        assert!(!stderr.contains(sandbox::CLIENT_SECRET) && !stderr.contains("hush"), "{args:?}");
     }
     assert!(listener.accept().is_err(), "something was sent");
+}
+
+#[test]
+fn the_version_is_that_of_keybound() {
+    let version = stdout(&keybound(home().path(), &["-V"], ""));
+    assert_eq!(version, concat!("keybound ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_is_named() {
+    let home = home();
+    stdout(&keybound(home.path(), &["key", "new", "--out", "key.pem"], ""));
+    let (url, _server) = server(vec![token_answer(), answer("200 OK", "body")]);
+    let token_url = format!("{url}/token");
+    for args in
+        [&["key", "show", "key.pem"][..], &["call", &url, "--token-url", &token_url, "--client-id", "id"]]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+            .args(args)
+            .current_dir(home.path())
+            .env("XDG_CACHE_HOME", home.path())
+            .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("stdout can't be written: No space left"), "{stderr}");
+    }
+}
+
+#[test]
+fn what_may_be_a_secret_is_quoted_by_no_message() {
+    let home = home();
+    let client = ["--token-url", "http://127.0.0.1:9/token", "--client-id", "id"];
+    let given = "Hunter2: hunter2";
+    for args in [
+        &["call", "http://127.0.0.1:9/", "-H", "Hunter2 hunter2"][..],
+        &["call", "http://127.0.0.1:9/", "-H", given, "-H", "=hunter2"],
+        &["call", "http://127.0.0.1:9/", "-H", "Hunter2:", "hunter2"],
+        &["token", "--client-secret-env", "hunter2"],
+        &["token", "--client-secret-env", "HUNTER2=hunter2"],
+        &["token", "--header", "hunter2"],
+        &["token", "--param", "hunter2"],
+        &["token", "--param-env", "assertion=hunter2.hunter2"],
+        &["token", "--param-env", "hunter2"],
+        &["introspect", "--token-env", "hunter2"],
+    ] {
+        let output = keybound(home.path(), &[args, &client].concat(), "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(!stderr.to_lowercase().contains("hunter2"), "{args:?}: {stderr}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_holds_no_secret_is_said_to_be_empty_or_not_text() {
+    use std::os::unix::ffi::OsStrExt as _;
+    for (value, problem) in
+        [(&b""[..], "VARIABLE must hold the secret, and is empty"), (b"\xff", "not UTF-8")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+            .args(["token", "--token-url", "http://127.0.0.1:9/token", "--client-secret-env", "VARIABLE"])
+            .env("VARIABLE", std::ffi::OsStr::from_bytes(value))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(problem), "{stderr}");
+    }
+}
+
+/// A server that gives one answer to each connection, and hands out what it was sent: the first 4 KiB, lower case.
+fn server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (url, serve(listener, answers))
+}
+
+fn serve(listener: TcpListener, answers: Vec<String>) -> JoinHandle<Vec<String>> {
+    let answered = move |answer: String| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let length = stream.read(&mut request).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8_lossy(&request[..length]).to_lowercase()
+    };
+    thread::spawn(move || answers.into_iter().map(answered).collect())
+}
+
+fn answer(head: &str, body: &str) -> String {
+    format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A token for `call`, without further members.
+fn token_answer() -> String {
+    answer("200 OK", r#"{"access_token":"at","token_type":"Bearer","expires_in":60}"#)
+}
+
+#[test]
+fn a_header_is_given_in_our_way_or_in_curls() {
+    let (url, server) = server(vec![token_answer(), answer("200 OK", "")]);
+    let token_url = format!("{url}/token");
+    let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+    let headers = ["-H", "X-One=http://a/", "-H", "X-Two: b=c", "--header", "X-Three:d"];
+    stdout(&keybound(home().path(), &[&call[..], &headers].concat(), ""));
+    let sent = server.join().unwrap();
+    assert!(sent[0].contains("\r\nx-three: d\r\n"), "{sent:?}");
+    assert!(
+        sent[1].contains("\r\nx-one: http://a/\r\n") && sent[1].contains("\r\nx-two: b=c\r\n"),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn a_new_refresh_token_that_call_loses_is_told_of() {
+    let member = |refresh: &str| format!(r#","refresh_token":"{refresh}""#);
+    for (more, lost) in
+        [(String::new(), false), (member(sandbox::CLIENT_SECRET), false), (member("new"), true)]
+    {
+        let token = format!(r#"{{"access_token":"at","token_type":"Bearer","expires_in":60{more}}}"#);
+        let (url, server) = server(vec![answer("200 OK", &token), answer("200 OK", "")]);
+        let token_url = format!("{url}/token");
+        let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+        let refresh = ["--grant", "refresh_token", "--refresh-token-env", "SECRET"];
+        let output = keybound(home().path(), &[&call[..], &refresh].concat(), "");
+        stdout(&output);
+        server.join().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.contains("a new refresh token came, and is lost"), lost, "{stderr}");
+        assert!(lost || stderr.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
+fn a_redirection_is_not_followed_and_is_status_1() {
+    for (location, named) in [
+        (
+            "Location: https://user:pass@else.example:8443/hidden?hidden#hidden",
+            ", to https://else.example:8443;",
+        ),
+        ("Location: //else.example/hidden", ", to http://else.example;"),
+        ("Location: /hidden", ", to URL;"),
+        ("Location: hidden", ", to URL;"),
+        ("Location: ?hidden", ", to URL;"),
+        ("Location: other:hidden", "Found;"),
+        ("X-Location: none", "Found;"),
+    ] {
+        for repeat in [&[][..], &["--repeat", "1"]] {
+            let redirection = answer(&format!("302 Found\r\n{location}"), "");
+            let (url, server) = server(vec![token_answer(), redirection]);
+            let token_url = format!("{url}/token");
+            let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+            let output = keybound(home().path(), &[&call[..], repeat].concat(), "");
+            server.join().unwrap();
+            let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains(&named.replace("URL", &url)), "{stderr}");
+            assert!(stderr.contains("not followed") && !stderr.contains("hidden"), "{stderr}");
+            assert!(repeat.is_empty() || json(&output)["failed"] == 1);
+        }
+    }
+    let (url, server) = server(vec![token_answer(), answer("304 Not Modified", "")]);
+    let token_url = format!("{url}/token");
+    stdout(&keybound(home().path(), &["call", &url, "--token-url", &token_url, "--client-id", "id"], ""));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_key_that_cant_be_read_is_named_and_what_to_do_about_it() {
+    let home = home();
+    for (label, remedy) in [
+        ("RSA PRIVATE KEY", "`openssl pkcs8 -topk8 -nocrypt -in key.pem`"),
+        ("EC PRIVATE KEY", "`openssl pkcs8 -topk8 -nocrypt -in key.pem`"),
+        ("ENCRYPTED PRIVATE KEY", "decrypt it first"),
+        ("PUBLIC KEY", "public half"),
+        ("PRIVATE KEY", "key.pem: key must"),
+        ("", "key.pem is empty"),
+    ] {
+        let pem = format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        fs::write(home.path().join("key.pem"), if label.is_empty() { "\n" } else { &pem }).unwrap();
+        let client = ["token", "--token-url", "http://127.0.0.1:9/token", "--client-id", "id"];
+        for args in [
+            &["key", "show", "key.pem"][..],
+            &[&client[..], &["--client-key", "key.pem"]].concat(),
+            &[&client[..], &["--dpop", "--key", "key.pem"]].concat(),
+        ] {
+            let output = keybound(home.path(), args, "");
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{label}: {stderr}");
+            assert!(stderr.contains("key.pem") && stderr.contains(remedy), "{label}: {stderr}");
+            assert!(!stderr.contains("AAAA"), "{label}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_the_issuer_doesnt_name_is_told_of() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("http://{}", listener.local_addr().unwrap());
+    let metadata = format!(r#"{{"issuer":"{issuer}","token_endpoint":"{issuer}/token"}}"#);
+    let server = serve(listener, vec![answer("200 OK\r\nContent-Type: application/json", &metadata)]);
+    let revoke = ["revoke", "--issuer", &issuer, "--client-id", "id", "--token-env", "SECRET"];
+    let stderr = String::from_utf8(keybound(home().path(), &revoke, "").stderr).unwrap();
+    server.join().unwrap();
+    assert!(stderr.contains("the issuer's metadata name no revocation_endpoint"), "{stderr}");
 }
 
 #[test]
@@ -308,23 +546,13 @@ fn plain_http_is_shown_to_no_proxy() {
 
 #[test]
 fn a_trace_strikes_out_what_the_server_echoes() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/token?client=hidden-query", listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut request = [0; 4096];
-        std::io::Read::read(&mut stream, &mut request).unwrap();
-        let secret = sandbox::CLIENT_SECRET;
-        let body = format!(
-            r#"{{"error":"invalid_client","error_description":"not {secret} \u001b[31m","scope":{{"a":"hidden-object"}}}}"#
-        );
-        let head = format!(
-            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"{secret}\"\r\nX-Echo: {secret}\r\nConnection: close"
-        );
-        stream
-            .write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
-            .unwrap();
-    });
+    let secret = sandbox::CLIENT_SECRET;
+    let head = format!("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"{secret}\"\r\nX-Echo: {secret}");
+    let body = format!(
+        r#"{{"error":"invalid_client","error_description":"not {secret} \u001b[31m","scope":{{"a":"hidden-object"}}}}"#
+    );
+    let (url, server) = server(vec![answer(&head, &body)]);
+    let url = format!("{url}/token?client=hidden-query");
     let token =
         ["token", "--token-url", &url, "--client-id", "id", "--client-secret-env", "SECRET", "--trace"];
     let output = keybound(home().path(), &token, "");

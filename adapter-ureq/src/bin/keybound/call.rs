@@ -2,11 +2,13 @@ use std::io::{self, Write};
 use std::{fs, str::FromStr};
 
 use clap::Args;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::header::LOCATION;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
 use crate::failure::Failure;
-use crate::grant::{TokenOptions, session};
-use crate::input::pair;
+use crate::grant::TokenOptions;
+use crate::input::HEADER;
+use crate::output::Stdout;
 use crate::{nonce_cache, repeat};
 
 #[derive(Args)]
@@ -19,8 +21,8 @@ pub(crate) struct Options {
     /// The body, or @ and the file that holds it. Sent as JSON if it begins like it, else as a form.
     #[arg(short = 'd', value_name = "DATA|@FILE")]
     data: Option<String>,
-    /// A header of the call.
-    #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = pair)]
+    /// A header of the call; `NAME: VALUE` will do as well.
+    #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = HEADER)]
     call_header: Vec<(String, String)>,
     /// Prints the status and the headers before the body.
     #[arg(short = 'i')]
@@ -42,27 +44,56 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         request.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     if let Some(times) = options.repeat {
-        return repeat::run(ready, grant, &request, times, options.parallel, options.token.client.trace);
+        return repeat::run(ready, grant, &request, times, options.parallel, &options.token);
     }
     // What is wrong with the arguments shows here; from now on it is the server's doing.
     let _ = ready.client.token(grant.clone())?;
-    let session = session(ready.transport, ready.client, grant)?;
+    let session = options.token.session(ready.transport, ready.client, grant)?;
+    let request_url = request.uri().clone();
     let response = session.run(request);
     nonce_cache::store(&session.transport().learned());
     let response = response.map_err(|error| Failure::refused(error.to_string()))?;
 
-    let status = response.status();
-    let mut out = io::stdout().lock();
+    let verdict = judge(&request_url, &response);
+    let mut out = Stdout;
     if options.include {
         write_head(&mut out, &response)?;
     }
     io::copy(&mut response.into_body().into_reader(), &mut out)?;
     out.flush()?;
-    if status.as_u16() >= 400 {
-        return Err(Failure::refused(format!("the server answered {status}")));
-    }
-    Ok(())
+    verdict.map_err(Failure::refused)
 }
+
+/// Whether the call went well, else why not, in words.
+pub(crate) fn judge<B>(url: &Uri, response: &Response<B>) -> Result<(), String> {
+    match response.status() {
+        status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+            let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            let to = location.and_then(|location| origin(url, location)).unwrap_or_default();
+            Err(format!("the server answered {status}{to}; redirections are not followed"))
+        }
+        status if status.as_u16() >= 400 => Err(format!("the server answered {status}")),
+        _ => Ok(()),
+    }
+}
+
+/// To which scheme and host a location leads. The rest of it may hold secrets.
+fn origin(from: &Uri, location: &str) -> Option<String> {
+    let has_scheme = location.split(['/', '?', '#']).next().is_some_and(|begin| begin.contains(':'));
+    let to = if location.starts_with("//") {
+        Uri::from_str(&format!("{}:{location}", from.scheme_str()?)).ok()?
+    } else if has_scheme {
+        Uri::from_str(location).ok()?
+    } else {
+        from.clone()
+    };
+    let port = to.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!(", to {}://{}{port}", to.scheme_str()?, to.host()?))
+}
+
+/// The headers that the call, or the connection under it, has by itself.
+const OWN_HEADERS: [&str; 6] =
+    ["authorization", "connection", "content-length", "dpop", "host", "transfer-encoding"];
 
 impl Options {
     fn request(&self) -> Result<Request<Vec<u8>>, Failure> {
@@ -96,7 +127,7 @@ impl Options {
                 HeaderName::from_str(name).map_err(|_| Failure::usage("header must have a valid name"))?;
             let mut value = HeaderValue::from_str(value)
                 .map_err(|_| Failure::usage("header must have a value without control characters"))?;
-            if matches!(name.as_str(), "authorization" | "dpop" | "host") {
+            if OWN_HEADERS.contains(&name.as_str()) {
                 return Err(Failure::usage("header must not be one that the call has by itself"));
             }
             // It may be an API key; the trace doesn't show it.

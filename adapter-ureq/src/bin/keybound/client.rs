@@ -9,7 +9,7 @@ use keybound_ureq::provider::moov::{Moov, Origin, Version};
 use keybound_ureq::{BodyFormat, Client, ClientAuth, Endpoint, Issuer, Metadata, Misuse, Transport};
 
 use crate::failure::{Failure, warn};
-use crate::input::{pair, secret};
+use crate::input::{HEADER, secret};
 use crate::trace::Trace;
 use crate::{key, nonce_cache};
 
@@ -26,7 +26,7 @@ pub(crate) struct ClientOptions {
     #[arg(long, group = "server")]
     provider: Option<Provider>,
     /// Where the provider is, if not where it usually is.
-    #[arg(long, value_name = "URL", requires = "provider")]
+    #[arg(long, value_name = "URL", requires = "provider", conflicts_with_all = ["token_url", "issuer"])]
     base_url: Option<String>,
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
@@ -49,8 +49,8 @@ pub(crate) struct ClientOptions {
     /// private-key-jwt where there is a client key, else none.
     #[arg(long)]
     auth: Option<Auth>,
-    /// A further header of the token request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    /// A further header of the token request; `NAME: VALUE` will do as well.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = HEADER)]
     header: Vec<(String, String)>,
     /// How the token request's body is written; form, but for providers that want JSON.
     #[arg(long)]
@@ -101,6 +101,20 @@ pub(crate) struct Ready {
     pub(crate) metadata: Option<Metadata>,
     /// What every call of the provider's API should have.
     pub(crate) api_headers: HeaderMap,
+}
+
+impl Ready {
+    /// What the user can do about an endpoint that isn't known.
+    pub(crate) fn explain(&self, misuse: Misuse) -> Failure {
+        let endpoint = misuse.argument();
+        match &self.metadata {
+            _ if !endpoint.ends_with("_endpoint") => misuse.into(),
+            Some(_) => Failure::usage(format!("the issuer's metadata name no {endpoint}")),
+            None => Failure::usage(format!(
+                "the {endpoint} isn't known: give --issuer in place of --token-url or --provider, and its metadata tell it"
+            )),
+        }
+    }
 }
 
 impl ClientOptions {

@@ -1,6 +1,6 @@
 //! What becomes of a token that is there already.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 use keybound_ureq::{Scope, TokenTypeHint, UnixTime};
@@ -10,6 +10,7 @@ use crate::client::ClientOptions;
 use crate::failure::Failure;
 use crate::input::secret;
 use crate::nonce_cache;
+use crate::output::Stdout;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -44,7 +45,8 @@ impl Options {
 pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
     let token = secret(&options.token_env)?;
     let ready = options.client.ready()?;
-    let said = ready.transport.run(ready.client.introspect(token, options.hint())?)?;
+    let asked = ready.client.introspect(token, options.hint()).map_err(|misuse| ready.explain(misuse))?;
+    let said = ready.transport.run(asked)?;
     let shown = json!({
         "active": said.is_active(),
         "scope": said.scope().map(Scope::as_str),
@@ -53,7 +55,7 @@ pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
         "client_id": said.text("client_id"),
         "sub": said.text("sub"),
     });
-    writeln!(io::stdout(), "{shown}")?;
+    writeln!(Stdout, "{shown}")?;
     if said.is_active() { Ok(()) } else { Err(Failure::refused("the token is not active")) }
 }
 
@@ -61,7 +63,8 @@ pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
 pub(crate) fn revoke(options: &Options) -> Result<(), Failure> {
     let token = secret(&options.token_env)?;
     let ready = options.client.ready()?;
-    let revoked = ready.transport.run(ready.client.revoke(token, options.hint())?);
+    let asked = ready.client.revoke(token, options.hint()).map_err(|misuse| ready.explain(misuse))?;
+    let revoked = ready.transport.run(asked);
     nonce_cache::store(&ready.transport.learned());
     revoked?;
     Ok(())

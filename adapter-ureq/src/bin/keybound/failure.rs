@@ -80,7 +80,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Writing to stdout.
+/// Of stdout, or of a response's body.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Refused(error.to_string())

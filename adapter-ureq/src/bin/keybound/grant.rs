@@ -1,11 +1,12 @@
 //! What a token is asked for with: the options that `token` and `call` share.
 
 use clap::Args;
-use keybound_ureq::{Client, Grant, Scope, Session, Transport};
+use keybound_ureq::{Client, Grant, Scope, Secret, Session, Transport};
+use ring::hmac;
 
 use crate::client::{ClientOptions, Ready};
 use crate::failure::{Failure, warn};
-use crate::input::{pair, secret};
+use crate::input::{PAIR, secret};
 
 #[derive(Args)]
 pub(crate) struct TokenOptions {
@@ -14,7 +15,8 @@ pub(crate) struct TokenOptions {
     /// client_credentials, refresh_token, device_code, token-exchange, jwt-bearer, or the name or URN of another grant.
     #[arg(long, value_name = "GRANT", default_value = "client_credentials")]
     grant: String,
-    /// The environment variable that holds the refresh token.
+    /// The environment variable that holds the refresh token. `call` doesn't keep the one that may come in its place:
+    /// it is for refresh tokens that the server doesn't replace.
     #[arg(long, value_name = "NAME")]
     refresh_token_env: Option<String>,
     /// Scopes, separated by spaces.
@@ -23,11 +25,11 @@ pub(crate) struct TokenOptions {
     /// Where the token is to be used (RFC 8707). May be given several times.
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
-    /// A further parameter of the token request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    /// A further parameter of the token request, if it is no secret.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
     /// A further parameter whose value is secret, and in this environment variable: subject_token, assertion, ….
-    #[arg(long, value_name = "NAME=VARIABLE", value_parser = pair)]
+    #[arg(long, value_name = "NAME=VARIABLE", value_parser = PAIR)]
     param_env: Vec<(String, String)>,
 }
 
@@ -35,6 +37,17 @@ pub(crate) struct TokenOptions {
 const SHORT: [&str; 2] = ["jwt-bearer", "token-exchange"];
 const DEVICE_CODE: &str = "device_code";
 const URN: &str = "urn:ietf:params:oauth:grant-type:";
+
+/// The parameters that never come from arguments.
+const SECRET_PARAMS: [&str; 7] = [
+    "actor_token",
+    "assertion",
+    "client_assertion",
+    "client_secret",
+    "password",
+    "refresh_token",
+    "subject_token",
+];
 
 impl TokenOptions {
     /// The client, and the grant for its token. For a device code that is when the person has been told what to do.
@@ -52,6 +65,9 @@ impl TokenOptions {
                 return Err(Failure::usage("--refresh-token-env must be given for this grant"));
             }
             (_, Some(_)) => return Err(Failure::usage("--refresh-token-env is for --grant refresh_token")),
+            ("authorization_code", None) if !self.has_code() => {
+                return Err(Failure::usage("--grant authorization_code needs a code: use `keybound login`"));
+            }
             ("client_credentials", None) => Grant::client_credentials(),
             (short, None) if SHORT.contains(&short) => Grant::extension(&format!("{URN}{short}"))?,
             (name, None) => Grant::extension(name)?,
@@ -61,11 +77,35 @@ impl TokenOptions {
         Ok((self.client.ready()?, grant))
     }
 
+    /// A session that begins with this grant. What brings one token alone brings it here.
+    pub(crate) fn session(
+        &self,
+        transport: Transport,
+        client: Client,
+        grant: Grant,
+    ) -> Result<Session, Failure> {
+        if grant.is_repeatable() {
+            return Ok(Session::new(transport, client, grant));
+        }
+        let token = transport.run(client.token(grant)?)?;
+        let used = self.refresh_token_env.as_deref().map(secret).transpose()?;
+        let is_new = |got: &Secret| used.is_none_or(|used| !is_same(got, &used));
+        if token.refresh_token().is_some_and(is_new) {
+            warn(&"warning: a new refresh token came, and is lost; `keybound token` would have printed it");
+        }
+        Ok(Session::resume(transport, client).token(token).open())
+    }
+
     fn with_options(&self, mut grant: Grant) -> Result<Grant, Failure> {
         for uri in &self.resource {
             grant = grant.resource(uri)?;
         }
         for (name, value) in &self.param {
+            if SECRET_PARAMS.contains(&name.as_str()) {
+                return Err(Failure::usage(format!(
+                    "{name} is secret, and others can see arguments: give it by --param-env {name}=VARIABLE"
+                )));
+            }
             grant = grant.param(name, value)?;
         }
         for (name, variable) in &self.param_env {
@@ -74,13 +114,20 @@ impl TokenOptions {
         Ok(grant)
     }
 
+    /// Whether somebody has got a code in another way.
+    fn has_code(&self) -> bool {
+        self.param.iter().chain(&self.param_env).any(|(name, _)| name == "code")
+    }
+
     fn scope(&self) -> Result<Option<Scope>, Failure> {
         Ok(self.scope.as_deref().map(Scope::new).transpose()?)
     }
 
     /// Tells the person where to go; the token is asked for until they have decided.
     fn device(&self, ready: &Ready) -> Result<Grant, Failure> {
-        let device = ready.transport.run(ready.client.device_authorization(self.scope()?)?)?;
+        let device =
+            ready.client.device_authorization(self.scope()?).map_err(|misuse| ready.explain(misuse))?;
+        let device = ready.transport.run(device)?;
         let (at, code) = (device.verification_uri(), device.user_code());
         warn(&format_args!("to sign in, go to {at} and type {code}"));
         if let Some(complete) = device.verification_uri_complete() {
@@ -90,11 +137,8 @@ impl TokenOptions {
     }
 }
 
-/// A session that begins with this grant. What brings one token alone brings it here.
-pub(crate) fn session(transport: Transport, client: Client, grant: Grant) -> Result<Session, Failure> {
-    if grant.is_repeatable() {
-        return Ok(Session::new(transport, client, grant));
-    }
-    let token = transport.run(client.token(grant)?)?;
-    Ok(Session::resume(transport, client).token(token).open())
+/// Whether two secrets are the same, in constant time.
+fn is_same(one: &Secret, other: &Secret) -> bool {
+    let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
+    hmac::verify(&key(one), b"", hmac::sign(&key(other), b"").as_ref()).is_ok()
 }

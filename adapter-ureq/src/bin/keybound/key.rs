@@ -1,5 +1,5 @@
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::output::Stdout;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -61,7 +62,7 @@ fn show(key: &SigningKey) -> Result<(), Failure> {
     let public = key.public();
     let jwk: Value = serde_json::from_str(public.to_json()).unwrap_or_default();
     let shown = json!({ "jwk": jwk, "thumbprint": public.thumbprint(), "alg": public.algorithm().as_str() });
-    Ok(writeln!(io::stdout(), "{shown}")?)
+    Ok(writeln!(Stdout, "{shown}")?)
 }
 
 /// No key file is longer, by far.
@@ -73,15 +74,38 @@ pub(crate) fn read(file: &Path, algorithm: Option<Algorithm>) -> Result<SigningK
     fs::File::open(file)
         .and_then(|file| file.take(MAX_KEY).read_to_end(&mut bytes))
         .map_err(|error| Failure::usage(format!("key {} can't be read: {error}", file.display())))?;
+    let name = file.display();
+    if bytes.trim_ascii().is_empty() {
+        return Err(Failure::usage(format!("key {name} is empty")));
+    }
     let key = match std::str::from_utf8(&bytes) {
         Ok(text) if text.trim_start().starts_with('{') => SigningKey::from_jwk(&bytes),
         Ok(text) => SigningKey::from_pkcs8_pem(text),
         Err(_) => SigningKey::from_pkcs8_der(&bytes),
-    }?;
-    Ok(match algorithm {
-        Some(algorithm) => key.with_algorithm(algorithm)?,
-        None => key,
+    };
+    let wrong = |misuse| Failure::usage(format!("{name}: {misuse}{}", remedy(&bytes, file)));
+    key.and_then(|key| match algorithm {
+        Some(algorithm) => key.with_algorithm(algorithm),
+        None => Ok(key),
     })
+    .map_err(wrong)
+}
+
+/// What can be done about a PEM file that isn't of the kind that is wanted.
+fn remedy(pem: &[u8], file: &Path) -> String {
+    let (pem, name) = (String::from_utf8_lossy(pem), file.display());
+    let has = |label: &str| pem.contains(&format!("-----BEGIN {label}-----"));
+    if has("PRIVATE KEY") {
+        String::new()
+    } else if has("RSA PRIVATE KEY") || has("EC PRIVATE KEY") {
+        format!("; convert it by `openssl pkcs8 -topk8 -nocrypt -in {name}`")
+    } else if has("ENCRYPTED PRIVATE KEY") {
+        format!("; it is encrypted: decrypt it first, by `openssl pkcs8 -in {name}`")
+    } else if has("PUBLIC KEY") {
+        "; it is the public half, and the private one is wanted".to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// An `alg` value.

@@ -7,7 +7,7 @@ use keybound_ureq::{AuthorizationRequest, ExpectedIdToken, Metadata, RedirectErr
 
 use crate::client::ClientOptions;
 use crate::failure::{Failure, warn};
-use crate::input::{entropy, now, pair};
+use crate::input::{PAIR, entropy, now};
 use crate::listener::Listener;
 use crate::{nonce_cache, token};
 
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
     /// A further parameter of the authorization request.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
     /// Where the browser comes back, if another place on this machine is registered than http://127.0.0.1/callback with any
     /// port.
@@ -43,7 +43,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let scope = options.scope.as_deref().map(Scope::new).transpose()?;
     let listener = Listener::open(options.redirect_uri.as_deref())?;
     let ready = options.client.ready()?;
-    let mut builder = ready.client.authorization(listener.redirect_uri())?;
+    let mut builder =
+        ready.client.authorization(listener.redirect_uri()).map_err(|misuse| ready.explain(misuse))?;
     if let Some(scope) = scope {
         builder = builder.scope(scope);
     }
@@ -56,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let insists = |metadata: &Metadata| metadata.flag("require_pushed_authorization_requests");
     let AuthorizationRequest { url, pending } = if options.par || ready.metadata.as_ref().is_some_and(insists)
     {
-        ready.transport.run(builder.push(entropy()?)?)?
+        ready.transport.run(builder.push(entropy()?).map_err(|misuse| ready.explain(misuse))?)?
     } else {
         builder.build(entropy()?)?
     };

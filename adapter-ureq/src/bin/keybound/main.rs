@@ -14,6 +14,7 @@ mod key;
 mod listener;
 mod login;
 mod nonce_cache;
+mod output;
 mod proof;
 mod repeat;
 mod sandbox;
@@ -23,11 +24,12 @@ mod uxt;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 /// OAuth access tokens bound to a key (DPoP, RFC 9449). Secrets come from the environment or from files.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "keybound", version, max_term_width = 100)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -60,7 +62,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let done = match Command::parse().verb {
+    let done = match Command::try_parse().unwrap_or_else(|error| unquoted(error).exit()).verb {
         Verb::Demo => demo::run(),
         Verb::Sandbox(options) => sandbox::run(&options),
         Verb::Token(options) => token::run(&options),
@@ -73,4 +75,14 @@ fn main() -> ExitCode {
         Verb::Key(verb) => key::run(&verb),
     };
     done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+/// Without a word that belongs to no option: it may be the value of a header, after a space.
+fn unquoted(mut error: clap::Error) -> clap::Error {
+    let arg = error.get(ContextKind::InvalidArg);
+    let is_word = matches!(arg, Some(ContextValue::String(arg)) if !arg.starts_with('-'));
+    if error.kind() == ErrorKind::UnknownArgument && is_word {
+        error.insert(ContextKind::InvalidArg, ContextValue::String("…".to_owned()));
+    }
+    error
 }

@@ -1,4 +1,4 @@
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::input::{ambient, now, secret, stdin};
 use crate::key;
+use crate::output::Stdout;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -95,7 +96,7 @@ impl Make {
             proof = proof.lifetime(Duration::from_secs(seconds));
         }
         let proof = proof.prepare(ambient()?).finish(|request| key.sign(request))?;
-        Ok(writeln!(io::stdout(), "{}", proof.as_str())?)
+        Ok(writeln!(Stdout, "{}", proof.as_str())?)
     }
 }
 
@@ -127,7 +128,7 @@ impl Inspect {
             "jkt": inspection.key().map(|key| key.thumbprint()),
             "claims": claims,
         });
-        writeln!(io::stdout(), "{found}")?;
+        writeln!(Stdout, "{found}")?;
         if inspection.is_valid() { Ok(()) } else { Err(Failure::refused("the proof is not valid")) }
     }
 }

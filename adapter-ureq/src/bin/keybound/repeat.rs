@@ -11,10 +11,12 @@ use indicatif::ProgressBar;
 use keybound_ureq::{Event, Grant, Session};
 use serde_json::json;
 
+use crate::call::judge;
 use crate::client::Ready;
 use crate::failure::Failure;
-use crate::grant::session;
+use crate::grant::TokenOptions;
 use crate::nonce_cache;
+use crate::output::Stdout;
 use crate::trace::Trace;
 
 /// What went over the wire.
@@ -41,11 +43,11 @@ pub(crate) fn run(
     request: &Request<Vec<u8>>,
     times: u32,
     parallel: u32,
-    traced: bool,
+    options: &TokenOptions,
 ) -> Result<(), Failure> {
     let sent = Arc::new(Sent::default());
     let counted = Arc::clone(&sent);
-    let (url, trace) = (request.uri().clone(), Trace::default());
+    let (url, trace, traced) = (request.uri().clone(), Trace::default(), options.client.trace);
     let transport = ready.transport.observe(move |event| {
         if let Event::Sending { uri, .. } = &event {
             let counter = if **uri == url { &counted.calls } else { &counted.token_requests };
@@ -55,7 +57,7 @@ pub(crate) fn run(
             trace.print(&mut io::stderr(), &event);
         }
     });
-    let session = session(transport, ready.client, grant)?;
+    let session = options.session(transport, ready.client, grant)?;
     let (tally, left) = (Mutex::new(Tally::default()), AtomicU64::new(times.into()));
     // Drawn on stderr, and only where that is a terminal.
     let progress = ProgressBar::new(times.into());
@@ -83,10 +85,7 @@ pub(crate) fn run(
 fn call(session: &Session, request: &Request<Vec<u8>>) -> Result<(), String> {
     let mut response = session.run(request.clone()).map_err(|error| error.to_string())?;
     io::copy(&mut response.body_mut().as_reader(), &mut io::sink()).map_err(|error| error.to_string())?;
-    match response.status() {
-        status if status.as_u16() < 400 => Ok(()),
-        status => Err(format!("the server answered {status}")),
-    }
+    judge(request.uri(), &response)
 }
 
 impl Tally {
@@ -115,7 +114,7 @@ impl Tally {
             "p50_ms": percentile(50),
             "p99_ms": percentile(99),
         });
-        writeln!(io::stdout(), "{figures}")?;
+        writeln!(Stdout, "{figures}")?;
         match self.why {
             Some(why) => Err(Failure::refused(format!(
                 "{} of {} calls failed, the first so: {why}",

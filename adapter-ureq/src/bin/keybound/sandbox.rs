@@ -1,4 +1,4 @@
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -6,6 +6,7 @@ use keybound_ureq::sandbox::{self, Sandbox};
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::output::Stdout;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -47,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if let (Some(_), Some(parts)) = (&options.pages, parts.as_object_mut()) {
         parts.insert("demo".to_owned(), sandbox.demo().into());
     }
-    writeln!(io::stdout(), "{parts}")?;
+    writeln!(Stdout, "{parts}")?;
     sandbox.wait();
     Ok(())
 }

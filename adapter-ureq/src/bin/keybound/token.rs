@@ -1,4 +1,4 @@
-use std::io::{self, Write as _};
+use std::io::Write as _;
 
 use keybound_ureq::{Scope, Secret, Token, UnixTime};
 use serde_json::json;
@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
 use crate::nonce_cache;
+use crate::output::Stdout;
 
 pub(crate) fn run(options: &TokenOptions) -> Result<(), Failure> {
     let (ready, grant) = options.ready()?;
@@ -32,5 +33,5 @@ pub(crate) fn print_of(token: &Token, subject: Option<&str>) -> Result<(), Failu
     if let (Some(subject), Some(members)) = (subject, shown.as_object_mut()) {
         members.insert("sub".into(), subject.into());
     }
-    Ok(writeln!(io::stdout(), "{shown}")?)
+    Ok(writeln!(Stdout, "{shown}")?)
 }

@@ -1,4 +1,4 @@
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{self, Auth};
 use crate::failure::Failure;
+use crate::output::Stdout;
 use crate::{input, proof, token};
 
 /// Marqeta's SDK in the browser gives up then.
@@ -60,14 +61,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let inspection = policy.inspect(&input::stdin()?, input::now());
     let Some(verified) = inspection.verified() else {
         let problems = proof::problems(&inspection);
-        writeln!(io::stdout(), "{}", json!({ "error": "invalid_proof", "problems": problems }))?;
+        writeln!(Stdout, "{}", json!({ "error": "invalid_proof", "problems": problems }))?;
         return Err(Failure::refused("the proof is not sound; nothing was sent"));
     };
     let transport = client::transport(options.trace).budget(BUDGET);
     match transport.run(api.uxt_access_token(&options.person, verified)?) {
         Ok(bound) => token::print(&bound),
         Err(error) => {
-            writeln!(io::stdout(), "{}", why_not(&error))?;
+            writeln!(Stdout, "{}", why_not(&error))?;
             Err(error.into())
         }
     }
