@@ -59,7 +59,10 @@ impl Issuer {
                 // Some have a page for everything, or a login before everything.
                 Setback::Unreadable(why) => matches!(why, WhyBad::NotJson { .. } | WhyBad::Redirect),
             };
-            ask.endpoint = others.next().filter(|_| is_absent)?;
+            if !is_absent {
+                return None;
+            }
+            ask.endpoint = others.next()?;
             Some(Duration::ZERO)
         }))
     }

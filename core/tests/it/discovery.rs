@@ -133,6 +133,11 @@ fn what_fails_in_passing_is_asked_again_where_it_was() {
     assert_eq!(world.peer.served, [OAUTH; 4]);
     assert_eq!(world.waits[0], Duration::from_secs(2));
 
+    let mut world = World::scripted(Peer::bound(), [response(503, ""), response(404, ""), response(503, "")]);
+    world.peer.documents.insert(OPENID.into(), document());
+    discover(&mut world, ISSUER).unwrap();
+    assert_eq!(world.peer.served, [OAUTH, OAUTH, OPENID, OPENID]);
+
     let mut world = World::scripted(Peer::bound(), (0..9).map(|_| response(503, "")));
     assert_eq!(discover(&mut world, ISSUER).unwrap_err().retry(), Retry::Later(None));
     assert_eq!(world.peer.served.len(), 4);
