@@ -44,6 +44,8 @@ pub struct Exchange<T> {
     ask: Ask,
     read: Read<T>,
     tries: Tries,
+    /// How fast it may ask, whatever fails meanwhile.
+    pace: Duration,
     go_on: GoOn,
     corrections: Corrections,
 }
@@ -103,6 +105,7 @@ impl<T> Exchange<T> {
             ask,
             read: Box::new(read),
             tries: Tries::default(),
+            pace: Duration::ZERO,
             go_on: Box::new(|_, _, _| None),
             corrections: Corrections::default(),
         }
@@ -111,6 +114,7 @@ impl<T> Exchange<T> {
     /// Not to be sent before so long.
     pub(crate) fn after(mut self, wait: Duration) -> Self {
         self.tries.go_on(wait);
+        self.pace = wait;
         self
     }
 
@@ -176,6 +180,7 @@ impl<T> Exchange<T> {
     /// Goes on after an answer that was to be expected. The wait is the server's wish, and costs nothing of the budget.
     fn next(mut self, wait: Duration) -> Self {
         self.tries.go_on(wait);
+        self.pace = wait;
         self.corrections = Corrections::default();
         self
     }
@@ -188,7 +193,7 @@ impl<T> Exchange<T> {
         now: UnixTime,
         seed: u64,
     ) -> Result<Received<T>, Error> {
-        if !self.tries.again(asked, now, seed) {
+        if !self.tries.again(asked, self.pace, now, seed) {
             return Err(error);
         }
         // What the server knew before the pause, it may have forgotten: its nonce, for one.

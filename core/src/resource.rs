@@ -139,7 +139,7 @@ impl ResourceCall {
     fn again(&mut self, asked: Option<Duration>, now: UnixTime, seed: u64) -> bool {
         // What the server knew before the pause, it may have forgotten: its nonce, for one.
         self.corrections = Corrections::default();
-        self.tries.again(asked, now, seed)
+        self.tries.again(asked, Duration::ZERO, now, seed)
     }
 }
 

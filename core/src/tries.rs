@@ -58,8 +58,6 @@ pub(crate) struct Tries {
     budget: Duration,
     deadline: Option<UnixTime>,
     wait: Duration,
-    /// No request is to follow another sooner, and waiting so long costs nothing of the time.
-    pace: Duration,
 }
 
 impl Default for Tries {
@@ -71,7 +69,6 @@ impl Default for Tries {
             budget: Duration::from_secs(30),
             deadline: None,
             wait: Duration::ZERO,
-            pace: Duration::ZERO,
         }
     }
 }
@@ -105,26 +102,30 @@ impl Tries {
         self.wait = Duration::ZERO;
     }
 
-    /// What was asked goes on after so long, and at this pace, whatever fails meanwhile. A wait that is the server's wish
-    /// costs nothing of the time, which begins anew.
+    /// What was asked goes on after so long. A wait that is the server's wish costs nothing of the time, which begins anew.
     pub(crate) fn go_on(&mut self, wait: Duration) {
         self.failures = 0;
         self.deadline = self.deadline.filter(|_| wait.is_zero());
         self.wait = wait;
-        self.pace = wait;
     }
 
     /// Whether there is time and a try left after a failure that may pass: after the pause that the server asks
-    /// for, or one by chance.
-    pub(crate) fn again(&mut self, asked: Option<Duration>, now: UnixTime, seed: u64) -> bool {
+    /// for, or one by chance. No request follows another sooner than by `pace`, and that costs nothing of the time.
+    pub(crate) fn again(
+        &mut self,
+        asked: Option<Duration>,
+        pace: Duration,
+        now: UnixTime,
+        seed: u64,
+    ) -> bool {
         self.failures = self.failures.saturating_add(1);
         let later = match asked {
-            Some(asked) => asked.saturating_sub(self.pace),
+            Some(asked) => asked.saturating_sub(pace),
             None => pause(self.failures, seed),
         };
         let in_time = self.deadline.is_none_or(|deadline| now.saturating_add(later) <= deadline);
-        self.deadline = self.deadline.map(|deadline| deadline.saturating_add(self.pace));
-        self.wait = self.pace.saturating_add(later);
+        self.deadline = self.deadline.map(|deadline| deadline.saturating_add(pace));
+        self.wait = pace.saturating_add(later);
         self.failures < self.at_most && in_time
     }
 }
