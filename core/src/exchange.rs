@@ -223,12 +223,13 @@ impl Ask {
         Ok(request)
     }
 
-    /// How errors name whoever was asked; a document has a place as well.
+    /// How errors name whoever was asked; a document has a place as well. A query might hold what is secret.
     fn server(&self) -> String {
-        match &self.post {
-            Some(_) => server_at(self.endpoint.uri()),
-            None => self.endpoint.to_string(),
+        let mut server = server_at(self.endpoint.uri());
+        if self.post.is_none() {
+            server.push_str(self.endpoint.uri().path());
         }
+        server
     }
 
     fn secrets(&self, assertion: Option<&Secret>) -> Secrets {

@@ -26,7 +26,7 @@ impl Envelope {
     pub(crate) fn of(server: String, status: StatusCode, headers: &HeaderMap, secrets: &Secrets) -> Self {
         let tidy = |text: String| secrets.tidy(&text);
         Self {
-            server,
+            server: tidy(server),
             status,
             request_id: request_id(headers).map(tidy),
             content_type: text(headers, "content-type").map(tidy),

@@ -525,8 +525,13 @@ fn an_error_says_whose_it_is() {
     assert!(error.starts_with("the answer of as.example (200) can't be used: "), "{error}");
     let discovery = keybound_core::Issuer::https("https://as.example/t").unwrap().discover().unwrap();
     let error = world.run(discovery).map(drop).unwrap_err().to_string();
-    let last = "https://as.example/.well-known/openid-configuration/t";
+    let last = "as.example/.well-known/openid-configuration/t";
     assert!(error.starts_with(&format!("{last} refused: 404")), "{error}");
+    let resource = format!("https://rs.example/{}?key=planted", "x".repeat(1000));
+    let error = world.run(keybound_core::ProtectedResource::discover(&resource).unwrap()).map(drop);
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("rs.example/.well-known/") && error.len() < 400, "{error}");
+    assert!(!error.contains("planted"), "{error}");
 }
 
 #[test]
