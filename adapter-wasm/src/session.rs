@@ -193,7 +193,7 @@ impl Session {
             platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
             ProofKey::delete(&shared.name).await?;
         }
-        let refresh_token = kept.as_ref().and_then(|kept| kept.token().refresh_token());
+        let refresh_token = kept.as_ref().and_then(|kept| kept.token()?.refresh_token());
         let revocation = refresh_token
             .and_then(|token| shared.client.revoke(token.clone(), Some(TokenTypeHint::RefreshToken)).ok());
         match revocation {
@@ -326,7 +326,9 @@ impl Renewal {
             // How often the refresh token may still be sent has changed.
             let kept = self.store.borrow().kept();
             if let Some(kept) = kept.filter(|_| shared.is_current(&self.store)) {
-                let _ = shared.keep(kept).await;
+                if shared.keep(kept.clone()).await.is_ok() {
+                    self.store.borrow_mut().saved(&kept);
+                }
             }
         }
         renewed
@@ -343,6 +345,19 @@ impl Renewal {
                 return Ok(token);
             }
         }
+        let (good, unsaved) = {
+            let store = self.store.borrow();
+            (store.good(platform::now()), store.unsaved())
+        };
+        if let Some(token) = good {
+            // It has only to be saved.
+            if let Some(unsaved) = unsaved {
+                if shared.keep(unsaved.clone()).await.is_ok() {
+                    self.store.borrow_mut().saved(&unsaved);
+                }
+            }
+            return Ok(token);
+        }
         let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
         if let Some(keep) = attempt.keep {
             shared.keep(keep).await?;
@@ -357,7 +372,8 @@ impl Renewal {
         // Before anybody uses it: a new refresh token comes only once.
         if shared.is_current(&self.store) {
             // If it can't be kept, the store sees by itself that what is kept is older.
-            let _ = shared.keep(Kept::new(token.clone())).await;
+            let kept = self.store.borrow().kept_with(token.clone());
+            let _ = shared.keep(kept).await;
         }
         Ok(token)
     }

@@ -39,7 +39,6 @@ fn session(server: &Server, token_type: &str) -> Session {
 }
 
 #[test]
-#[ignore = "each call mints twice"]
 fn a_token_that_was_minted_for_a_call_and_refused_is_not_replaced_for_that_call() {
     for token_type in ["Bearer", "DPoP"] {
         for refusal in UNAUTHORIZED {
@@ -53,7 +52,6 @@ fn a_token_that_was_minted_for_a_call_and_refused_is_not_replaced_for_that_call(
 }
 
 #[test]
-#[ignore = "each call mints twice, for ever"]
 fn a_resource_that_refuses_every_token_causes_two_token_requests_however_often_it_is_called() {
     for token_type in ["Bearer", "DPoP"] {
         for refusal in UNAUTHORIZED {
@@ -74,7 +72,6 @@ fn a_resource_that_refuses_every_token_causes_two_token_requests_however_often_i
 }
 
 #[test]
-#[ignore = "each call mints twice, for ever"]
 fn an_agent_at_a_resource_that_refuses_every_token_causes_two_token_requests() {
     for status_as_error in [false, true] {
         let (server, _) = server("Bearer", UNAUTHORIZED[1], |_| false);
@@ -92,7 +89,6 @@ fn an_agent_at_a_resource_that_refuses_every_token_causes_two_token_requests() {
 }
 
 #[test]
-#[ignore = "each call mints twice, for ever"]
 fn a_refusing_resource_costs_no_other_resource_its_tokens() {
     let (refusing, _) = server("Bearer", UNAUTHORIZED[0], |_| false);
     let revoked = Arc::new(AtomicBool::new(false));

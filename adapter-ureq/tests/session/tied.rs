@@ -58,7 +58,6 @@ fn token(session: &Session) -> String {
 }
 
 #[test]
-#[ignore = "a stored session is tied to nothing"]
 fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
     for storage in storages() {
         let (one, _) = server("one", "Bearer");
@@ -87,7 +86,6 @@ fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
 }
 
 #[test]
-#[ignore = "a stored session is tied to nothing"]
 fn a_stored_token_is_not_used_for_another_scope_or_resource() {
     for storage in storages() {
         let (server, _) = server("t", "Bearer");
@@ -123,7 +121,6 @@ fn a_stored_token_is_not_used_for_another_scope_or_resource() {
 }
 
 #[test]
-#[ignore = "a stored session is tied to nothing"]
 fn a_public_clients_login_is_found_with_its_key_and_a_login_at_an_issuer_with_that_issuer() {
     for storage in storages() {
         let (server, _) = server("t", "DPoP");
