@@ -106,7 +106,8 @@ impl std::error::Error for Replay {}
 mod tests {
     use super::*;
     use crate::dpop::{Policy, Proof};
-    use crate::jose::{Algorithm, SigningKey};
+    use crate::jose::{self, Algorithm, SigningKey};
+    use crate::signing::SignRequest;
     use crate::time::Ambient;
     use http::{Method, Uri};
     use std::time::Duration;
@@ -159,5 +160,103 @@ mod tests {
         assert_eq!(cache.take(&proof(&key, 1000, 0, &policy), now), Err(Replay::Seen));
         assert_eq!(cache.take(&proof(&key, 1061, 3, &policy), UnixTime::from_secs(1061)), Ok(()));
         assert_eq!(cache.len(), 1);
+    }
+
+    fn at(millis: u64) -> UnixTime {
+        UnixTime::from_millis(millis)
+    }
+
+    #[test]
+    #[ignore = "the cache takes a proof again that it has forgotten"]
+    fn a_replay_is_refused_when_a_later_request_has_the_cache_forget_the_proof_first() {
+        let key = SigningKey::generate(Algorithm::Es256).unwrap();
+        let policy = Policy::default().max_age(Duration::from_secs(60));
+        for later in [1_060_001, 1_060_500, 1_061_000, 1_500_000] {
+            let mut cache = ReplayCache::new(10);
+            let used = proof(&key, 1000, 1, &policy);
+            assert_eq!(cache.take(&used, at(1_000_000)), Ok(()));
+            // Another thread's request, which read the clock a little later and was faster.
+            assert_eq!(cache.take(&proof(&key, 1050, 2, &policy), at(later)), Ok(()));
+            for now in [1_060_000, 1_000_000, 1_059_999, later] {
+                assert!(cache.take(&used, at(now)).is_err(), "{later} {now}");
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "the cache takes a proof again that it has forgotten"]
+    fn a_replay_is_refused_when_the_clock_is_read_again_for_take() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        let policy = Policy::default().max_age(Duration::from_secs(60));
+        let used = proof(&key, 1000, 1, &policy);
+        let mut cache = ReplayCache::new(10);
+        // The policy judged it at its last moment, each time.
+        let taken = (0..6).filter(|late| cache.take(&used, at(1_060_001 + late)).is_ok()).count();
+        assert!(taken <= 1, "{taken}");
+    }
+
+    #[test]
+    #[ignore = "the cache takes a proof again that it has forgotten"]
+    fn a_replay_is_refused_whichever_of_several_policies_judges_it() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        let policy = |max_age, leeway| {
+            Policy::default().max_age(Duration::from_secs(max_age)).leeway(Duration::from_secs(leeway))
+        };
+        let made = |jti, exp: Option<u64>, policy: &Policy| expiring(&key, 1000, jti, exp, policy);
+        for (exp, first, second, forgotten_at, replayed_at) in [
+            (None, policy(60, 30), policy(300, 30), 1061, 1100),
+            (None, policy(60, 30), policy(300, 30), 1061, 1061),
+            (Some(1010), policy(300, 5), policy(300, 60), 1016, 1050),
+            (Some(1010), policy(5, 60), policy(300, 5), 1011, 1012),
+        ] {
+            // The wider one comes for the first time with the replay, or was there before.
+            for is_known in [false, true] {
+                let mut cache = ReplayCache::new(10);
+                if is_known {
+                    assert_eq!(cache.take(&made(9, None, &second), at(1_000_000)), Ok(()));
+                }
+                assert_eq!(cache.take(&made(1, exp, &first), at(1_000_000)), Ok(()));
+                let fresh = proof(&key, forgotten_at, 2, &first);
+                assert_eq!(cache.take(&fresh, UnixTime::from_secs(forgotten_at)), Ok(()));
+                let replay = made(1, exp, &second);
+                let taken = cache.take(&replay, UnixTime::from_secs(replayed_at));
+                assert!(taken.is_err(), "{exp:?} {forgotten_at} {is_known}");
+                // Nobody else's proof is refused for it.
+                assert_eq!(
+                    cache.take(&proof(&key, replayed_at, 3, &second), UnixTime::from_secs(replayed_at)),
+                    Ok(())
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_is_remembered_no_longer_than_both_its_age_and_its_exp_let_it_pass() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        let policy = Policy::default().max_age(Duration::from_secs(60)).leeway(Duration::from_secs(5));
+        // `exp` may end it sooner. It is whoever made the proof that says it: it keeps none here for longer.
+        for (exp, ends) in [(None, 1060), (Some(1_000_000), 1060), (Some(1056), 1060), (Some(1030), 1035)] {
+            let mut cache = ReplayCache::new(10);
+            assert_eq!(cache.take(&expiring(&key, 1000, 1, exp, &policy), at(1_000_000)), Ok(()));
+            assert_eq!(cache.take(&proof(&key, 1020, 2, &policy), at(ends * 1000)), Ok(()));
+            assert_eq!(cache.len(), 2, "{exp:?}");
+            assert_eq!(cache.take(&proof(&key, 1020, 3, &policy), at(ends * 1000 + 1)), Ok(()));
+            assert_eq!(cache.len(), 2, "{exp:?}");
+        }
+    }
+
+    /// A proof with an `exp`, which [`Proof`] doesn't make.
+    fn expiring(key: &SigningKey, made: u64, jti: u8, exp: Option<u64>, policy: &Policy) -> VerifiedProof {
+        let Some(exp) = exp else { return proof(key, made, jti, policy) };
+        let plain = proof(key, made, jti, &Policy::default());
+        let (head, payload) = plain.proof.expose().split_once('.').unwrap();
+        let payload = jose::decode(payload.split_once('.').unwrap().0).unwrap();
+        let claims = String::from_utf8(payload).unwrap().replacen('{', &format!("{{\"exp\":{exp},"), 1);
+        let input = format!("{head}.{}", jose::encode(claims.as_bytes()));
+        let mut jws = input.into_bytes();
+        let signature = key.sign(&SignRequest::new(jws.clone(), key.public().clone())).unwrap();
+        signature.append_to(&mut jws, key.public()).unwrap();
+        let jws = String::from_utf8(jws).unwrap();
+        policy.inspect(&jws, UnixTime::from_secs(made)).verified().unwrap()
     }
 }
