@@ -69,7 +69,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "the cache takes a proof again that it has forgotten"]
     fn of_many_threads_that_read_the_clock_for_themselves_none_has_a_replay_taken() {
         let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
         let uri = "https://rs.example/".parse().unwrap();
