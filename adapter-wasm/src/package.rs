@@ -136,6 +136,21 @@ impl Page {
         })
     }
 
+    /// Tells it from others of this origin: its name and its fingerprint.
+    #[wasm_bindgen(getter)]
+    pub fn id(&self) -> String {
+        self.0.id().to_owned()
+    }
+
+    /// [`Session::resume`]
+    pub fn resume(&self) -> Promise {
+        let session = self.0.clone();
+        promise(async move {
+            session.resume().await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
     /// [`Session::is_open`]
     #[wasm_bindgen(getter, js_name = isOpen)]
     pub fn is_open(&self) -> bool {

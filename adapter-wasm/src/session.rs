@@ -20,6 +20,9 @@ use crate::{Error, ProofKey, Transport, platform};
 /// How long a nonce that another page has learned may be of use.
 const NONCE_LIFE: Duration = Duration::from_secs(300);
 
+/// After how long a save that failed is tried again.
+const SAVE_AGAIN: Duration = Duration::from_millis(200);
+
 /// What tabs tell each other when the person has logged out.
 const OVER: &str = "over";
 
@@ -47,7 +50,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
 pub struct Session(Rc<Shared>);
 
 struct Shared {
+    /// Of the key.
     name: String,
+    id: String,
     transport: Transport,
     client: Client,
     source: Source,
@@ -73,15 +78,17 @@ impl Session {
         client: Client,
         source: Source,
     ) -> Result<Self, Error> {
+        let id = name.to_owned();
         let shared = Rc::new(Shared {
             name: name.to_owned(),
+            channel: platform::channel(&id),
+            id,
             transport,
             client,
             store: new_store(source.grant(), None).into(),
             source,
             failure: RefCell::default(),
             settled: Bell::default(),
-            channel: platform::channel(name),
             closed: Cell::default(),
         });
         shared.resume().await?;
@@ -94,16 +101,31 @@ impl Session {
         &self.0.transport
     }
 
+    /// Tells it from other sessions of the page's origin: its name, and a fingerprint of what it is for.
+    pub(crate) fn id(&self) -> &str {
+        &self.0.id
+    }
+
     /// What it is a session of.
     pub fn client(&self) -> &Client {
         &self.0.client
     }
 
-    /// Whether there is a token, or something left to get one with.
+    /// Whether there is a token that is good now, or something left to get one with, or a login that is being ended.
     pub fn is_open(&self) -> bool {
-        let store = self.0.store();
-        let store = store.borrow();
-        store.is_repeatable() || store.kept().is_some()
+        self.0.store().borrow().is_open(platform::now())
+    }
+
+    /// Goes on with what other tabs, or other sessions of this page, have kept since it was opened; an open session stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// `Browser` where IndexedDB is missing.
+    pub async fn resume(&self) -> Result<(), Error> {
+        if self.is_open() || self.0.closed.get() {
+            return Ok(());
+        }
+        self.0.resume().await
     }
 
     /// A token that is good now.
@@ -189,7 +211,7 @@ impl Session {
         {
             // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
             let patience = shared.store().borrow().patience();
-            let _lock = Lock::take(&shared.name, patience).await.map_err(Error::Browser)?;
+            let _lock = Lock::take(&shared.id, patience).await.map_err(Error::Browser)?;
             platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
             ProofKey::delete(&shared.name).await?;
         }
@@ -211,7 +233,7 @@ impl Session {
     }
 
     fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
-        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket) }
+        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), is_saved: false }
     }
 }
 
@@ -236,7 +258,7 @@ impl fmt::Debug for Source {
 
 impl Shared {
     fn kept_as(&self) -> String {
-        format!("session {}", self.name)
+        format!("session {}", self.id)
     }
 
     /// What this page or another has kept. What is of another version or key is as good as nothing.
@@ -266,6 +288,16 @@ impl Shared {
         platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
     }
 
+    /// Keeps what a store holds, how often its refresh token may still be sent included. `true` if that's done, or needless,
+    /// since the session has begun anew or ended.
+    async fn save_held(&self, store: &Rc<RefCell<Store>>) -> bool {
+        let held = store.borrow().kept().filter(|_| self.is_current(store));
+        match held {
+            Some(held) => self.keep(held).await.is_ok(),
+            None => true,
+        }
+    }
+
     fn end(&self) {
         self.closed.set(true);
         self.begin(None, None);
@@ -293,6 +325,18 @@ fn new_store(grant: Option<Grant>, kept: Option<Kept>) -> Rc<RefCell<Store>> {
     }))
 }
 
+/// Saves what could not be saved, such as a new refresh token: nobody else may use the old one meanwhile.
+async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<Store>>, lock: Lock) {
+    let until = platform::now().saturating_add(store.borrow().patience());
+    while platform::now() < until {
+        platform::sleep(SAVE_AGAIN).await;
+        if shared.save_held(&store).await {
+            break;
+        }
+    }
+    drop(lock);
+}
+
 /// Does what other tabs have done, as long as there is a session.
 async fn listen(shared: Weak<Shared>, channel: JsValue) {
     loop {
@@ -313,6 +357,8 @@ struct Renewal {
     /// Which gave the ticket; another may have taken its place since.
     store: Rc<RefCell<Store>>,
     ticket: Option<Ticket>,
+    /// What is kept is what the store holds.
+    is_saved: bool,
 }
 
 impl Renewal {
@@ -322,12 +368,10 @@ impl Renewal {
         let mut lock = None;
         let renewed = self.renew(&mut lock).await.map_err(Rc::new);
         self.end(&renewed);
-        if renewed.is_err() && lock.is_some() {
-            // How often the refresh token may still be sent has changed.
-            let kept = self.store.borrow().kept();
-            if let Some(kept) = kept.filter(|_| shared.is_current(&self.store)) {
-                let _ = shared.keep(kept).await;
-            }
+        if let Some(lock) = lock.filter(|_| !self.is_saved)
+            && !shared.save_held(&self.store).await
+        {
+            spawn_local(save_later(Rc::clone(&shared), Rc::clone(&self.store), lock));
         }
         renewed
     }
@@ -335,11 +379,12 @@ impl Renewal {
     async fn renew(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
         let shared = Rc::clone(&self.shared);
         let patience = self.store.borrow().patience();
-        *lock = Some(Lock::take(&shared.name, patience).await.map_err(Error::Browser)?);
+        *lock = Some(Lock::take(&shared.id, patience).await.map_err(Error::Browser)?);
         if let Some(kept) = shared.kept().await? {
             let theirs =
                 self.with_ticket(|store, ticket| store.take_over(ticket, kept, platform::now(), seed()));
             if let Some(token) = theirs.flatten() {
+                self.is_saved = true;
                 return Ok(token);
             }
         }
@@ -356,8 +401,8 @@ impl Renewal {
         };
         // Before anybody uses it: a new refresh token comes only once.
         if shared.is_current(&self.store) {
-            // If it can't be kept, the store sees by itself that what is kept is older.
-            let _ = shared.keep(Kept::new(token.clone())).await;
+            // Until it can be kept, the store sees by itself that what is kept is older.
+            self.is_saved = shared.keep(Kept::new(token.clone())).await.is_ok();
         }
         Ok(token)
     }
