@@ -88,6 +88,7 @@ impl Authorizer {
         let (head, body) = request.into_parts();
         let (kept, mut streamed) = read(body)?;
         let request = Repeatable::new(configured(head), &kept).map_err(Error::from)?;
+        let started = self.session.generation();
         let token = self.session.token_by(&clock).map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let is_kept = streamed.is_none();
 
@@ -124,14 +125,14 @@ impl Authorizer {
         if is_kept && status_is_error && is_refused {
             performed = by_ourselves(&token)?;
         }
-        if performed.token_is_refused && is_kept {
+        // Where the head is hidden, the proof may be what was refused.
+        let is_told = is_kept || !status_is_error || !performed.token_is_refused;
+        if is_told && self.session.is_refused(&token, &performed, request.uri(), started) && is_kept {
             // Without another token, the refusal is the application's.
-            if let Some(other) = self.session.token_instead_of(&token, &clock) {
+            if let Some(other) = self.session.another_token(&clock) {
                 performed = by_ourselves(&other)?;
+                self.session.is_refused(&other, &performed, request.uri(), started);
             }
-        } else if performed.token_is_refused && !status_is_error {
-            // Where the head is hidden, the proof may be what was refused.
-            self.session.reject(&token);
         }
         let status = performed.response.status();
         if status_is_error && (status.is_client_error() || status.is_server_error()) {

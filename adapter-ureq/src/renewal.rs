@@ -26,6 +26,8 @@ pub(crate) struct Renewal {
     ticket: Option<Ticket>,
     /// How long the ticket lasts, or the lease: whoever comes after it must not meet this one's request.
     clock: Clock,
+    /// The storage has refused what came.
+    save_failed: bool,
 }
 
 /// Who renews.
@@ -39,7 +41,7 @@ enum Turn<'a> {
 impl Renewal {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: Ticket) -> Self {
         let clock = Clock::start(shared.patience);
-        Self { shared: Arc::clone(shared), ticket: Some(ticket), clock }
+        Self { shared: Arc::clone(shared), ticket: Some(ticket), clock, save_failed: false }
     }
 
     pub(crate) fn run(mut self) {
@@ -48,10 +50,35 @@ impl Renewal {
         let mut lease = None;
         let renewed = self.renew(&shared, &mut lease).map_err(Arc::new);
         self.end(&renewed);
-        if let (Err(_), Some(lease)) = (&renewed, &mut lease) {
-            // How often the refresh token may still be sent has changed.
-            if let Some(kept) = shared.state().store.kept() {
-                let _ = save(&mut **lease, kept, &shared.transport);
+        if let Some(lease) = &mut lease {
+            self.save_rest(&mut **lease);
+        }
+    }
+
+    /// Saves what is not saved yet: a token that was given, how often the refresh token may still be sent after a failure,
+    /// and what the storage has refused before. It is tried as long as the lease lasts; nobody waits for it.
+    fn save_rest(&self, lease: &mut (dyn Lease + '_)) {
+        let Shared { transport, .. } = &*self.shared;
+        let mut has_failed = false;
+        loop {
+            // Not in the loop's head, where its lock would be held to the end of the body.
+            let unsaved = self.shared.state().store.unsaved();
+            let Some(kept) = unsaved else { return };
+            match save(lease, &kept, transport) {
+                Ok(true) => self.shared.state().store.saved(&kept),
+                // Somebody with a later lease has saved.
+                Ok(false) => return,
+                Err(error) if !has_failed => {
+                    has_failed = true;
+                    transport.tell(Event::Alone(&*error));
+                }
+                Err(_) => {}
+            }
+            if self.clock.left().is_zero() {
+                return;
+            }
+            if has_failed {
+                thread::sleep(LOOK_AGAIN);
             }
         }
     }
@@ -71,6 +98,10 @@ impl Renewal {
                     self.clock = Clock::start(shared.patience);
                 }
             }
+        }
+        let good = shared.state().store.good(now());
+        if let Some(token) = good {
+            return Ok(token); // It has only to be saved.
         }
         let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
         let uses_something_up = attempt.keep.is_some();
@@ -95,7 +126,7 @@ impl Renewal {
                 Ok(Some(token)) => return Ok(Turn::Theirs(token)),
                 Ok(None) => {}
                 // What can't be read is replaced, where it isn't needed.
-                Err(error) if is_ours && shared.state().store.has_grant() => {
+                Err(error) if is_ours && shared.state().store.replaces_kept() => {
                     shared.transport.tell(Event::Alone(&*error));
                 }
                 Err(error) => return Err(error),
@@ -122,23 +153,32 @@ impl Renewal {
     }
 
     fn ask(
-        &self,
+        &mut self,
         shared: &Shared,
         attempt: Attempt,
         mut lease: Option<&mut (dyn Lease + '_)>,
     ) -> Result<Token, Error> {
         let Shared { transport, client, .. } = shared;
         if let (Some(lease), Some(keep)) = (&mut lease, attempt.keep) {
-            if !save(*lease, keep, transport).map_err(Error::Storage)? {
-                return Err(Error::Storage("the lease has lapsed before it could be used".into()));
+            let saved = match save(*lease, &keep, transport) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("the lease has lapsed before it could be used".into()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = saved {
+                self.with_ticket(Store::withdraw);
+                return Err(Error::Storage(error));
             }
+            shared.state().store.saved(&keep);
         }
         let left = self.clock.left();
         let budget = left.saturating_sub(MARGIN.min(left / 2)).min(transport.time());
         let token = transport.run_within(budget, client.token(attempt.grant)?)?;
         // Before anybody uses it: a new refresh token comes only once.
-        if let Some(Err(error)) = lease.map(|lease| save(lease, Kept::new(token.clone()), transport)) {
+        let kept = shared.state().store.kept_with(token.clone());
+        if let Some(Err(error)) = lease.map(|lease| save(lease, &kept, transport)) {
             transport.tell(Event::Alone(&*error));
+            self.save_failed = true;
         }
         Ok(token)
     }
@@ -169,6 +209,9 @@ impl Renewal {
             state.failure = renewed.as_ref().err().map(Arc::clone);
             state.ended += 1;
         }
+        if self.save_failed {
+            state.store.save_failed();
+        }
         drop(state);
         self.shared.wake();
     }
@@ -189,8 +232,8 @@ impl Drop for Renewal {
     }
 }
 
-fn save(lease: &mut dyn Lease, kept: Kept, transport: &Transport) -> Result<bool, StorageError> {
-    lease.save(&kept.with_origins(transport.learned()).to_json())
+fn save(lease: &mut dyn Lease, kept: &Kept, transport: &Transport) -> Result<bool, StorageError> {
+    lease.save(&kept.clone().with_origins(transport.learned()).to_json())
 }
 
 /// Random, for times that are left to chance; where there is no chance, none is needed.

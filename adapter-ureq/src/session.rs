@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use http::{Request, Response};
-use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Store, Ticket, Token};
+use http::{Request, Response, Uri};
+use keybound_core::{Client, Demand, Grant, Kept, RefreshPolicy, Scope, Store, Ticket, Token};
 
 use crate::clock::{Clock, now};
 use crate::event::{Event, Reason};
@@ -21,7 +21,10 @@ use crate::{Error, Transport};
 /// However many threads need a token, one asks for it. A caller with a token that is still good never waits for a
 /// renewal; one without waits for the one that is under way, and shares its result, its error included.
 #[derive(Clone)]
-pub struct Session(Arc<Shared>);
+pub struct Session(Arc<Handle>);
+
+/// What the clones of a session share, and its refreshes don't: it is dropped with the last of them.
+struct Handle(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) transport: Arc<Transport>,
@@ -73,7 +76,9 @@ pub struct SessionBuilder {
     grant: Option<Grant>,
     policy: RefreshPolicy,
     held: Option<Token>,
-    shelf: Option<Shelf>,
+    scope: Option<Scope>,
+    resources: Vec<String>,
+    shelf: Option<(Arc<dyn Storage>, String)>,
 }
 
 impl SessionBuilder {
@@ -83,9 +88,26 @@ impl SessionBuilder {
         self
     }
 
-    /// Begins with this token.
+    /// Begins with this token, of a login that was made without this session.
+    ///
+    /// With a [storage](Self::kept_in) it is stored at once, in the background. It replaces what is stored, unless that
+    /// descends from this token: an application that starts again with an old token goes on with its successor.
     pub fn token(mut self, token: Token) -> Self {
         self.held = Some(token);
+        self
+    }
+
+    /// Sets the scope that the session's tokens are for, which is part of the name under which it is
+    /// [stored](Self::kept_in). Defaults to that of a grant that is [repeatable](Grant::is_repeatable), else to none.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// Adds a resource (RFC 8707) that the session's tokens are for, which is part of the name under which it is
+    /// [stored](Self::kept_in). Defaults to those of a grant that is [repeatable](Grant::is_repeatable), else to none.
+    pub fn resource(mut self, uri: &str) -> Self {
+        self.resources.push(uri.to_owned());
         self
     }
 
@@ -94,30 +116,52 @@ impl SessionBuilder {
     ///
     /// If the storage fails, each process goes on by itself, and [`Event::Alone`] says so; but a refresh token is not
     /// sent unless it is certain that no other process sends it.
+    ///
+    /// The storage has it under this name, a hyphen, and the [fingerprint](Client::session_fingerprint) of client, server,
+    /// [scope](Self::scope) and [resources](Self::resource). A session of another client, or at another server, is not
+    /// found under the same name, nor replaced.
     pub fn kept_in(mut self, storage: Arc<dyn Storage>, name: impl Into<String>) -> Self {
-        self.shelf = Some(Shelf { storage, name: name.into() });
+        self.shelf = Some((storage, name.into()));
         self
     }
 
-    /// The session. Nothing is sent, and nothing loaded, before a token is needed.
+    /// The session. Nothing is sent before a token is needed, and nothing loaded unless it begins with a
+    /// [token](Self::token).
     pub fn open(self) -> Session {
+        let shelf = self.shelf.as_ref().map(|(storage, name)| {
+            let name = format!("{name}-{}", self.fingerprint());
+            Shelf { storage: Arc::clone(storage), name }
+        });
         let store = Store::new(self.policy, self.grant);
         let store = match self.held {
             Some(token) => {
                 let mut store = store.holding(Kept::new(token));
-                store.not_saved();
+                if shelf.is_some() {
+                    store.not_saved();
+                }
                 store
             }
             None => store,
         };
-        Session(Arc::new(Shared {
+        let session = Session(Arc::new(Handle(Arc::new(Shared {
             transport: self.transport,
             client: self.client,
-            shelf: self.shelf,
+            shelf,
             patience: store.patience(),
             state: Mutex::new(State { store, failure: None, under_way: 0, ended: 0 }),
             settled: Condvar::new(),
-        }))
+        }))));
+        session.store_given();
+        session
+    }
+
+    fn fingerprint(&self) -> String {
+        let repeatable = self.grant.as_ref().filter(|grant| grant.is_repeatable());
+        let scope = self.scope.as_ref().or(repeatable.and_then(Grant::requested_scope));
+        let of_grant = repeatable.filter(|_| self.resources.is_empty()).into_iter();
+        let resources = of_grant.flat_map(Grant::requested_resources);
+        let resources = resources.chain(self.resources.iter().map(String::as_str));
+        self.client.session_fingerprint(scope, resources)
     }
 }
 
@@ -142,13 +186,15 @@ impl Session {
             grant: None,
             policy: RefreshPolicy::default(),
             held: None,
+            scope: None,
+            resources: Vec::new(),
             shelf: None,
         }
     }
 
     /// What performs its requests.
     pub fn transport(&self) -> &Transport {
-        &self.0.transport
+        &self.shared().transport
     }
 
     /// A token that is good now.
@@ -156,7 +202,7 @@ impl Session {
     /// # Errors
     /// That of the one renewal that all who need a token have waited for, or that no token came in time.
     pub fn token(&self) -> Result<Token, Arc<Error>> {
-        self.token_by(&Clock::start(self.0.transport.time()))
+        self.token_by(&Clock::start(self.shared().transport.time()))
     }
 
     /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses the token all the
@@ -166,24 +212,23 @@ impl Session {
     /// If there is no token, or the request gets no answer.
     pub fn run<B: AsRef<[u8]>>(&self, request: Request<B>) -> Result<Response<ureq::Body>, Arc<Error>> {
         let (head, body) = request.into_parts();
-        let clock = Clock::start(self.0.transport.time());
+        let clock = Clock::start(self.shared().transport.time());
         let request = Repeatable::new(head, body.as_ref()).map_err(Error::from)?;
         let send = |token: &Token| {
             let call = request.call(token, clock.left())?;
-            self.0.transport.perform(call, &request, &clock)
+            self.shared().transport.perform(call, &request, &clock)
         };
+        let started = self.generation();
         let token = self.token_by(&clock)?;
-        let Performed { response, token_is_refused } = send(&token)?;
-        if !token_is_refused {
-            return Ok(response);
+        let performed = send(&token)?;
+        if !self.is_refused(&token, &performed, request.uri(), started) {
+            return Ok(performed.response);
         }
         // Without another token, the refusal is the application's.
-        let Some(other) = self.token_instead_of(&token, &clock) else { return Ok(response) };
-        let Performed { response, token_is_refused } = send(&other)?;
-        if token_is_refused {
-            self.reject(&other);
-        }
-        Ok(response)
+        let Some(other) = self.another_token(&clock) else { return Ok(performed.response) };
+        let performed = send(&other)?;
+        self.is_refused(&other, &performed, request.uri(), started);
+        Ok(performed.response)
     }
 
     /// Forgets the token, and removes what is kept, for this process and for every other that loads it from now on. What
@@ -193,33 +238,60 @@ impl Session {
     /// # Errors
     /// If what is kept can't be removed; it is forgotten here all the same.
     pub fn log_out(&self) -> Result<Option<Token>, Arc<Error>> {
-        let held = self.0.state().store.forget();
-        if let Some(shelf) = &self.0.shelf {
-            shelf.clear(self.0.patience).map_err(Error::Storage)?;
+        let held = self.shared().state().store.forget();
+        if let Some(shelf) = &self.shared().shelf {
+            shelf.clear(self.shared().patience).map_err(Error::Storage)?;
         }
         Ok(held)
     }
 
-    /// Another token than this one, which a server has refused, for one more request.
-    pub(crate) fn token_instead_of(&self, refused: &Token, clock: &Clock) -> Option<Token> {
-        self.reject(refused);
-        let other = self.token_by(clock).ok()?;
-        self.0.transport.tell(Event::Again { wait: Duration::ZERO, reason: Reason::TokenRefused });
-        Some(other)
+    /// A number that grows with every token that the session gets.
+    pub(crate) fn generation(&self) -> u64 {
+        self.shared().state().store.generation()
     }
 
-    /// Sees that a token is not used again, which a server has refused.
-    pub(crate) fn reject(&self, refused: &Token) {
-        self.0.state().store.reject(refused);
+    /// Notes whether the server has taken the token, and returns whether the request is to be sent again with another.
+    /// `started` is the generation of before it was got.
+    pub(crate) fn is_refused(&self, token: &Token, performed: &Performed, uri: &Uri, started: u64) -> bool {
+        let mut state = self.shared().state();
+        if performed.token_is_refused {
+            return state.store.refused(token, uri, started, now());
+        }
+        // An error of the server's own is no word about the token.
+        if !performed.response.status().is_server_error() {
+            state.store.accepted(uri);
+        }
+        false
+    }
+
+    /// Another token, for one more request.
+    pub(crate) fn another_token(&self, clock: &Clock) -> Option<Token> {
+        let other = self.token_by(clock).ok()?;
+        self.shared().transport.tell(Event::Again { wait: Duration::ZERO, reason: Reason::TokenRefused });
+        Some(other)
     }
 
     /// Whether anybody but a pool has it, a renewal included.
     pub(crate) fn is_held(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+        Arc::strong_count(&self.0) > 1 || self.shared().state().under_way > 0
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
+    /// Stores the token that the session begins with, unless it has to be refreshed first.
+    fn store_given(&self) {
+        let mut state = self.shared().state();
+        if state.store.unsaved().is_some() && state.store.good(now()).is_some() {
+            if let Demand::Use(_, Some(ticket)) = state.store.demand(now()) {
+                self.begin(state, ticket);
+            }
+        }
     }
 
     pub(crate) fn token_by(&self, clock: &Clock) -> Result<Token, Arc<Error>> {
-        let shared = &self.0;
+        let shared = self.shared();
         let mut state = shared.state();
         let mut ended = state.ended;
         loop {
@@ -259,23 +331,20 @@ impl Session {
     fn begin(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) {
         state.under_way += 1;
         drop(state);
-        let renewal = Renewal::new(&self.0, ticket);
+        let renewal = Renewal::new(self.shared(), ticket);
         let _ = thread::Builder::new().name("keybound-renewal".into()).spawn(move || renewal.run());
     }
 }
 
-/// The last one waits for a refresh token that is under way, as long as the policy's patience lasts: the process may
-/// be about to end, and the answer comes only once.
-impl Drop for Session {
+/// With the last clone ends the session. It waits for a refresh token that is under way or not stored yet, as long as the
+/// policy's patience lasts: the process may be about to end, and the answer comes only once.
+impl Drop for Handle {
     fn drop(&mut self) {
-        let clock = Clock::start(self.0.patience);
-        let mut state = self.0.state();
-        while state.under_way > 0
-            && Arc::strong_count(&self.0) <= state.under_way + 1
-            && !state.store.is_repeatable()
-            && !clock.left().is_zero()
-        {
-            let woken = self.0.settled.wait_timeout(state, clock.left());
+        let Self(shared) = self;
+        let clock = Clock::start(shared.patience);
+        let mut state = shared.state();
+        while state.under_way > 0 && state.store.may_lose_login() && !clock.left().is_zero() {
+            let woken = shared.settled.wait_timeout(state, clock.left());
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -295,7 +364,7 @@ impl Shared {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("client", &self.0.client).finish_non_exhaustive()
+        f.debug_struct("Session").field("client", &self.shared().client).finish_non_exhaustive()
     }
 }
 

@@ -215,7 +215,7 @@ impl Session {
             platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
             ProofKey::delete(&shared.name).await?;
         }
-        let refresh_token = kept.as_ref().and_then(|kept| kept.token().refresh_token());
+        let refresh_token = kept.as_ref().and_then(|kept| kept.token()?.refresh_token());
         let revocation = refresh_token
             .and_then(|token| shared.client.revoke(token.clone(), Some(TokenTypeHint::RefreshToken)).ok());
         match revocation {
@@ -233,7 +233,7 @@ impl Session {
     }
 
     fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
-        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), is_saved: false }
+        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), save_failed: false }
     }
 }
 
@@ -282,20 +282,22 @@ impl Shared {
         Ok(())
     }
 
-    async fn keep(&self, kept: Kept) -> Result<(), Error> {
-        let json = kept.with_origins(self.transport.learned()).to_json();
+    async fn keep(&self, kept: &Kept) -> Result<(), Error> {
+        let json = kept.clone().with_origins(self.transport.learned()).to_json();
         let text = std::str::from_utf8(json.expose()).unwrap_or_default();
         platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
     }
 
-    /// Keeps what a store holds, how often its refresh token may still be sent included. `true` if that's done, or needless,
-    /// since the session has begun anew or ended.
-    async fn save_held(&self, store: &Rc<RefCell<Store>>) -> bool {
-        let held = store.borrow().kept().filter(|_| self.is_current(store));
-        match held {
-            Some(held) => self.keep(held).await.is_ok(),
-            None => true,
+    /// Saves what a store has that isn't saved. `true` if nothing is left to be saved, as when the session has begun anew or
+    /// ended.
+    async fn save_rest(&self, store: &Rc<RefCell<Store>>) -> bool {
+        let unsaved = store.borrow().unsaved().filter(|_| self.is_current(store));
+        let Some(kept) = unsaved else { return true };
+        let saved = self.keep(&kept).await.is_ok();
+        if saved {
+            store.borrow_mut().saved(&kept);
         }
+        saved
     }
 
     fn end(&self) {
@@ -330,7 +332,7 @@ async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<Store>>, lock: Lock) {
     let until = platform::now().saturating_add(store.borrow().patience());
     while platform::now() < until {
         platform::sleep(SAVE_AGAIN).await;
-        if shared.save_held(&store).await {
+        if shared.save_rest(&store).await {
             break;
         }
     }
@@ -357,8 +359,8 @@ struct Renewal {
     /// Which gave the ticket; another may have taken its place since.
     store: Rc<RefCell<Store>>,
     ticket: Option<Ticket>,
-    /// What is kept is what the store holds.
-    is_saved: bool,
+    /// What came could not be saved.
+    save_failed: bool,
 }
 
 impl Renewal {
@@ -368,8 +370,8 @@ impl Renewal {
         let mut lock = None;
         let renewed = self.renew(&mut lock).await.map_err(Rc::new);
         self.end(&renewed);
-        if let Some(lock) = lock.filter(|_| !self.is_saved)
-            && !shared.save_held(&self.store).await
+        if let Some(lock) = lock
+            && !shared.save_rest(&self.store).await
         {
             spawn_local(save_later(Rc::clone(&shared), Rc::clone(&self.store), lock));
         }
@@ -384,13 +386,20 @@ impl Renewal {
             let theirs =
                 self.with_ticket(|store, ticket| store.take_over(ticket, kept, platform::now(), seed()));
             if let Some(token) = theirs.flatten() {
-                self.is_saved = true;
                 return Ok(token);
             }
         }
+        let good = self.store.borrow().good(platform::now());
+        if let Some(token) = good {
+            return Ok(token); // It has only to be saved.
+        }
         let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
         if let Some(keep) = attempt.keep {
-            shared.keep(keep).await?;
+            if let Err(error) = shared.keep(&keep).await {
+                self.with_ticket(Store::withdraw);
+                return Err(error);
+            }
+            self.store.borrow_mut().saved(&keep);
         }
         let token = match &shared.source {
             Source::Grant(_) => shared.transport.run(shared.client.token(attempt.grant)?).await?,
@@ -401,8 +410,8 @@ impl Renewal {
         };
         // Before anybody uses it: a new refresh token comes only once.
         if shared.is_current(&self.store) {
-            // Until it can be kept, the store sees by itself that what is kept is older.
-            self.is_saved = shared.keep(Kept::new(token.clone())).await.is_ok();
+            let kept = self.store.borrow().kept_with(token.clone());
+            self.save_failed = shared.keep(&kept).await.is_err();
         }
         Ok(token)
     }
@@ -413,6 +422,9 @@ impl Renewal {
         *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
         let mut store = self.store.borrow_mut();
         store.settle(ticket, outcome, platform::now(), seed());
+        if self.save_failed {
+            store.save_failed();
+        }
         drop(store);
         self.shared.settled.ring();
     }

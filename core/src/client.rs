@@ -84,6 +84,10 @@ impl Client {
         self.0.key.as_ref()
     }
 
+    pub(crate) fn token_endpoint(&self) -> &Endpoint {
+        &self.0.token_endpoint
+    }
+
     /// Takes a bearer token although a bound one was asked for: for servers that bind the refresh token
     /// alone (RFC 9449 §5).
     pub fn accept_bearer(mut self) -> Self {

@@ -126,6 +126,11 @@ impl ClientAuth {
         self.id.as_deref()
     }
 
+    /// Returns whether the client has no credential (RFC 6749 §2.1).
+    pub(crate) fn is_public(&self) -> bool {
+        self.secret.is_none() && self.header.is_none() && self.signing.is_none()
+    }
+
     /// The assertion that a request must have, for this audience if no other is set.
     pub(crate) fn assertion(&self, audience: &str) -> Option<ClientAssertion> {
         let (key, chosen) = self.signing.as_ref()?;

@@ -198,6 +198,16 @@ impl Grant {
         self.repeat == Repeat::Freely && self.polling.is_none()
     }
 
+    /// Returns the scope that is asked for (RFC 6749 §3.3), if one was [set](Self::scope).
+    pub fn requested_scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
+    /// Returns the [resources](Self::resource) that the token is to be used at (RFC 8707 §2).
+    pub fn requested_resources(&self) -> impl Iterator<Item = &str> {
+        self.fields.get_all("resource")
+    }
+
     pub(crate) fn is_client_credentials(&self) -> bool {
         self.fields.get("grant_type") == Some(CLIENT_CREDENTIALS)
     }

@@ -176,6 +176,7 @@ mod origins;
 mod protected_resource;
 pub mod provider;
 mod refresh_policy;
+mod refusals;
 mod resource;
 mod revocation;
 mod secret;

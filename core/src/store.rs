@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use http::Uri;
+
 use crate::error::{Error, Retry};
 use crate::grant::Grant;
-use crate::kept::{Kept, TRIES};
+use crate::kept::{Kept, Lineage, TRIES};
 use crate::refresh_policy::{RefreshPolicy, Times};
+use crate::refusals::Refusals;
 use crate::time::UnixTime;
 use crate::token::Token;
 
@@ -26,10 +29,14 @@ pub struct Store {
     /// How often what is good for once, the grant or the refresh token that is held, may still be sent by somebody who
     /// dies over it.
     tries_left: u8,
-    /// What is held came from elsewhere, and what is kept is from before it.
+    /// The tokens that the held one descends from.
+    lineage: Lineage,
+    /// The application gave the token that is held. It replaces what is kept, unless that descends from it.
+    given: bool,
+    /// What is held, or how often it may be sent, is not kept yet.
     unsaved: bool,
     /// What was kept when it was last looked at: if it still is, then what is held is newer.
-    seen: Option<Token>,
+    seen: Option<Kept>,
     flight: Option<Flight>,
     paused_until: Option<UnixTime>,
     tickets: u64,
@@ -37,6 +44,7 @@ pub struct Store {
     forgotten: u64,
     /// How many tokens have been held: a failure tells of the one whose refresh token it had, and of no later one.
     holdings: u64,
+    refusals: Refusals,
 }
 
 #[derive(Debug)]
@@ -100,8 +108,9 @@ pub enum Demand {
 pub struct Attempt {
     /// To be asked with.
     pub grant: Grant,
-    /// To be saved before it is asked, by a driver that saves: so that a process that dies, and starts again, does not
-    /// send for ever what may be used up. `None` where the grant uses nothing up.
+    /// To be saved before the grant is sent, by a driver that saves: so that nothing is spent whose token could not be
+    /// saved, and a process that dies, and starts again, does not send for ever what may be used up. `None` where the
+    /// grant uses nothing up.
     pub keep: Option<Kept>,
 }
 
@@ -152,6 +161,8 @@ impl Store {
             grant,
             held: None,
             tries_left: TRIES,
+            lineage: Lineage::default(),
+            given: false,
             unsaved: false,
             seen: None,
             flight: None,
@@ -159,22 +170,21 @@ impl Store {
             tickets: 0,
             forgotten: 0,
             holdings: 0,
+            refusals: Refusals::default(),
         }
     }
 
     /// Begins with what was kept from an earlier time.
     #[must_use]
     pub fn holding(mut self, kept: Kept) -> Self {
-        self.tries_left = kept.tries_left;
-        let held = Held::new(kept.token, &self.policy, 0, 0);
-        self.hold(held);
+        self.hold_kept(kept, 0, 0);
         self
     }
 
-    /// What to do for a token at the time `now`.
+    /// What to do for a token at the time `now`. A ticket beside a token is there to refresh it, or to save it.
     pub fn demand(&mut self, now: UnixTime) -> Demand {
         let usable = self.held.as_ref().filter(|held| held.is_usable(now));
-        let usable = usable.map(|held| (held.token.clone(), held.is_due(now)));
+        let usable = usable.map(|held| (held.token.clone(), held.is_due(now) || self.unsaved));
         match usable {
             Some((token, false)) => Demand::Use(token, None),
             Some((token, true)) if self.is_busy(now).is_some() => Demand::Use(token, None),
@@ -193,33 +203,74 @@ impl Store {
     /// renewal needless. `seed` is random.
     ///
     /// A grant that is good for once and has not been used is a fresh login, and goes before what an earlier one
-    /// has left.
+    /// has left; so does a token that the application [gave](Self::not_saved). Neither does if what is kept descends
+    /// from it: then this is a restart with a token of before, or a grant that is spent.
     pub fn take_over(&mut self, ticket: &Ticket, kept: Kept, now: UnixTime, seed: u64) -> Option<Token> {
-        let is_fresh = self.grant.as_ref().is_some_and(|grant| !grant.is_repeatable());
-        if is_fresh || std::mem::take(&mut self.unsaved) {
-            self.seen = Some(kept.token);
+        let Some(theirs) = &kept.token else {
+            self.seen = Some(kept);
+            return None;
+        };
+        let fresh = self.grant.as_ref().filter(|grant| !grant.is_repeatable());
+        let is_descendant = match (fresh, &self.held) {
+            (Some(grant), _) => grant.refresh_token.as_ref().is_some_and(|token| {
+                let id = Lineage::id(token);
+                kept.lineage.contains(&id) || theirs.lineage_id() == id
+            }),
+            (None, Some(held)) if self.given => {
+                let id = held.token.lineage_id();
+                let is_as_new = theirs.received_at() >= held.token.received_at();
+                kept.lineage.contains(&id) || (theirs.lineage_id() == id && is_as_new)
+            }
+            (None, _) => false,
+        };
+        let before = self.seen.replace(kept.clone());
+        if (fresh.is_some() || self.given) && !is_descendant {
             return None;
         }
-        if self.held.as_ref().is_some_and(|held| held.token.is_equal_to(&kept.token)) {
-            if ticket.tried.is_none() {
+        if self.held.as_ref().is_some_and(|held| held.token.is_equal_to(theirs)) {
+            if self.given {
+                self.lineage = kept.lineage;
+                (self.given, self.unsaved) = (false, false);
+            }
+            if ticket.tried.is_none() && !self.unsaved {
                 self.tries_left = kept.tries_left;
             }
             return None;
         }
-        let before = self.seen.replace(kept.token.clone());
-        if self.held.is_some() && before.is_some_and(|before| before.is_equal_to(&kept.token)) {
+        // What is held is newer, and could not be saved.
+        let is_seen = before.as_ref().and_then(Kept::token).is_some_and(|seen| seen.is_equal_to(theirs));
+        if self.held.is_some() && is_seen && !is_descendant {
             return None;
         }
-        let theirs = Held::new(kept.token, &self.policy, ticket.serial, seed);
-        let is_good = theirs.is_usable(now) && !theirs.is_due(now);
+        let candidate = Held::new(theirs.clone(), &self.policy, ticket.serial, seed);
+        let is_good = candidate.is_usable(now) && !candidate.is_due(now);
         // Not even its refresh token is needed: what is held may be better.
         if !is_good && self.is_repeatable() {
             return None;
         }
-        self.tries_left = kept.tries_left;
-        let token = theirs.token.clone();
-        self.hold(theirs);
-        is_good.then_some(token)
+        self.grant = self.grant.take().filter(Grant::is_repeatable);
+        self.hold_kept(kept, ticket.serial, seed);
+        self.good(now).filter(|_| is_good)
+    }
+
+    /// Returns the token that is held, if it is good and needs no refresh yet.
+    pub fn good(&self, now: UnixTime) -> Option<Token> {
+        let held = self.held.as_ref().filter(|held| held.is_usable(now) && !held.is_due(now));
+        held.map(|held| held.token.clone())
+    }
+
+    /// Returns what is to be saved because the storage has something older, or nothing.
+    pub fn unsaved(&self) -> Option<Kept> {
+        self.kept().filter(|_| self.unsaved)
+    }
+
+    /// Says that this was saved.
+    pub fn saved(&mut self, kept: &Kept) {
+        let is_held = |token: &Token| self.held.as_ref().is_some_and(|held| held.token.is_same_as(token));
+        if kept.token().is_some_and(is_held) && kept.tries_left == self.tries_left {
+            (self.given, self.unsaved) = (false, false);
+        }
+        self.seen = Some(kept.clone());
     }
 
     /// What the holder of a ticket sends to get a token; `None` if there is nothing left to be sent, so that a new
@@ -230,15 +281,25 @@ impl Store {
         }
         let tries_left = self.tries_left.checked_sub(1)?;
         let attempt = match (&self.grant, &self.held) {
-            (Some(grant), _) => Attempt { grant: grant.clone(), keep: None },
+            // What is kept stays as it was, until there is something better.
+            (Some(grant), _) => {
+                let keep = self.seen.clone().unwrap_or_else(Kept::empty);
+                Attempt { grant: grant.clone(), keep: Some(keep) }
+            }
             (None, held) => {
-                let token = &held.as_ref()?.token;
+                let token = held.as_ref()?.token.clone();
                 let grant = Grant::refresh_token(token.refresh_token()?.clone()).ok()?;
-                Attempt { grant, keep: Some(Kept::with_tries(token.clone(), tries_left)) }
+                let lineage = self.lineage.clone();
+                Attempt { grant, keep: Some(Kept::with(token, tries_left, lineage)) }
             }
         };
         ticket.tried = Some(self.holdings);
         Some(attempt)
+    }
+
+    /// Says that what [`attempt`](Self::attempt) gave was not sent after all.
+    pub fn withdraw(&mut self, ticket: &mut Ticket) {
+        ticket.tried = None;
     }
 
     /// Takes what a renewal brought: a token, or why there is none. `seed` is random. `false` if the ticket had
@@ -262,25 +323,86 @@ impl Store {
             && self.held.as_ref().is_none_or(|held| held.serial <= ticket.serial);
         let is_of_what_is_held = ticket.tried == Some(self.holdings);
         match renewed {
+            // It needed no refresh.
+            Ok(token) if self.held.as_ref().is_some_and(|held| held.token.is_same_as(&token)) => {}
             Ok(token) if is_newest => {
+                self.lineage = self.lineage_of(&token);
                 self.grant = self.grant.take().filter(Grant::is_repeatable);
                 self.tries_left = TRIES;
-                self.unsaved = false;
+                (self.given, self.unsaved) = (false, false);
                 let held = Held::new(token, &self.policy, ticket.serial, seed);
                 self.hold(held);
             }
-            Err(Failure { spent: Spent::Perhaps, .. }) if is_of_what_is_held => {
-                self.tries_left = self.tries_left.saturating_sub(1);
+            Err(failure) if is_of_what_is_held => {
+                self.tries_left = match failure.spent {
+                    Spent::No => self.tries_left,
+                    Spent::Perhaps => self.tries_left.saturating_sub(1),
+                    Spent::Yes => 0,
+                };
+                // It was saved as if nothing were ever heard of it.
+                self.unsaved = true;
             }
-            Err(Failure { spent: Spent::Yes, .. }) if is_of_what_is_held => self.tries_left = 0,
             Ok(_) | Err(_) => {}
         }
         current
     }
 
-    /// Says that what is held came from elsewhere: what is kept is older, and will not be taken over.
+    /// Returns the state with this token in the place of the one that is held, as it is to be saved before it is used.
+    pub fn kept_with(&self, token: Token) -> Kept {
+        let lineage = self.lineage_of(&token);
+        Kept::with(token, TRIES, lineage)
+    }
+
+    /// The tokens that lead to this one, which was got by a grant, or by what is held.
+    fn lineage_of(&self, token: &Token) -> Lineage {
+        let fresh = self.grant.as_ref().filter(|grant| !grant.is_repeatable());
+        let (mut lineage, before) = match (fresh, &self.held) {
+            (Some(grant), _) => (Lineage::default(), grant.refresh_token.as_ref().map(Lineage::id)),
+            (None, held) => (self.lineage.clone(), held.as_ref().map(|held| held.token.lineage_id())),
+        };
+        if let Some(before) = before.filter(|before| *before != token.lineage_id()) {
+            lineage.push(before);
+        }
+        lineage
+    }
+
+    /// Says that what is held was given by the application: it replaces what is kept.
     pub fn not_saved(&mut self) {
+        (self.given, self.unsaved) = (true, true);
+    }
+
+    /// Says that what was got last could not be saved.
+    pub fn save_failed(&mut self) {
         self.unsaved = true;
+    }
+
+    /// Returns a number that grows with every token that is held.
+    pub fn generation(&self) -> u64 {
+        self.holdings
+    }
+
+    /// Says that the server at `uri` has refused a token, and returns whether the call is to be made again with another.
+    /// `started` is the [`generation`](Self::generation) of before the call got this token.
+    ///
+    /// It isn't if the token came since then: another would be refused as well. After two such tokens in a row from one
+    /// origin its refusals cause no token request for 30 s, and the token stays in use.
+    pub fn refused(&mut self, token: &Token, uri: &Uri, started: u64, now: UnixTime) -> bool {
+        if self.held.as_ref().is_some_and(|held| held.token.is_same_as(token)) {
+            if self.holdings > started {
+                self.refusals.add(uri, token, now);
+                return false;
+            }
+            if self.refusals.is_on_hold(uri, now) {
+                return false;
+            }
+        }
+        self.reject(token);
+        true
+    }
+
+    /// Says that the server at `uri` has accepted a token.
+    pub fn accepted(&mut self, uri: &Uri) {
+        self.refusals.clear(uri);
     }
 
     /// Says that a server refused a token. Whatever came after it is not touched.
@@ -294,6 +416,8 @@ impl Store {
     pub fn forget(&mut self) -> Option<Token> {
         self.grant = None;
         self.seen = None;
+        self.lineage = Lineage::default();
+        (self.given, self.unsaved) = (false, false);
         self.tries_left = 0;
         self.holdings += 1;
         self.forgotten = self.tickets;
@@ -303,7 +427,7 @@ impl Store {
     /// What is to be kept of it for a later process: the token, good or not, since its refresh token may be of use.
     pub fn kept(&self) -> Option<Kept> {
         let held = self.held.as_ref()?;
-        Some(Kept::with_tries(held.token.clone(), self.tries_left))
+        Some(Kept::with(held.token.clone(), self.tries_left, self.lineage.clone()))
     }
 
     /// How long a renewal may take until somebody else may try.
@@ -326,9 +450,25 @@ impl Store {
             || self.held.as_ref().is_some_and(|held| held.is_usable(now) || is_left(held))
     }
 
-    /// Whether it has a grant yet, so that a renewal needs nothing of what is kept.
-    pub fn has_grant(&self) -> bool {
-        self.grant.is_some()
+    /// Whether a login is lost if a renewal that is under way is not brought to its end.
+    pub fn may_lose_login(&self) -> bool {
+        !self.is_repeatable() || self.unsaved
+    }
+
+    /// Whether it has a grant or a token that goes before what is kept, so that a renewal needs nothing of that.
+    pub fn replaces_kept(&self) -> bool {
+        self.grant.is_some() || self.given
+    }
+
+    /// Holds a token that was kept, with all that was kept beside it.
+    fn hold_kept(&mut self, kept: Kept, serial: u64, seed: u64) {
+        if let Some(token) = kept.token {
+            self.tries_left = kept.tries_left;
+            self.lineage = kept.lineage;
+            (self.given, self.unsaved) = (false, false);
+            let held = Held::new(token, &self.policy, serial, seed);
+            self.hold(held);
+        }
     }
 
     fn hold(&mut self, held: Held) {
@@ -442,7 +582,7 @@ mod tests {
         let Demand::Renew(second) = store.demand(at(30)) else { panic!("the first has lapsed") };
         assert!(store.settle(second, Ok(token("new", at(31), Some(LIFE))), at(31), 0));
         assert!(!store.settle(first, Ok(token("old", at(32), Some(LIFE))), at(32), 0));
-        assert_eq!(store.kept().unwrap().token().access_token().expose(), "new");
+        assert_eq!(store.kept().unwrap().token().unwrap().access_token().expose(), "new");
     }
 
     #[test]
@@ -503,6 +643,65 @@ mod tests {
         assert!(store.settle(ticket, Ok(token("b", at(1), None)), at(1), 0));
         store.reject(&old);
         assert!(matches!(store.demand(at(1_000_000)), Demand::Use(_, None)));
+    }
+
+    /// A store, and what gives it another token.
+    fn minting() -> (Store, impl FnMut(&mut Store, u64) -> Token) {
+        let mut made = 0;
+        let mint = move |store: &mut Store, secs| {
+            made += 1;
+            let Demand::Renew(ticket) = store.demand(at(secs)) else { panic!("it holds a good one") };
+            let new = token(&format!("t{made}"), at(secs), None);
+            assert!(store.settle(ticket, Ok(new.clone()), at(secs), 0));
+            new
+        };
+        (Store::new(policy(), Some(Grant::client_credentials())), mint)
+    }
+
+    #[test]
+    fn fresh_tokens_that_an_origin_refuses_in_a_row_end_its_token_requests_for_thirty_seconds() {
+        let here = Uri::from_static("https://rs.example/a");
+        let there = Uri::from_static("https://other.example/a");
+        let (mut store, mut mint) = minting();
+        let before = store.generation();
+        let first = mint(&mut store, 0);
+        assert!(!store.refused(&first, &here, before, at(0)), "it was minted for this call");
+        assert!(store.refused(&first, &here, store.generation(), at(1)), "it was there before this call");
+        let before = store.generation();
+        let second = mint(&mut store, 2);
+        assert!(!store.refused(&second, &here, before, at(2)));
+        for secs in [2, 3, 31] {
+            assert!(!store.refused(&second, &here, store.generation(), at(secs)), "{secs}");
+            assert!(matches!(store.demand(at(secs)), Demand::Use(token, None) if token.is_same_as(&second)));
+        }
+        // An older token than the one that is held costs no request.
+        assert!(store.refused(&first, &here, store.generation(), at(31)));
+        assert!(store.refused(&second, &here, store.generation(), at(32)), "the hold-off is over");
+        let before = store.generation();
+        let third = mint(&mut store, 33);
+        assert!(!store.refused(&third, &here, before, at(33)));
+        assert!(!store.refused(&third, &here, store.generation(), at(62)), "it begins anew at once");
+        // A clock that is set back does not prolong it, and no other origin is concerned.
+        assert!(store.refused(&third, &there, store.generation(), at(34)));
+        let fourth = mint(&mut store, 34);
+        assert!(store.refused(&fourth, &here, store.generation(), at(2)));
+    }
+
+    #[test]
+    fn a_token_that_many_calls_have_waited_for_counts_once_and_an_accepted_one_ends_the_row() {
+        let here = Uri::from_static("https://rs.example/a");
+        let (mut store, mut mint) = minting();
+        let before = store.generation();
+        let first = mint(&mut store, 0);
+        for _ in 0..50 {
+            assert!(!store.refused(&first, &here, before, at(0)));
+        }
+        assert!(store.refused(&first, &here, store.generation(), at(0)), "one token is no row");
+        let before = store.generation();
+        let second = mint(&mut store, 1);
+        store.accepted(&Uri::from_static("https://RS.example:443/b"));
+        assert!(!store.refused(&second, &here, before, at(1)));
+        assert!(store.refused(&second, &here, store.generation(), at(1)), "the row was broken");
     }
 
     #[test]
@@ -610,7 +809,7 @@ mod tests {
                         };
                         let Some(attempt) = store.attempt(&mut ticket) else {
                             let kept = store.kept().unwrap();
-                            let newest = kept.token().refresh_token().unwrap().expose();
+                            let newest = kept.token().unwrap().refresh_token().unwrap().expose();
                             assert!(spent[newest] >= TRIES, "it is given up");
                             ends += 1;
                             let _ = store.settle(ticket, Err(Failure::unsent()), at(now), 0);

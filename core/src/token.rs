@@ -12,6 +12,7 @@ use crate::error::{Unread, WhyBad};
 use crate::exchange::Success;
 use crate::grant::Scope;
 use crate::jose::PublicJwk;
+use crate::kept::Lineage;
 use crate::secret::{Secret, is_same};
 use crate::time::UnixTime;
 use crate::wire::http_date;
@@ -163,6 +164,11 @@ impl Token {
     /// Whether the access token is the same, wherever it was kept in the meantime.
     pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
         is_same(self.0.access.expose().as_bytes(), other.0.access.expose().as_bytes())
+    }
+
+    /// The hash by which it is known in the lineage of a session.
+    pub(crate) fn lineage_id(&self) -> String {
+        Lineage::id(self.0.refresh.as_ref().unwrap_or(&self.0.access))
     }
 
     pub(crate) fn authorization(&self) -> &HeaderValue {

@@ -24,6 +24,7 @@ fn an_agent_authorises_its_requests_by_a_session_and_repeats_them_with_their_bod
             _ => response("401 Unauthorized\r\nWWW-Authenticate: Bearer error=\"invalid_token\"", ""),
         });
         let session = server.session(RefreshPolicy::default());
+        session.token().unwrap();
         let agent = agent(&server, &session, status_as_error);
         let url = format!("{}/resource", server.url);
         let mut answer = agent.post(&url).send("a body").unwrap();

@@ -54,6 +54,7 @@ fn the_log_tells_what_happened_and_no_secret() {
     let session = Session::new(Transport::new().signer(key), client, code);
     let request =
         Request::get(format!("{}/resource?account=plantedquery", server.url)).body("plantedbody").unwrap();
+    session.token().unwrap();
     assert_eq!(session.run(request).unwrap().status(), 401);
 
     let url = &server.url;

@@ -3,9 +3,12 @@
 #![cfg(test)]
 
 mod agent;
+mod durability;
 mod log;
 mod nonces;
 mod pool;
+mod refused;
 mod renewal;
 mod server;
 mod storage;
+mod tied;

@@ -63,6 +63,11 @@ impl Server {
         Client::new(Endpoint::loopback_http(&format!("{}/token", self.url)).unwrap(), auth)
     }
 
+    /// The name under which a storage has the session of this name, of this server's client.
+    pub(crate) fn stored_as(&self, name: &str) -> String {
+        format!("{name}-{}", self.client().session_fingerprint(None, []))
+    }
+
     pub(crate) fn call(&self, session: &Session) -> Result<Response<ureq::Body>, Arc<Error>> {
         session.run(Request::get(format!("{}/resource", self.url)).body(Vec::new()).unwrap())
     }

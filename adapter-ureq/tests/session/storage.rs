@@ -317,7 +317,7 @@ fn a_process_whose_storage_is_gone_goes_on_alone_and_says_so() {
     let kept: Arc<dyn Storage> = storage.clone();
     let other = process(&server, &kept, Some(Grant::client_credentials()));
     assert_eq!(other.open().token().unwrap().access_token().expose(), "c2");
-    assert!(storage.inside.load("one").unwrap().is_none());
+    assert!(storage.inside.load(&server.stored_as("one")).unwrap().is_none());
 }
 
 #[test]
@@ -351,11 +351,11 @@ fn a_refresh_token_is_not_sent_without_its_storage_but_a_good_token_stays_in_use
 #[test]
 fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let spoil = || {
+    let spoil = |name: String| {
         let state = SecretBytes::new(b"{\"version\":1,\"access_token\":\"s3cret\"".to_vec());
         // A renewal that has just ended may have it for a moment still.
         let mut lease = loop {
-            match storage.lease("one", PATIENCE).unwrap() {
+            match storage.lease(&name, PATIENCE).unwrap() {
                 Some(lease) => break lease,
                 None => thread::yield_now(),
             }
@@ -363,7 +363,7 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
         lease.save(&state).unwrap();
     };
     let server = rotating_server();
-    spoil();
+    spoil(server.stored_as("one"));
     let error = process(&server, &storage, None).open().token().unwrap_err();
     assert!(matches!(&*error, Error::Storage(_)) && !error.to_string().contains("s3cret"), "{error}");
     let session = process(&server, &storage, Some(Grant::client_credentials())).open();
@@ -372,7 +372,7 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
     assert_eq!(next.token().unwrap().access_token().expose(), "c1");
     // After a login nothing that was kept before is needed.
     let server = rotating_server();
-    spoil();
+    spoil(server.stored_as("one"));
     assert_eq!(
         process(&server, &storage, Some(code())).open().token().unwrap().access_token().expose(),
         "a1"
@@ -479,6 +479,7 @@ fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
     let kept_in: Arc<dyn Storage> = storage.clone();
     let session =
         Session::builder(transport, server.client(), code).policy(policy).kept_in(kept_in, "s").open();
+    session.token().unwrap();
     assert_eq!(server.call(&session).unwrap().status(), 401);
     let held = ended.lock().unwrap().unwrap() - *storage.leased.lock().unwrap();
     assert!(held < Duration::from_millis(1200), "{held:?}");
@@ -493,7 +494,7 @@ fn a_log_out_leaves_nothing_behind_and_hands_on_what_is_to_be_revoked() {
     session.token().unwrap();
     let token = session.log_out().unwrap().unwrap();
     assert_eq!(token.refresh_token().map(Secret::expose), Some("r1"));
-    assert!(storage.load("one").unwrap().is_none());
+    assert!(storage.load(&server.stored_as("one")).unwrap().is_none());
     for session in [session, process(&server, &storage, None).open()] {
         assert!(matches!(&*session.token().unwrap_err(), Error::Reauthenticate));
         assert!(session.log_out().unwrap().is_none());

@@ -90,12 +90,16 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
         figures.kills += 1;
 
         let storage = FileStorage::new(folder.path()).unwrap();
-        assert!(storage.lease(NAME, Duration::ZERO).unwrap().is_some(), "the lock was left behind");
+        assert!(
+            storage.lease(&stored_as(&client), Duration::ZERO).unwrap().is_some(),
+            "the lock was left behind"
+        );
         let (refresh_token, tries_left) = kept(&storage, &client);
         let is_newest = || peer.state().current.as_ref() == Some(&refresh_token);
         figures.with_a_token_lost += u32::from(!is_newest());
         figures.with_a_try_used += u32::from(is_newest() && tries_left < TRIES);
-        figures.with_a_file_unfinished += u32::from(folder.path().join(format!("{NAME}.new")).exists());
+        figures.with_a_file_unfinished +=
+            u32::from(folder.path().join(format!("{}.new", stored_as(&client))).exists());
 
         // The next process.
         if !goes_on(&session(folder.path(), server.address, key(), None), server.address) {
@@ -148,11 +152,15 @@ fn call(session: &Session, peer: SocketAddr) -> Result<u16, Retry> {
     session.run(request).map(|response| response.status().as_u16()).map_err(|error| error.retry())
 }
 
+fn stored_as(client: &Client) -> String {
+    format!("{NAME}-{}", client.session_fingerprint(None, []))
+}
+
 /// The refresh token, and how often it may be sent. What is kept is whole, whenever its writer was killed.
 fn kept(storage: &FileStorage, client: &Client) -> (String, u32) {
-    let state = storage.load(NAME).unwrap().unwrap();
+    let state = storage.load(&stored_as(client)).unwrap().unwrap();
     let kept = Kept::from_json(state.expose(), client, UnixTime::from_secs(0)).unwrap();
     let json: Value = serde_json::from_slice(state.expose()).unwrap();
     let tries_left = json["tries_left"].as_u64().unwrap().try_into().unwrap();
-    (kept.token().refresh_token().unwrap().expose().to_owned(), tries_left)
+    (kept.token().unwrap().refresh_token().unwrap().expose().to_owned(), tries_left)
 }

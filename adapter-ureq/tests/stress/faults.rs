@@ -187,14 +187,16 @@ impl Run {
             Transport::new().signer(key).run(client.token(code).unwrap()).unwrap()
         });
         let storage: Option<Arc<MemoryStorage>> = rng.bool().then(Arc::default);
+        let client = client(tokens.address).dpop(public);
         if let (Some(storage), Some(login)) = (&storage, &login) {
-            let mut lease = storage.lease("s", BUDGET).unwrap().unwrap();
+            let name = format!("s-{}", client.session_fingerprint(None, []));
+            let mut lease = storage.lease(&name, BUDGET).unwrap().unwrap();
             assert!(lease.save(&Kept::new(login.clone()).to_json()).unwrap());
         }
         Self {
             settings,
             peer,
-            client: client(tokens.address).dpop(public),
+            client,
             tokens,
             calls,
             _server: server,

@@ -78,7 +78,11 @@ impl Fields {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.expose())
+        self.get_all(name).next()
+    }
+
+    pub(crate) fn get_all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.expose())
     }
 
     pub(crate) fn push(
