@@ -75,12 +75,18 @@ export class Session {
    */
   callback(this: void, url?: string): Promise<boolean>;
 
-  /** Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key. Open it anew to go on. */
+  /**
+   * Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key, unless another session of the
+   * same name has it. Open it anew to go on.
+   */
   logout(this: void): Promise<void>;
 }
 
 export interface SessionOptions {
-  /** Under which its key and its tokens are kept. `keybound` unless given: an app with two sessions needs two names. */
+  /**
+   * Under which its key and its tokens are kept. `keybound` unless given. Tokens are kept for one server, client and scope
+   * each: an app needs two names for two sessions only where these are the same.
+   */
   name?: string;
   /** The authorization server, which says itself where its endpoints are (RFC 8414, OpenID Connect Discovery). */
   issuer?: string;

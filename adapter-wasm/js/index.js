@@ -162,7 +162,7 @@ export class Session {
       throw error;
     }
     if (!other) {
-      storage().setItem(kept(state), `${id}\n${pending}`);
+      storage().setItem(kept(state), JSON.stringify([id, pending]));
       return leave(id, url);
     }
     this.#giveUp?.();
@@ -198,7 +198,7 @@ export class Session {
     const state = stateOf(url);
     let redirect = redirects.get(state);
     if (!redirect || redirect.hasFailed) {
-      const [owner, pending] = storage().getItem(kept(state))?.split('\n') ?? [];
+      const [owner, pending] = JSON.parse(storage().getItem(kept(state)) ?? '[]');
       redirect = { owner };
       if ((owner ?? id) === id) {
         redirects.set(state, redirect);

@@ -233,6 +233,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     if let Some(url) = options.revocation_endpoint() {
         client = client.revocation_endpoint(Endpoint::https_or_loopback(&url)?);
     }
+    let scope = options.scope().map(|scope| Scope::new(&scope)).transpose()?;
     let source = match (options.token(), options.grant().as_deref()) {
         (Some(get), _) => Source::Page(Box::new(move || {
             let answer = get.call0(&JsValue::UNDEFINED);
@@ -242,8 +243,8 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
         })),
         (None, Some("client_credentials")) => {
             let grant = Grant::client_credentials();
-            Source::Grant(Some(match options.scope() {
-                Some(scope) => grant.scope(Scope::new(&scope)?),
+            Source::Grant(Some(match &scope {
+                Some(scope) => grant.scope(scope.clone()),
                 None => grant,
             }))
         }
@@ -252,7 +253,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
             return Err(Misuse::new("grant", "must be authorization_code or client_credentials").into());
         }
     };
-    Session::open(&name, transport, client, source).await
+    Session::open(&name, transport, client, source, scope.as_ref()).await
 }
 
 /// One kind of future for all, so that what drives it is there once.

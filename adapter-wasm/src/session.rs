@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use keybound_core::{
-    Client, Demand, Grant, Kept, Misuse, RefreshPolicy, Store, Ticket, Token, TokenTypeHint,
+    Client, Demand, Grant, Kept, Misuse, RefreshPolicy, Scope, Store, Ticket, Token, TokenTypeHint,
 };
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
@@ -15,7 +15,8 @@ use web_sys::{Request, Response};
 
 use crate::bell::Bell;
 use crate::platform::Lock;
-use crate::{Error, ProofKey, Transport, platform};
+use crate::transport::Called;
+use crate::{Error, Transport, key, platform};
 
 /// How long a nonce that another page has learned may be of use.
 const NONCE_LIFE: Duration = Duration::from_secs(300);
@@ -61,14 +62,16 @@ struct Shared {
     /// Why the last renewal failed, for those who waited for it.
     failure: RefCell<Option<Rc<Error>>>,
     settled: Bell,
-    /// To and from the sessions of this name in other tabs.
+    /// To and from this session in other tabs.
     channel: JsValue,
     /// The person has logged out, here or elsewhere: the key is gone.
     closed: Cell<bool>,
 }
 
 impl Session {
-    /// The session of this name: with the token that is kept in IndexedDB, or else one that comes from `source`.
+    /// The session of this name, for this client and the `scope` that it asks for (that of a repeatable grant, unless given):
+    /// with the token that is kept in IndexedDB, or else one that comes from `source`. What is kept for another server,
+    /// client, scope, resource or key isn't found.
     ///
     /// # Errors
     /// `Browser` where IndexedDB is missing.
@@ -77,8 +80,12 @@ impl Session {
         transport: Transport,
         client: Client,
         source: Source,
+        scope: Option<&Scope>,
     ) -> Result<Self, Error> {
-        let id = name.to_owned();
+        let repeatable = source.grant().filter(Grant::is_repeatable);
+        let scope = scope.or(repeatable.as_ref().and_then(Grant::requested_scope));
+        let resources = repeatable.iter().flat_map(Grant::requested_resources);
+        let id = format!("{name} {}", client.session_fingerprint(scope, resources));
         let shared = Rc::new(Shared {
             name: name.to_owned(),
             channel: platform::channel(&id),
@@ -160,30 +167,44 @@ impl Session {
         }
     }
 
-    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses the token all the
-    /// same, it is renewed and the request sent again, once.
+    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses a token that was there before,
+    /// it is renewed and the request sent again, once. The refusal of a new token is the application's; after two such in a
+    /// row from one origin, its refusals cause no token request for 30 s.
     ///
     /// # Errors
     /// If there is no token, or the request gets no answer.
     pub async fn fetch(&self, request: &Request) -> Result<Response, Rc<Error>> {
-        let transport = &self.0.transport;
-        let token = self.token().await?;
-        let (response, rejected) = transport.call_and_judge(&token, request).await?;
-        if !rejected {
+        let started = self.0.store().borrow().generation();
+        let (response, refused) = self.call(request, &self.token().await?, started).await?;
+        if !refused {
             return Ok(response);
         }
-        self.0.store().borrow_mut().reject(&token);
         match self.token().await {
-            Ok(other) => {
-                let (response, rejected) = transport.call_and_judge(&other, request).await?;
-                if rejected {
-                    self.0.store().borrow_mut().reject(&other);
-                }
-                Ok(response)
-            }
+            Ok(other) => Ok(self.call(request, &other, started).await?.0),
             // Without another token, the refusal is the application's.
             Err(_) => Ok(response),
         }
+    }
+
+    /// Calls with this token, and returns whether the call is to be made again with another. `started` is the generation
+    /// of before it was got.
+    async fn call(
+        &self,
+        request: &Request,
+        token: &Token,
+        started: u64,
+    ) -> Result<(Response, bool), Rc<Error>> {
+        let Called { response, uri, is_refused } = self.0.transport.perform(token, request).await?;
+        let store = self.0.store();
+        let mut store = store.borrow_mut();
+        if is_refused {
+            return Ok((response, store.refused(token, &uri, started, platform::now())));
+        }
+        // An error of the server's own is no word about the token.
+        if response.status() < 500 {
+            store.accepted(&uri);
+        }
+        Ok((response, false))
     }
 
     /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
@@ -199,7 +220,7 @@ impl Session {
     }
 
     /// Ends the session, in all tabs: its tokens are revoked, where the client knows how, and forgotten, and so is
-    /// the key.
+    /// the key, unless another session of this name has tokens that are bound to it.
     ///
     /// # Errors
     /// `Browser` where IndexedDB is missing, and why the tokens could not be revoked; they are forgotten all the same.
@@ -212,8 +233,8 @@ impl Session {
             // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
             let patience = shared.store().borrow().patience();
             let _lock = Lock::take(&shared.id, patience).await.map_err(Error::Browser)?;
-            platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
-            ProofKey::delete(&shared.name).await?;
+            let key = key::kept_as(&shared.name);
+            platform::erase_session(&shared.kept_as(), &key).await.map_err(Error::Browser)?;
         }
         let refresh_token = kept.as_ref().and_then(|kept| kept.token()?.refresh_token());
         let revocation = refresh_token

@@ -223,14 +223,13 @@ describe('session.fetch, like fetch,', () => {
     assert.deepEqual(log.map(({ body }) => body.toString()), ['a body', 'a body']);
   });
 
-  const STORM = 'each refused call costs two tokens, for ever';
   const refusals = {
     'a challenge': { 'access-control-expose-headers': 'www-authenticate', 'www-authenticate': 'DPoP error="invalid_token"' },
     'a challenge that CORS hides': { 'www-authenticate': 'DPoP error="invalid_token"' },
     'a bare 401': {},
   };
   for (const [name, headers] of Object.entries(refusals)) {
-    test(`costs two tokens in 30 s at most where an origin refuses every token, by ${name}`, { skip: STORM }, async (t) => {
+    test(`costs two tokens in 30 s at most where an origin refuses every token, by ${name}`, async (t) => {
       const { page, log, url } = await resource(t, (_, response) => response.writeHead(401, headers).end('no'));
       const other = await resource(t, (_, response) => response.end('yes'));
       const said = await page.evaluate(async ([url, other]) => {
