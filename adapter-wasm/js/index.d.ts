@@ -18,7 +18,7 @@ export class ProofKey {
   readonly thumbprint: string;
 
   /** A proof for one request, good for once. */
-  proof(request: ProofRequest): Promise<string>;
+  proof(this: void, request: ProofRequest): Promise<string>;
 }
 
 export type Algorithm = 'ES256' | 'Ed25519';
@@ -34,6 +34,7 @@ export interface ProofRequest {
 }
 
 /** A token that is simply there: got when it is first needed, renewed in time, shared by all tabs and workers. */
+/** Its methods are bound to it, and can be handed to a library. */
 export class Session {
   private constructor();
 
@@ -43,36 +44,49 @@ export class Session {
   /** What its tokens are bound to. */
   readonly key: ProofKey;
 
-  /** Whether there is a token, or a way to get one without a login. */
+  /**
+   * Whether there is a token, or a way to get one without a login. `false` once a token has expired, or was refused, and no
+   * refresh token is good any longer. While a login's redirect is being dealt with, it is `true`.
+   */
   readonly isOpen: boolean;
 
   /**
    * `fetch`, with the token and a fresh proof. The response is delivered whatever its status. Redirections are not
    * followed: a proof is for one URL.
    */
-  fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
+  fetch(this: void, input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
 
   /** A token that is good now, for requests that `fetch` can't make. They need a proof, too. */
-  token(): Promise<{ accessToken: string; expiresAt: Date | undefined }>;
+  token(this: void): Promise<{ accessToken: string; expiresAt: Date | undefined }>;
 
   /**
    * Lets the person log in (authorization code with PKCE). By redirect, the page ends here, and `callback` goes on in the
-   * page at `redirectUri`. By pop-up, call it from a click; it is done when the promise is.
+   * page at `redirectUri`; further calls join the first. By pop-up, call it from a click; it is done when the promise is.
+   * A pop-up that is closed ends the login after five minutes, or when `signal` is aborted or another login begins:
+   * servers that isolate their pages (Cross-Origin-Opener-Policy) make an open one look closed.
    */
-  login(options?: { popup?: boolean; signal?: AbortSignal }): Promise<void>;
+  login(this: void, options?: { popup?: boolean; signal?: AbortSignal }): Promise<void>;
 
   /**
    * Call it in the page at `redirectUri`: ends the login, if the page's URL is a login's redirect, and says whether it
-   * was. In a pop-up it hands the redirect over to the page that waits for it.
+   * was. In a pop-up it hands the redirect over to the page that waits for it. All sessions of a page share one outcome of
+   * one redirect, so it may be called twice, as React's StrictMode does. A redirect of another session's login is left
+   * alone.
    */
-  callback(url?: string): Promise<boolean>;
+  callback(this: void, url?: string): Promise<boolean>;
 
-  /** Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key. Open it anew to go on. */
-  logout(): Promise<void>;
+  /**
+   * Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key, unless another session of the
+   * same name has it. Open it anew to go on.
+   */
+  logout(this: void): Promise<void>;
 }
 
 export interface SessionOptions {
-  /** Under which its key and its tokens are kept. `keybound` unless given: an app with two sessions needs two names. */
+  /**
+   * Under which its key and its tokens are kept. `keybound` unless given. Tokens are kept for one server, client and scope
+   * each: an app needs two names for two sessions only where these are the same.
+   */
   name?: string;
   /** The authorization server, which says itself where its endpoints are (RFC 8414, OpenID Connect Discovery). */
   issuer?: string;

@@ -22,6 +22,11 @@ function check(object, types) {
   }
 }
 
+/** Binds methods to their object, so that they can be handed to a library. */
+function bind(object, methods) {
+  for (const method of methods) object[method] = object[method].bind(object);
+}
+
 const absolute = (url) => new URL(url, globalThis.location?.href).href;
 
 export class ProofKey {
@@ -29,6 +34,7 @@ export class ProofKey {
 
   constructor(key) {
     this.#key = key;
+    bind(this, ['proof']);
   }
 
   static async open(name, { algorithm } = {}) {
@@ -80,18 +86,25 @@ export class Session {
   #key;
   #redirectUri;
   #scope;
+  /** The redirects whose outcome it knows. */
+  #told;
+  /** Ends the last login by pop-up, if its pop-up reads as closed. */
+  #giveUp;
 
-  constructor(page, key, { redirectUri, scope }) {
+  constructor(page, key, { redirectUri, scope }, told) {
     this.#page = page;
     this.#key = key;
     this.#redirectUri = redirectUri;
     this.#scope = scope;
+    this.#told = told;
+    bind(this, ['fetch', 'token', 'login', 'callback', 'logout']);
   }
 
   static async open(options) {
     check(options, OPTIONS);
     const { name = 'keybound', token, clientId, tokenEndpoint, algorithm } = options;
     if (clientId === undefined && !token) throw misuse('clientId must be given');
+    const told = new WeakSet([...redirects.values()].filter(({ isOver }) => isOver));
     const key = await ProofKey.open(name, { algorithm });
     const page = await Page.open({
       ...options,
@@ -101,7 +114,9 @@ export class Session {
       tokenEndpoint: tokenEndpoint ?? (token && 'https://page.invalid/'),
       token: token && (async () => JSON.stringify(await token(key))),
     });
-    return new Session(page, key, options);
+    const session = new Session(page, key, options, told);
+    if (await session.#redirect(told)?.outcome.catch(() => false)) await page.resume();
+    return session;
   }
 
   get key() {
@@ -109,7 +124,7 @@ export class Session {
   }
 
   get isOpen() {
-    return this.#page.isOpen;
+    return this.#page.isOpen || Boolean(this.#redirect());
   }
 
   async fetch(input, init) {
@@ -127,6 +142,14 @@ export class Session {
 
   async login({ popup = false, signal } = {}) {
     check({ popup }, { popup: 'boolean' });
+    if (await this.#redirect()?.outcome.catch(() => false)) return this.#page.resume();
+    const { id, isOpen } = this.#page;
+    if (!popup) {
+      // Another session, or tab, may have logged in just now.
+      await this.#page.resume();
+      if (!isOpen && this.#page.isOpen) return undefined;
+      if (leaving.has(id)) return leaving.get(id);
+    }
     // At once, or the browser takes it for one that nobody asked for.
     const other = popup ? open('', '', 'popup,width=480,height=640') : undefined;
     if (other === null) throw unable('The browser has blocked the pop-up: call login from a click');
@@ -138,34 +161,81 @@ export class Session {
       other?.close();
       throw error;
     }
-    if (other) return this.#page.endLogin(pending, await redirectOf(other, url, state, signal));
-    storage().setItem(kept(state), pending);
-    location.assign(url);
-    return new Promise(() => {}); // this page is about to end
+    if (!other) {
+      storage().setItem(kept(state), JSON.stringify([id, pending]));
+      return leave(id, url);
+    }
+    this.#giveUp?.();
+    const { redirect, giveUp, end } = send(other, url, state, signal);
+    this.#giveUp = giveUp;
+    return redirect.then((redirect) => this.#page.endLogin(pending, redirect)).finally(end);
   }
 
   async callback(url = location.href) {
-    const answer = new URL(url);
-    const state = answer.searchParams.get('state');
-    if (!state || !['code', 'error'].some((name) => answer.searchParams.has(name))) return false;
-    const pending = storage().getItem(kept(state));
-    if (!pending) return handOver(state, url);
-    if (url === location.href) {
-      ANSWER.forEach((name) => answer.searchParams.delete(name));
-      history.replaceState(history.state, '', answer);
+    const redirect = stateOf(url) ? this.#dealWith(url) : this.#redirect(this.#told);
+    if (redirect) {
+      this.#told.add(redirect);
+      await redirect.outcome;
     }
-    await this.#page.endLogin(pending, url);
-    storage().removeItem(kept(state));
-    return true;
+    await this.#page.resume();
+    return Boolean(redirect);
   }
 
   async logout() {
     await this.#page.close();
   }
+
+  /** The redirect for this session that the page is dealing with, or has dealt with since it was `told` of these. */
+  #redirect(told) {
+    const { id } = this.#page;
+    const isNew = (redirect) => !redirect.isOver || (told && !told.has(redirect));
+    return [...redirects.values()].findLast((redirect) => (redirect.owner ?? id) === id && isNew(redirect));
+  }
+
+  /** Deals with a redirect, once for all who ask; not with that of another session's login. */
+  #dealWith(url) {
+    const { id } = this.#page;
+    const state = stateOf(url);
+    let redirect = redirects.get(state);
+    if (!redirect || redirect.hasFailed) {
+      const [owner, pending] = JSON.parse(storage().getItem(kept(state)) ?? '[]');
+      redirect = { owner };
+      if ((owner ?? id) === id) {
+        redirects.set(state, redirect);
+        redirect.outcome = (pending ? this.#end(state, pending, url) : handOver(state, url))
+          .then(() => true, (error) => {
+            redirect.hasFailed = true;
+            throw error;
+          })
+          .finally(() => (redirect.isOver = true));
+      }
+    }
+    return (redirect.owner ?? id) === id ? redirect : undefined;
+  }
+
+  /** Ends a login of this tab. */
+  async #end(state, pending, url) {
+    if (url === location.href) {
+      const clean = new URL(url);
+      ANSWER.forEach((name) => clean.searchParams.delete(name));
+      history.replaceState(history.state, '', clean);
+    }
+    await this.#page.endLogin(pending, url);
+    storage().removeItem(kept(state));
+  }
 }
 
 /** What an authorization server adds to a redirect URI (RFC 6749 §4.1.2, RFC 9207, OpenID Connect). */
 const ANSWER = ['code', 'state', 'iss', 'session_state', 'error', 'error_description', 'error_uri'];
+
+/** The `state` of a URL that is a login's redirect. */
+function stateOf(url) {
+  const { searchParams } = new URL(url);
+  return (searchParams.has('code') || searchParams.has('error')) && searchParams.get('state');
+}
+
+/** By `state`, the redirects that this page has come back with: whose login each is of, and the outcome, which is one for all. */
+const redirects = new Map();
 
 const kept = (state) => `keybound ${state}`;
 
@@ -178,35 +248,67 @@ function storage() {
   }
 }
 
+/** Which sessions are leaving this page for a login. */
+const leaving = new Map();
+
+/** Leaves this page for `url`, without an end; whoever else logs in to this session meanwhile comes along. */
+function leave(id, url) {
+  const left = new Promise(() => {});
+  const forget = () => leaving.delete(id);
+  leaving.set(id, left);
+  // It may be come back to, or not be left at all.
+  addEventListener('pagehide', forget, { once: true });
+  setTimeout(forget, 10_000);
+  location.assign(url);
+  return left;
+}
+
+/** What a pop-up and the page that waits for it tell each other, besides the redirect. */
+const [TAKEN, OVER] = ['taken', 'over'];
+
+/** How long a login may take whose pop-up reads as closed: it does if the server isolates its pages (COOP), too. */
+const GRACE = 300_000;
+
 /** Sends a pop-up to `url`, and waits until the page at its end hands the redirect over. */
-function redirectOf(popup, url, state, signal) {
+function send(popup, url, state, signal) {
   const channel = new BroadcastChannel(kept(state));
-  let watch;
+  let giveUp, watch;
   const redirect = new Promise((resolve, reject) => {
+    const gone = () => reject(new KeyboundError('the pop-up was closed before the login was done', { kind: 'lost', retry: 'later' }));
+    giveUp = () => popup.closed && gone();
     channel.onmessage = ({ data }) => {
-      channel.postMessage('taken');
+      channel.postMessage(TAKEN);
       resolve(data);
     };
-    const gone = () => reject(new KeyboundError('the pop-up was closed before the login was done', { kind: 'lost', retry: 'later' }));
-    watch = setInterval(() => popup.closed && gone(), 500);
+    watch = setInterval(() => {
+      if (!popup.closed) return;
+      clearInterval(watch);
+      watch = setTimeout(gone, GRACE);
+    }, 500);
     signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
+    // Or the server could send this page elsewhere.
+    popup.opener = null;
     popup.location = url;
   });
-  return redirect.finally(() => {
-    clearInterval(watch);
+  const end = () => {
+    clearTimeout(watch);
+    channel.postMessage(OVER);
     // Once what it has to say is on its way.
     setTimeout(() => channel.close());
     popup.close();
-  });
+  };
+  return { redirect, giveUp, end };
 }
 
-/** In a pop-up: hands the redirect over to the page that waits for it, which closes this one. */
+/** In a pop-up: hands the redirect over to the page that waits for it. It closes, or goes on after the login. */
 function handOver(state, url) {
   const channel = new BroadcastChannel(kept(state));
   return new Promise((resolve, reject) => {
     const nobody = () => reject(new KeyboundError('the redirect answers no login of this tab', { kind: 'redirect', retry: 'no' }));
     const timer = setTimeout(nobody, 3000);
-    channel.onmessage = () => {
+    channel.onmessage = ({ data }) => {
+      if (data === OVER) resolve();
+      if (data !== TAKEN) return;
       clearTimeout(timer);
       close();
     };

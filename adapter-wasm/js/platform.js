@@ -140,8 +140,11 @@ const open = () =>
     };
   }));
 
-/** Does `act` in one transaction, and returns what it hands to `done`, once that is written down. */
-async function transact(mode, act) {
+/**
+ * Does `act` in one transaction, and returns what it hands to `done`, once that is written down. What fails is done again,
+ * once: the browser may have closed the database.
+ */
+async function transact(mode, act, isLast) {
   try {
     const transaction = (await open()).transaction('kept', mode, { durability: 'strict' });
     return await new Promise((resolve, reject) => {
@@ -152,6 +155,7 @@ async function transact(mode, act) {
     });
   } catch (cause) {
     database = undefined;
+    if (!isLast) return transact(mode, act, true);
     throw unable("IndexedDB can't be used, and it is where keys are kept: storage may be blocked, full, or switched off in a private window", cause);
   }
 }
@@ -164,6 +168,17 @@ export const load = (name) =>
 export const save = (name, value) => transact('readwrite', (store) => store.put(value, name));
 
 export const erase = (name) => transact('readwrite', (store) => store.delete(name));
+
+/** Erases a session; and its key, unless there are tokens of others with its name, which differ in their fingerprints alone. */
+export const eraseSession = (name, key) =>
+  transact('readwrite', (store) => {
+    const isOther = (other) => other.length === name.length && other.startsWith(name.slice(0, -16));
+    store.delete(name);
+    store.openCursor().onsuccess = ({ target: { result } }) => {
+      if (!result) store.delete(key);
+      else if (!isOther(result.key) || !result.value.includes('"token"')) result.continue();
+    };
+  });
 
 // ------------------------------------------------------------------------------------------------------- tabs
 

@@ -111,7 +111,8 @@ impl ProofKey {
     }
 }
 
-fn kept_as(name: &str) -> String {
+/// The name under which IndexedDB has it.
+pub(crate) fn kept_as(name: &str) -> String {
     format!("key {name}")
 }
 

@@ -136,6 +136,21 @@ impl Page {
         })
     }
 
+    /// Tells it from others of this origin: its name and its fingerprint.
+    #[wasm_bindgen(getter)]
+    pub fn id(&self) -> String {
+        self.0.id().to_owned()
+    }
+
+    /// [`Session::resume`]
+    pub fn resume(&self) -> Promise {
+        let session = self.0.clone();
+        promise(async move {
+            session.resume().await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
     /// [`Session::is_open`]
     #[wasm_bindgen(getter, js_name = isOpen)]
     pub fn is_open(&self) -> bool {
@@ -218,6 +233,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     if let Some(url) = options.revocation_endpoint() {
         client = client.revocation_endpoint(Endpoint::https_or_loopback(&url)?);
     }
+    let scope = options.scope().map(|scope| Scope::new(&scope)).transpose()?;
     let source = match (options.token(), options.grant().as_deref()) {
         (Some(get), _) => Source::Page(Box::new(move || {
             let answer = get.call0(&JsValue::UNDEFINED);
@@ -227,8 +243,8 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
         })),
         (None, Some("client_credentials")) => {
             let grant = Grant::client_credentials();
-            Source::Grant(Some(match options.scope() {
-                Some(scope) => grant.scope(Scope::new(&scope)?),
+            Source::Grant(Some(match &scope {
+                Some(scope) => grant.scope(scope.clone()),
                 None => grant,
             }))
         }
@@ -237,7 +253,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
             return Err(Misuse::new("grant", "must be authorization_code or client_credentials").into());
         }
     };
-    Session::open(&name, transport, client, source).await
+    Session::open(&name, transport, client, source, scope.as_ref()).await
 }
 
 /// One kind of future for all, so that what drives it is there once.

@@ -53,6 +53,9 @@ extern "C" {
     #[wasm_bindgen(catch)]
     pub(crate) async fn erase(name: &str) -> Result<(), JsValue>;
 
+    #[wasm_bindgen(catch, js_name = eraseSession)]
+    pub(crate) async fn erase_session(name: &str, key: &str) -> Result<(), JsValue>;
+
     #[wasm_bindgen(catch, js_name = lock)]
     async fn take_lock(name: &str, within: u32) -> Result<JsValue, JsValue>;
     pub(crate) fn channel(name: &str) -> JsValue;

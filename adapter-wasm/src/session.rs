@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use keybound_core::{
-    Client, Demand, Grant, Kept, Misuse, RefreshPolicy, Store, Ticket, Token, TokenTypeHint,
+    Client, Demand, Grant, Kept, Misuse, RefreshPolicy, Scope, Store, Ticket, Token, TokenTypeHint,
 };
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
@@ -15,10 +15,14 @@ use web_sys::{Request, Response};
 
 use crate::bell::Bell;
 use crate::platform::Lock;
-use crate::{Error, ProofKey, Transport, platform};
+use crate::transport::Called;
+use crate::{Error, Transport, key, platform};
 
 /// How long a nonce that another page has learned may be of use.
 const NONCE_LIFE: Duration = Duration::from_secs(300);
+
+/// After how long a save that failed is tried again.
+const SAVE_AGAIN: Duration = Duration::from_millis(200);
 
 /// What tabs tell each other when the person has logged out.
 const OVER: &str = "over";
@@ -47,7 +51,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
 pub struct Session(Rc<Shared>);
 
 struct Shared {
+    /// Of the key.
     name: String,
+    id: String,
     transport: Transport,
     client: Client,
     source: Source,
@@ -56,14 +62,16 @@ struct Shared {
     /// Why the last renewal failed, for those who waited for it.
     failure: RefCell<Option<Rc<Error>>>,
     settled: Bell,
-    /// To and from the sessions of this name in other tabs.
+    /// To and from this session in other tabs.
     channel: JsValue,
     /// The person has logged out, here or elsewhere: the key is gone.
     closed: Cell<bool>,
 }
 
 impl Session {
-    /// The session of this name: with the token that is kept in IndexedDB, or else one that comes from `source`.
+    /// The session of this name, for this client and the `scope` that it asks for (that of a repeatable grant, unless given):
+    /// with the token that is kept in IndexedDB, or else one that comes from `source`. What is kept for another server,
+    /// client, scope, resource or key isn't found.
     ///
     /// # Errors
     /// `Browser` where IndexedDB is missing.
@@ -72,16 +80,22 @@ impl Session {
         transport: Transport,
         client: Client,
         source: Source,
+        scope: Option<&Scope>,
     ) -> Result<Self, Error> {
+        let repeatable = source.grant().filter(Grant::is_repeatable);
+        let scope = scope.or(repeatable.as_ref().and_then(Grant::requested_scope));
+        let resources = repeatable.iter().flat_map(Grant::requested_resources);
+        let id = format!("{name} {}", client.session_fingerprint(scope, resources));
         let shared = Rc::new(Shared {
             name: name.to_owned(),
+            channel: platform::channel(&id),
+            id,
             transport,
             client,
             store: new_store(source.grant(), None).into(),
             source,
             failure: RefCell::default(),
             settled: Bell::default(),
-            channel: platform::channel(name),
             closed: Cell::default(),
         });
         shared.resume().await?;
@@ -94,16 +108,31 @@ impl Session {
         &self.0.transport
     }
 
+    /// Tells it from other sessions of the page's origin: its name, and a fingerprint of what it is for.
+    pub(crate) fn id(&self) -> &str {
+        &self.0.id
+    }
+
     /// What it is a session of.
     pub fn client(&self) -> &Client {
         &self.0.client
     }
 
-    /// Whether there is a token, or something left to get one with.
+    /// Whether there is a token that is good now, or something left to get one with, or a login that is being ended.
     pub fn is_open(&self) -> bool {
-        let store = self.0.store();
-        let store = store.borrow();
-        store.is_repeatable() || store.kept().is_some()
+        self.0.store().borrow().is_open(platform::now())
+    }
+
+    /// Goes on with what other tabs, or other sessions of this page, have kept since it was opened; an open session stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// `Browser` where IndexedDB is missing.
+    pub async fn resume(&self) -> Result<(), Error> {
+        if self.is_open() || self.0.closed.get() {
+            return Ok(());
+        }
+        self.0.resume().await
     }
 
     /// A token that is good now.
@@ -138,30 +167,44 @@ impl Session {
         }
     }
 
-    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses the token all the
-    /// same, it is renewed and the request sent again, once.
+    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses a token that was there before,
+    /// it is renewed and the request sent again, once. The refusal of a new token is the application's; after two such in a
+    /// row from one origin, its refusals cause no token request for 30 s.
     ///
     /// # Errors
     /// If there is no token, or the request gets no answer.
     pub async fn fetch(&self, request: &Request) -> Result<Response, Rc<Error>> {
-        let transport = &self.0.transport;
-        let token = self.token().await?;
-        let (response, rejected) = transport.call_and_judge(&token, request).await?;
-        if !rejected {
+        let started = self.0.store().borrow().generation();
+        let (response, refused) = self.call(request, &self.token().await?, started).await?;
+        if !refused {
             return Ok(response);
         }
-        self.0.store().borrow_mut().reject(&token);
         match self.token().await {
-            Ok(other) => {
-                let (response, rejected) = transport.call_and_judge(&other, request).await?;
-                if rejected {
-                    self.0.store().borrow_mut().reject(&other);
-                }
-                Ok(response)
-            }
+            Ok(other) => Ok(self.call(request, &other, started).await?.0),
             // Without another token, the refusal is the application's.
             Err(_) => Ok(response),
         }
+    }
+
+    /// Calls with this token, and returns whether the call is to be made again with another. `started` is the generation
+    /// of before it was got.
+    async fn call(
+        &self,
+        request: &Request,
+        token: &Token,
+        started: u64,
+    ) -> Result<(Response, bool), Rc<Error>> {
+        let Called { response, uri, is_refused } = self.0.transport.perform(token, request).await?;
+        let store = self.0.store();
+        let mut store = store.borrow_mut();
+        if is_refused {
+            return Ok((response, store.refused(token, &uri, started, platform::now())));
+        }
+        // An error of the server's own is no word about the token.
+        if response.status() < 500 {
+            store.accepted(&uri);
+        }
+        Ok((response, false))
     }
 
     /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
@@ -177,7 +220,7 @@ impl Session {
     }
 
     /// Ends the session, in all tabs: its tokens are revoked, where the client knows how, and forgotten, and so is
-    /// the key.
+    /// the key, unless another session of this name has tokens that are bound to it.
     ///
     /// # Errors
     /// `Browser` where IndexedDB is missing, and why the tokens could not be revoked; they are forgotten all the same.
@@ -189,9 +232,9 @@ impl Session {
         {
             // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
             let patience = shared.store().borrow().patience();
-            let _lock = Lock::take(&shared.name, patience).await.map_err(Error::Browser)?;
-            platform::erase(&shared.kept_as()).await.map_err(Error::Browser)?;
-            ProofKey::delete(&shared.name).await?;
+            let _lock = Lock::take(&shared.id, patience).await.map_err(Error::Browser)?;
+            let key = key::kept_as(&shared.name);
+            platform::erase_session(&shared.kept_as(), &key).await.map_err(Error::Browser)?;
         }
         let refresh_token = kept.as_ref().and_then(|kept| kept.token()?.refresh_token());
         let revocation = refresh_token
@@ -211,7 +254,7 @@ impl Session {
     }
 
     fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
-        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket) }
+        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), save_failed: false }
     }
 }
 
@@ -236,7 +279,7 @@ impl fmt::Debug for Source {
 
 impl Shared {
     fn kept_as(&self) -> String {
-        format!("session {}", self.name)
+        format!("session {}", self.id)
     }
 
     /// What this page or another has kept. What is of another version or key is as good as nothing.
@@ -260,10 +303,22 @@ impl Shared {
         Ok(())
     }
 
-    async fn keep(&self, kept: Kept) -> Result<(), Error> {
-        let json = kept.with_origins(self.transport.learned()).to_json();
+    async fn keep(&self, kept: &Kept) -> Result<(), Error> {
+        let json = kept.clone().with_origins(self.transport.learned()).to_json();
         let text = std::str::from_utf8(json.expose()).unwrap_or_default();
         platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
+    }
+
+    /// Saves what a store has that isn't saved. `true` if nothing is left to be saved, as when the session has begun anew or
+    /// ended.
+    async fn save_rest(&self, store: &Rc<RefCell<Store>>) -> bool {
+        let unsaved = store.borrow().unsaved().filter(|_| self.is_current(store));
+        let Some(kept) = unsaved else { return true };
+        let saved = self.keep(&kept).await.is_ok();
+        if saved {
+            store.borrow_mut().saved(&kept);
+        }
+        saved
     }
 
     fn end(&self) {
@@ -293,6 +348,18 @@ fn new_store(grant: Option<Grant>, kept: Option<Kept>) -> Rc<RefCell<Store>> {
     }))
 }
 
+/// Saves what could not be saved, such as a new refresh token: nobody else may use the old one meanwhile.
+async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<Store>>, lock: Lock) {
+    let until = platform::now().saturating_add(store.borrow().patience());
+    while platform::now() < until {
+        platform::sleep(SAVE_AGAIN).await;
+        if shared.save_rest(&store).await {
+            break;
+        }
+    }
+    drop(lock);
+}
+
 /// Does what other tabs have done, as long as there is a session.
 async fn listen(shared: Weak<Shared>, channel: JsValue) {
     loop {
@@ -313,6 +380,8 @@ struct Renewal {
     /// Which gave the ticket; another may have taken its place since.
     store: Rc<RefCell<Store>>,
     ticket: Option<Ticket>,
+    /// What came could not be saved.
+    save_failed: bool,
 }
 
 impl Renewal {
@@ -322,14 +391,10 @@ impl Renewal {
         let mut lock = None;
         let renewed = self.renew(&mut lock).await.map_err(Rc::new);
         self.end(&renewed);
-        if renewed.is_err() && lock.is_some() {
-            // How often the refresh token may still be sent has changed.
-            let kept = self.store.borrow().kept();
-            if let Some(kept) = kept.filter(|_| shared.is_current(&self.store)) {
-                if shared.keep(kept.clone()).await.is_ok() {
-                    self.store.borrow_mut().saved(&kept);
-                }
-            }
+        if let Some(lock) = lock
+            && !shared.save_rest(&self.store).await
+        {
+            spawn_local(save_later(Rc::clone(&shared), Rc::clone(&self.store), lock));
         }
         renewed
     }
@@ -337,7 +402,7 @@ impl Renewal {
     async fn renew(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
         let shared = Rc::clone(&self.shared);
         let patience = self.store.borrow().patience();
-        *lock = Some(Lock::take(&shared.name, patience).await.map_err(Error::Browser)?);
+        *lock = Some(Lock::take(&shared.id, patience).await.map_err(Error::Browser)?);
         if let Some(kept) = shared.kept().await? {
             let theirs =
                 self.with_ticket(|store, ticket| store.take_over(ticket, kept, platform::now(), seed()));
@@ -345,22 +410,17 @@ impl Renewal {
                 return Ok(token);
             }
         }
-        let (good, unsaved) = {
-            let store = self.store.borrow();
-            (store.good(platform::now()), store.unsaved())
-        };
+        let good = self.store.borrow().good(platform::now());
         if let Some(token) = good {
-            // It has only to be saved.
-            if let Some(unsaved) = unsaved {
-                if shared.keep(unsaved.clone()).await.is_ok() {
-                    self.store.borrow_mut().saved(&unsaved);
-                }
-            }
-            return Ok(token);
+            return Ok(token); // It has only to be saved.
         }
         let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
         if let Some(keep) = attempt.keep {
-            shared.keep(keep).await?;
+            if let Err(error) = shared.keep(&keep).await {
+                self.with_ticket(Store::withdraw);
+                return Err(error);
+            }
+            self.store.borrow_mut().saved(&keep);
         }
         let token = match &shared.source {
             Source::Grant(_) => shared.transport.run(shared.client.token(attempt.grant)?).await?,
@@ -371,9 +431,8 @@ impl Renewal {
         };
         // Before anybody uses it: a new refresh token comes only once.
         if shared.is_current(&self.store) {
-            // If it can't be kept, the store sees by itself that what is kept is older.
             let kept = self.store.borrow().kept_with(token.clone());
-            let _ = shared.keep(kept).await;
+            self.save_failed = shared.keep(&kept).await.is_err();
         }
         Ok(token)
     }
@@ -384,6 +443,9 @@ impl Renewal {
         *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
         let mut store = self.store.borrow_mut();
         store.settle(ticket, outcome, platform::now(), seed());
+        if self.save_failed {
+            store.save_failed();
+        }
         drop(store);
         self.shared.settled.ring();
     }

@@ -88,15 +88,11 @@ impl Transport {
     /// # Errors
     /// `Misuse` for a request that may not have a token or can't carry it, and as for `fetch`.
     pub async fn call(&self, token: &Token, request: &Request) -> Result<Response, Error> {
-        self.call_and_judge(token, request).await.map(|(response, _)| response)
+        self.perform(token, request).await.map(|called| called.response)
     }
 
-    /// [`call`](Self::call), and whether the token was refused.
-    pub(crate) async fn call_and_judge(
-        &self,
-        token: &Token,
-        request: &Request,
-    ) -> Result<(Response, bool), Error> {
+    /// [`call`](Self::call), with what a session wants to know of it.
+    pub(crate) async fn perform(&self, token: &Token, request: &Request) -> Result<Called, Error> {
         let RequestHead { method, url, headers } = RequestHead::of(request)?;
         let uri = Endpoint::https_or_loopback(url.split('#').next().unwrap_or_default())?.uri().clone();
         let deadline = platform::now().saturating_add(self.budget);
@@ -125,7 +121,7 @@ impl Transport {
             let Some((status, headers)) = head(&platform::head(&response)) else {
                 // An opaque answer to `redirect: "manual"`: whoever asked for it gets it.
                 return match request.redirect() {
-                    RequestRedirect::Manual => Ok((response, false)),
+                    RequestRedirect::Manual => Ok(Called { response, uri, is_refused: false }),
                     _ => Err(Error::Redirected),
                 };
             };
@@ -137,12 +133,12 @@ impl Transport {
                 turn.end(outcome);
             }
             match judged {
-                Judged::Deliver => return Ok((response, false)),
+                Judged::Deliver => return Ok(Called { response, uri, is_refused: false }),
                 Judged::Rejected => {
                     if token.key().is_some() && !headers.contains_key(WWW_AUTHENTICATE) {
                         platform::warn_hidden(&url);
                     }
-                    return Ok((response, true));
+                    return Ok(Called { response, uri, is_refused: true });
                 }
                 Judged::Again(again) => call = again,
             }
@@ -175,6 +171,14 @@ impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport").field("key", &self.key).finish_non_exhaustive()
     }
+}
+
+/// A call that was answered.
+pub(crate) struct Called {
+    pub(crate) response: Response,
+    pub(crate) uri: Uri,
+    /// The server has refused the token.
+    pub(crate) is_refused: bool,
 }
 
 /// A turn that was taken. However its request ends, the next is let in.

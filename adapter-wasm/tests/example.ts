@@ -24,6 +24,11 @@ export async function relayed(): Promise<Session> {
   });
 }
 
+export function handed(session: Session): typeof fetch {
+  const { fetch } = session;
+  return fetch;
+}
+
 export async function mistakes(): Promise<void> {
   // @ts-expect-error there is no such option
   await Session.open({ clientID: 'app' });

@@ -223,22 +223,65 @@ describe('session.fetch, like fetch,', () => {
     assert.deepEqual(log.map(({ body }) => body.toString()), ['a body', 'a body']);
   });
 
-  test('uses no token again that the server has refused', async (t) => {
-    const { page, log, url } = await resource(t, (_, response) => {
-      response.setHeader('access-control-expose-headers', 'www-authenticate');
-      response.writeHead(401, { 'www-authenticate': 'DPoP error="invalid_token"' }).end();
+  const refusals = {
+    'a challenge': { 'access-control-expose-headers': 'www-authenticate', 'www-authenticate': 'DPoP error="invalid_token"' },
+    'a challenge that CORS hides': { 'www-authenticate': 'DPoP error="invalid_token"' },
+    'a bare 401': {},
+  };
+  for (const [name, headers] of Object.entries(refusals)) {
+    test(`costs two tokens in 30 s at most where an origin refuses every token, by ${name}`, async (t) => {
+      const { page, log, url } = await resource(t, (_, response) => response.writeHead(401, headers).end('no'));
+      const other = await resource(t, (_, response) => response.end('yes'));
+      const said = await page.evaluate(async ([url, other]) => {
+        const { Session } = await import('/keybound/index.js');
+        const { now } = Date;
+        let [minted, ahead] = [0, 0];
+        Date.now = () => now() + ahead;
+        const session = await Session.open({
+          name: 'refused',
+          token: async () => ({ access_token: `at-${(minted += 1)}`, token_type: 'DPoP', expires_in: 3600 }),
+        });
+        const calls = async (count) => {
+          const answers = [];
+          for (let at = 0; at < count; at += 1) {
+            ahead += 1500; // a pause after each renewal is over
+            const response = await session.fetch(url);
+            answers.push(`${response.status} ${await response.text()}`);
+          }
+          return answers;
+        };
+        const first = [...(await calls(1)), minted];
+        const rest = [await calls(9), minted];
+        const elsewhere = [await (await session.fetch(other)).text(), minted];
+        const after = [await calls(1), minted];
+        ahead += 60_000;
+        return [first, rest, elsewhere, after, (await calls(4)).length, minted];
+      }, [url, other.url]);
+      assert.deepEqual(said.slice(0, 4), [['401 no', 1], [Array(9).fill('401 no'), 2], ['yes', 2], [['401 no'], 2]]);
+      assert.ok(said[5] > 2 && said[5] <= 4, said[5]);
+      assert.ok(log.length <= 15 + 4, log.length);
+      assert.equal(log[10].headers.authorization, 'DPoP at-2');
     });
-    const statuses = await page.evaluate(async (url) => {
+  }
+
+  test('gets another token for one that is refused, once it is no longer new', async (t) => {
+    const { page, log, url } = await resource(t, ({ headers }, response) => {
+      const isGood = !headers.authorization.endsWith('at-1') || log.length < 2;
+      response.writeHead(isGood ? 200 : 401).end();
+    });
+    const said = await page.evaluate(async (url) => {
       const { Session } = await import('/keybound/index.js');
-      let got = 0;
+      let minted = 0;
       const session = await Session.open({
         name: 'refused',
-        token: async () => ({ access_token: `at-${(got += 1)}`, token_type: 'DPoP', expires_in: 3600 }),
+        token: async () => ({ access_token: `at-${(minted += 1)}`, token_type: 'DPoP', expires_in: 3600 }),
       });
-      return [(await session.fetch(url)).status, (await session.fetch(url)).status];
+      const said = [];
+      for (let at = 0; at < 3; at += 1) said.push((await session.fetch(url)).status);
+      return said;
     }, url);
-    assert.deepEqual(statuses, [401, 401]);
-    assert.deepEqual(log.map(({ headers }) => headers.authorization), [1, 2, 3, 4].map((n) => `DPoP at-${n}`));
+    assert.deepEqual(said, [200, 200, 200]);
+    assert.deepEqual(log.map(({ headers }) => headers.authorization), [1, 1, 2, 2].map((n) => `DPoP at-${n}`));
   });
 
   test('is aborted by its signal, with its reason, before and while it waits', async (t) => {

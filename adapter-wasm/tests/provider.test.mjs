@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import { browser, servePages } from './harness.mjs';
 import { startProvider } from './provider.mjs';
 
+
 let chromium, pages;
 
 before(async () => {
@@ -26,18 +27,20 @@ function app(request, response) {
   </script>`);
 }
 
-async function setUp(t, provider, options) {
+async function setUp(t, provider, change) {
   const redirectUri = `${pages.url}/app`;
-  const server = await startProvider({ redirectUris: [redirectUri], ...provider });
+  const server = await startProvider({ redirectUris: [redirectUri, `${pages.url}/`], ...provider });
   t.after(() => server.close());
   const context = await chromium.newContext();
   t.after(() => context.close());
-  const value = encodeURIComponent(JSON.stringify({
-    issuer: server.issuer, clientId: 'page', scope: 'openid offline_access', redirectUri, ...options,
-  }));
-  await context.addCookies([{ name: 'options', value, url: pages.url }]);
-  return { server, context };
+  const options = { issuer: server.issuer, clientId: 'page', scope: 'openid offline_access', redirectUri, ...change };
+  await become(context, options);
+  return { server, context, options };
 }
+
+/** The page at /app is an application with these options from now on. */
+const become = (context, options) =>
+  context.addCookies([{ name: 'options', value: encodeURIComponent(JSON.stringify(options)), url: pages.url }]);
 
 async function open(context) {
   const page = await context.newPage();
@@ -90,13 +93,9 @@ describe('a login', () => {
     assert.equal(context.pages().length, 1);
   });
 
-  test('whose pop-up is closed or blocked ends in an error that says so', async (t) => {
-    const { server, context } = await setUp(t);
+  test('whose pop-up is blocked ends in an error that says so', async (t) => {
+    const { context } = await setUp(t);
     const page = await open(context);
-    await context.route(`${server.issuer}/interaction/**`, () => {}); // the person is thinking
-    const [popup, login] = [context.waitForEvent('page'), page.evaluate(() => session.login({ popup: true }).catch((error) => error.message))];
-    await (await popup).close();
-    assert.match(await login, /pop-up was closed/);
     const blocked = await page.evaluate(() => {
       globalThis.open = () => null;
       return session.login({ popup: true }).catch((error) => ({ ...error, message: error.message }));
@@ -120,6 +119,383 @@ describe('a login', () => {
     assert.equal(result.kind, 'redirect');
     assert.equal(server.log.filter(({ path }) => path === '/token').length, 0);
   });
+});
+
+const LATER = { timeout: 60_000 };
+
+describe('the redirect of a login', () => {
+  /** A page that a login has come back to, and that has done nothing yet. */
+  async function landed(t) {
+    const { server, context, options } = await setUp(t, {}, { redirectUri: `${pages.url}/` });
+    const page = await context.newPage();
+    await page.goto(pages.url);
+    await page.evaluate(async (options) => {
+      const { Session } = await import('/keybound/index.js');
+      void (await Session.open(options)).login();
+    }, options);
+    await page.waitForURL(/code=/);
+    return { server, page, options };
+  }
+
+  const meanwhile = {
+    'a second callback of the same session': async (Session, options) => {
+      const session = await Session.open(options);
+      return [...(await Promise.all([session.callback(), session.callback()])), session.isOpen];
+    },
+    'a callback of another session': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      return [...(await Promise.all([one.callback(), other.callback()])), one.isOpen, other.isOpen];
+    },
+    'a callback by its URL': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      const url = location.href;
+      const both = await Promise.all([one.callback(), other.callback(url)]);
+      return [...both, await other.callback(url), other.isOpen];
+    },
+    'a session that is opened': async (Session, options) => {
+      const one = await Session.open(options);
+      const first = one.callback();
+      return [(await Session.open(options)).isOpen, await first];
+    },
+    'a session that only looks': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      const first = one.callback();
+      return [one.isOpen, other.isOpen, await first, one.isOpen];
+    },
+    'a session that logs in just after it': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      const done = await one.callback();
+      await other.login();
+      return [done, other.isOpen];
+    },
+    'a login': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      const first = one.callback();
+      await Promise.all([one.login(), other.login()]);
+      return [await first, one.isOpen, other.isOpen];
+    },
+    'a call': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      const first = one.callback();
+      const calls = [one, other].map(async (session) => (await session.fetch(`${options.issuer}/me`)).ok);
+      const tokens = [one, other].map(async (session) => Boolean(await session.token()));
+      return [await first, ...(await Promise.all([...calls, ...tokens]))];
+    },
+    'a session that was opened before it and asks after it': async (Session, options) => {
+      const [one, other] = [await Session.open(options), await Session.open(options)];
+      await one.callback();
+      return [await other.callback(), other.isOpen];
+    },
+  };
+  for (const [name, act] of Object.entries(meanwhile)) {
+    test(`is one for ${name} meanwhile`, LATER, async (t) => {
+      const { server, page, options } = await landed(t);
+      const said = await page.evaluate(
+        `import('/keybound/index.js').then(({ Session }) => (${act})(Session, ${JSON.stringify(options)}))`,
+      );
+      assert.ok(said.every((value) => value === true), said.join());
+      assert.equal(page.url(), `${pages.url}/`);
+      assert.equal(server.logins(), 1);
+      assert.deepEqual(
+        server.log.filter(({ path }) => path === '/token').map(({ status }) => status),
+        [400, 200], // the nonce, the token
+      );
+    });
+  }
+
+  test("isn't for a session of another server or client in the same page", LATER, async (t) => {
+    const { server, page, options } = await landed(t);
+    const said = await page.evaluate(async (options) => {
+      const { Session } = await import('/keybound/index.js');
+      const other = await Session.open({ ...options, clientId: 'other' });
+      const one = await Session.open(options);
+      return [await other.callback(), await one.callback(), other.isOpen, one.isOpen];
+    }, options);
+    assert.deepEqual(said, [false, true, false, true]);
+    assert.equal(server.tokens('authorization_code'), 1);
+  });
+
+  test('that is stale keeps nobody waiting: not two callers, not two sessions, not two tabs', LATER, async (t) => {
+    const { server, context, options } = await setUp(t);
+    const tabs = [await context.newPage(), await context.newPage()];
+    await Promise.all(tabs.map((tab) => tab.goto(`${pages.url}/?code=old&state=of-before`)));
+    const kinds = await Promise.all(tabs.map((tab) => tab.evaluate(async (options) => {
+      const { Session } = await import('/keybound/index.js');
+      const sessions = [await Session.open(options), await Session.open(options)];
+      const outcomes = [...sessions, ...sessions].map((session) => session.callback().catch(({ kind }) => kind));
+      return [...(await Promise.all(outcomes)), sessions[0].isOpen];
+    }, options)));
+    assert.deepEqual(kinds, Array(2).fill([...Array(4).fill('redirect'), false]));
+    assert.equal(server.log.filter(({ path }) => path === '/token').length, 0);
+  });
+
+  test('is asked for once, however many log in at once', LATER, async (t) => {
+    const { server, context, options } = await setUp(t, { thinks: 200 });
+    const page = await context.newPage();
+    await page.goto(pages.url);
+    await page.evaluate(async (options) => {
+      const { Session } = await import('/keybound/index.js');
+      const sessions = [await Session.open(options), await Session.open(options)];
+      for (const session of [...sessions, ...sessions]) void session.login();
+      setTimeout(() => sessions[1].login());
+    }, options);
+    await page.waitForURL(/\/app$/);
+    await ended(page);
+    assert.deepEqual(await whoami(page, server.issuer), [200, 'alice']);
+    assert.equal(server.logins(), 1);
+  });
+
+  test('can be asked for again after the way back', LATER, async (t) => {
+    const { server, context, options } = await setUp(t, { thinks: 600_000 });
+    const page = await context.newPage();
+    await page.goto(pages.url);
+    const log_in = () => page.evaluate(async (options) => {
+      const { Session } = await import('/keybound/index.js');
+      globalThis.session ??= await Session.open(options);
+      void session.login().catch(() => {});
+    }, options);
+    await log_in();
+    await page.waitForURL(/interaction/);
+    await page.goBack();
+    await log_in();
+    await page.waitForURL(/interaction/);
+    assert.equal(server.logins(), 2);
+  });
+});
+
+describe('a pop-up', () => {
+  for (const policy of ['same-origin', 'same-origin-allow-popups', 'noopener-allow-popups']) {
+    test(`whose server isolates its pages (COOP ${policy}) brings a session`, LATER, async (t) => {
+      const { server, context } = await setUp(t, { thinks: 1500, headers: { 'cross-origin-opener-policy': policy } });
+      const page = await open(context);
+      await page.evaluate(() => session.login({ popup: true }));
+      assert.deepEqual(await whoami(page, server.issuer), [200, 'alice']);
+      await page.waitForTimeout(500);
+      assert.equal(context.pages().length, 1);
+    });
+  }
+
+  test('that was closed ends the login after minutes, or when its signal says so, or the next login begins', LATER, async (t) => {
+    const { context } = await setUp(t, { thinks: 600_000 });
+    const page = await open(context);
+    await page.clock.install();
+    const closed = async (options = {}) => {
+      const popup = context.waitForEvent('page');
+      await page.evaluate((options) => {
+        globalThis.stop = new AbortController();
+        globalThis.outcome = undefined;
+        session.login({ popup: true, signal: stop.signal }).catch((error) => (globalThis.outcome = error.message ?? error));
+      }, options);
+      await (await popup).close();
+      await page.clock.runFor(30_000);
+      assert.equal(await page.evaluate(() => globalThis.outcome), undefined);
+    };
+    const outcome = () => page.waitForFunction(() => globalThis.outcome).then((outcome) => outcome.jsonValue());
+    await closed();
+    await page.clock.runFor(600_000);
+    assert.match(await outcome(), /pop-up was closed/);
+
+    await closed();
+    await page.evaluate(() => stop.abort('enough'));
+    assert.equal(await outcome(), 'enough');
+
+    await closed();
+    const next = context.waitForEvent('page');
+    await page.evaluate(() => void session.login({ popup: true }).catch(() => {}));
+    assert.match(await outcome(), /pop-up was closed/);
+    assert.equal((await next).isClosed(), false);
+  });
+
+  test("gives the server no way to the application's page", LATER, async (t) => {
+    const script = "new Image().src = '/opener-' + Boolean(opener); if (opener) opener.location = 'about:blank';";
+    const { server, context } = await setUp(t, { thinks: 300, script });
+    const page = await open(context);
+    await page.evaluate(() => session.login({ popup: true }));
+    assert.deepEqual(await whoami(page, server.issuer), [200, 'alice']);
+    assert.deepEqual(server.log.map(({ path }) => path).filter((path) => path.includes('opener')), ['/opener-false']);
+  });
+});
+
+describe('a session of which nothing is left', () => {
+  const FORGOTTEN = {
+    'an expired token without a refresh token': [{ refreshes: false, accessTokenSeconds: 1 }, () => {}],
+    'a refresh token that is refused': [{ accessTokenSeconds: 1 }, async (page, server) => {
+      const token = await kept(page).then(([[, { token }]]) => token.refresh_token);
+      const form = new URLSearchParams({ token, client_id: 'page' });
+      assert.equal((await fetch(`${server.issuer}/token/revocation`, { method: 'POST', body: form })).status, 200);
+    }],
+  };
+  for (const [name, [provider, spoil]] of Object.entries(FORGOTTEN)) {
+    test(`is not open, also after a reload, and a login is possible: ${name}`, LATER, async (t) => {
+      const { server, context } = await setUp(t, provider);
+      const page = await open(context);
+      await login(page);
+      assert.equal(await page.evaluate(() => session.isOpen), true);
+      await spoil(page, server);
+      await page.waitForTimeout(1500);
+      const error = await page.evaluate((url) => session.fetch(url).catch((error) => ({ ...error })), `${server.issuer}/me`);
+      assert.equal(error.retry, 'reauthenticate');
+      assert.equal(await page.evaluate(() => session.isOpen), false);
+      await page.reload();
+      await ended(page);
+      assert.equal(await page.evaluate(() => session.isOpen), false);
+      await login(page);
+      assert.equal(await page.evaluate(() => session.isOpen), true);
+    });
+  }
+
+  test('is not open where the code of a login is refused', LATER, async (t) => {
+    const { context } = await setUp(t);
+    const page = await open(context);
+    await page.route('**/token', (route) => route.fulfill({
+      status: 400, json: { error: 'invalid_request' }, headers: { 'access-control-allow-origin': '*' },
+    }));
+    const { kind } = await login(page);
+    assert.equal(kind, 'server');
+    assert.equal(await page.evaluate(() => session.isOpen), false);
+    await page.unroute('**/token');
+    await page.evaluate(() => (globalThis.result = undefined));
+    await login(page);
+    assert.equal(await page.evaluate(() => session.isOpen), true);
+  });
+});
+
+test('the methods of a session and of a key can be handed on', LATER, async (t) => {
+  const { server, context } = await setUp(t);
+  const page = await open(context);
+  await login(page);
+  const said = await page.evaluate(async (issuer) => {
+    const { ProofKey, Session } = await import('/keybound/index.js');
+    const { fetch, token, callback, logout, login } = session;
+    const { proof } = session.key;
+    const [{ open }, { open: openKey, delete: deleteKey }] = [Session, ProofKey];
+    const said = [
+      (await fetch(`${issuer}/me`)).status,
+      (await fetch.call(globalThis, `${issuer}/me`)).status,
+      typeof (await [null].map(token)[0]).accessToken,
+      typeof (await proof({ method: 'GET', url: issuer })),
+      await callback(),
+      (await openKey('other')).thumbprint.length,
+      await deleteKey('other'),
+      typeof (await open({ token: async () => ({}) })).fetch,
+    ];
+    await logout();
+    return [...said, await login().catch(({ kind }) => kind)];
+  }, server.issuer);
+  assert.deepEqual(said, [200, 200, 'string', 'string', false, 43, undefined, 'function', 'misuse']);
+});
+
+/** What the page has written down of sessions: the names, and the records. */
+const kept = (page) => page.evaluate(async () => {
+  const database = await new Promise((resolve) => (indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result)));
+  const all = (what) => new Promise((resolve) => (database.transaction('kept').objectStore('kept')[what]().onsuccess = ({ target }) => resolve(target.result)));
+  const [names, values] = [await all('getAllKeys'), await all('getAll')];
+  return names.map((name, at) => [name, values[at]]).filter(([name]) => name.startsWith('session')).map(([name, value]) => [name, JSON.parse(value)]);
+});
+
+describe('sessions under one name', () => {
+  const others = {
+    'of another server': (options, more) => ({ ...options, issuer: more.issuer }),
+    'of another client': (options) => ({ ...options, clientId: 'other' }),
+    'of another scope': (options) => ({ ...options, scope: 'openid' }),
+    "of another server's token endpoint": ({ issuer, ...options }, more) => ({
+      ...options, tokenEndpoint: `${more.issuer}/token`, authorizationEndpoint: `${more.issuer}/auth`,
+    }),
+  };
+  for (const [name, change] of Object.entries(others)) {
+    test(`have no part of each other's logins: ${name}`, LATER, async (t) => {
+      const { context, options } = await setUp(t);
+      const more = await startProvider({ redirectUris: [`${pages.url}/app`] });
+      t.after(() => more.close());
+      const other = change(options, more);
+      const page = await open(context);
+      await login(page);
+      const token = () => page.evaluate(async () => (await session.token()).accessToken);
+      const first = await token();
+      const thumbprint = await page.evaluate(() => session.key.thumbprint);
+
+      await become(context, other);
+      await page.reload();
+      await ended(page);
+      assert.equal(await page.evaluate(() => session.isOpen), false);
+      await login(page);
+      const second = await token();
+      assert.notEqual(second, first);
+
+      for (const [which, expected] of [[options, first], [other, second]]) {
+        await become(context, which);
+        await page.reload();
+        await ended(page);
+        assert.equal(await token(), expected);
+      }
+
+      // The end of one isn't the end of the other, which has the key still.
+      await page.evaluate(() => session.logout());
+      await become(context, options);
+      await page.reload();
+      await ended(page);
+      assert.equal(await token(), first);
+      assert.equal(await page.evaluate(() => session.key.thumbprint), thumbprint);
+    });
+  }
+
+  test("tell each other's tabs nothing", LATER, async (t) => {
+    const { server, context, options } = await setUp(t);
+    const first = await open(context);
+    await login(first);
+    await become(context, { ...options, clientId: 'other' });
+    const second = await open(context);
+    await login(second);
+    await second.evaluate(() => session.logout());
+    await first.waitForTimeout(300);
+    assert.deepEqual(await whoami(first, server.issuer), [200, 'alice']);
+  });
+
+  test('are not found with another key than the one that their tokens are bound to', LATER, async (t) => {
+    const { server, context } = await setUp(t, { accessTokenSeconds: 2 });
+    const page = await open(context);
+    await login(page);
+    await page.evaluate(async () => {
+      const { ProofKey } = await import('/keybound/index.js');
+      await ProofKey.delete('keybound');
+    });
+    await page.reload();
+    await ended(page);
+    assert.equal(await page.evaluate(() => session.isOpen), false);
+    const error = await page.evaluate(() => session.token().catch((error) => ({ ...error })));
+    assert.equal(error.retry, 'reauthenticate');
+    assert.equal(server.log.filter(({ grant }) => grant === 'refresh_token').length, 0);
+    assert.deepEqual(await login(page), { done: true });
+    assert.deepEqual(await whoami(page, server.issuer), [200, 'alice']);
+  });
+});
+
+describe('a refresh token that IndexedDB fails to take', () => {
+  for (const [name, times] of [['once', 1], ['for a while', 5]]) {
+    test(`${name} is saved later, and no other tab sends the old one meanwhile`, LATER, async (t) => {
+      const { server, context } = await setUp(t, { accessTokenSeconds: 3 });
+      const page = await open(context);
+      await login(page);
+      const second = await open(context);
+      const before = (await kept(page))[0][1].token.refresh_token;
+      await page.waitForTimeout(3500);
+      const status = await page.evaluate(async ([url, times, before]) => {
+        const { put } = IDBObjectStore.prototype;
+        IDBObjectStore.prototype.put = function failing(value, name) {
+          // The count of tries goes through, the new token doesn't.
+          const isNew = !value.includes?.(before);
+          if (isNew && name.startsWith('session') && times-- > 0) throw new DOMException('full', 'QuotaExceededError');
+          return put.call(this, value, name);
+        };
+        return (await session.fetch(url)).status;
+      }, [`${server.issuer}/me`, times, before]);
+      assert.equal(status, 200);
+      assert.deepEqual(await whoami(second, server.issuer), [200, 'alice']);
+      const after = (await kept(page))[0][1].token.refresh_token;
+      assert.notEqual(after, before);
+      assert.equal(server.log.filter(({ path, status, grant }) => path === '/token' && grant === 'refresh_token' && status === 200).length, 1);
+    });
+  }
 });
 
 describe('two tabs', () => {

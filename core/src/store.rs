@@ -440,6 +440,16 @@ impl Store {
         self.grant.as_ref().is_some_and(Grant::is_repeatable)
     }
 
+    /// Whether there is a token that is good at the time `now`, or something left to get one with: a grant that is good more
+    /// than once, a refresh token that hasn't been refused (RFC 9700 §4.14.2), or another grant while it is redeemed. If
+    /// not, a new grant is needed.
+    pub fn is_open(&self, now: UnixTime) -> bool {
+        let is_left = |held: &Held| self.tries_left > 0 && held.token.refresh_token().is_some();
+        self.is_repeatable()
+            || self.grant.is_some() && matches!(self.is_busy(now), Some(Demand::Wait(_)))
+            || self.held.as_ref().is_some_and(|held| held.is_usable(now) || is_left(held))
+    }
+
     /// Whether a login is lost if a renewal that is under way is not brought to its end.
     pub fn may_lose_login(&self) -> bool {
         !self.is_repeatable() || self.unsaved
@@ -692,6 +702,40 @@ mod tests {
         store.accepted(&Uri::from_static("https://RS.example:443/b"));
         assert!(!store.refused(&second, &here, before, at(1)));
         assert!(store.refused(&second, &here, store.generation(), at(1)), "the row was broken");
+    }
+
+    #[test]
+    fn is_open_says_whether_anything_is_left() {
+        let refused = Failure { spent: Spent::Yes, wait: None };
+        let fail = |store: &mut Store, failure| {
+            let Demand::Renew(mut ticket) = store.demand(at(300)) else { panic!("nothing is good") };
+            let _ = store.attempt(&mut ticket);
+            let _ = store.settle(ticket, Err(failure), at(200), 0);
+        };
+        let kept = |token| Store::new(policy(), None).holding(Kept::new(token));
+        assert!(!Store::new(policy(), None).is_open(at(0)));
+        assert!(Store::new(policy(), Some(Grant::client_credentials())).is_open(at(0)));
+
+        let store = kept(token("a", at(0), Some(LIFE)));
+        assert!(store.is_open(at(99)) && !store.is_open(at(100)));
+        let unlimited = token("a", at(0), None);
+        let mut store = kept(unlimited.clone());
+        assert!(store.is_open(at(1_000_000)));
+        store.reject(&unlimited);
+        assert!(!store.is_open(at(1)));
+
+        let mut store = kept(refreshable("r0", at(0)));
+        fail(&mut store, Failure::unsent());
+        assert!(store.is_open(at(200)));
+        fail(&mut store, refused);
+        assert!(!store.is_open(at(200)) && store.is_open(at(99)));
+
+        let mut login = Store::new(policy(), Some(Grant::extension("once").unwrap()));
+        assert!(!login.is_open(at(0)));
+        let Demand::Renew(ticket) = login.demand(at(0)) else { panic!("nothing is held") };
+        assert!(login.is_open(at(29)) && !login.is_open(at(30)));
+        assert!(login.settle(ticket, Ok(token("a", at(1), None)), at(1), 0));
+        assert!(login.is_open(at(1)));
     }
 
     #[test]
