@@ -406,7 +406,7 @@ impl Store {
     }
 
     /// Says that a server refused a token. Whatever came after it is not touched.
-    pub fn reject(&mut self, token: &Token) {
+    fn reject(&mut self, token: &Token) {
         if let Some(held) = self.held.as_mut().filter(|held| held.token.is_same_as(token)) {
             held.rejected = true;
         }
