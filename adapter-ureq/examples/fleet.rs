@@ -34,7 +34,11 @@ fn main() -> Result<(), BoxError> {
                     let key = SigningKey::from_pkcs8_der(key.expose())?;
                     let session = session(&server, key, &redis, &prefix, token_requests.clone())?;
                     let request = Request::get(format!("{server}/resource")).body(Vec::new())?;
-                    Ok::<_, BoxError>(session.run(request)?.status())
+                    let status = session.run(request)?.status();
+                    if !status.is_success() {
+                        return Err(BoxError::from(format!("the server answered {status}")));
+                    }
+                    Ok(status)
                 })
             })
             .collect();

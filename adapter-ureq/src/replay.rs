@@ -67,4 +67,39 @@ mod tests {
             assert_eq!(taken.into_inner(), 1);
         }
     }
+
+    #[test]
+    fn of_many_threads_that_read_the_clock_for_themselves_none_has_a_replay_taken() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        let uri = "https://rs.example/".parse().unwrap();
+        let verified = |made: UnixTime, jti: u8| {
+            let builder = Proof::build(key.public(), &http::Method::GET, &uri).unwrap();
+            let signing = builder.prepare(Ambient::new(made, [jti; 16]));
+            let proof = signing.finish(|request| key.sign(request)).unwrap();
+            Policy::default().inspect(proof.as_str(), made).verified().unwrap()
+        };
+        let made = UnixTime::from_secs(1000);
+        let last = 1_300_000;
+        for round in 0..20 {
+            let cache = SharedReplayCache::new(10_000);
+            let used = verified(made, round);
+            assert!(cache.take(&used, made).is_ok());
+            // Some requests come at the proof's last moment, others a millisecond later.
+            let others: Vec<_> = (100..=250).map(|jti| verified(UnixTime::from_secs(1200), jti)).collect();
+            let taken = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        for other in &others {
+                            let _ = cache.take(other, UnixTime::from_millis(last + 1));
+                            if cache.take(&used, UnixTime::from_millis(last)).is_ok() {
+                                taken.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    });
+                }
+            });
+            assert_eq!(taken.into_inner(), 0, "{round}");
+        }
+    }
 }

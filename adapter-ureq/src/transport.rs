@@ -149,7 +149,7 @@ impl Transport {
     /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again if the
     /// server wants another proof (with its nonce, at its clock's time, or under its name for the algorithm), and
     /// after 429, 502, 503, 504 and a lost connection, as far as that can do no harm: see [`ResourceCall`]. The
-    /// response is delivered whatever its status, its body unread.
+    /// response is delivered whatever its status, its body unread: a refusal by the API (4xx, 5xx) is a response, not an error.
     ///
     /// # Errors
     /// `Misuse` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a

@@ -666,3 +666,200 @@ fn the_sandbox_says_where_its_parts_are() {
         assert!(parts[part].as_str().unwrap().starts_with("http://127.0.0.1:"), "{part}");
     }
 }
+
+/// A server that gives each path the same answer whenever it is asked for, and else a 404.
+fn router(answers: impl Fn(&str) -> Vec<(&'static str, String)>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let answers = answers(&base);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap();
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let known = answers.iter().find(|(known, _)| *known == path);
+            let answer = known.map_or(answer("404 Not Found", ""), |(_, answer)| answer.clone());
+            // Whoever has got what he wants may be gone.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    base
+}
+
+/// Signs in as a person does, at a server of which these members of the metadata and these answers are known beside the usual.
+fn log_in(scope: &str, metadata: &str, jwks: (&'static str, &str), id_token: &str) -> Output {
+    let base = router(|base| {
+        let metadata = format!(
+            r#"{{"issuer":"{base}","token_endpoint":"{base}/token","authorization_endpoint":"{base}/authorize"{}}}"#,
+            metadata.replace("BASE", base)
+        );
+        let token = format!(
+            r#"{{"access_token":"at-1","refresh_token":"rt-1","token_type":"Bearer","expires_in":60{id_token}}}"#
+        );
+        vec![
+            ("/.well-known/oauth-authorization-server", answer("200 OK", &metadata)),
+            ("/token", answer("200 OK", &token)),
+            ("/jwks", answer(jwks.0, jwks.1)),
+        ]
+    });
+    let home = home();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .args(["login", "--issuer", &base, "--client-id", "app", "--no-browser", "--scope", scope])
+        .env("XDG_CACHE_HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut said).unwrap();
+    if let Some((_, url)) = said.trim().split_once("sign in at ") {
+        let param = |name: &str| {
+            let pair = url.split(['?', '&']).find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+            pair.unwrap().replace("%3A", ":").replace("%2F", "/")
+        };
+        let (redirect_uri, state) = (param("redirect_uri"), param("state"));
+        let place = redirect_uri.strip_prefix("http://").unwrap();
+        let (host, path) = place.split_once('/').unwrap();
+        let mut browser = std::net::TcpStream::connect(host).unwrap();
+        let get =
+            format!("GET /{path}?code=c&state={state} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        browser.write_all(get.as_bytes()).unwrap();
+        browser.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let mut rest = Vec::new();
+    stderr.read_to_end(&mut rest).unwrap();
+    let mut output = child.wait_with_output().unwrap();
+    output.stderr = [said.into_bytes(), rest].concat();
+    output
+}
+
+const JWKS_URI: &str = r#","jwks_uri":"BASE/jwks""#;
+const ID_TOKEN: &str = r#","id_token":"e30.e30.e30""#;
+
+#[test]
+fn a_login_prints_the_tokens_that_it_has_got_whatever_becomes_of_the_id_token() {
+    let no_keys = r#"{"keys":[]}"#;
+    for (metadata, jwks, id_token) in [
+        (JWKS_URI, ("503 Service Unavailable", ""), ID_TOKEN),
+        (JWKS_URI, ("404 Not Found", ""), ID_TOKEN),
+        (JWKS_URI, ("200 OK", "<html>"), ID_TOKEN),
+        (r#","jwks_uri":"http://127.0.0.1:9/jwks""#, ("200 OK", no_keys), ID_TOKEN),
+        (JWKS_URI, ("200 OK", no_keys), ID_TOKEN),
+        (JWKS_URI, ("200 OK", no_keys), r#","id_token":"odd""#),
+    ] {
+        let output = log_in("openid a", metadata, jwks, id_token);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let tokens = json(&output);
+        assert_eq!(
+            (&tokens["access_token"], &tokens["refresh_token"]),
+            (&"at-1".into(), &"rt-1".into()),
+            "{stderr}"
+        );
+        assert_eq!(tokens.get("sub"), None);
+        // Who signed in was asked for, and isn't known.
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("the tokens are printed all the same"), "{stderr}");
+    }
+    // Nobody asked for it.
+    for metadata in ["", JWKS_URI] {
+        let output = log_in("a", metadata, ("503 Service Unavailable", ""), ID_TOKEN);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(json(&output)["access_token"], "at-1", "{stderr}");
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+    }
+}
+
+#[test]
+fn a_login_whose_person_nobody_could_verify_ends_before_anybody_signs_in() {
+    for metadata in ["", r#","jwks_uri":null"#, r#","jwks_uri":[]"#] {
+        let output = log_in("a openid", metadata, ("200 OK", ""), ID_TOKEN);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("jwks_uri") && stderr.contains("--scope"), "{stderr}");
+        assert!(!stderr.contains("sign in at"), "{stderr}");
+    }
+}
+
+#[test]
+fn moovs_empty_401_is_explained() {
+    let accounts = |status: &'static str, body: &'static str| {
+        router(move |_| vec![("/oauth2/token", token_answer()), ("/accounts", answer(status, body))])
+    };
+    for (status, body, is_explained) in [
+        ("401 Unauthorized", "", true),
+        ("401 Unauthorized", "{}", false),
+        ("403 Forbidden", "", false),
+        ("200 OK", "", false),
+    ] {
+        for repeat in [&[][..], &["--repeat", "1"]] {
+            let base = accounts(status, body);
+            let url = format!("{base}/accounts");
+            let options = [
+                "call",
+                &url,
+                "--provider",
+                "moov",
+                "--base-url",
+                &base,
+                "--client-id",
+                "id",
+                "--client-secret-env",
+                "SECRET",
+                "--scope",
+                "/accounts.read",
+                "--header",
+                "Origin=https://app.example",
+            ];
+            let output = keybound(home().path(), &[&options[..], repeat].concat(), "");
+            let shown = String::from_utf8([output.stderr, output.stdout].concat()).unwrap();
+            for cause in ["Origin", "test mode", "production"] {
+                assert_eq!(shown.contains(cause), is_explained, "{status} {body}: {shown}");
+            }
+        }
+        // No other server's.
+        let base = accounts(status, body);
+        let (url, token_url) = (format!("{base}/accounts"), format!("{base}/oauth2/token"));
+        let output =
+            keybound(home().path(), &["call", &url, "--token-url", &token_url, "--client-id", "id"], "");
+        assert!(!String::from_utf8(output.stderr).unwrap().contains("Moov"));
+    }
+}
+
+#[test]
+fn a_call_asks_for_an_answer_that_is_not_compressed_unless_it_is_told_otherwise() {
+    for (more, asked) in [
+        (&[][..], "accept-encoding: identity\r\n"),
+        (&["-H", "Accept-Encoding=gzip"], "accept-encoding: gzip\r\n"),
+    ] {
+        let coded = answer("200 OK\r\nContent-Encoding: x-own", "raw");
+        let (url, server) = server(vec![token_answer(), coded]);
+        let token_url = format!("{url}/token");
+        let call = ["call", &url, "--token-url", &token_url, "--client-id", "id"];
+        let output = keybound(home().path(), &[&call[..], more].concat(), "");
+        assert_eq!(stdout(&output), "raw");
+        let sent = server.join().unwrap();
+        assert!(sent[0].contains("accept-encoding: identity\r\n"), "{}", sent[0]);
+        assert_eq!(sent[1].matches("accept-encoding").count(), 1, "{}", sent[1]);
+        assert!(sent[1].contains(asked), "{}", sent[1]);
+        // Who asked for a coding knows of it.
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.contains("x-own"), more.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
+fn credentials_in_a_refusal_never_reach_stderr() {
+    let body = r#"{"accessToken":"hidden-at-4711","data":{"refresh_token":"hidden-rt-4711"},"message":"no hidden-at-4711","error_description":"no hidden-at-4711"}"#;
+    for status in ["400 Bad Request", "401 Unauthorized", "422 Unprocessable Content"] {
+        let (url, server) = server(vec![answer(status, body)]);
+        let url = format!("{url}/token");
+        let output =
+            keybound(home().path(), &["token", "--token-url", &url, "--client-id", "id", "--trace"], "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("hidden") && stderr.contains("no [redacted]"), "{stderr}");
+        server.join().unwrap();
+    }
+}

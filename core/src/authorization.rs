@@ -41,6 +41,7 @@ use crate::endpoint::{Endpoint, is_loopback, scheme};
 use crate::error::{Denial, Misuse, RedirectError, WhyBad};
 use crate::exchange::Exchange;
 use crate::grant::{Grant, Scope, checked_resource};
+use crate::issuer::Server;
 use crate::jose;
 use crate::secret::Secret;
 use crate::step_up::StepUp;
@@ -168,7 +169,8 @@ impl AuthorizationBuilder {
         let pending = PendingAuthorization(Kept {
             seed: Seed(Zeroizing::new(entropy)),
             redirect_uri,
-            issuer: client.0.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
+            server: client.server(),
+            resources: fields.all("resource").map(str::to_owned).collect(),
             iss_required: client.0.iss_in_redirects,
             openid: scope.as_ref().is_some_and(|scope| scope.iter().any(|token| token == "openid")),
         });
@@ -212,7 +214,9 @@ pub struct PendingAuthorization(Kept);
 struct Kept {
     seed: Seed,
     redirect_uri: String,
-    issuer: Option<String>,
+    server: Server,
+    /// Where the token is to be used (RFC 8707 §2.2).
+    resources: Vec<String>,
     iss_required: bool,
     /// Whether there is a `nonce`.
     openid: bool,
@@ -224,7 +228,8 @@ impl Kept {
         Some(Self {
             seed: Seed::read(&Zeroizing::new(members.text("seed")?.into_owned()))?,
             redirect_uri: members.text("redirect_uri")?.into_owned(),
-            issuer: members.text("issuer").map(Into::into),
+            server: Server::read(&members.get("server")?.object()?)?,
+            resources: members.get("resources")?.texts()?.map(Into::into).collect(),
             iss_required: flag("iss_required")?,
             openid: flag("openid")?,
         })
@@ -258,13 +263,15 @@ impl PendingAuthorization {
         self.0.openid.then(|| self.0.seed.derive("nonce"))
     }
 
-    /// The issuer that was asked; [`Client::token`] of its client is to be given the grant.
+    /// The issuer that was asked. [`Client::token`] takes the grant from a client of the same issuer alone, or of the same
+    /// token endpoint where one of the clients names no issuer.
     pub fn issuer(&self) -> Option<&str> {
-        self.0.issuer.as_deref()
+        self.0.server.issuer()
     }
 
     /// Reads a redirect: its whole URL, its query alone, or the form that `response_mode=form_post` sends. What comes
-    /// of it is the grant for the token request, good for once.
+    /// of it is the grant for the token request, good for once. It has the [resources](AuthorizationBuilder::resource) of the
+    /// authorization request.
     ///
     /// # Errors
     /// Why there is no code: the server's word for it, or that the redirect isn't this request's answer.
@@ -273,7 +280,7 @@ impl PendingAuthorization {
         if !answer.state.is_some_and(|state| self.0.seed.is_behind("state", &state)) {
             return Err(RedirectError::NotOurs);
         }
-        let issuer_is_right = match (&answer.iss, &self.0.issuer) {
+        let issuer_is_right = match (answer.iss.as_deref(), self.issuer()) {
             (Some(iss), Some(issuer)) => iss == issuer,
             (Some(_), None) => true,
             (None, _) => !self.0.iss_required,
@@ -290,7 +297,13 @@ impl PendingAuthorization {
             }));
         }
         let code = answer.code.filter(|code| !code.is_empty()).ok_or(RedirectError::NoCode)?;
-        Ok(Grant::authorization_code(Secret::new(code), self.0.redirect_uri.clone(), self.code_verifier()))
+        let Kept { redirect_uri, server, resources, .. } = &self.0;
+        let grant = Grant::authorization_code(Secret::new(code), redirect_uri.clone(), self.code_verifier());
+        let mut grant = grant.begun_at(server.clone());
+        for uri in resources {
+            grant.fields = grant.fields.and("resource", uri.clone());
+        }
+        Ok(grant)
     }
 
     /// What the authorization request says of this.

@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{BadResponse, Envelope, Error, Misuse, Unread, WhyBad};
 use crate::exchange::{Ask, Exchange, Post, Settings, Success, add_header};
 use crate::grant::Grant;
-use crate::issuer::Issuer;
+use crate::issuer::{Issuer, Server};
 use crate::jose::PublicJwk;
 use crate::revocation::{self, Revoked, TokenTypeHint};
 use crate::secret::Secret;
@@ -19,7 +19,7 @@ use crate::time::UnixTime;
 use crate::token::{self, Expected, ExpiresIn, Token};
 use crate::tries::Repeat;
 use crate::wire::fields::{BodyFormat, Fields};
-use crate::wire::json::without_mark;
+use crate::wire::json::{Text, without_mark};
 use crate::wire::refusal::Secrets;
 
 /// A client of one authorization server. Immutable once it is built, and cheap to clone.
@@ -184,7 +184,8 @@ impl Client {
     /// Asks for a token (RFC 6749 §4 to §6).
     ///
     /// # Errors
-    /// `Misuse` if the grant lacks what this client's server requires.
+    /// `Misuse` if the grant lacks what this client's server requires, and if it was begun at another server (RFC 9700
+    /// §4.4): a code or a device code is redeemed by a client of the issuer, or else of the token endpoint, that gave it.
     pub fn token(&self, grant: Grant) -> Result<Exchange<Token>, Misuse> {
         self.ask_for_token(grant, self.0.key.as_ref())
     }
@@ -202,12 +203,24 @@ impl Client {
         client.ask_for_token(Grant { repeat: Repeat::Never, polling: None, ..grant }, None)
     }
 
+    /// Which authorization server this is a client of.
+    pub(crate) fn server(&self) -> Server {
+        Server::new(self.0.issuer.as_ref(), &self.0.token_endpoint)
+    }
+
     /// A token for this client's key, whose proof is made here only if `proving` is that key.
     fn ask_for_token(&self, grant: Grant, proving: Option<&PublicJwk>) -> Result<Exchange<Token>, Misuse> {
         if self.0.scope_required && grant.is_client_credentials() && grant.scope.is_none() {
             return Err(Misuse::new(
                 "scope",
                 "must be given: this server requires it for client_credentials",
+            ));
+        }
+        if grant.server.as_ref().is_some_and(|server| !server.is_same_as(&self.server())) {
+            return Err(Misuse::new(
+                "grant",
+                "must be redeemed at the authorization server where it was begun: \
+                 this client is of another issuer or token endpoint",
             ));
         }
         let (repeat, polling) = (grant.repeat, grant.polling);
@@ -228,7 +241,7 @@ impl Client {
     /// `Response` if it is no token for this client's key.
     pub fn read_token(&self, answer: &[u8], now: UnixTime) -> Result<Token, Error> {
         let headers = HeaderMap::new();
-        let success = Success { headers: &headers, body: without_mark(answer), now };
+        let success = Success { headers: &headers, body: &Text::of(without_mark(answer)), now };
         token::read(&success, &self.expected(None)).map_err(|unread| {
             let why = match unread {
                 Unread::Bad(why) => why,

@@ -33,6 +33,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Misuse, Unread, WhyBad};
 use crate::exchange::{Exchange, Setback, Success};
 use crate::grant::{Grant, Polling, Scope};
+use crate::issuer::Server;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::tries::Repeat;
@@ -59,7 +60,8 @@ impl Client {
         let fields = scope.map_or_else(Fields::default, |scope| Fields::of("scope", scope.0));
         // A proof binds the token, which is asked for later (RFC 9449 §5).
         let ask = self.ask(endpoint, fields, None, Repeat::Freely);
-        Ok(Exchange::new(ask, DeviceAuthorization::read))
+        let server = self.server();
+        Ok(Exchange::new(ask, move |success| DeviceAuthorization::read(success, &server)))
     }
 }
 
@@ -72,6 +74,8 @@ pub struct DeviceAuthorization {
     verification_uri: String,
     verification_uri_complete: Option<String>,
     polling: Polling,
+    /// Which server has given the codes.
+    server: Server,
 }
 
 impl DeviceAuthorization {
@@ -95,13 +99,13 @@ impl DeviceAuthorization {
         self.polling.until
     }
 
-    /// The grant for [`Client::token`]. Its exchange asks at the pace that the server wants (RFC 8628 §3.5), for as long as
+    /// The grant for [`Client::token`] of the same server's client. Its exchange asks at the pace that the server wants (RFC 8628 §3.5), for as long as
     /// the codes are good. Each question has the time that the driver gives an exchange; the waits between them don't count.
     pub fn grant(&self) -> Grant {
-        Grant::device_code(self.device_code.clone(), self.polling)
+        Grant::device_code(self.device_code.clone(), self.polling).begun_at(self.server.clone())
     }
 
-    fn read(success: &Success<'_>) -> Result<Self, Unread> {
+    fn read(success: &Success<'_>, server: &Server) -> Result<Self, Unread> {
         let members = Members::of_answer(success.body, "device_code")?;
         let url = |name| match members.required_text(name) {
             // A person's browser goes there, so that it may have a fragment.
@@ -123,6 +127,7 @@ impl DeviceAuthorization {
             verification_uri,
             verification_uri_complete: url("verification_uri_complete").ok(),
             polling: Polling { interval, until: success.now.saturating_add(lifetime) },
+            server: server.clone(),
         })
     }
 }

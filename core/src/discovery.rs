@@ -78,10 +78,12 @@ struct Parts {
     members: OwnedMembers,
 }
 
+const TOKEN_ENDPOINT: &str = "token_endpoint";
+
 /// The members that must be URLs to which credentials, keys or people may go.
 const ENDPOINTS: [&str; 8] = [
     "authorization_endpoint",
-    "token_endpoint",
+    TOKEN_ENDPOINT,
     "revocation_endpoint",
     "introspection_endpoint",
     "device_authorization_endpoint",
@@ -97,7 +99,7 @@ impl Metadata {
     /// `Misuse` if the server has no token endpoint.
     pub fn client(&self, auth: ClientAuth) -> Result<Client, Misuse> {
         let endpoint = |name| self.endpoint(name).cloned();
-        let token_endpoint = endpoint("token_endpoint")
+        let token_endpoint = endpoint(TOKEN_ENDPOINT)
             .ok_or(Misuse::new("issuer", "must have a token endpoint; its metadata name none"))?;
         let mut client = Client::new(token_endpoint, auth).issuer(self.0.issuer.clone());
         let parts = client.parts_mut();
@@ -161,9 +163,14 @@ impl Metadata {
         }
         let mut endpoints = Vec::new();
         for name in ENDPOINTS {
-            if let Some(url) = members.get(name) {
-                let endpoint = url.text().and_then(|url| issuer.endpoint(&url).ok());
-                endpoints.push((name, endpoint.ok_or(WhyBad::Member(name))?));
+            let Some(value) = members.get(name) else { continue };
+            match value.text() {
+                Some(url) => {
+                    endpoints.push((name, issuer.endpoint(&url).map_err(|_| WhyBad::Member(name))?));
+                }
+                // One that is no text is none, and costs nothing where nobody needs it.
+                None if name != TOKEN_ENDPOINT => {}
+                None => return Err(WhyBad::Member(name).into()),
             }
         }
         let members = OwnedMembers::of(&members);

@@ -127,6 +127,7 @@ pub(crate) struct Envelope {
     pub(crate) status: StatusCode,
     pub(crate) request_id: Option<String>,
     pub(crate) content_type: Option<String>,
+    pub(crate) content_coding: Option<String>,
     pub(crate) nonce: Option<Nonce>,
 }
 
@@ -230,9 +231,13 @@ impl fmt::Display for ServerError {
             write!(f, "; {path}: {message}")?;
         }
         if self.code.is_none() && self.description.is_none() && self.fields.is_empty() {
-            match &self.envelope.content_type {
-                Some(kind) => write!(f, " (a {kind} body without an error that could be read)")?,
-                None => f.write_str(" (without a body that could be read)")?,
+            match (&self.envelope.content_coding, &self.envelope.content_type) {
+                (Some(coding), _) => write!(
+                    f,
+                    " (a body encoded as {coding}, although an answer without any coding was asked for)"
+                )?,
+                (None, Some(kind)) => write!(f, " (a {kind} body without an error that could be read)")?,
+                (None, None) => f.write_str(" (without a body that could be read)")?,
             }
         }
         if let Some(wait) = self.retry_after {
@@ -268,6 +273,8 @@ pub enum WhyBad {
         /// Column, from 1.
         column: usize,
     },
+    /// The body is not JSON, and has a content coding although none was asked for (RFC 9110 §8.4): `gzip`, `br`, …
+    Encoded(String),
     /// A member is missing.
     Missing(&'static str),
     /// JSON, but no object.
@@ -332,6 +339,12 @@ impl fmt::Display for BadResponse {
             WhyBad::TooLarge => write!(f, "it is longer than {} bytes", crate::MAX_RESPONSE)?,
             WhyBad::Redirect => f.write_str("it is a redirection, and none is followed")?,
             WhyBad::NotJson { line, column } => write!(f, "it is not JSON at line {line}, column {column}")?,
+            WhyBad::Encoded(coding) => {
+                write!(
+                    f,
+                    "its body is encoded as {coding}, although an answer without any coding was asked for"
+                )?;
+            }
             WhyBad::NotAnObject => f.write_str("it is JSON, but no object")?,
             WhyBad::Missing(member) => write!(f, "`{member}` is missing")?,
             WhyBad::Member(member) => write!(f, "`{member}` has a wrong type or value")?,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::client_assertion::{ASSERTION_TYPE, ClientAssertion};
@@ -20,8 +20,8 @@ use crate::time::{Ambient, UnixTime};
 use crate::tries::{Repeat, Tries, seed};
 use crate::wire::challenge::{self, Challenge};
 use crate::wire::fields::{BodyFormat, Fields};
-use crate::wire::json::without_mark;
-use crate::wire::refusal::{self, Secrets};
+use crate::wire::json::{Text, without_mark};
+use crate::wire::refusal::{self, Secrets, content_coding};
 
 /// The longest response body that is read: 256 KiB. A driver need not read beyond one byte more.
 pub const MAX_RESPONSE: usize = 256 * 1024;
@@ -65,7 +65,7 @@ pub(crate) enum Setback<'a> {
 /// A response with a 2xx status.
 pub(crate) struct Success<'a> {
     pub(crate) headers: &'a HeaderMap,
-    pub(crate) body: &'a [u8],
+    pub(crate) body: &'a Text<'a>,
     pub(crate) now: UnixTime,
 }
 
@@ -217,6 +217,8 @@ impl Ask {
         let mut request = Request::new(Body::new(Vec::new()));
         *request.uri_mut() = self.endpoint.uri().clone();
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        // Without it any coding would be allowed (RFC 9110 §12.5.3), and none is decoded here.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(post) = &self.post {
             post.write(assertion, &mut request)?;
         }
@@ -287,6 +289,7 @@ pub(crate) fn add_header(headers: &mut HeaderMap, name: &str, value: &str) -> Re
     if matches!(
         name.as_str(),
         "accept"
+            | "accept-encoding"
             | "authorization"
             | "connection"
             | "content-length"
@@ -416,7 +419,7 @@ impl<T> Pending<T> {
         } else if is_too_large {
             Unread::Bad(WhyBad::TooLarge)
         } else {
-            match (exchange.read)(&Success { headers, body, now }) {
+            match (exchange.read)(&Success { headers, body: &Text::of(body), now }) {
                 Ok(done) => return Ok(Received::Done(done)),
                 Err(unread) => unread,
             }
@@ -427,6 +430,10 @@ impl<T> Pending<T> {
             if let Some(wait) = (exchange.go_on)(Setback::Unreadable(&why), &mut exchange.ask, now) {
                 return Ok(Received::Again(exchange.next(wait)));
             }
+            let why = match (why, content_coding(headers)) {
+                (WhyBad::NotJson { .. }, Some(coding)) => WhyBad::Encoded(secrets.tidy(&coding)),
+                (why, _) => why,
+            };
             return Err(BadResponse { envelope: Envelope::of(server, status, headers, &secrets), why }.into());
         }
         if is_too_large {

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::endpoint::scheme;
 use crate::error::Misuse;
+use crate::issuer::Server;
 use crate::secret::Secret;
 use crate::time::UnixTime;
 use crate::tries::Repeat;
@@ -46,6 +47,8 @@ pub struct Grant {
     pub(crate) scope: Option<Scope>,
     /// How to ask again while somebody has yet to decide.
     pub(crate) polling: Option<Polling>,
+    /// Where it was begun, and is to be redeemed; `None` for one that is good wherever the application sends it.
+    pub(crate) server: Option<Server>,
 }
 
 /// How often a token is asked for, and until when.
@@ -132,6 +135,11 @@ impl Grant {
         Self { fields, repeat: Repeat::Freely, polling: Some(polling), ..grant }
     }
 
+    /// Has it redeemed by clients of this server alone.
+    pub(crate) fn begun_at(self, server: Server) -> Self {
+        Self { server: Some(server), ..self }
+    }
+
     /// Any other grant (RFC 6749 §4.5): `grant_type` is its name or URN.
     ///
     /// # Errors
@@ -150,6 +158,7 @@ impl Grant {
             refresh_token: None,
             scope: None,
             polling: None,
+            server: None,
         }
     }
 
@@ -165,12 +174,17 @@ impl Grant {
         self
     }
 
-    /// `resource` (RFC 8707 §2): where the token is to be used, as an absolute URI. There may be several.
+    /// `resource` (RFC 8707 §2): where the token is to be used, as an absolute URI. There may be several. A code's grant has
+    /// those of its authorization request already; one that is given twice is sent once.
     ///
     /// # Errors
     /// `Misuse` for anything else, and for a fragment.
     pub fn resource(self, uri: &str) -> Result<Self, Misuse> {
-        self.param("resource", checked_resource(uri)?)
+        let uri = checked_resource(uri)?;
+        if self.fields.all("resource").any(|known| known == uri) {
+            return Ok(self);
+        }
+        self.param("resource", uri)
     }
 
     /// A further parameter.
@@ -205,7 +219,7 @@ impl Grant {
 
     /// Returns the [resources](Self::resource) that the token is to be used at (RFC 8707 §2).
     pub fn requested_resources(&self) -> impl Iterator<Item = &str> {
-        self.fields.get_all("resource")
+        self.fields.all("resource")
     }
 
     pub(crate) fn is_client_credentials(&self) -> bool {

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::endpoint::Endpoint;
 use crate::error::Misuse;
+use crate::wire::json::Members;
 
 /// An issuer identifier (RFC 8414 §2): the URL by which an authorization server is known, in metadata, in redirects
 /// and in tokens. Two are equal only if they are the same character by character (RFC 8414 §3.3, RFC 9207 §2.4).
@@ -82,5 +85,38 @@ impl fmt::Debug for Issuer {
 impl fmt::Display for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// An authorization server, as far as a client or a grant knows it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Server {
+    issuer: Option<String>,
+    token_endpoint: String,
+}
+
+impl Server {
+    pub(crate) fn new(issuer: Option<&Issuer>, token_endpoint: &Endpoint) -> Self {
+        Self { issuer: issuer.map(Issuer::to_string), token_endpoint: token_endpoint.to_string() }
+    }
+
+    /// What was written of one.
+    pub(crate) fn read(members: &Members<'_>) -> Option<Self> {
+        Some(Self {
+            issuer: members.text("issuer").map(Into::into),
+            token_endpoint: members.text("token_endpoint")?.into_owned(),
+        })
+    }
+
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// Whether this is the other: it has the same issuer, or the same token endpoint where one of them names no issuer.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (&self.issuer, &other.issuer) {
+            (Some(issuer), Some(other)) => issuer == other,
+            _ => self.token_endpoint == other.token_endpoint,
+        }
     }
 }

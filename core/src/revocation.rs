@@ -63,7 +63,7 @@ pub(crate) fn fields(token: Secret, hint: Option<TokenTypeHint>) -> Result<Field
 
 /// Any 2xx will do: RFC 7009 says 200, Moov 204. Only an error in the body speaks against it.
 pub(crate) fn read(success: &Success<'_>) -> Result<Revoked, Unread> {
-    match Members::of(success.body) {
+    match Members::of_body(success.body) {
         Ok(members) if members.get("error").is_some() => Err(Unread::Refusal),
         _ => Ok(Revoked { request_id: request_id(success.headers) }),
     }

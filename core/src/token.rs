@@ -80,6 +80,19 @@ impl TokenType {
         }
     }
 
+    /// The type that an answer names: a text, or the only one of a list. What is no authentication scheme (RFC 9110 §11.1)
+    /// is no type.
+    fn named(value: Value<'_>) -> Option<Self> {
+        let text = value.text().or_else(|| match value.list()?.as_slice() {
+            [only] => only.text(),
+            _ => None,
+        })?;
+        let name = text.trim();
+        let is_scheme = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+        is_scheme.then(|| Self::of(name))
+    }
+
     /// The type as a scheme of the `Authorization` header.
     pub fn as_str(&self) -> &str {
         match self {
@@ -212,10 +225,15 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
     let answer = Members::of_answer(success.body, "access_token")?;
     let access = answer.optional_text("access_token")?.ok_or(WhyBad::Missing("access_token"))?;
     let access = Secret::new(access);
+    // RFC 6749 §A.12: what no header can carry.
+    // To the end whatever comes: so it goes by vectors of bytes.
+    if !access.expose().bytes().fold(true, |good, byte| good & matches!(byte, 0x20..=0x7E)) {
+        return Err(WhyBad::Member("access_token").into());
+    }
     if calls_itself_a_proof(access.expose()) {
         return Err(WhyBad::ProofInsteadOfToken.into());
     }
-    let named = answer.optional_text("token_type")?.as_deref().map(TokenType::of);
+    let named = answer.get("token_type").and_then(TokenType::named);
     let is_bearer = matches!(named, None | Some(TokenType::Bearer));
     let is_bound = named == Some(TokenType::Dpop);
     let may_be_unbound = (is_bearer && expected.accept_bearer) || is_no_access_token(named.as_ref(), &answer);
@@ -228,7 +246,8 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         return Err(WhyBad::BoundToAnotherKey.into());
     }
     let authorization = authorization(&token_type, &access).map_err(WhyBad::Member)?;
-    let refresh = answer.optional_text("refresh_token")?;
+    // What stands beside the access token may be anything at all: a good one isn't lost for it.
+    let refresh = answer.text("refresh_token").filter(|refresh| !refresh.is_empty());
     Ok(Token(Arc::new(Parts {
         ath: OnceLock::new(),
         access,
@@ -236,7 +255,6 @@ pub(crate) fn read(success: &Success<'_>, expected: &Expected) -> Result<Token, 
         authorization,
         key,
         received_at: success.now,
-        // Anything at all may stand here: a good token isn't lost for it.
         expires_at: answer
             .get("expires_in")
             .and_then(Value::number)

@@ -223,7 +223,10 @@ impl World {
             match judged {
                 Judged::Deliver => return,
                 Judged::Rejected => {
-                    self.store.reject(&token);
+                    // It was there before this call, so that another is asked for, unless the origin refuses all.
+                    if !self.store.refused(&token, &uri, self.store.generation(), self.now) {
+                        return;
+                    }
                     // A renewal may bring the same text again; the peer never does.
                     self.refused.insert(token.access_token().expose().to_owned());
                     self.token = None;

@@ -241,8 +241,10 @@ impl Storage for Faulty {
     }
 
     fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        let lease = self.inside.lease(name, patience)?;
-        Ok(lease.map(|lease| Box::new(FaultyLease(lease, self)) as Box<dyn Lease + '_>))
+        match self.inside.lease(name, patience)? {
+            Some(lease) => Ok(Some(Box::new(FaultyLease(lease, self)))),
+            None => Ok(None),
+        }
     }
 }
 

@@ -158,20 +158,25 @@ impl Policy {
                 found.problems.push(Problem::KeyMismatch);
             }
             found.check_signature(&key, jws.signing_input, &jws.signature);
-            let jti = claims.text("jti").map(Cow::into_owned);
-            if let (true, Some(jti), Some(good_until)) = (found.is_valid(), jti, self.good_until(&claims)) {
-                found.verified = Some(VerifiedProof { proof: Secret::new(proof), key, jti, good_until });
+            if found.is_valid() {
+                found.verified = self.verified(proof, key, &claims);
             }
         }
         found.claims_json = String::from_utf8(jws.payload).ok();
         found
     }
 
-    /// The last moment at which its age, or its own `exp`, lets a proof pass.
-    fn good_until(&self, claims: &Members<'_>) -> Option<UnixTime> {
-        let by_age = numeric_date(claims.get("iat")?)?.saturating_add(self.max_age);
-        let by_exp = claims.get("exp").and_then(numeric_date).map(|exp| exp.saturating_add(self.leeway));
-        Some(by_exp.map_or(by_age, |by_exp| by_age.min(by_exp)))
+    /// What is needed of a proof, in which no problem was found.
+    fn verified(&self, proof: &str, key: PublicJwk, claims: &Members<'_>) -> Option<VerifiedProof> {
+        Some(VerifiedProof {
+            proof: Secret::new(proof),
+            key,
+            jti: claims.text("jti")?.into_owned(),
+            iat: numeric_date(claims.get("iat")?)?,
+            exp: claims.get("exp").and_then(numeric_date),
+            max_age: self.max_age,
+            leeway: self.leeway,
+        })
     }
 
     fn check_claims(&self, claims: &Members<'_>, now: UnixTime, found: &mut Inspection) {
@@ -360,14 +365,24 @@ pub struct VerifiedProof {
     pub(crate) proof: Secret,
     pub(crate) key: PublicJwk,
     pub(crate) jti: String,
-    /// The last moment at which its age lets it pass.
-    pub(crate) good_until: UnixTime,
+    iat: UnixTime,
+    exp: Option<UnixTime>,
+    /// Those of the policy that it has passed.
+    pub(crate) max_age: Duration,
+    pub(crate) leeway: Duration,
 }
 
 impl VerifiedProof {
     /// The key whose possession the proof demonstrates; its thumbprint is the token's `jkt`.
     pub fn key(&self) -> &PublicJwk {
         &self.key
+    }
+
+    /// The last moment at which its age, or its own `exp`, lets it pass a policy with this `max_age` and leeway.
+    pub(crate) fn good_until(&self, max_age: Duration, leeway: Duration) -> UnixTime {
+        let by_age = self.iat.saturating_add(max_age);
+        let by_exp = self.exp.map(|exp| exp.saturating_add(leeway));
+        by_exp.map_or(by_age, |by_exp| by_age.min(by_exp))
     }
 
     /// What tells it from all other proofs by its key.

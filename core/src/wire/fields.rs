@@ -78,10 +78,11 @@ impl Fields {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.get_all(name).next()
+        self.all(name).next()
     }
 
-    pub(crate) fn get_all(&self, name: &str) -> impl Iterator<Item = &str> {
+    /// The values of a name that may stand more than once.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.expose())
     }
 

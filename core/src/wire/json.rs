@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::error::{Unread, WhyBad};
 
@@ -93,7 +94,10 @@ pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
 impl<'a> Members<'a> {
     /// Those of a text that is one object and nothing else.
     pub(crate) fn of(json: &'a [u8]) -> Result<Self, WhyBad> {
-        let json = std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?;
+        Self::of_text(std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?)
+    }
+
+    fn of_text(json: &'a str) -> Result<Self, WhyBad> {
         match Parts::of(json) {
             Ok(Parts::Object(members)) => Ok(Self(members)),
             Ok(_) => Err(WhyBad::NotAnObject),
@@ -107,12 +111,29 @@ impl<'a> Members<'a> {
     }
 
     /// Those of an answer, of which none lacks `wanted`. One with an `error` instead is a refusal, whatever its status.
-    pub(crate) fn of_answer(body: &'a [u8], wanted: &'static str) -> Result<Self, Unread> {
-        let members = Self::of(body)?;
+    pub(crate) fn of_answer(body: &'a Text<'_>, wanted: &'static str) -> Result<Self, Unread> {
+        let members = Self::of_body(body)?;
         match members.get(wanted).filter(|value| value.0 != r#""""#) {
             None if members.get("error").is_some() => Err(Unread::Refusal),
             None if !members.has(wanted) => Err(WhyBad::Missing(wanted).into()),
             _ => Ok(members),
+        }
+    }
+
+    /// Those of a body. Bytes that aren't UTF-8 cost only the member that they are in: it is no text then.
+    pub(crate) fn of_body(body: &'a Text<'_>) -> Result<Self, WhyBad> {
+        match body {
+            Text::Sound(text) => Self::of_text(text),
+            Text::Damaged(text) => {
+                let mut members = Self::of_text(text)?;
+                let is_damaged = |value: &Value<'_>| {
+                    value.0.starts_with('"') && value.0.contains(char::REPLACEMENT_CHARACTER)
+                };
+                for (_, value) in members.0.iter_mut().filter(|(_, value)| is_damaged(value)) {
+                    *value = NO_TEXT;
+                }
+                Ok(members)
+            }
         }
     }
 
@@ -256,6 +277,33 @@ impl<'de> Visitor<'de> for PartsVisitor {
 pub(crate) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
+
+/// The body of an answer as text.
+pub(crate) enum Text<'a> {
+    Sound(&'a str),
+    /// U+FFFD stands where bytes weren't UTF-8.
+    Damaged(Zeroizing<String>),
+}
+
+impl<'a> Text<'a> {
+    pub(crate) fn of(body: &'a [u8]) -> Self {
+        match std::str::from_utf8(body) {
+            Ok(text) => Self::Sound(text),
+            Err(_) => {
+                // Room enough, at worst for three bytes in place of each: what a growing text leaves behind is not wiped.
+                let mut text = Zeroizing::new(String::with_capacity(body.len().saturating_mul(3)));
+                for chunk in body.utf8_chunks() {
+                    text.push_str(chunk.valid());
+                    text.extend((!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER));
+                }
+                Self::Damaged(text)
+            }
+        }
+    }
+}
+
+/// A text in JSON that no text can be (RFC 8259 §8.2).
+const NO_TEXT: Value<'_> = Value(r#""\ud800""#);
 
 /// Where a text stops to be one.
 fn not_json_after(json: &[u8], good: usize) -> WhyBad {

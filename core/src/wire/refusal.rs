@@ -1,5 +1,6 @@
 //! Reading a refusal, in whichever dialect the server speaks.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::json::{Members, Value};
 use super::retry_after;
 use crate::dpop::Nonce;
 use crate::error::{Envelope, ServerError};
-use crate::secret::Secret;
+use crate::secret::{Secret, is_same};
 use crate::time::UnixTime;
 use http::{HeaderMap, StatusCode};
 
@@ -22,14 +23,17 @@ const MAX_DEPTH: usize = 16;
 /// What is shorter is no secret, and to strike it out would tear words apart.
 const MIN_SECRET: usize = 6;
 
+const REDACTED: &str = "[redacted]";
+
 impl Envelope {
     pub(crate) fn of(server: String, status: StatusCode, headers: &HeaderMap, secrets: &Secrets) -> Self {
         let tidy = |text: String| secrets.tidy(&text);
         Self {
             server: tidy(server),
             status,
-            request_id: request_id(headers).map(tidy),
+            request_id: text(headers, REQUEST_ID).map(tidy),
             content_type: text(headers, "content-type").map(tidy),
+            content_coding: content_coding(headers).map(tidy),
             nonce: Nonce::of(headers),
         }
     }
@@ -37,7 +41,14 @@ impl Envelope {
 
 /// `x-request-id`, for the provider's support.
 pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
-    text(headers, "x-request-id").map(|id| short_line(&id))
+    text(headers, REQUEST_ID).map(|id| short_line(&id))
+}
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// `Content-Encoding`, unless it says that there is none (RFC 9110 §8.4).
+pub(crate) fn content_coding(headers: &HeaderMap) -> Option<String> {
+    text(headers, "content-encoding").filter(|coding| !coding.eq_ignore_ascii_case("identity"))
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -63,13 +74,17 @@ impl<'a> FromIterator<&'a str> for Secrets {
 }
 
 impl Secrets {
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Secret::expose)
+    }
+
     /// A text from the server as one line of at most [`MAX_TEXT`] characters that moves no terminal's cursor
     /// and has none of the secrets.
     pub(crate) fn tidy(&self, text: &str) -> String {
         let mut line = one_line(text);
         for secret in &self.0 {
             if line.contains(secret.expose()) {
-                line = line.replace(secret.expose(), "[redacted]");
+                line = line.replace(secret.expose(), REDACTED);
             }
         }
         clip(&line)
@@ -87,9 +102,14 @@ pub(crate) fn read(
 ) -> ServerError {
     let mut said = Said::default();
     // Whatever its message is written in, its code can be read.
-    if let Ok(object) = Members::of(String::from_utf8_lossy(body).as_bytes()) {
+    let body = String::from_utf8_lossy(body);
+    let mut credentials = Credentials::default();
+    if let Ok(object) = Members::of(body.as_bytes()) {
         said.read(status, &object);
+        credentials.collect(&object, "", false, 0);
     }
+    let secrets = &Secrets::from_iter(secrets.iter().chain(credentials.0.iter().map(Secret::expose)));
+    credentials.strike_out(&mut said);
     let challenges = Challenge::all(headers);
     let code =
         said.code.or_else(|| challenge::error(&challenges).filter(|code| is_code(code)).map(str::to_owned));
@@ -161,6 +181,90 @@ impl Said {
             }
         }
     }
+}
+
+/// The values of members that are named like credentials: a server that refuses may still have issued some, or repeat them.
+#[derive(Default)]
+struct Credentials(Vec<Secret>);
+
+impl Credentials {
+    /// Finds them at any depth. `within` is the member that has this object, and `all` whether that is named so.
+    fn collect(&mut self, object: &Members<'_>, within: &str, all: bool, depth: usize) {
+        for (name, value) in object.iter() {
+            self.collect_value(value, (within, name), all || is_credential(name), depth);
+        }
+    }
+
+    fn collect_value(&mut self, value: Value<'_>, (within, name): (&str, &str), all: bool, depth: usize) {
+        if let Some(object) = value.object() {
+            if depth < MAX_DEPTH {
+                self.collect(&object, name, all, depth.saturating_add(1));
+            }
+        } else if let Some(items) = value.list() {
+            for item in items.into_iter().filter(|_| depth < MAX_DEPTH) {
+                self.collect_value(item, (within, name), all, depth.saturating_add(1));
+            }
+        } else if all {
+            let text = one_line(&value.text().unwrap_or(Cow::Borrowed(value.as_json())));
+            // The code of an error, not one that is redeemed.
+            let is_errors_code = within == "error" && name == "code" && is_short_code(&text);
+            if !text.is_empty() && !is_errors_code && !is_message(&text) {
+                self.0.push(Secret::new(text));
+            }
+        }
+    }
+
+    /// Strikes out the fields that are credentials, however short.
+    fn strike_out(&self, said: &mut Said) {
+        if self.0.len() > MAX_FIELDS {
+            // Whoever sends so many has nothing to say beside them.
+            *said = Said { code: said.code.take().filter(|code| is_short_code(code)), ..Said::default() };
+        }
+        for (_, message) in &mut said.fields {
+            let line = one_line(message);
+            if self.0.iter().any(|secret| is_same(secret.expose().as_bytes(), line.as_bytes())) {
+                REDACTED.clone_into(message);
+            }
+        }
+    }
+}
+
+/// Whether a member is named like a credential, in whichever style: `access_token`, `accessToken`, `X-Api-Key`.
+fn is_credential(name: &str) -> bool {
+    const ENDINGS: &str = "token secret password passwd passphrase assertion jwt credential verifier apikey privatekey \
+                           devicecode usercode authorizationcode";
+    const WHOLE: &str = "code authcode authorization cookie dpop proof";
+    let letters = name.chars().filter(char::is_ascii_alphanumeric);
+    let name: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
+    let name = name.strip_suffix('s').unwrap_or(&name);
+    WHOLE.split(' ').any(|whole| name == whole)
+        || ENDINGS.split(' ').any(|ending| name.ends_with(ending))
+        || ["accesstoken", "refreshtoken", "idtoken"].iter().any(|part| name.contains(part))
+}
+
+/// Whether a text says what is wrong with a credential, and isn't the credential: plain words, of which one refuses.
+fn is_message(text: &str) -> bool {
+    // "string" stands in Moov's reference.
+    const REFUSING: &str = "are can't cannot expired has invalid is malformed missing must no not required revoked string \
+                            too unknown unsupported used was wrong";
+    let words = || text.split(' ').map(|word| word.trim_matches(|c: char| c.is_ascii_punctuation()));
+    let is_plain = |word: &str| match word.len() {
+        0..=3 if word.bytes().all(|byte| byte.is_ascii_digit()) => true,
+        0..=20 => word.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'\''),
+        _ => false,
+    };
+    let refuses = |word: &str| REFUSING.split(' ').any(|refusing| word.eq_ignore_ascii_case(refusing));
+    words().all(is_plain) && words().any(refuses)
+}
+
+/// Whether a text is letters in parts, perhaps with a number at the end: `invalid_grant`, `AADSTS50011`.
+fn is_short_code(text: &str) -> bool {
+    text.len() <= 64
+        && text.split(['_', '-', '.']).all(|part| {
+            let letters = part.trim_end_matches(|c: char| c.is_ascii_digit());
+            letters.bytes().all(|byte| byte.is_ascii_alphabetic())
+                && part.len() <= letters.len().saturating_add(6)
+        })
 }
 
 /// Whether an `error` is a code for programs rather than a sentence for people.

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use http::Method;
+use keybound_core::dpop::{Policy, Proof};
+use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    AuthorizationBuilder, AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer,
+    Ambient, AuthorizationBuilder, AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer,
     PendingAuthorization, Received, RedirectError, Retry, Scope, Secret, StepUp, TokenType,
 };
 use proptest::prelude::*;
 
 use crate::peer::{Asks, ISSUER, Peer, response, with_header};
-use crate::world::{TOKEN_URL, World, answered, endpoint};
+use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const REDIRECT_URI: &str = "https://app.example/callback";
 
@@ -390,5 +393,144 @@ proptest! {
         }
         let _ = PendingAuthorization::from_json(&text);
         let _ = client().authorization(&tail);
+    }
+}
+
+/// The token endpoint and the issuer, where it is known, of a server.
+fn client_of(token_endpoint: &str, issuer: Option<&str>) -> Client {
+    let client = Client::new(endpoint(token_endpoint), ClientAuth::none("app").unwrap())
+        .authorization_endpoint(endpoint("https://as.example/authorize"))
+        .pushed_authorization_request_endpoint(endpoint("https://as.example/par"))
+        .device_authorization_endpoint(endpoint("https://as.example/device"));
+    match issuer {
+        Some(issuer) => client.issuer(Issuer::https(issuer).unwrap()),
+        None => client,
+    }
+}
+
+const SERVERS: [(&str, Option<&str>); 5] = [
+    ("https://a.example/token", Some("https://a.example")),
+    ("https://b.example/token", Some("https://b.example")),
+    ("https://a.example/token", Some("https://a.example/tenant")),
+    ("https://b.example/token", None),
+    ("https://b.example/tenant/token", None),
+];
+
+/// Whether a grant that was begun at the one server may be redeemed at the other.
+fn is_same(one: usize, other: usize) -> bool {
+    // The fourth may be the second: its token endpoint is, and it doesn't say who it is.
+    one == other || matches!((one, other), (1, 3) | (3, 1))
+}
+
+/// Both ways to ask for a token refuse the grant, or neither does.
+fn redeems(at: &Client, grant: &Grant) -> bool {
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let uri = "https://as.example/token".parse().unwrap();
+    let proof = Proof::build(key.public(), &Method::POST, &uri).unwrap();
+    let proof = proof.prepare(Ambient::new(START, [1; 16])).finish(|request| key.sign(request)).unwrap();
+    let verified = Policy::default().inspect(proof.as_str(), START).verified().unwrap();
+    let refused = [at.token(grant.clone()).err(), at.relay(grant.clone(), verified).err()];
+    for misuse in refused.iter().flatten() {
+        assert_eq!(misuse.argument(), "grant", "{misuse}");
+    }
+    let [token, relay] = refused.map(|refused| refused.is_none());
+    assert_eq!(token, relay);
+    token
+}
+
+#[test]
+fn a_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
+    for (from, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
+        let client = client_of(token_endpoint, issuer);
+        let builder = client.authorization(REDIRECT_URI).unwrap();
+        let pushed = answered(
+            builder.clone().push([4; 32]).unwrap(),
+            response(201, r#"{"request_uri":"urn:x","expires_in":60}"#),
+        );
+        let Ok(Received::Done(pushed)) = pushed else { panic!("it was pushed") };
+        for pending in [builder.build([1; 32]).unwrap().pending, pushed.pending] {
+            let stored = PendingAuthorization::from_json(pending.to_json().expose()).unwrap();
+            for pending in [pending, stored] {
+                // With the `iss` of the honest server, and without any (RFC 9700 §4.4).
+                let iss = issuer.map_or(String::new(), |issuer| format!("&iss={issuer}"));
+                for iss in [iss, String::new()] {
+                    let grant =
+                        pending.receive(&back(&pending, &format!("code=c&state=STATE{iss}"))).unwrap();
+                    for (to, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
+                        let client = client_of(token_endpoint, issuer);
+                        assert_eq!(redeems(&client, &grant), is_same(from, to), "{from} {to}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
+    let answer =
+        r#"{"device_code":"d","user_code":"u","verification_uri":"https://as.example/go","expires_in":600}"#;
+    for (from, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
+        let exchange = client_of(token_endpoint, issuer).device_authorization(None).unwrap();
+        let Ok(Received::Done(device)) = answered(exchange, response(200, answer)) else {
+            panic!("a code came")
+        };
+        for (to, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
+            let client = client_of(token_endpoint, issuer);
+            assert_eq!(redeems(&client, &device.grant()), is_same(from, to), "{from} {to}");
+        }
+    }
+}
+
+#[test]
+fn a_grant_that_an_application_has_made_is_redeemed_wherever_it_says() {
+    for (token_endpoint, issuer) in SERVERS {
+        let client = client_of(token_endpoint, issuer);
+        assert!(redeems(&client, &Grant::client_credentials()));
+        assert!(redeems(&client, &Grant::refresh_token(Secret::new("r")).unwrap()));
+        assert!(redeems(&client, &Grant::extension("authorization_code").unwrap()));
+    }
+}
+
+/// The values of a parameter in a form.
+fn values<'a>(form: &'a str, name: &str) -> Vec<&'a str> {
+    form.split('&')
+        .filter_map(|pair| pair.split_once('=').filter(|(own, _)| *own == name))
+        .map(|(_, value)| value)
+        .collect()
+}
+
+#[test]
+fn the_resources_of_the_authorization_request_are_those_of_the_token_request() {
+    let client = client().pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
+    for resources in
+        [&[][..], &["https://rs.example/"], &["https://a.example/x?y=1", "urn:b", "https://c.example"]]
+    {
+        let mut builder = client.authorization(REDIRECT_URI).unwrap();
+        for (at, uri) in resources.iter().enumerate() {
+            // By its own name or as a parameter: it's the same.
+            builder = if at == 1 { builder.param("resource", uri) } else { builder.resource(uri) }.unwrap();
+        }
+        let pushed =
+            answered(builder.clone().push([4; 32]).unwrap(), response(201, r#"{"request_uri":"urn:x"}"#));
+        let Ok(Received::Done(pushed)) = pushed else { panic!("it was pushed") };
+        let built = builder.build([1; 32]).unwrap();
+        let url = built.url.to_string();
+        let asked = values(url.split_once('?').unwrap().1, "resource");
+        assert_eq!(asked.len(), resources.len());
+        for pending in [built.pending, pushed.pending] {
+            let stored = PendingAuthorization::from_json(pending.to_json().expose()).unwrap();
+            for pending in [pending, stored] {
+                let grant = pending.receive(&back(&pending, "code=c&state=STATE")).unwrap();
+                let body = |grant: Grant| {
+                    let body = outgoing(client.token(grant).unwrap()).request.into_body().into_vec();
+                    String::from_utf8(body).unwrap()
+                };
+                assert_eq!(values(&body(grant.clone()), "resource"), asked);
+                // Whoever gives it once more by hand doesn't ask for it twice.
+                let again = resources.iter().try_fold(grant, |grant, uri| grant.resource(uri)).unwrap();
+                assert_eq!(values(&body(again), "resource"), asked);
+            }
+        }
     }
 }

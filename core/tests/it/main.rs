@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod algorithms;
+mod answers;
 mod authorization;
 mod autotrait;
 mod challenges;

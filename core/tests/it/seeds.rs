@@ -452,7 +452,7 @@ fn treasury_prime_api_key_is_a_bearer_jwt() {
 fn treasury_prime_x_idempotency_key_is_never_sent() {
     let mut names: Vec<String> = request(uxt_exchange()).headers().keys().map(ToString::to_string).collect();
     names.sort_unstable();
-    assert_eq!(names, ["accept", "authorization", "content-type"]);
+    assert_eq!(names, ["accept", "accept-encoding", "authorization", "content-type"]);
 }
 
 #[test]

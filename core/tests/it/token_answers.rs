@@ -302,9 +302,6 @@ fn an_answer_without_a_token_says_what_is_wrong_and_where() {
         (r#"{"access_token":4711}"#, WhyBad::Member("access_token")),
         (r#"{"access_token":["at"]}"#, WhyBad::Member("access_token")),
         (r#"{"access_token":"a\nb"}"#, WhyBad::Member("access_token")),
-        (r#"{"access_token":"at","token_type":1}"#, WhyBad::Member("token_type")),
-        (r#"{"access_token":"at","token_type":"Bear\ner"}"#, WhyBad::Member("token_type")),
-        (r#"{"access_token":"at","refresh_token":7}"#, WhyBad::Member("refresh_token")),
         (r#"["access_token"]"#, WhyBad::NotAnObject),
         (r#""at""#, WhyBad::NotAnObject),
         ("null", WhyBad::NotAnObject),
@@ -328,8 +325,8 @@ fn what_is_no_json_is_told_by_its_place_alone() {
         assert_eq!((line, column), place, "{body}");
     }
     assert!(matches!(
-        answer(ExpiresIn::Auto, Response::new(b"{\"access_token\":\"\xff\"}".to_vec())),
-        Err(Error::Response(bad)) if matches!(bad.why(), WhyBad::NotJson { .. })
+        answer(ExpiresIn::Auto, Response::new(b"{\"access_token\":\"at\",\xff}".to_vec())),
+        Err(Error::Response(bad)) if matches!(bad.why(), WhyBad::NotJson { line: 1, column: 22, .. })
     ));
 }
 
@@ -338,8 +335,8 @@ fn the_value_of_a_wrong_member_is_not_shown() {
     for body in [
         r#"{"access_token":471147114711}"#,
         r#"{"access_token":{"s3cr3t":"471147114711"}}"#,
-        r#"{"access_token":"at","token_type":471147114711}"#,
-        r#"{"access_token":"at","refresh_token":[471147114711]}"#,
+        r#"{"access_token":["471147114711"],"token_type":471147114711}"#,
+        r#"{"access_token":"471147114711ü","refresh_token":[471147114711]}"#,
         "471147114711",
     ] {
         let error = read(body).unwrap_err();

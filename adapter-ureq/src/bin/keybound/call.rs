@@ -2,10 +2,11 @@ use std::io::{self, Write};
 use std::{fs, str::FromStr};
 
 use clap::Args;
-use http::header::LOCATION;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, LOCATION};
+use http::response::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, warn};
 use crate::grant::TokenOptions;
 use crate::input::HEADER;
 use crate::output::Stdout;
@@ -21,7 +22,7 @@ pub(crate) struct Options {
     /// The body, or @ and the file that holds it. Sent as JSON if it begins like it, else as a form.
     #[arg(short = 'd', value_name = "DATA|@FILE")]
     data: Option<String>,
-    /// A header of the call; `NAME: VALUE` will do as well.
+    /// A header of the call; `NAME: VALUE` will do as well. Without an Accept-Encoding the answer is asked for as it is.
     #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = HEADER)]
     call_header: Vec<(String, String)>,
     /// Prints the status and the headers before the body.
@@ -40,6 +41,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let mut request = options.request()?;
     let (ready, grant) = options.token.ready()?;
+    let empty_401 = ready.empty_401;
     for (name, value) in &ready.api_headers {
         request.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
@@ -52,23 +54,30 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let request_url = request.uri().clone();
     let response = session.run(request);
     nonce_cache::store(&session.transport().learned());
-    let response = response.map_err(|error| Failure::refused(error.to_string()))?;
+    let (head, body) = response.map_err(|error| Failure::refused(error.to_string()))?.into_parts();
 
-    let verdict = judge(&request_url, &response);
     let mut out = Stdout;
     if options.include {
-        write_head(&mut out, &response)?;
+        write_head(&mut out, &head)?;
     }
-    io::copy(&mut response.into_body().into_reader(), &mut out)?;
+    let length = io::copy(&mut body.into_reader(), &mut out)?;
     out.flush()?;
-    verdict.map_err(Failure::refused)
+    let coding = head.headers.get(CONTENT_ENCODING).and_then(|coding| coding.to_str().ok());
+    if let Some(coding) = coding.filter(|coding| !options.is_coding_asked_for() && *coding != IDENTITY) {
+        warn(&format_args!("warning: the body is encoded as {coding}, although none was asked for"));
+    }
+    judge(&request_url, &head, length, empty_401).map_err(Failure::refused)
 }
 
-/// Whether the call went well, else why not, in words.
-pub(crate) fn judge<B>(url: &Uri, response: &Response<B>) -> Result<(), String> {
-    match response.status() {
+/// Whether the call went well, else why not, in words. `length` is the body's; `empty_401` what a 401 without any means.
+pub(crate) fn judge(url: &Uri, head: &Parts, length: u64, empty_401: Option<&str>) -> Result<(), String> {
+    match head.status {
+        status @ StatusCode::UNAUTHORIZED if length == 0 => {
+            let hint = empty_401.map(|hint| format!(", and says nothing more: {hint}")).unwrap_or_default();
+            Err(format!("the server answered {status}{hint}"))
+        }
         status if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
-            let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            let location = head.headers.get(LOCATION).and_then(|location| location.to_str().ok());
             let to = location.and_then(|location| origin(url, location)).unwrap_or_default();
             Err(format!("the server answered {status}{to}; redirections are not followed"))
         }
@@ -90,6 +99,8 @@ fn origin(from: &Uri, location: &str) -> Option<String> {
     let port = to.port().map(|port| format!(":{port}")).unwrap_or_default();
     Some(format!(", to {}://{}{port}", to.scheme_str()?, to.host()?))
 }
+
+const IDENTITY: &str = "identity";
 
 /// The headers that the call, or the connection under it, has by itself.
 const OWN_HEADERS: [&str; 6] =
@@ -134,13 +145,19 @@ impl Options {
             value.set_sensitive(true);
             request.headers_mut().insert(name, value);
         }
+        // Without it any coding would be allowed (RFC 9110 §12.5.3), and none is decoded here.
+        request.headers_mut().entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(IDENTITY));
         Ok(request)
+    }
+
+    fn is_coding_asked_for(&self) -> bool {
+        self.call_header.iter().any(|(name, _)| name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str()))
     }
 }
 
-fn write_head<B>(out: &mut impl Write, response: &Response<B>) -> io::Result<()> {
-    writeln!(out, "{:?} {}", response.version(), response.status())?;
-    for (name, value) in response.headers() {
+fn write_head(out: &mut impl Write, head: &Parts) -> io::Result<()> {
+    writeln!(out, "{:?} {}", head.version, head.status)?;
+    for (name, value) in &head.headers {
         write!(out, "{name}: ")?;
         out.write_all(value.as_bytes())?;
         writeln!(out)?;

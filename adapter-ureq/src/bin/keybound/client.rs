@@ -101,7 +101,14 @@ pub(crate) struct Ready {
     pub(crate) metadata: Option<Metadata>,
     /// What every call of the provider's API should have.
     pub(crate) api_headers: HeaderMap,
+    /// What it mostly means when the provider's API answers 401 without a body, and what to do.
+    pub(crate) empty_401: Option<&'static str>,
 }
+
+/// Moov gives a token all the same, and documents neither.
+const MOOVS_EMPTY_401: &str = "mostly the Origin is missing or is none of the domains that are registered with the key \
+                               (--header Origin=https://…), or the keys are those of the test mode and the account is a \
+                               production account, or the reverse";
 
 impl Ready {
     /// What the user can do about an endpoint that isn't known.
@@ -133,6 +140,7 @@ impl ClientOptions {
         let mut bound_to = key.as_ref().map(|key| key.public().clone());
         let transport = transport(self.trace).signer(Vec::from_iter(key.into_iter().chain(client_key)));
         let mut api_headers = HeaderMap::new();
+        let mut empty_401 = None;
         let mut metadata = None;
         let mut client = match (&self.token_url, &self.issuer, self.provider) {
             (_, _, Some(Provider::Moov)) => {
@@ -141,6 +149,7 @@ impl ClientOptions {
                     warn(&format_args!("warning: {warning}"));
                 }
                 api_headers = moov.headers().clone();
+                empty_401 = Some(MOOVS_EMPTY_401);
                 moov.client()?
             }
             (_, Some(url), None) => {
@@ -166,7 +175,7 @@ impl ClientOptions {
         if let Some(key) = bound_to {
             client = client.dpop(key);
         }
-        Ok(Ready { client, transport, metadata, api_headers })
+        Ok(Ready { client, transport, metadata, api_headers, empty_401 })
     }
 
     fn client_auth(

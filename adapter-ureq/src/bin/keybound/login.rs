@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use keybound_ureq::{AuthorizationRequest, ExpectedIdToken, Metadata, RedirectError, Scope};
+use keybound_ureq::{
+    AuthorizationRequest, ExpectedIdToken, Metadata, RedirectError, Scope, Token, Transport,
+};
 
 use crate::client::ClientOptions;
 use crate::failure::{Failure, warn};
@@ -15,7 +17,8 @@ use crate::{nonce_cache, token};
 pub(crate) struct Options {
     #[command(flatten)]
     client: ClientOptions,
-    /// Scopes, separated by spaces.
+    /// Scopes, separated by spaces. With `openid`, who signs in is verified: if that fails, the tokens are printed without
+    /// `sub`, and the exit status is 1.
     #[arg(long)]
     scope: Option<String>,
     /// Where the token is to be used (RFC 8707). May be given several times.
@@ -43,6 +46,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let scope = options.scope.as_deref().map(Scope::new).transpose()?;
     let listener = Listener::open(options.redirect_uri.as_deref())?;
     let ready = options.client.ready()?;
+    // With it, who signs in is verified: what that takes is looked for before anybody does, and a code is spent.
+    let is_person_wanted = scope.as_ref().is_some_and(|scope| scope.iter().any(|token| token == "openid"));
+    let has_keys = |metadata: &Metadata| metadata.endpoint("jwks_uri").is_some();
+    if is_person_wanted && !ready.metadata.as_ref().is_none_or(has_keys) {
+        return Err(Failure::usage(
+            "the issuer's metadata name no jwks_uri, so nobody could verify who signs in: leave openid out of --scope",
+        ));
+    }
     let mut builder =
         ready.client.authorization(listener.redirect_uri()).map_err(|misuse| ready.explain(misuse))?;
     if let Some(scope) = scope {
@@ -77,12 +88,35 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let token = ready.transport.run(ready.client.token(grant?)?);
     nonce_cache::store(&ready.transport.learned());
     let token = token?;
-    let (Some(id_token), Some(metadata)) = (token.id_token(), &ready.metadata) else {
-        return token::print(&token);
+    let person = match &ready.metadata {
+        Some(metadata) => person(&token, metadata, &ready.transport, options.client.client_id(), nonce),
+        None => Ok(None),
     };
-    let expected = ExpectedIdToken::new(metadata.issuer(), options.client.client_id()).nonce(nonce);
-    let keys = ready.transport.run(metadata.keys()?)?;
+    // The code is spent: what it has brought is printed, whoever signed in.
+    token::print_of(&token, person.as_ref().ok().and_then(Option::as_deref))?;
+    match person {
+        Err(why) if is_person_wanted => Err(Failure::refused(format!(
+            "who signed in could not be verified, the tokens are printed all the same: {why}"
+        ))),
+        Err(why) => {
+            warn(&format_args!("warning: who signed in could not be verified: {why}"));
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Who signed in, verified; `None` where the server doesn't say.
+fn person(
+    token: &Token,
+    metadata: &Metadata,
+    transport: &Transport,
+    client_id: &str,
+    nonce: Option<String>,
+) -> Result<Option<String>, Failure> {
+    let Some(id_token) = token.id_token() else { return Ok(None) };
+    let expected = ExpectedIdToken::new(metadata.issuer(), client_id).nonce(nonce);
+    let keys = transport.run(metadata.keys()?)?;
     let person = id_token.verify(&expected, &keys, now());
-    let person = person.map_err(|problem| Failure::refused(problem.to_string()))?;
-    token::print_of(&token, Some(person.subject()))
+    Ok(Some(person.map_err(|problem| Failure::refused(problem.to_string()))?.subject().to_owned()))
 }

@@ -57,6 +57,7 @@ pub(crate) fn run(
             trace.print(&mut io::stderr(), &event);
         }
     });
+    let empty_401 = ready.empty_401;
     let session = options.session(transport, ready.client, grant)?;
     let (tally, left) = (Mutex::new(Tally::default()), AtomicU64::new(times.into()));
     // Drawn on stderr, and only where that is a terminal.
@@ -69,7 +70,7 @@ pub(crate) fn run(
                     .is_ok()
                 {
                     let began = Instant::now();
-                    let outcome = call(&session, request);
+                    let outcome = call(&session, request, empty_401);
                     tally.lock().unwrap_or_else(PoisonError::into_inner).add(began.elapsed(), outcome);
                     progress.inc(1);
                 }
@@ -82,10 +83,10 @@ pub(crate) fn run(
 }
 
 /// One call, its body read to the end, so that the connection can be used again.
-fn call(session: &Session, request: &Request<Vec<u8>>) -> Result<(), String> {
-    let mut response = session.run(request.clone()).map_err(|error| error.to_string())?;
-    io::copy(&mut response.body_mut().as_reader(), &mut io::sink()).map_err(|error| error.to_string())?;
-    judge(request.uri(), &response)
+fn call(session: &Session, request: &Request<Vec<u8>>, empty_401: Option<&str>) -> Result<(), String> {
+    let (head, body) = session.run(request.clone()).map_err(|error| error.to_string())?.into_parts();
+    let length = io::copy(&mut body.into_reader(), &mut io::sink()).map_err(|error| error.to_string())?;
+    judge(request.uri(), &head, length, empty_401)
 }
 
 impl Tally {

@@ -63,9 +63,12 @@ impl Trace {
                     .and_then(|()| self.print_sent_headers(&mut text, headers))
                     .and_then(|()| self.print_body(&mut text, body))
             }
-            Event::Received { status, headers, body, .. } => writeln!(text, "← {status}")
-                .and_then(|()| self.print_headers(&mut text, headers))
-                .and_then(|()| self.print_body(&mut text, body.unwrap_or_default())),
+            Event::Received { status, headers, body, .. } => {
+                self.remember_tokens(body.unwrap_or_default());
+                writeln!(text, "← {status}")
+                    .and_then(|()| self.print_headers(&mut text, headers))
+                    .and_then(|()| self.print_body(&mut text, body.unwrap_or_default()))
+            }
             Event::Lost { cause, .. } => writeln!(text, "✗ no answer: {}", self.tidy(&cause.to_string())),
             Event::Again { wait, .. } if !wait.is_zero() => {
                 writeln!(text, "… waiting {} ms", wait.as_millis())
@@ -100,6 +103,16 @@ impl Trace {
         for (name, value) in fields(body) {
             if let (false, Value::String(text)) = (SHOWN.contains(&name.as_str()), value) {
                 keep(&text);
+            }
+        }
+    }
+
+    /// A server may name the tokens that it sends once more, in a message.
+    fn remember_tokens(&self, body: &[u8]) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in fields(body) {
+            if let (true, Value::String(text)) = (name.to_ascii_lowercase().ends_with("token"), value) {
+                secrets.extend(Some(text).filter(|text| text.len() >= MIN_SECRET));
             }
         }
     }
