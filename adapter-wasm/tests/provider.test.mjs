@@ -245,21 +245,30 @@ describe('the redirect of a login', () => {
     assert.equal(server.logins(), 1);
   });
 
-  test('can be asked for again after the way back', LATER, async (t) => {
-    const { server, context, options } = await setUp(t, { thinks: 600_000 });
+  test('can be asked for again where the page was not left, or has been come back to', LATER, async (t) => {
+    const { server, context, options } = await setUp(t);
     const page = await context.newPage();
+    let asked = 0;
+    await page.route(`${server.issuer}/auth?*`, (route) => {
+      asked += 1;
+      return route.fulfill({ status: 204 }); // the browser stays where it is
+    });
     await page.goto(pages.url);
-    const log_in = () => page.evaluate(async (options) => {
-      const { Session } = await import('/keybound/index.js');
-      globalThis.session ??= await Session.open(options);
-      void session.login().catch(() => {});
-    }, options);
-    await log_in();
-    await page.waitForURL(/interaction/);
-    await page.goBack();
-    await log_in();
-    await page.waitForURL(/interaction/);
-    assert.equal(server.logins(), 2);
+    await page.clock.install();
+    const logIn = async (act) => {
+      await page.evaluate(async ([options, act]) => {
+        const { Session } = await import('/keybound/index.js');
+        globalThis.session ??= await Session.open(options);
+        if (act) dispatchEvent(new Event(act));
+        void session.login();
+      }, [options, act]);
+      await page.waitForTimeout(300);
+      return asked;
+    };
+    assert.deepEqual([await logIn(), await logIn()], [1, 1]);
+    assert.equal(await logIn('pagehide'), 2); // as where the page is kept for the way back
+    await page.clock.runFor(11_000);
+    assert.equal(await logIn(), 3);
   });
 });
 

@@ -179,23 +179,29 @@ impl Client {
         let auth = &self.0.settings.auth;
         let key = self.key().filter(|_| auth.is_public()).map(PublicJwk::thumbprint);
         let mut text = String::new();
-        for mut list in [
+        for list in [
             vec![server],
             auth.id().into_iter().collect(),
             scope.map(|scope| scope.iter().collect()).unwrap_or_default(),
             resources.into_iter().collect(),
             key.into_iter().collect(),
         ] {
-            list.sort_unstable();
-            list.dedup();
-            // With their lengths, so that no two lists run into each other.
-            text.extend([list.len().to_string(), ":".into()]);
+            // In place of the standard library's sort, which is ten times the code.
+            let mut sorted: Vec<&str> = Vec::with_capacity(list.len());
             for item in list {
+                if let Err(at) = sorted.binary_search(&item) {
+                    sorted.insert(at, item);
+                }
+            }
+            // With their lengths, so that no two lists run into each other.
+            text.extend([sorted.len().to_string(), ":".into()]);
+            for item in sorted {
                 text.extend([item.len().to_string(), ":".into(), item.to_owned()]);
             }
         }
         let hash = digest(&SHA256, text.as_bytes());
-        hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let digits = hash.as_ref().iter().take(8).flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
     }
 }
 
