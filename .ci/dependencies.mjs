@@ -12,7 +12,9 @@ const BEGIN = '<!-- .ci/dependencies.mjs writes what follows, but for the last c
 const BUILDS = [
   ['core', 'keybound-core'],
   ['ureq', 'keybound-ureq'],
-  ...['log', 'file', 'redis', 'sandbox', 'cli'].map((feature) => [feature, 'keybound-ureq', '--features', feature]),
+  ...['log', 'file', 'redis'].map((feature) => [feature, 'keybound-ureq', '--features', feature]),
+  ['sandbox', 'keybound-sandbox'],
+  ['command', 'keybound'],
   ['wasm', 'keybound-wasm', '--all-features'],
 ];
 

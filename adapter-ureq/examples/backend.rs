@@ -1,7 +1,7 @@
 //! A threaded backend with a session for each person, bound to one key, kept in files and sealed.
 //!
 //! ```sh
-//! cargo run -p keybound-ureq --features sandbox,file --example backend
+//! cargo run -p keybound-ureq --features file --example backend
 //! ```
 
 use std::error::Error;
@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
-use keybound_ureq::storage::{FileStorage, Sealed, Storage};
-use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Pool, Secret, Session, Token, Transport};
+use keybound_ureq::storage::{EncryptedStorage, FileStorage, Storage};
+use keybound_ureq::{
+    Client, ClientAuth, Endpoint, Grant, Secret, Session, SessionPool, Token, Transport,
+};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ureq::http::Request;
 
@@ -39,9 +41,14 @@ fn main() -> Result<(), BoxError> {
             Ok::<_, BoxError>(())
         };
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a call panicked")?)
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| "a call panicked")?)
     })?;
-    println!("{CALLS} calls for {PEOPLE} people, {} sessions open", backend.people.len());
+    println!(
+        "{CALLS} calls for {PEOPLE} people, {} sessions open",
+        backend.people.len()
+    );
     Ok(())
 }
 
@@ -50,40 +57,55 @@ struct Backend {
     transport: Arc<Transport>,
     client: Client,
     storage: Arc<dyn Storage>,
-    people: Pool<String>,
+    people: SessionPool<String>,
 }
 
 impl Backend {
     fn new(server: &str, folder: &Path) -> Result<Self, BoxError> {
         let key = SigningKey::generate(Algorithm::Es256)?;
         let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-        let client = Client::new(Endpoint::https_or_loopback(&format!("{server}/token"))?, auth)
-            .dpop(key.public().clone());
+        let client = Client::new(
+            Endpoint::https_or_loopback(&format!("{server}/token"))?,
+            auth,
+        )
+        .dpop(key.public().clone());
         let transport = Arc::new(Transport::new().signer(key));
         // An application has this key from elsewhere: a key service, or its environment.
         let mut seal = [0; 32];
-        SystemRandom::new().fill(&mut seal).map_err(|_| "no random numbers")?;
-        let storage: Arc<dyn Storage> = Arc::new(Sealed::new(FileStorage::new(folder)?, &seal)?);
-        let people = Pool::new(PEOPLE / 2, {
+        SystemRandom::new()
+            .fill(&mut seal)
+            .map_err(|_| "no random numbers")?;
+        let storage: Arc<dyn Storage> =
+            Arc::new(EncryptedStorage::new(FileStorage::new(folder)?, &seal)?);
+        let people = SessionPool::new(PEOPLE / 2, {
             let (transport, client, storage) = (transport.clone(), client.clone(), storage.clone());
             move |person: &String| {
                 let session = Session::resume(transport.clone(), client.clone());
-                session.kept_in(storage.clone(), person.as_str()).open()
+                session.storage(storage.clone(), person.as_str()).build()
             }
         });
-        Ok(Self { server: server.to_owned(), transport, client, storage, people })
+        Ok(Self {
+            server: server.to_owned(),
+            transport,
+            client,
+            storage,
+            people,
+        })
     }
 
     fn login(&self, person: &str, grant: Grant) -> Result<Token, BoxError> {
         let session = Session::builder(self.transport.clone(), self.client.clone(), grant);
-        let token = session.kept_in(self.storage.clone(), person).open().token()?;
+        let token = session
+            .storage(self.storage.clone(), person)
+            .build()
+            .token()?;
         self.people.close(&person.to_owned());
         Ok(token)
     }
 
     fn resource(&self, person: &str) -> Result<String, BoxError> {
         let request = Request::get(format!("{}/resource", self.server)).body(Vec::new())?;
-        let mut response = self.people.session(&person.to_owned()).run(request)?;
+        let mut response = self.people.session(&person.to_owned()).send(request)?;
         if !response.status().is_success() {
             return Err(format!("the server answered {}", response.status()).into());
         }

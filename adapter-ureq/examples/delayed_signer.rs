@@ -5,7 +5,7 @@
 //! (Not for ever: a proof says when it was begun, and servers take it for some seconds or minutes.)
 //!
 //! ```sh
-//! cargo run -p keybound-ureq --features sandbox --example delayed_signer
+//! cargo run -p keybound-ureq --example delayed_signer
 //! ```
 
 use std::collections::HashMap;
@@ -14,12 +14,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use keybound_ureq::jose::{Algorithm, PublicJwk, Signature, SigningKey};
-use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
-use keybound_ureq::{
-    Ambient, Assemble, Authorized, Client, ClientAuth, Endpoint, Grant, Judged, Origins, Outgoing, Received,
-    Secret, Signing, Token, UnixTime,
+use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
+use keybound_ureq::driver::{
+    PreparedCall, PreparedRequest, RequestContext, Resumable, ServerState, Signing, Step, Verdict,
 };
+use keybound_ureq::jose::{Algorithm, PublicJwk, Signature, SigningKey};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, Token, UnixTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use ureq::http::{Request, Response};
@@ -29,44 +29,58 @@ type BoxError = Box<dyn Error + Send + Sync>;
 fn main() -> Result<(), BoxError> {
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
     let mut app = App {
-        agent: ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().new_agent(),
-        origins: Origins::new(),
+        agent: ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .build()
+            .new_agent(),
+        origins: ServerState::new(),
         service: KeyService::start(),
     };
 
     let key = app.service.rotate()?;
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client =
-        Client::new(Endpoint::https_or_loopback(&(sandbox.oauth() + "/token"))?, auth).dpop(key.clone());
+    let client = Client::new(
+        Endpoint::https_or_loopback(&(sandbox.oauth() + "/token"))?,
+        auth,
+    )
+    .dpop(key.clone());
     let token = app.token(&client)?;
-    assert_eq!(token.key(), Some(&key), "the token belongs to the key that was asked for it, however old");
+    assert_eq!(
+        token.key(),
+        Some(&key),
+        "the token belongs to the key that was asked for it, however old"
+    );
 
     let answer = app.call(&token, &(sandbox.oauth() + "/resource"))?;
     println!("the resource says: {answer}");
-    assert!(answer.contains(&format!(r#""jkt":"{}""#, key.thumbprint())), "the server sees the same key");
+    assert!(
+        answer.contains(&format!(r#""jkt":"{}""#, key.thumbprint())),
+        "the server sees the same key"
+    );
     Ok(())
 }
 
 struct App {
     agent: ureq::Agent,
-    origins: Origins,
+    origins: ServerState,
     service: KeyService,
 }
 
 impl App {
     fn token(&mut self, client: &Client) -> Result<Token, BoxError> {
-        let mut exchange = client.token(Grant::client_credentials())?;
+        let mut operation = client.token(Grant::client_credentials())?;
         loop {
-            thread::sleep(exchange.wait());
-            let signing = exchange.prepare(&self.origins, ambient()?)?;
+            thread::sleep(operation.delay());
+            let signing = operation.prepare(&self.origins, context()?)?;
             // The proof is written, and names its key. From here on the service would use another.
             self.service.rotate()?;
-            let Outgoing { request, pending } = self.sign(signing)?;
+            let PreparedRequest { request, pending } = self.sign(signing)?;
             let (head, body) = request.into_parts();
             let response = self.send(Request::from_parts(head, body.as_ref()))?;
             match pending.receive(response, &mut self.origins, now())? {
-                Received::Done(token) => return Ok(token),
-                Received::Again(again) => exchange = again, // with the nonce that the server wants
+                Step::Done(token) => return Ok(token),
+                Step::RetryAfter(again) => operation = again, // with the nonce that the server wants
             }
         }
     }
@@ -75,20 +89,25 @@ impl App {
         let mut request = Request::get(url).body(&[][..])?;
         let mut call = token.authorize(request.method(), request.uri())?;
         loop {
-            let signing = call.prepare(&self.origins, ambient()?)?;
-            let Authorized { headers, pending } = self.sign(signing)?;
+            let signing = call.prepare(&self.origins, context()?)?;
+            let PreparedCall { headers, pending } = self.sign(signing)?;
             headers.apply(request.headers_mut());
             let response = self.send(request.clone())?;
-            match pending.judge(response.status(), response.headers(), &mut self.origins, now())? {
-                Judged::Again(again) => call = again,
-                Judged::Deliver => return Ok(String::from_utf8(response.into_body())?),
-                Judged::Rejected => return Err("the token is refused".into()),
+            match pending.verdict(
+                response.status(),
+                response.headers(),
+                &mut self.origins,
+                now(),
+            )? {
+                Verdict::RetryAfter(again) => call = again,
+                Verdict::Deliver => return Ok(String::from_utf8(response.into_body())?),
+                Verdict::TokenRejected => return Err("the token is refused".into()),
             }
         }
     }
 
     /// One function for whatever is to be signed.
-    fn sign<T: Assemble>(&self, mut signing: Signing<T>) -> Result<T, BoxError> {
+    fn sign<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, BoxError> {
         loop {
             let unsigned = match signing {
                 Signing::Ready(ready) => return Ok(ready),
@@ -118,8 +137,14 @@ impl App {
 struct KeyService(Sender<Order>);
 
 enum Order {
-    Rotate { answer: Sender<PublicJwk> },
-    Sign { thumbprint: String, message: Vec<u8>, answer: Sender<Vec<u8>> },
+    Rotate {
+        answer: Sender<PublicJwk>,
+    },
+    Sign {
+        thumbprint: String,
+        message: Vec<u8>,
+        answer: Sender<Vec<u8>>,
+    },
 }
 
 impl KeyService {
@@ -147,7 +172,11 @@ impl KeyService {
     fn order(&self, key: &PublicJwk, message: &[u8]) -> Result<Receiver<Vec<u8>>, BoxError> {
         let (answer, signature) = mpsc::channel();
         let (thumbprint, message) = (key.thumbprint().to_owned(), message.to_vec());
-        self.0.send(Order::Sign { thumbprint, message, answer })?;
+        self.0.send(Order::Sign {
+            thumbprint,
+            message,
+            answer,
+        })?;
         Ok(signature)
     }
 }
@@ -168,10 +197,16 @@ fn serve(inbox: &Receiver<Order>) -> Result<(), BoxError> {
                 keys.insert(key.public().thumbprint().to_owned(), pair);
                 answer.send(key.public().clone())?;
             }
-            Order::Sign { thumbprint, message, answer } => {
+            Order::Sign {
+                thumbprint,
+                message,
+                answer,
+            } => {
                 thread::sleep(Duration::from_millis(50));
                 let pair = keys.get(&thumbprint).ok_or("there is no such key")?;
-                let raw = pair.sign(&random, &message).map_err(|_| "no random numbers")?;
+                let raw = pair
+                    .sign(&random, &message)
+                    .map_err(|_| "no random numbers")?;
                 answer.send(raw.as_ref().to_vec())?;
             }
         }
@@ -184,8 +219,10 @@ fn now() -> UnixTime {
     UnixTime::from_secs(0).saturating_add(since_epoch)
 }
 
-fn ambient() -> Result<Ambient, BoxError> {
+fn context() -> Result<RequestContext, BoxError> {
     let mut entropy = [0; 16];
-    SystemRandom::new().fill(&mut entropy).map_err(|_| "no random numbers")?;
-    Ok(Ambient::new(now(), entropy))
+    SystemRandom::new()
+        .fill(&mut entropy)
+        .map_err(|_| "no random numbers")?;
+    Ok(RequestContext::new(now(), entropy))
 }

@@ -1,7 +1,7 @@
 //! A fleet that shares one token through Redis: here, four processes in one.
 //!
 //! ```sh
-//! cargo run -p keybound-ureq --features sandbox,redis --example fleet -- redis://127.0.0.1/
+//! cargo run -p keybound-ureq --features redis --example fleet -- redis://127.0.0.1/
 //! ```
 
 use std::error::Error;
@@ -10,16 +10,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::storage::RedisStorage;
-use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, RefreshPolicy, Secret, Session, Transport};
+use keybound_ureq::{
+    Client, ClientAuth, Endpoint, Event, Grant, RefreshPolicy, Secret, Session, Transport,
+};
 use ureq::http::Request;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 fn main() -> Result<(), BoxError> {
-    let redis = std::env::args().nth(1).ok_or("say where Redis is: redis://127.0.0.1/")?;
+    let redis = std::env::args()
+        .nth(1)
+        .ok_or("say where Redis is: redis://127.0.0.1/")?;
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
     let server = sandbox.oauth();
     // Each process loads the same key, from where the application keeps it.
@@ -34,7 +38,7 @@ fn main() -> Result<(), BoxError> {
                     let key = SigningKey::from_pkcs8_der(key.expose())?;
                     let session = session(&server, key, &redis, &prefix, token_requests.clone())?;
                     let request = Request::get(format!("{server}/resource")).body(Vec::new())?;
-                    let status = session.run(request)?.status();
+                    let status = session.send(request)?.status();
                     if !status.is_success() {
                         return Err(BoxError::from(format!("the server answered {status}")));
                     }
@@ -49,7 +53,11 @@ fn main() -> Result<(), BoxError> {
     })?;
     let token_requests = token_requests.load(Ordering::Relaxed);
     println!("{token_requests} token requests, one of them for the nonce");
-    if token_requests != 2 { Err("the processes share no token".into()) } else { Ok(()) }
+    if token_requests != 2 {
+        Err("the processes share no token".into())
+    } else {
+        Ok(())
+    }
 }
 
 fn session(
@@ -60,18 +68,26 @@ fn session(
     token_requests: Arc<AtomicUsize>,
 ) -> Result<Session, BoxError> {
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(Endpoint::https_or_loopback(&format!("{server}/token"))?, auth)
-        .dpop(key.public().clone());
-    let transport = Transport::new().signer(key).observe(move |event| match event {
-        Event::Sending { uri, .. } if uri.path().ends_with("/token") => {
-            token_requests.fetch_add(1, Ordering::Relaxed);
-        }
-        Event::Alone(_) | Event::NotRenewed(_) => eprintln!("{event:?}"),
-        _ => {}
-    });
-    let storage = RedisStorage::new(redis::Client::open(redis)?, prefix).keep_for(Duration::from_secs(60));
-    Ok(Session::builder(transport, client, Grant::client_credentials())
-        .kept_in(Arc::new(storage), "moov")
-        .policy(RefreshPolicy::default().patience(Duration::from_secs(5)))
-        .open())
+    let client = Client::new(
+        Endpoint::https_or_loopback(&format!("{server}/token"))?,
+        auth,
+    )
+    .dpop(key.public().clone());
+    let transport = Transport::new()
+        .signer(key)
+        .on_event(move |event| match event {
+            Event::RequestSent { uri, .. } if uri.path().ends_with("/token") => {
+                token_requests.fetch_add(1, Ordering::Relaxed);
+            }
+            Event::StorageUnavailable(_) | Event::RefreshFailed(_) => eprintln!("{event:?}"),
+            _ => {}
+        });
+    let storage =
+        RedisStorage::new(redis::Client::open(redis)?, prefix).keep_for(Duration::from_secs(60));
+    Ok(
+        Session::builder(transport, client, Grant::client_credentials())
+            .storage(Arc::new(storage), "moov")
+            .policy(RefreshPolicy::default().refresh_timeout(Duration::from_secs(5)))
+            .build(),
+    )
 }

@@ -1,7 +1,7 @@
 //! Signs proofs with a key that never leaves a PKCS#11 token: an HSM, a smart card, or SoftHSM2.
 //!
 //! ```sh
-//! KEYBOUND_PKCS11_PIN=… cargo run -p keybound-ureq --features sandbox --example hsm
+//! KEYBOUND_PKCS11_PIN=… cargo run -p keybound-ureq --example hsm
 //! ```
 //!
 //! | variable | what it is | unless set |
@@ -23,8 +23,8 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
+use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::jose::{PublicJwk, Signature};
-use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, SignRequest, Signer, Transport};
 use ring::digest::{SHA256, digest};
 
@@ -37,15 +37,18 @@ fn main() -> Result<(), BoxError> {
 
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client =
-        Client::new(Endpoint::https_or_loopback(&(sandbox.oauth() + "/token"))?, auth).dpop(public.clone());
+    let client = Client::new(
+        Endpoint::https_or_loopback(&(sandbox.oauth() + "/token"))?,
+        auth,
+    )
+    .dpop(public.clone());
     let transport = Transport::new().signer(key);
 
-    let token = transport.run(client.token(Grant::client_credentials())?)?;
+    let token = transport.execute(client.token(Grant::client_credentials())?)?;
     println!("access token:     bound to {}", public.thumbprint());
 
     let request = ureq::http::Request::get(sandbox.oauth() + "/resource").body(Vec::new())?;
-    let mut response = transport.call(&token, request)?;
+    let mut response = transport.send(&token, request)?;
     let status = response.status();
     let body = response.body_mut().read_to_string()?;
     println!("resource:         {status} {body}");
@@ -90,7 +93,11 @@ impl TokenKey {
             _ => return Err("the token has only one half of the key pair".into()),
         };
         let public = public_jwk(&session, public)?;
-        Ok(Self { session: Mutex::new(session), private, public })
+        Ok(Self {
+            session: Mutex::new(session),
+            private,
+            public,
+        })
     }
 }
 
@@ -116,14 +123,22 @@ fn module() -> Result<String, BoxError> {
     if let Ok(module) = env::var("KEYBOUND_PKCS11_MODULE") {
         return Ok(module);
     }
-    let usual = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"];
+    let usual = [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    ];
     let found = usual.into_iter().find(|path| Path::new(path).exists());
-    Ok(found.ok_or("SoftHSM2 is not installed: set KEYBOUND_PKCS11_MODULE")?.to_owned())
+    Ok(found
+        .ok_or("SoftHSM2 is not installed: set KEYBOUND_PKCS11_MODULE")?
+        .to_owned())
 }
 
 fn find(session: &Session, class: ObjectClass) -> Result<Option<ObjectHandle>, BoxError> {
-    let template =
-        [Attribute::Class(class), Attribute::KeyType(KeyType::EC), Attribute::Label(LABEL.to_vec())];
+    let template = [
+        Attribute::Class(class),
+        Attribute::KeyType(KeyType::EC),
+        Attribute::Label(LABEL.to_vec()),
+    ];
     Ok(session.find_objects(&template)?.first().copied())
 }
 
@@ -155,7 +170,9 @@ fn public_jwk(session: &Session, public: ObjectHandle) -> Result<PublicJwk, BoxE
         return Err("the token doesn't show the public key".into());
     };
     // An OCTET STRING of 65 bytes, which are 4 (uncompressed), x and y.
-    let point = der.strip_prefix(&[0x04, 65, 0x04]).filter(|point| point.len() == 64);
+    let point = der
+        .strip_prefix(&[0x04, 65, 0x04])
+        .filter(|point| point.len() == 64);
     let (x, y) = point.ok_or("the key isn't on P-256")?.split_at(32);
     let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
     let jwk = format!(r#"{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}"#);

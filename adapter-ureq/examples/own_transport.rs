@@ -1,7 +1,7 @@
 //! The core alone, over a `TcpStream`: what a transport of one's own has to do. Only the sandbox is not the core's.
 //!
 //! ```sh
-//! cargo run -p keybound-ureq --features sandbox --example own_transport
+//! cargo run -p keybound-ureq --example own_transport
 //! ```
 
 use std::error::Error;
@@ -10,12 +10,12 @@ use std::net::TcpStream;
 use std::time::SystemTime;
 
 use http::{Request, Response};
-use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Endpoint, Exchange, Grant, Judged, Origins, Outgoing, Received,
-    Secret, Token, UnixTime,
+use keybound_core::driver::{
+    PreparedCall, PreparedRequest, RequestContext, ServerState, Step, Verdict,
 };
-use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{Client, ClientAuth, Endpoint, Grant, Operation, Secret, Token, UnixTime};
+use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -23,26 +23,39 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// A token from a server that wants nonces, and a call with it.
 pub fn main() -> Outcome<()> {
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
-    let (key, mut origins) = (SigningKey::generate(Algorithm::Es256)?, Origins::new());
+    let (key, mut origins) = (SigningKey::generate(Algorithm::Es256)?, ServerState::new());
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(Endpoint::loopback_http(&format!("{}/token", sandbox.oauth()))?, auth);
-    let exchange = client.dpop(key.public().clone()).token(Grant::client_credentials())?;
-    let token = run(exchange, &key, &mut origins)?;
+    let client = Client::new(
+        Endpoint::loopback_http(&format!("{}/token", sandbox.oauth()))?,
+        auth,
+    );
+    let operation = client
+        .dpop(key.public().clone())
+        .token(Grant::client_credentials())?;
+    let token = run(operation, &key, &mut origins)?;
     let request = Request::get(format!("{}/resource", sandbox.oauth())).body(Vec::new())?;
     let response = call(&token, request, &key, &mut origins)?;
-    println!("{} {}", response.status(), String::from_utf8_lossy(response.body()));
-    if response.status().is_success() { Ok(()) } else { Err("the resource refused".into()) }
+    println!(
+        "{} {}",
+        response.status(),
+        String::from_utf8_lossy(response.body())
+    );
+    if response.status().is_success() {
+        Ok(())
+    } else {
+        Err("the resource refused".into())
+    }
 }
 
 /// Any exchange, to its end.
-fn run<T>(mut exchange: Exchange<T>, key: &SigningKey, origins: &mut Origins) -> Outcome<T> {
+fn run<T>(mut operation: Operation<T>, key: &SigningKey, origins: &mut ServerState) -> Outcome<T> {
     loop {
-        std::thread::sleep(exchange.wait());
-        let signing = exchange.prepare(origins, ambient()?)?;
-        let Outgoing { request, pending } = signing.finish(|request| key.sign(request))?;
+        std::thread::sleep(operation.delay());
+        let signing = operation.prepare(origins, context()?)?;
+        let PreparedRequest { request, pending } = signing.finish(|request| key.sign(request))?;
         match pending.receive(send(&request)?, origins, now()?)? {
-            Received::Done(done) => return Ok(done),
-            Received::Again(again) => exchange = again,
+            Step::Done(done) => return Ok(done),
+            Step::RetryAfter(again) => operation = again,
         }
     }
 }
@@ -52,38 +65,47 @@ fn call(
     token: &Token,
     mut request: Request<Vec<u8>>,
     key: &SigningKey,
-    origins: &mut Origins,
+    origins: &mut ServerState,
 ) -> Outcome<Response<Vec<u8>>> {
     let mut call = token.authorize(request.method(), request.uri())?;
     loop {
-        std::thread::sleep(call.wait());
-        let Authorized { headers, pending } =
-            call.prepare(origins, ambient()?)?.finish(|request| key.sign(request))?;
+        std::thread::sleep(call.delay());
+        let PreparedCall { headers, pending } = call
+            .prepare(origins, context()?)?
+            .finish(|request| key.sign(request))?;
         headers.apply(request.headers_mut());
         let response = send(&request)?;
-        match pending.judge(response.status(), response.headers(), origins, now()?)? {
-            Judged::Again(again) => call = again,
-            Judged::Deliver | Judged::Rejected => return Ok(response),
+        match pending.verdict(response.status(), response.headers(), origins, now()?)? {
+            Verdict::RetryAfter(again) => call = again,
+            Verdict::Deliver | Verdict::TokenRejected => return Ok(response),
         }
     }
 }
 
 fn now() -> Outcome<UnixTime> {
-    Ok(UnixTime::from_secs(SystemTime::UNIX_EPOCH.elapsed()?.as_secs()))
+    Ok(UnixTime::from_secs(
+        SystemTime::UNIX_EPOCH.elapsed()?.as_secs(),
+    ))
 }
 
-fn ambient() -> Outcome<Ambient> {
+fn context() -> Outcome<RequestContext> {
     let mut entropy = [0; 16];
-    SystemRandom::new().fill(&mut entropy).map_err(|_| "no random numbers")?;
-    Ok(Ambient::new(now()?, entropy))
+    SystemRandom::new()
+        .fill(&mut entropy)
+        .map_err(|_| "no random numbers")?;
+    Ok(RequestContext::new(now()?, entropy))
 }
 
 /// One request over one connection, in clear: for servers of this machine. A real transport has TLS and time-outs.
 fn send(request: &Request<impl AsRef<[u8]>>) -> Outcome<Response<Vec<u8>>> {
     let (uri, body) = (request.uri(), request.body().as_ref());
     let authority = uri.authority().ok_or("no host")?.as_str();
-    let mut head =
-        format!("{} {} HTTP/1.0\r\nhost: {authority}\r\n", request.method(), uri.path()).into_bytes();
+    let mut head = format!(
+        "{} {} HTTP/1.0\r\nhost: {authority}\r\n",
+        request.method(),
+        uri.path()
+    )
+    .into_bytes();
     for (name, value) in request.headers() {
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
@@ -96,7 +118,9 @@ fn send(request: &Request<impl AsRef<[u8]>>) -> Outcome<Response<Vec<u8>>> {
 
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut parsed = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(length) = parsed.parse(&answer)? else { return Err("cut off".into()) };
+    let httparse::Status::Complete(length) = parsed.parse(&answer)? else {
+        return Err("cut off".into());
+    };
     let mut response = Response::builder().status(parsed.code.unwrap_or_default());
     for header in parsed.headers.iter() {
         response = response.header(header.name, header.value);

@@ -3,7 +3,7 @@
 //! what it gets is the token, or why not, as the provider has said it: with the nonce to make another proof with.
 //!
 //! ```sh
-//! cargo run -p keybound-ureq --features sandbox --example relay -- https://the.page.example
+//! cargo run -p keybound-ureq --example relay -- https://the.page.example
 //! ```
 //!
 //! It prints where it is, where the sandbox is, and what the proof must name. `tests/package.test.mjs` of adapter-wasm
@@ -21,9 +21,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use keybound_ureq::dpop::Policy;
+use keybound_sandbox::{API_KEY, Options, Sandbox};
+use keybound_ureq::dpop::ProofVerifier;
 use keybound_ureq::provider::treasury_prime::TreasuryPrime;
-use keybound_ureq::sandbox::{API_KEY, Options, Sandbox};
 use keybound_ureq::{
     ClientAuth, CoreError, Endpoint, Secret, ServerError, SharedReplayCache, Transport, UnixTime,
 };
@@ -41,25 +41,36 @@ fn main() -> Result<(), BoxError> {
     let key = ClientAuth::bearer(Secret::new(API_KEY))?;
     let relay = Arc::new(Relay {
         provider: TreasuryPrime::at(Endpoint::https_or_loopback(&sandbox.treasury_prime())?, key),
-        transport: Transport::new().budget(Duration::from_secs(5)),
-        policy: Policy::default().method("POST").url(&proof_url)?.no_access_token(),
+        transport: Transport::new().timeout(Duration::from_secs(5)),
+        policy: ProofVerifier::default()
+            .method("POST")
+            .url(&proof_url)?
+            .no_access_token(),
         seen: SharedReplayCache::new(10_000),
         page: HeaderValue::try_from(std::env::args().nth(1).unwrap_or("*".to_owned()))?,
     });
-    tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        println!("{}", json!({ "url": url, "marqeta": sandbox.marqeta(), "proof_url": proof_url }));
-        loop {
-            let (stream, _) = listener.accept().await?;
-            let relay = Arc::clone(&relay);
-            tokio::spawn(async move {
-                let service = service_fn(|request| respond(Arc::clone(&relay), request));
-                // A connection that breaks concerns its client alone.
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?
+        .block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            let url = format!("http://{}", listener.local_addr()?);
+            println!(
+                "{}",
+                json!({ "url": url, "marqeta": sandbox.marqeta(), "proof_url": proof_url })
+            );
+            loop {
+                let (stream, _) = listener.accept().await?;
+                let relay = Arc::clone(&relay);
+                tokio::spawn(async move {
+                    let service = service_fn(|request| respond(Arc::clone(&relay), request));
+                    // A connection that breaks concerns its client alone.
+                    let _ = http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        })
 }
 
 async fn respond(relay: Arc<Relay>, request: Request<Incoming>) -> Result<Response, Infallible> {
@@ -69,9 +80,14 @@ async fn respond(relay: Arc<Relay>, request: Request<Incoming>) -> Result<Respon
         ("OPTIONS", "/uxt") => preflight(&headers),
         ("POST", "/uxt") => {
             if !headers.contains_key("dpop") {
-                let body = Limited::new(body, MAX_PROOF).collect().await.map(|body| body.to_bytes());
+                let body = Limited::new(body, MAX_PROOF)
+                    .collect()
+                    .await
+                    .map(|body| body.to_bytes());
                 let proof = body.ok().filter(|body| !body.is_empty());
-                if let Some(proof) = proof.and_then(|proof| HeaderValue::from_maybe_shared(proof).ok()) {
+                if let Some(proof) =
+                    proof.and_then(|proof| HeaderValue::from_maybe_shared(proof).ok())
+                {
                     headers.insert("dpop", proof);
                 }
             }
@@ -79,14 +95,23 @@ async fn respond(relay: Arc<Relay>, request: Request<Incoming>) -> Result<Respon
             let answer = tokio::task::spawn_blocking(move || relay.relay(&headers)).await;
             answer
                 .unwrap_or_else(|panic| Err(panic.into()))
-                .unwrap_or_else(|error| refused(StatusCode::BAD_GATEWAY, "server_error", &error.to_string()))
+                .unwrap_or_else(|error| {
+                    refused(StatusCode::BAD_GATEWAY, "server_error", &error.to_string())
+                })
         }
-        _ => refused(StatusCode::NOT_FOUND, "invalid_request", "there is nothing but POST /uxt"),
+        _ => refused(
+            StatusCode::NOT_FOUND,
+            "invalid_request",
+            "there is nothing but POST /uxt",
+        ),
     };
     // The page is another origin's; a page of this server's own needs none of these.
     let headers = response.headers_mut();
     headers.insert("access-control-allow-origin", page);
-    headers.insert("access-control-expose-headers", HeaderValue::from_static("dpop-nonce, retry-after"));
+    headers.insert(
+        "access-control-expose-headers",
+        HeaderValue::from_static("dpop-nonce, retry-after"),
+    );
     Ok(response)
 }
 
@@ -95,7 +120,10 @@ fn preflight(asked: &HeaderMap) -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert("access-control-allow-methods", HeaderValue::from_static("POST"));
+    headers.insert(
+        "access-control-allow-methods",
+        HeaderValue::from_static("POST"),
+    );
     if let Some(wanted) = asked.get("access-control-request-headers") {
         headers.insert("access-control-allow-headers", wanted.clone());
     }
@@ -105,7 +133,7 @@ fn preflight(asked: &HeaderMap) -> Response {
 struct Relay {
     provider: TreasuryPrime,
     transport: Transport,
-    policy: Policy,
+    policy: ProofVerifier,
     seen: SharedReplayCache,
     /// The page's origin.
     page: HeaderValue,
@@ -116,15 +144,22 @@ impl Relay {
     fn relay(&self, headers: &HeaderMap) -> Result<Response, BoxError> {
         let now = UnixTime::from_secs(SystemTime::UNIX_EPOCH.elapsed()?.as_secs());
         let not_sound = |why: &str| refused(StatusCode::BAD_REQUEST, "invalid_dpop_proof", why);
-        let inspection = self.policy.inspect_headers(headers, now);
+        let inspection = self.policy.verify_headers(headers, now);
         let Some(proof) = inspection.verified() else {
-            let problems: Vec<_> = inspection.problems().iter().map(|problem| problem.code()).collect();
+            let problems: Vec<_> = inspection
+                .problems()
+                .iter()
+                .map(|problem| problem.code())
+                .collect();
             return Ok(not_sound(&problems.join(", ")));
         };
-        if let Err(replay) = self.seen.take(&proof, now) {
+        if let Err(replay) = self.seen.check_and_insert(&proof, now) {
             return Ok(not_sound(&replay.to_string()));
         }
-        match self.transport.run(self.provider.uxt_access_token("psn_1", proof)?) {
+        match self
+            .transport
+            .execute(self.provider.uxt_access_token("psn_1", proof)?)
+        {
             Ok(token) => Ok(answer_with(
                 StatusCode::OK,
                 &json!({
@@ -150,11 +185,15 @@ fn handed_on(refusal: &ServerError) -> Result<Response, BoxError> {
     );
     if let Some(pause) = refusal.retry_after() {
         // Whole seconds, rounded up.
-        let seconds = pause.as_secs().saturating_add(u64::from(pause.subsec_nanos() > 0));
+        let seconds = pause
+            .as_secs()
+            .saturating_add(u64::from(pause.subsec_nanos() > 0));
         response.headers_mut().insert("retry-after", seconds.into());
     }
     if let Some(nonce) = refusal.nonce() {
-        response.headers_mut().insert("dpop-nonce", HeaderValue::from_str(nonce.as_str())?);
+        response
+            .headers_mut()
+            .insert("dpop-nonce", HeaderValue::from_str(nonce.as_str())?);
     }
     Ok(response)
 }
@@ -166,7 +205,11 @@ fn refused(status: StatusCode, code: &str, why: &str) -> Response {
 fn answer_with(status: StatusCode, body: &serde_json::Value) -> Response {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-    response.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert("content-type", HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert("cache-control", HeaderValue::from_static("no-store"));
     response
 }

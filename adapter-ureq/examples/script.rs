@@ -1,14 +1,14 @@
 //! A script that is run now and then: the second run has the first one's token.
 //!
 //! ```sh
-//! cargo run -p keybound-ureq --features sandbox,file --example script
+//! cargo run -p keybound-ureq --features file --example script
 //! ```
 
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use keybound_ureq::sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
+use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::storage::FileStorage;
 use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, Secret, Session, Transport};
 
@@ -23,16 +23,26 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn script(server: &str, folder: &Path) -> Result<String, Box<dyn Error>> {
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(Endpoint::https_or_loopback(&format!("{server}/token"))?, auth);
-    let transport = Transport::new().observe(|event| {
-        if let Event::Sending { .. } | Event::Renewed(_) = event {
+    let client = Client::new(
+        Endpoint::https_or_loopback(&format!("{server}/token"))?,
+        auth,
+    );
+    let transport = Transport::new().on_event(|event| {
+        if let Event::RequestSent { .. } | Event::TokenRefreshed(_) = event {
             println!("{event:?}");
         }
     });
     let session = Session::builder(transport, client, Grant::client_credentials())
-        .kept_in(Arc::new(FileStorage::new(folder)?), "default")
-        .open();
+        .storage(Arc::new(FileStorage::new(folder)?), "default")
+        .build();
 
-    let agent = ureq::Agent::config_builder().middleware(session.authorizer([server])?).build().new_agent();
-    Ok(agent.get(format!("{server}/resource")).call()?.body_mut().read_to_string()?)
+    let agent = ureq::Agent::config_builder()
+        .middleware(session.authorizer([server])?)
+        .build()
+        .new_agent();
+    Ok(agent
+        .get(format!("{server}/resource"))
+        .call()?
+        .body_mut()
+        .read_to_string()?)
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, Response, Uri, request};
-use keybound_core::{Endpoint, Misuse, Token};
+use keybound_core::{Endpoint, InvalidInput, Token};
 use ureq::middleware::{Middleware, MiddlewareNext};
 use ureq::{Body, RequestExt as _, SendBody};
 
-use crate::clock::Clock;
-use crate::transport::{Extent, Repeatable};
+use crate::clock::Deadline;
+use crate::transport::{ReplayableRequest, TimeoutScope};
 use crate::{Error, Event, Session};
 
 /// The longest body that is kept to be sent again: 10 MiB.
@@ -34,7 +34,7 @@ const MAX_BODY: u64 = 10 * 1024 * 1024;
 /// Only requests to the origins that it is given get a token, and none that has an `Authorization` already. Such a
 /// request follows no redirection.
 ///
-/// The first request goes down the agent's chain. If it has to be sent again, as [`Session::run`] would, that goes
+/// The first request goes down the agent's chain. If it has to be sent again, as [`Session::send`] would, that goes
 /// by the session's own transport with the agent's settings, past the middleware that comes after this one. A body
 /// of more than 10 MiB is not kept, so its request is sent once, whatever comes.
 ///
@@ -52,10 +52,19 @@ impl Session {
     /// (`https://rs.example`; a path is not looked at).
     ///
     /// # Errors
-    /// `Misuse` for what is no URL that may have a token.
-    pub fn authorizer<'a>(&self, origins: impl IntoIterator<Item = &'a str>) -> Result<Authorizer, Misuse> {
-        let origins = origins.into_iter().map(Endpoint::https_or_loopback).collect::<Result<_, _>>()?;
-        Ok(Authorizer { session: self.clone(), origins })
+    /// `InvalidInput` for what is no URL that may have a token.
+    pub fn authorizer<'a>(
+        &self,
+        origins: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Authorizer, InvalidInput> {
+        let origins = origins
+            .into_iter()
+            .map(Endpoint::https_or_loopback)
+            .collect::<Result<_, _>>()?;
+        Ok(Authorizer {
+            session: self.clone(),
+            origins,
+        })
     }
 }
 
@@ -75,7 +84,11 @@ impl Middleware for Authorizer {
 impl Authorizer {
     fn is_for(&self, uri: &Uri) -> bool {
         let place = |url: &Endpoint| (url.uri().scheme().cloned(), url.uri().authority().cloned());
-        Endpoint::of(uri).is_ok_and(|url| self.origins.iter().any(|origin| place(origin) == place(&url)))
+        Endpoint::from_uri(uri).is_ok_and(|url| {
+            self.origins
+                .iter()
+                .any(|origin| place(origin) == place(&url))
+        })
     }
 
     fn authorize(
@@ -84,22 +97,25 @@ impl Authorizer {
         next: MiddlewareNext<'_>,
     ) -> Result<Response<Body>, ureq::Error> {
         let transport = self.session.transport();
-        let clock = Clock::start(transport.time());
+        let clock = Deadline::start(transport.total_timeout());
         let (head, body) = request.into_parts();
         let (kept, mut streamed) = read(body)?;
-        let request = Repeatable::new(configured(head), &kept).map_err(Error::from)?;
+        let request = ReplayableRequest::new(configured(head), &kept).map_err(Error::from)?;
         let started = self.session.generation();
-        let token = self.session.token_by(&clock).map_err(|error| ureq::Error::Other(Box::new(error)))?;
+        let token = self
+            .session
+            .token_by(&clock)
+            .map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let is_kept = streamed.is_none();
 
         let mut next = Some(next);
         let mut status_is_error = false;
         let mut down_the_chain = |request: Request<&[u8]>, left: Duration| {
             let Some(next) = next.take() else {
-                return transport.send(request, left, Extent::Head);
+                return transport.send_once(request, left, TimeoutScope::Head);
             };
             let (head, kept) = request.into_parts();
-            transport.tell(Event::Sending {
+            transport.emit(Event::RequestSent {
                 method: &head.method,
                 uri: &head.uri,
                 headers: &head.headers,
@@ -108,13 +124,19 @@ impl Authorizer {
             match hand_on(next, head, kept, &mut streamed) {
                 Err(ureq::Error::StatusCode(status)) => {
                     status_is_error = true;
-                    Ok(Response::builder().status(status).body(Body::builder().data(Vec::new()))?)
+                    Ok(Response::builder()
+                        .status(status)
+                        .body(Body::builder().data(Vec::new()))?)
                 }
                 answer => answer,
             }
         };
         let call = request.call(&token, clock.left()).map_err(Error::from)?;
-        let call = if is_kept { call } else { call.unrepeatable() };
+        let call = if is_kept {
+            call
+        } else {
+            call.single_use_body()
+        };
         let mut performed = transport.perform_by(&mut down_the_chain, call, &request, &clock)?;
         let by_ourselves =
             |token: &Token| transport.perform(request.call(token, clock.left())?, &request, &clock);
@@ -127,11 +149,17 @@ impl Authorizer {
         }
         // Where the head is hidden, the proof may be what was refused.
         let is_told = is_kept || !status_is_error || !performed.token_is_refused;
-        if is_told && self.session.is_refused(&token, &performed, request.uri(), started) && is_kept {
+        if is_told
+            && self
+                .session
+                .is_refused(&token, &performed, request.uri(), started)
+            && is_kept
+        {
             // Without another token, the refusal is the application's.
             if let Some(other) = self.session.another_token(&clock) {
                 performed = by_ourselves(&other)?;
-                self.session.is_refused(&other, &performed, request.uri(), started);
+                self.session
+                    .is_refused(&other, &performed, request.uri(), started);
             }
         }
         let status = performed.response.status();
@@ -149,7 +177,9 @@ type Streamed<'a> = Option<Box<dyn io::Read + 'a>>;
 fn read(body: SendBody<'_>) -> io::Result<(Vec<u8>, Streamed<'_>)> {
     let mut kept = Vec::new();
     let mut rest = body.into_reader();
-    rest.by_ref().take(MAX_BODY.saturating_add(1)).read_to_end(&mut kept)?;
+    rest.by_ref()
+        .take(MAX_BODY.saturating_add(1))
+        .read_to_end(&mut kept)?;
     if u64::try_from(kept.len()).is_ok_and(|length| length <= MAX_BODY) {
         return Ok((kept, None));
     }
@@ -186,7 +216,8 @@ fn hand_on(
     }
     // Not both: where the application wants its body in chunks, it gets that.
     if !head.headers.contains_key(TRANSFER_ENCODING) {
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
     }
     next.handle(Request::from_parts(head, SendBody::from_reader(&mut kept)))
 }

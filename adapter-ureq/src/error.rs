@@ -1,6 +1,7 @@
 use std::fmt;
 
-use keybound_core::{Error as CoreError, Failure, Lost, Misuse, Retry};
+use keybound_core::driver::RefreshFailure;
+use keybound_core::{Error as CoreError, InvalidInput, NoResponse, Retry};
 
 use crate::storage::StorageError;
 
@@ -12,9 +13,9 @@ pub enum Error {
     Core(keybound_core::Error),
     /// No answer came, and it isn't tried again.
     #[non_exhaustive]
-    Lost {
+    NoResponse {
         /// Whether the request may have been carried out.
-        lost: Lost,
+        lost: NoResponse,
         /// The host, and its port if that is another than usual.
         host: String,
         /// What ureq says.
@@ -27,13 +28,13 @@ pub enum Error {
     /// The system has no random numbers.
     NoEntropy,
     /// The renewal that this caller waited for ended without a result: its thread panicked.
-    RenewalEnded,
+    RefreshAborted,
     /// The storage of the session failed, and without it a refresh token is not sent.
     Storage(StorageError),
     /// The token that another caller is getting did not come within the budget.
-    OutOfTime,
+    Timeout,
     /// The session is over: its grant is used up, and no refresh token is good any longer.
-    Reauthenticate,
+    LoginRequired,
 }
 
 impl Error {
@@ -41,25 +42,27 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Core(error) => error.retry(),
-            Self::Lost { lost, .. } => keybound_core::Error::Lost(*lost).retry(),
-            Self::RenewalEnded | Self::Storage(_) | Self::OutOfTime => Retry::Later(None),
-            Self::Reauthenticate => Retry::Reauthenticate,
+            Self::NoResponse { lost, .. } => keybound_core::Error::NoResponse(*lost).retry(),
+            Self::RefreshAborted | Self::Storage(_) | Self::Timeout => Retry::Later(None),
+            Self::LoginRequired => Retry::Reauthenticate,
             Self::Signer(_) | Self::NoSigner | Self::NoEntropy => Retry::No,
         }
     }
 
     /// What a renewal that ended in this has used up.
-    pub(crate) fn failure(&self) -> Failure {
+    pub(crate) fn refresh_failure(&self) -> RefreshFailure {
         match self {
-            Self::Core(error) => Failure::of(error),
-            Self::Lost { lost, .. } => Failure::of(&CoreError::Lost(*lost)),
-            Self::RenewalEnded => Failure::unknown(),
+            Self::Core(error) => RefreshFailure::from_error(error),
+            Self::NoResponse { lost, .. } => {
+                RefreshFailure::from_error(&CoreError::NoResponse(*lost))
+            }
+            Self::RefreshAborted => RefreshFailure::aborted(),
             Self::Signer(_)
             | Self::NoSigner
             | Self::NoEntropy
             | Self::Storage(_)
-            | Self::OutOfTime
-            | Self::Reauthenticate => Failure::unsent(),
+            | Self::Timeout
+            | Self::LoginRequired => RefreshFailure::not_sent(),
         }
     }
 }
@@ -68,16 +71,19 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Core(error) => error.fmt(f),
-            Self::Lost { lost, host, cause } => write!(f, "{host}: {lost} ({cause})"),
+            Self::NoResponse { lost, host, cause } => write!(f, "{host}: {lost} ({cause})"),
             Self::Signer(error) => write!(f, "the signer failed: {error}"),
             Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
             Self::NoEntropy => f.write_str("the system has no random numbers"),
-            Self::RenewalEnded => f.write_str("the renewal of the token ended without a result"),
+            Self::RefreshAborted => f.write_str("the renewal of the token ended without a result"),
             Self::Storage(error) => {
-                write!(f, "the session's storage failed, and a refresh token is not sent without it: {error}")
+                write!(
+                    f,
+                    "the session's storage failed, and a refresh token is not sent without it: {error}"
+                )
             }
-            Self::OutOfTime => f.write_str("the token that is being got did not come in time"),
-            Self::Reauthenticate => f.write_str("the session is over: a new grant is needed"),
+            Self::Timeout => f.write_str("the token that is being got did not come in time"),
+            Self::LoginRequired => f.write_str("the session is over: a new grant is needed"),
         }
     }
 }
@@ -87,13 +93,13 @@ impl std::error::Error for Error {
         match self {
             // It says what that says.
             Self::Core(error) => error.source(),
-            Self::Lost { cause, .. } => Some(cause),
+            Self::NoResponse { cause, .. } => Some(cause),
             Self::Signer(error) | Self::Storage(error) => Some(&**error),
             Self::NoSigner
             | Self::NoEntropy
-            | Self::RenewalEnded
-            | Self::OutOfTime
-            | Self::Reauthenticate => None,
+            | Self::RefreshAborted
+            | Self::Timeout
+            | Self::LoginRequired => None,
         }
     }
 }
@@ -104,9 +110,9 @@ impl From<keybound_core::Error> for Error {
     }
 }
 
-impl From<Misuse> for Error {
-    fn from(misuse: Misuse) -> Self {
-        Self::Core(misuse.into())
+impl From<InvalidInput> for Error {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::Core(invalid.into())
     }
 }
 
@@ -114,7 +120,7 @@ impl From<Misuse> for Error {
 impl From<Error> for ureq::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::Lost { cause, .. } => *cause,
+            Error::NoResponse { cause, .. } => *cause,
             other => Self::Other(Box::new(other)),
         }
     }

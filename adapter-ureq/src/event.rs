@@ -12,7 +12,7 @@ use crate::Error;
 pub enum Event<'a> {
     /// A request goes out.
     #[non_exhaustive]
-    Sending {
+    RequestSent {
         /// Its method.
         method: &'a Method,
         /// Its URL.
@@ -24,7 +24,7 @@ pub enum Event<'a> {
     },
     /// A response came.
     #[non_exhaustive]
-    Received {
+    ResponseReceived {
         /// The request's URL.
         uri: &'a Uri,
         /// Its status.
@@ -36,7 +36,7 @@ pub enum Event<'a> {
     },
     /// None came.
     #[non_exhaustive]
-    Lost {
+    NoResponse {
         /// The request's URL.
         uri: &'a Uri,
         /// What ureq says.
@@ -44,18 +44,18 @@ pub enum Event<'a> {
     },
     /// The request is made anew and sent again.
     #[non_exhaustive]
-    Again {
+    Retrying {
         /// After so long; zero where the server wants another proof.
         wait: Duration,
         /// Why.
         reason: Reason,
     },
     /// A session has another token, from its server or from another process.
-    Renewed(&'a Token),
+    TokenRefreshed(&'a Token),
     /// A session could not renew its token. One that is still good stays in use.
-    NotRenewed(&'a Error),
+    RefreshFailed(&'a Error),
     /// A session's storage failed. This process goes on by itself, as far as it can.
-    Alone(&'a (dyn StdError + 'static)),
+    StorageUnavailable(&'a (dyn StdError + 'static)),
 }
 
 /// Why a request is sent again.
@@ -63,39 +63,49 @@ pub enum Event<'a> {
 #[non_exhaustive]
 pub enum Reason {
     /// It was answered by this: the server is busy, or wants another proof.
-    Answered(StatusCode),
+    ServerResponse(StatusCode),
     /// It got no answer.
-    Lost,
+    NoResponse,
     /// The token was refused, and another has been got.
-    TokenRefused,
+    TokenRejected,
 }
 
 impl fmt::Debug for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sending { method, uri, .. } => write!(f, "{method} {}", place(uri)),
-            Self::Received { uri, status, headers, .. } => {
+            Self::RequestSent { method, uri, .. } => write!(f, "{method} {}", place(uri)),
+            Self::ResponseReceived {
+                uri,
+                status,
+                headers,
+                ..
+            } => {
                 write!(f, "{status} from {}", place(uri))?;
                 match headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
                     Some(id) => write!(f, " [request id {id}]"),
                     None => Ok(()),
                 }
             }
-            Self::Lost { uri, cause } => write!(f, "no answer from {}: {cause}", place(uri)),
-            Self::Again { wait, reason } => {
+            Self::NoResponse { uri, cause } => write!(f, "no answer from {}: {cause}", place(uri)),
+            Self::Retrying { wait, reason } => {
                 let wait = wait.as_millis();
                 match reason {
-                    Reason::Answered(status) => write!(f, "again in {wait} ms, after {}", status.as_u16()),
-                    Reason::Lost => write!(f, "again in {wait} ms, after a lost connection"),
-                    Reason::TokenRefused => write!(f, "again in {wait} ms, with another token"),
+                    Reason::ServerResponse(status) => {
+                        write!(f, "again in {wait} ms, after {}", status.as_u16())
+                    }
+                    Reason::NoResponse => write!(f, "again in {wait} ms, after a lost connection"),
+                    Reason::TokenRejected => write!(f, "again in {wait} ms, with another token"),
                 }
             }
-            Self::Renewed(token) => match token.expires_at() {
+            Self::TokenRefreshed(token) => match token.expires_at() {
                 Some(at) => write!(f, "a token that expires at {} (Unix time)", at.as_secs()),
                 None => f.write_str("a token without an expiry"),
             },
-            Self::NotRenewed(error) => write!(f, "no new token: {error}"),
-            Self::Alone(error) => write!(f, "the storage failed, and this process goes on alone: {error}"),
+            Self::RefreshFailed(error) => write!(f, "no new token: {error}"),
+            Self::StorageUnavailable(error) => write!(
+                f,
+                "the storage failed, and this process goes on alone: {error}"
+            ),
         }
     }
 }
@@ -103,5 +113,9 @@ impl fmt::Debug for Event<'_> {
 /// A URL without its query, which may tell more than a log should.
 fn place(uri: &Uri) -> String {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path())
+    format!(
+        "{}://{authority}{}",
+        uri.scheme_str().unwrap_or_default(),
+        uri.path()
+    )
 }

@@ -14,9 +14,9 @@
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
 //! let transport = Transport::new().signer(key);
 //!
-//! let token = transport.run(client.token(Grant::client_credentials())?)?;
+//! let token = transport.execute(client.token(Grant::client_credentials())?)?;
 //! let request = ureq::http::Request::get("https://rs.example/accounts").body(Vec::new())?;
-//! let response = transport.call(&token, request)?;
+//! let response = transport.send(&token, request)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -34,10 +34,8 @@ pub mod guide;
 mod log;
 mod names;
 mod pool;
-mod renewal;
+mod refresh;
 mod replay;
-#[cfg(feature = "sandbox")]
-pub mod sandbox;
 mod session;
 mod signer;
 pub mod storage;
@@ -47,7 +45,7 @@ pub use authorizer::Authorizer;
 pub use error::Error;
 pub use event::{Event, Reason};
 pub use keybound_core::{Error as CoreError, *};
-pub use pool::Pool;
+pub use pool::SessionPool;
 pub use replay::SharedReplayCache;
 pub use session::{Session, SessionBuilder};
 pub use signer::Signer;

@@ -4,9 +4,11 @@ use crate::Event;
 
 pub(crate) fn log(event: &Event<'_>) {
     let level = match event {
-        Event::Sending { .. } | Event::Received { .. } => log::Level::Debug,
-        Event::Again { .. } | Event::Renewed(_) => log::Level::Info,
-        Event::Lost { .. } | Event::NotRenewed(_) | Event::Alone(_) => log::Level::Warn,
+        Event::RequestSent { .. } | Event::ResponseReceived { .. } => log::Level::Debug,
+        Event::Retrying { .. } | Event::TokenRefreshed(_) => log::Level::Info,
+        Event::NoResponse { .. } | Event::RefreshFailed(_) | Event::StorageUnavailable(_) => {
+            log::Level::Warn
+        }
     };
     log::log!(target: "keybound", level, "{event:?}");
 }

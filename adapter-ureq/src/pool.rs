@@ -10,9 +10,9 @@ use crate::Session;
 /// A session for each key, such as a person or a set of scopes, opened when it is first asked for. Beyond its bound
 /// the one that was asked for longest ago is closed, unless somebody holds it at that moment.
 ///
-/// With a session that is closed goes its token, and, where it is [kept](crate::SessionBuilder::kept_in) nowhere, the
+/// With a session that is closed goes its token, and, where it is [kept](crate::SessionBuilder::storage) nowhere, the
 /// refresh token as well: sessions that can't begin anew by themselves belong into a storage.
-pub struct Pool<K> {
+pub struct SessionPool<K> {
     open: Box<Open<K>>,
     bound: usize,
     sessions: Mutex<Sessions<K>>,
@@ -27,11 +27,19 @@ struct Sessions<K> {
     uses: u64,
 }
 
-impl<K: Clone + Eq + Hash> Pool<K> {
+impl<K: Clone + Eq + Hash> SessionPool<K> {
     /// Room for `bound` sessions, at least one; `open` makes them, and must neither block nor ask this pool.
     pub fn new(bound: usize, open: impl Fn(&K) -> Session + Send + Sync + 'static) -> Self {
-        let sessions = Sessions { by_key: HashMap::new(), by_use: BTreeMap::new(), uses: 0 };
-        Self { open: Box::new(open), bound: bound.max(1), sessions: Mutex::new(sessions) }
+        let sessions = Sessions {
+            by_key: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+        };
+        Self {
+            open: Box::new(open),
+            bound: bound.max(1),
+            sessions: Mutex::new(sessions),
+        }
     }
 
     /// The session of this key.
@@ -67,7 +75,11 @@ impl<K: Clone + Eq + Hash> Pool<K> {
 
     /// How many sessions are open.
     pub fn len(&self) -> usize {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).by_key.len()
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_key
+            .len()
     }
 
     /// Whether none is.
@@ -79,7 +91,11 @@ impl<K: Clone + Eq + Hash> Pool<K> {
 impl<K: Clone + Eq + Hash> Sessions<K> {
     fn close_down_to(&mut self, many: usize) {
         while self.by_key.len() > many {
-            let is_held = |key: &K| self.by_key.get(key).is_some_and(|(session, _)| session.is_held());
+            let is_held = |key: &K| {
+                self.by_key
+                    .get(key)
+                    .is_some_and(|(session, _)| session.is_cached())
+            };
             let Some((last, key)) = self.by_use.iter().find(|(_, key)| !is_held(key)) else {
                 // All are in use: what is more goes with them.
                 return;
@@ -91,8 +107,10 @@ impl<K: Clone + Eq + Hash> Sessions<K> {
     }
 }
 
-impl<K> fmt::Debug for Pool<K> {
+impl<K> fmt::Debug for SessionPool<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("bound", &self.bound).finish_non_exhaustive()
+        f.debug_struct("SessionPool")
+            .field("bound", &self.bound)
+            .finish_non_exhaustive()
     }
 }

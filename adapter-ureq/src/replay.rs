@@ -2,7 +2,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, PoisonError};
 
 use keybound_core::UnixTime;
-use keybound_core::dpop::{Replay, ReplayCache, VerifiedProof};
+use keybound_core::dpop::{ReplayCache, ReplayError, VerifiedProof};
 
 const SHARDS: u8 = 16;
 
@@ -17,20 +17,31 @@ impl SharedReplayCache {
     /// refuses although others are not: leave some to spare.
     pub fn new(capacity: usize) -> Self {
         let each = capacity.div_ceil(SHARDS.into());
-        Self { shards: (0..SHARDS).map(|_| Mutex::new(ReplayCache::new(each))).collect() }
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(ReplayCache::new(each)))
+                .collect(),
+        }
     }
 
     /// Takes a proof, unless it was taken before.
     ///
     /// # Errors
-    /// As for [`ReplayCache::take`].
-    pub fn take(&self, proof: &VerifiedProof, now: UnixTime) -> Result<(), Replay> {
+    /// As for [`ReplayCache::check_and_insert`].
+    pub fn check_and_insert(
+        &self,
+        proof: &VerifiedProof,
+        now: UnixTime,
+    ) -> Result<(), ReplayError> {
         let mut hasher = DefaultHasher::new();
         proof.jti().hash(&mut hasher);
         let shard = usize::try_from(hasher.finish() % u64::from(SHARDS)).unwrap_or_default();
         // There are as many as the remainder can tell; without one, nothing could be remembered.
-        let shard = self.shards.get(shard).ok_or(Replay::Full)?;
-        shard.lock().unwrap_or_else(PoisonError::into_inner).take(proof, now)
+        let shard = self.shards.get(shard).ok_or(ReplayError::Full)?;
+        shard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .check_and_insert(proof, now)
     }
 }
 
@@ -38,8 +49,8 @@ impl SharedReplayCache {
 mod tests {
     use super::*;
     use crate::jose::{Algorithm, SigningKey};
-    use keybound_core::Ambient;
-    use keybound_core::dpop::{Policy, Proof};
+    use keybound_core::dpop::{Proof, ProofVerifier};
+    use keybound_core::driver::RequestContext;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
@@ -51,14 +62,17 @@ mod tests {
         let cache = SharedReplayCache::new(1000);
         for jti in 0..20 {
             let builder = Proof::build(key.public(), &http::Method::GET, &uri).unwrap();
-            let signing = builder.prepare(Ambient::new(now, [jti; 16]));
+            let signing = builder.prepare(RequestContext::new(now, [jti; 16]));
             let proof = signing.finish(|request| key.sign(request)).unwrap();
-            let verified = Policy::default().inspect(proof.as_str(), now).verified().unwrap();
+            let verified = ProofVerifier::default()
+                .verify(proof.as_str(), now)
+                .verified()
+                .unwrap();
             let taken = AtomicUsize::new(0);
             thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| {
-                        if cache.take(&verified, now).is_ok() {
+                        if cache.check_and_insert(&verified, now).is_ok() {
                             taken.fetch_add(1, Ordering::Relaxed);
                         }
                     });
@@ -74,25 +88,33 @@ mod tests {
         let uri = "https://rs.example/".parse().unwrap();
         let verified = |made: UnixTime, jti: u8| {
             let builder = Proof::build(key.public(), &http::Method::GET, &uri).unwrap();
-            let signing = builder.prepare(Ambient::new(made, [jti; 16]));
+            let signing = builder.prepare(RequestContext::new(made, [jti; 16]));
             let proof = signing.finish(|request| key.sign(request)).unwrap();
-            Policy::default().inspect(proof.as_str(), made).verified().unwrap()
+            ProofVerifier::default()
+                .verify(proof.as_str(), made)
+                .verified()
+                .unwrap()
         };
         let made = UnixTime::from_secs(1000);
         let last = 1_300_000;
         for round in 0..20 {
             let cache = SharedReplayCache::new(10_000);
             let used = verified(made, round);
-            assert!(cache.take(&used, made).is_ok());
+            assert!(cache.check_and_insert(&used, made).is_ok());
             // Some requests come at the proof's last moment, others a millisecond later.
-            let others: Vec<_> = (100..=250).map(|jti| verified(UnixTime::from_secs(1200), jti)).collect();
+            let others: Vec<_> = (100..=250)
+                .map(|jti| verified(UnixTime::from_secs(1200), jti))
+                .collect();
             let taken = AtomicUsize::new(0);
             thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
                         for other in &others {
-                            let _ = cache.take(other, UnixTime::from_millis(last + 1));
-                            if cache.take(&used, UnixTime::from_millis(last)).is_ok() {
+                            let _ = cache.check_and_insert(other, UnixTime::from_millis(last + 1));
+                            if cache
+                                .check_and_insert(&used, UnixTime::from_millis(last))
+                                .is_ok()
+                            {
                                 taken.fetch_add(1, Ordering::Relaxed);
                             }
                         }

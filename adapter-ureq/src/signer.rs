@@ -23,8 +23,12 @@ impl Signer for SigningKey {
 /// Several keys, each for its own: one for proofs, another by which the client authenticates itself.
 impl Signer for Vec<SigningKey> {
     fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
-        let key = self.iter().find(|key| key.public().is_same_key(request.key()));
-        Ok(key.ok_or("none of its keys is the one that must sign")?.sign(request)?)
+        let key = self
+            .iter()
+            .find(|key| key.public().is_same_key(request.key()));
+        Ok(key
+            .ok_or("none of its keys is the one that must sign")?
+            .sign(request)?)
     }
 }
 

@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri, request};
-use keybound_core::jose::Signature;
-use keybound_core::{
-    AuthHeaders, Authorized, Body, Endpoint, Exchange, Judged, MAX_RESPONSE, Misuse, Origins, Outcome,
-    Outgoing, Pass, Received, ResourceCall, Role, Sent, SignRequest, Token, Turn, Turns,
+use keybound_core::driver::{
+    Admission, AuthHeaders, Body, MAX_RESPONSE, NonceGate, NonceOutcome, Permit, PreparedCall,
+    PreparedRequest, ResourceCall, Role, ServerState, Step, Verdict,
 };
+use keybound_core::jose::Signature;
+use keybound_core::{Endpoint, InvalidInput, Operation, Sent, SignRequest, Token};
 use ureq::Timeout;
 
-use crate::clock::Clock;
+use crate::clock::Deadline;
 use crate::event::{Event, Reason};
-use crate::names::Names;
+use crate::names::ResolvedHosts;
 use crate::{Error, Signer};
 
 /// Performs exchanges and calls: sends what the core makes, shows it what comes back, waits when it says so.
@@ -27,20 +28,20 @@ use crate::{Error, Signer};
 pub struct Transport {
     agent: ureq::Agent,
     signer: Option<Box<dyn Signer>>,
-    origins: Mutex<Origins>,
-    queue: Mutex<Queue>,
-    turn_ended: Condvar,
-    names: Names,
-    budget: Duration,
-    observer: Option<Observer>,
+    servers: Mutex<ServerState>,
+    queue: Mutex<GateQueue>,
+    permit_released: Condvar,
+    resolved_hosts: ResolvedHosts,
+    timeout: Duration,
+    on_event: Option<EventHandler>,
 }
 
-type Observer = Box<dyn Fn(Event<'_>) + Send + Sync>;
+type EventHandler = Box<dyn Fn(Event<'_>) + Send + Sync>;
 
 /// Who may send a proof, and how many wait for that.
 #[derive(Default)]
-struct Queue {
-    turns: Turns,
+struct GateQueue {
+    gate: NonceGate,
     waiting: usize,
 }
 
@@ -61,12 +62,12 @@ impl Transport {
         Self {
             agent,
             signer: None,
-            origins: Mutex::new(Origins::new()),
+            servers: Mutex::new(ServerState::new()),
             queue: Mutex::default(),
-            turn_ended: Condvar::new(),
-            names: Names::default(),
-            budget: Duration::from_secs(30),
-            observer: None,
+            permit_released: Condvar::new(),
+            resolved_hosts: ResolvedHosts::default(),
+            timeout: Duration::from_secs(30),
+            on_event: None,
         }
     }
 
@@ -77,37 +78,37 @@ impl Transport {
         self
     }
 
-    /// How long one [`run`](Self::run) may take, its waits and repetitions included (but for the waits between two questions
+    /// How long one [`execute`](Self::execute) may take, its waits and repetitions included (but for the waits between two questions
     /// whether somebody has decided, [`DeviceAuthorization`](crate::DeviceAuthorization)), and one
-    /// [`call`](Self::call) until the response's head is there. Marqeta's browser SDK, for one, gives up
+    /// [`send`](Self::send_once) until the response's head is there. Marqeta's browser SDK, for one, gives up
     /// after 5 s. While the name of a server is looked up that has answered a call within the last ten seconds, the
     /// system's own time-outs hold.
     #[must_use]
-    pub fn budget(mut self, budget: Duration) -> Self {
-        self.budget = budget;
+    pub fn timeout(mut self, budget: Duration) -> Self {
+        self.timeout = budget;
         self
     }
 
-    pub(crate) fn time(&self) -> Duration {
-        self.budget
+    pub(crate) fn total_timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// What has been learned of servers before, by another process.
     #[must_use]
-    pub fn with_origins(self, origins: Origins) -> Self {
-        *self.origins() = origins;
+    pub fn with_server_state(self, origins: ServerState) -> Self {
+        *self.servers() = origins;
         self
     }
 
     /// What has been learned of servers up to now.
-    pub fn learned(&self) -> Origins {
-        self.origins().clone()
+    pub fn server_state(&self) -> ServerState {
+        self.servers().clone()
     }
 
     /// Shows every request and response to `observer`, with all that they carry: for traces.
     #[must_use]
-    pub fn observe(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Box::new(observer));
+    pub fn on_event(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Box::new(observer));
         self
     }
 
@@ -115,34 +116,46 @@ impl Transport {
     ///
     /// # Errors
     /// The core's verdict, a lost connection, or a signer that fails.
-    pub fn run<T>(&self, exchange: Exchange<T>) -> Result<T, Error> {
-        self.run_within(self.budget, exchange)
+    pub fn execute<T>(&self, exchange: Operation<T>) -> Result<T, Error> {
+        self.execute_within(self.timeout, exchange)
     }
 
-    pub(crate) fn run_within<T>(&self, budget: Duration, exchange: Exchange<T>) -> Result<T, Error> {
-        let clock = Clock::start(budget);
-        let mut exchange = exchange.within(budget);
-        thread::sleep(exchange.wait());
+    pub(crate) fn execute_within<T>(
+        &self,
+        budget: Duration,
+        exchange: Operation<T>,
+    ) -> Result<T, Error> {
+        let clock = Deadline::start(budget);
+        let mut exchange = exchange.timeout(budget);
+        thread::sleep(exchange.delay());
         loop {
-            let ambient = clock.ambient()?;
-            let signing = exchange.prepare(&self.origins(), ambient)?;
-            let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
+            let context = clock.request_context()?;
+            let signing = exchange.prepare(&self.servers(), context)?;
+            let PreparedRequest { request, pending } =
+                signing.finish(|request| self.sign(request))?;
             let uri = request.uri().clone();
-            let (received, reason) = match self.exchange_once(request, pending.time_left(clock.now())) {
-                Ok(response) => {
-                    let reason = Reason::Answered(response.status());
-                    (pending.receive(response, &mut self.origins(), clock.now())?, reason)
-                }
-                Err(cause) => {
-                    let received = pending.lost(was_sent(&cause), clock.now());
-                    (received.map_err(|error| Self::lost(error, &uri, cause))?, Reason::Lost)
-                }
-            };
+            let (received, reason) =
+                match self.execute_once(request, pending.time_left(clock.now())) {
+                    Ok(response) => {
+                        let reason = Reason::ServerResponse(response.status());
+                        (
+                            pending.receive(response, &mut self.servers(), clock.now())?,
+                            reason,
+                        )
+                    }
+                    Err(cause) => {
+                        let received = pending.transport_failed(was_sent(&cause), clock.now());
+                        (
+                            received.map_err(|error| Self::no_response(error, &uri, cause))?,
+                            Reason::NoResponse,
+                        )
+                    }
+                };
             match received {
-                Received::Done(done) => return Ok(done),
-                Received::Again(again) => exchange = again,
+                Step::Done(done) => return Ok(done),
+                Step::RetryAfter(again) => exchange = again,
             }
-            self.wait(exchange.wait(), reason);
+            self.wait(exchange.delay(), reason);
         }
     }
 
@@ -152,139 +165,193 @@ impl Transport {
     /// response is delivered whatever its status, its body unread: a refusal by the API (4xx, 5xx) is a response, not an error.
     ///
     /// # Errors
-    /// `Misuse` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a
+    /// `InvalidInput` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a
     /// signer that fails.
-    pub fn call<B: AsRef<[u8]>>(
+    pub fn send<B: AsRef<[u8]>>(
         &self,
         token: &Token,
         request: Request<B>,
     ) -> Result<Response<ureq::Body>, Error> {
         let (head, body) = request.into_parts();
-        let request = Repeatable::new(head, body.as_ref())?;
-        let clock = Clock::start(self.budget);
-        Ok(self.perform(request.call(token, clock.left())?, &request, &clock)?.response)
+        let request = ReplayableRequest::new(head, body.as_ref())?;
+        let clock = Deadline::start(self.timeout);
+        Ok(self
+            .perform(request.call(token, clock.left())?, &request, &clock)?
+            .response)
     }
 
     /// Sends a request for as long as its call goes on.
     pub(crate) fn perform(
         &self,
         call: ResourceCall,
-        request: &Repeatable<'_>,
-        clock: &Clock,
-    ) -> Result<Performed, Error> {
-        let mut send = |request: Request<&[u8]>, left: Duration| self.send(request, left, Extent::Head);
+        request: &ReplayableRequest<'_>,
+        clock: &Deadline,
+    ) -> Result<CallResult, Error> {
+        let mut send = |request: Request<&[u8]>, left: Duration| {
+            self.send_once(request, left, TimeoutScope::Head)
+        };
         self.perform_by(&mut send, call, request, clock)
     }
 
     /// The same by another's way of sending.
     pub(crate) fn perform_by(
         &self,
-        send: &mut dyn FnMut(Request<&[u8]>, Duration) -> Answer,
+        send: &mut dyn FnMut(Request<&[u8]>, Duration) -> AgentResult,
         mut call: ResourceCall,
-        request: &Repeatable<'_>,
-        clock: &Clock,
-    ) -> Result<Performed, Error> {
-        let mut turn: Option<TakenTurn<'_>> = None;
+        request: &ReplayableRequest<'_>,
+        clock: &Deadline,
+    ) -> Result<CallResult, Error> {
+        let mut turn: Option<PermitGuard<'_>> = None;
         loop {
             if turn.is_none() && call.is_bound() {
-                turn = Some(self.take_turn(request.uri(), clock)?);
+                turn = Some(self.acquire_permit(request.uri(), clock)?);
             }
-            let ambient = clock.ambient()?;
-            let signing = call.prepare(&self.origins(), ambient)?;
-            let Authorized { headers, pending } = signing.finish(|request| self.sign(request))?;
+            let context = clock.request_context()?;
+            let signing = call.prepare(&self.servers(), context)?;
+            let PreparedCall { headers, pending } = signing.finish(|request| self.sign(request))?;
             let response = match send(request.with(headers), clock.left()) {
                 Ok(response) => response,
                 Err(cause) => {
                     drop(turn.take());
-                    let lost = pending.lost(was_sent(&cause), clock.now());
-                    call = lost.map_err(|error| Self::lost(error, request.uri(), cause))?;
-                    self.wait(call.wait(), Reason::Lost);
+                    let lost = pending.transport_failed(was_sent(&cause), clock.now());
+                    call = lost.map_err(|error| Self::no_response(error, request.uri(), cause))?;
+                    self.wait(call.delay(), Reason::NoResponse);
                     continue;
                 }
             };
             let (status, headers) = (response.status(), response.headers());
-            self.tell(Event::Received { uri: request.uri(), status, headers, body: None });
-            let outcome = pending.outcome(status, headers);
-            let judged = pending.judge(status, headers, &mut self.origins(), clock.now());
+            self.emit(Event::ResponseReceived {
+                uri: request.uri(),
+                status,
+                headers,
+                body: None,
+            });
+            let outcome = pending.nonce_outcome(status, headers);
+            let judged = pending.verdict(status, headers, &mut self.servers(), clock.now());
             // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
-            let goes_on = matches!(&judged, Ok(Judged::Again(again)) if again.wait().is_zero());
-            if let Some(turn) = turn.take_if(|_| !goes_on || outcome == Outcome::Stale) {
-                turn.end(outcome);
+            let goes_on =
+                matches!(&judged, Ok(Verdict::RetryAfter(again)) if again.delay().is_zero());
+            if let Some(turn) = turn.take_if(|_| !goes_on || outcome == NonceOutcome::Rejected) {
+                turn.finish(outcome);
             }
             match judged? {
-                Judged::Deliver => return Ok(Performed { response, token_is_refused: false }),
-                Judged::Rejected => return Ok(Performed { response, token_is_refused: true }),
-                Judged::Again(again) => call = again,
+                Verdict::Deliver => {
+                    return Ok(CallResult {
+                        response,
+                        token_is_refused: false,
+                    });
+                }
+                Verdict::TokenRejected => {
+                    return Ok(CallResult {
+                        response,
+                        token_is_refused: true,
+                    });
+                }
+                Verdict::RetryAfter(again) => call = again,
             }
-            self.wait(call.wait(), Reason::Answered(status));
+            self.wait(call.delay(), Reason::ServerResponse(status));
         }
     }
 
     /// Waits for the turn to call a server with a proof, for half of what is left of the budget; then it goes all the
     /// same: whoever is ahead may hang.
-    fn take_turn(&self, uri: &Uri, clock: &Clock) -> Result<TakenTurn<'_>, Error> {
+    fn acquire_permit(&self, uri: &Uri, clock: &Deadline) -> Result<PermitGuard<'_>, Error> {
         let mut reserve = None;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Turn::Go(pass) = queue.turns.take(Role::ResourceServer, uri)? {
-                return Ok(TakenTurn { transport: self, pass: Some(pass) });
+            if let Admission::Admitted(pass) = queue.gate.acquire(Role::ResourceServer, uri)? {
+                return Ok(PermitGuard {
+                    transport: self,
+                    permit: Some(pass),
+                });
             }
             let left = clock.left();
             let left = left.saturating_sub(*reserve.get_or_insert(left / 2));
             if left.is_zero() {
-                return Ok(TakenTurn { transport: self, pass: None });
+                return Ok(PermitGuard {
+                    transport: self,
+                    permit: None,
+                });
             }
             queue.waiting += 1;
-            let woken = self.turn_ended.wait_timeout(queue, left);
+            let woken = self.permit_released.wait_timeout(queue, left);
             queue = woken.unwrap_or_else(PoisonError::into_inner).0;
             queue.waiting -= 1;
         }
     }
 
-    fn exchange_once(
+    fn execute_once(
         &self,
         request: Request<Body>,
         left: Duration,
     ) -> Result<Response<Vec<u8>>, ureq::Error> {
         let (head, body) = request.into_parts();
         let uri = head.uri.clone();
-        let (head, body) =
-            self.send(Request::from_parts(head, body.as_ref()), left, Extent::Whole)?.into_parts();
+        let (head, body) = self
+            .send_once(
+                Request::from_parts(head, body.as_ref()),
+                left,
+                TimeoutScope::Whole,
+            )?
+            .into_parts();
         // One byte beyond the limit tells the core that there is more.
-        let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX).saturating_add(1);
+        let limit = u64::try_from(MAX_RESPONSE)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
         let mut bytes = Vec::new();
         match body.into_reader().take(limit).read_to_end(&mut bytes) {
             // A refusal is one however little of its body comes.
             Err(cut) if head.status.is_success() => {
                 let cause = cut.into();
-                self.tell(Event::Lost { uri: &uri, cause: &cause });
+                self.emit(Event::NoResponse {
+                    uri: &uri,
+                    cause: &cause,
+                });
                 return Err(cause);
             }
             _ => {}
         }
         let (status, headers) = (head.status, &head.headers);
-        self.tell(Event::Received { uri: &uri, status, headers, body: Some(&bytes) });
+        self.emit(Event::ResponseReceived {
+            uri: &uri,
+            status,
+            headers,
+            body: Some(&bytes),
+        });
         Ok(Response::from_parts(head, bytes))
     }
 
     /// Sends a request that may take so long.
-    pub(crate) fn send(&self, request: Request<&[u8]>, left: Duration, extent: Extent) -> Answer {
+    pub(crate) fn send_once(
+        &self,
+        request: Request<&[u8]>,
+        left: Duration,
+        extent: TimeoutScope,
+    ) -> AgentResult {
         let (head, body) = request.into_parts();
-        self.tell(Event::Sending { method: &head.method, uri: &head.uri, headers: &head.headers, body });
+        self.emit(Event::RequestSent {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+            body,
+        });
         let uri = head.uri.clone();
-        let has_body = !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        let has_body =
+            !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
         let answer = if left.is_zero() {
             Err(ureq::Error::Timeout(Timeout::Connect))
         } else if has_body {
-            self.agent.run(self.configured(Request::from_parts(head, body), left, extent))
+            self.agent
+                .run(self.configured(Request::from_parts(head, body), left, extent))
         } else {
-            self.agent.run(self.configured(Request::from_parts(head, ()), left, extent))
+            self.agent
+                .run(self.configured(Request::from_parts(head, ()), left, extent))
         };
         match &answer {
-            Ok(_) => self.names.found(&uri),
+            Ok(_) => self.resolved_hosts.mark_reachable(&uri),
             Err(cause) => {
-                self.names.lost(&uri);
-                self.tell(Event::Lost { uri: &uri, cause });
+                self.resolved_hosts.forget(&uri);
+                self.emit(Event::NoResponse { uri: &uri, cause });
             }
         }
         answer
@@ -294,13 +361,13 @@ impl Transport {
         &self,
         request: Request<B>,
         left: Duration,
-        extent: Extent,
+        extent: TimeoutScope,
     ) -> Request<B> {
         // Plain http stays on this machine: no proxy from the environment gets to see it.
         let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
         // Shorter than the rest, so that it is known when nothing was sent.
         let connecting = left - left / 16;
-        let is_found = self.names.was_found_lately(request.uri());
+        let is_found = self.resolved_hosts.is_recently_reachable(request.uri());
         let config = self
             .agent
             .configure_request(request)
@@ -312,8 +379,10 @@ impl Transport {
             .timeout_connect(Some(connecting));
         let config = match extent {
             // On a connection of its own: one from the pool may be dead, and the request then lost in doubt.
-            Extent::Whole => config.timeout_global(Some(left)).max_idle_age(Duration::ZERO),
-            Extent::Head => config
+            TimeoutScope::Whole => config
+                .timeout_global(Some(left))
+                .max_idle_age(Duration::ZERO),
+            TimeoutScope::Head => config
                 .timeout_send_request(Some(left))
                 .timeout_send_body(Some(left))
                 .timeout_recv_response(Some(left)),
@@ -328,87 +397,106 @@ impl Transport {
     }
 
     fn wait(&self, wait: Duration, reason: Reason) {
-        self.tell(Event::Again { wait, reason });
+        self.emit(Event::Retrying { wait, reason });
         thread::sleep(wait);
     }
 
-    fn lost(error: keybound_core::Error, uri: &Uri, cause: ureq::Error) -> Error {
+    fn no_response(error: keybound_core::Error, uri: &Uri, cause: ureq::Error) -> Error {
         match error {
-            keybound_core::Error::Lost(lost) => {
-                let host = uri.authority().map(Authority::to_string).unwrap_or_default();
-                Error::Lost { lost, host, cause: Box::new(cause) }
+            keybound_core::Error::NoResponse(lost) => {
+                let host = uri
+                    .authority()
+                    .map(Authority::to_string)
+                    .unwrap_or_default();
+                Error::NoResponse {
+                    lost,
+                    host,
+                    cause: Box::new(cause),
+                }
             }
             other => other.into(),
         }
     }
 
-    pub(crate) fn tell(&self, event: Event<'_>) {
+    pub(crate) fn emit(&self, event: Event<'_>) {
         #[cfg(feature = "log")]
         crate::log::log(&event);
-        if let Some(observer) = &self.observer {
+        if let Some(observer) = &self.on_event {
             observer(event);
         }
     }
 
     /// Never held across IO; a panic elsewhere leaves nothing half-done in it.
-    pub(crate) fn origins(&self) -> MutexGuard<'_, Origins> {
-        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn servers(&self) -> MutexGuard<'_, ServerState> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("budget", &self.budget).finish_non_exhaustive()
+        f.debug_struct("Transport")
+            .field("budget", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
 /// A turn that was taken. However its request ends, by a panic too, the next is let in.
-struct TakenTurn<'a> {
+struct PermitGuard<'a> {
     transport: &'a Transport,
-    pass: Option<Pass>,
+    permit: Option<Permit>,
 }
 
-impl TakenTurn<'_> {
-    fn end(mut self, outcome: Outcome) {
-        self.give_back(outcome);
+impl PermitGuard<'_> {
+    fn finish(mut self, outcome: NonceOutcome) {
+        self.release(outcome);
     }
 
-    fn give_back(&mut self, outcome: Outcome) {
-        if let Some(pass) = self.pass.take() {
-            let mut queue = self.transport.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.turns.give_back(pass, outcome);
+    fn release(&mut self, outcome: NonceOutcome) {
+        if let Some(pass) = self.permit.take() {
+            let mut queue = self
+                .transport
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            queue.gate.release(pass, outcome);
             let somebody_waits = queue.waiting > 0;
             drop(queue);
             // A system call, even where nobody does.
             if somebody_waits {
-                self.transport.turn_ended.notify_all();
+                self.transport.permit_released.notify_all();
             }
         }
     }
 }
 
-impl Drop for TakenTurn<'_> {
+impl Drop for PermitGuard<'_> {
     fn drop(&mut self) {
-        self.give_back(Outcome::Lost);
+        self.release(NonceOutcome::NoResponse);
     }
 }
 
 /// A request that can be sent several times, to where a token may go.
-pub(crate) struct Repeatable<'a> {
+pub(crate) struct ReplayableRequest<'a> {
     head: request::Parts,
     body: &'a [u8],
 }
 
-impl<'a> Repeatable<'a> {
-    pub(crate) fn new(mut head: request::Parts, body: &'a [u8]) -> Result<Self, Misuse> {
+impl<'a> ReplayableRequest<'a> {
+    pub(crate) fn new(mut head: request::Parts, body: &'a [u8]) -> Result<Self, InvalidInput> {
         // What the proof names is what goes over the wire.
-        head.uri = Endpoint::of(&head.uri)?.uri().clone();
+        head.uri = Endpoint::from_uri(&head.uri)?.uri().clone();
         Ok(Self { head, body })
     }
 
-    pub(crate) fn call(&self, token: &Token, budget: Duration) -> Result<ResourceCall, Misuse> {
+    pub(crate) fn call(
+        &self,
+        token: &Token,
+        budget: Duration,
+    ) -> Result<ResourceCall, InvalidInput> {
         let call = token.authorize(&self.head.method, &self.head.uri)?;
-        Ok(call.with_headers(&self.head.headers).within(budget))
+        Ok(call
+            .detect_idempotency_key(&self.head.headers)
+            .timeout(budget))
     }
 
     pub(crate) fn uri(&self) -> &Uri {
@@ -423,17 +511,17 @@ impl<'a> Repeatable<'a> {
 }
 
 /// What ureq makes of a request.
-pub(crate) type Answer = Result<Response<ureq::Body>, ureq::Error>;
+pub(crate) type AgentResult = Result<Response<ureq::Body>, ureq::Error>;
 
 /// What a call came to.
-pub(crate) struct Performed {
+pub(crate) struct CallResult {
     pub(crate) response: Response<ureq::Body>,
     pub(crate) token_is_refused: bool,
 }
 
 /// How much of a response the budget is for.
 #[derive(Clone, Copy)]
-pub(crate) enum Extent {
+pub(crate) enum TimeoutScope {
     Whole,
     /// Its body is the application's.
     Head,

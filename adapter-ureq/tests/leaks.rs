@@ -15,11 +15,12 @@ use std::error::Error as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use keybound_sandbox::{Options, Sandbox};
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::sandbox::{Options, Sandbox};
-use keybound_ureq::storage::{FileStorage, MemoryStorage, Sealed};
+use keybound_ureq::storage::{EncryptedStorage, FileStorage, MemoryStorage};
 use keybound_ureq::{
-    Client, ClientAuth, Error, Grant, Pool, Secret, Session, SharedReplayCache, SignRequest, Transport,
+    Client, ClientAuth, Error, Grant, Secret, Session, SessionPool, SharedReplayCache, SignRequest,
+    Transport,
 };
 use ureq::http::Request;
 
@@ -34,12 +35,22 @@ const BODY: &str = "planted-b0dy";
 const SEAL: [u8; 32] = *b"planted-key-of-thirty-two-bytes!";
 
 fn planted() -> Planted {
-    Planted::new(&[CLIENT_SECRET, ACCESS_TOKEN, REFRESH_TOKEN, BODY, "planted-key-of-thirty-two-bytes!"])
+    Planted::new(&[
+        CLIENT_SECRET,
+        ACCESS_TOKEN,
+        REFRESH_TOKEN,
+        BODY,
+        "planted-key-of-thirty-two-bytes!",
+    ])
 }
 
 fn client(server: &Server) -> Client {
-    let endpoint = keybound_ureq::Endpoint::https_or_loopback(&format!("{}/token", server.url)).unwrap();
-    Client::new(endpoint, ClientAuth::basic("app", Secret::new(CLIENT_SECRET)).unwrap())
+    let endpoint =
+        keybound_ureq::Endpoint::https_or_loopback(&format!("{}/token", server.url)).unwrap();
+    Client::new(
+        endpoint,
+        ClientAuth::basic("app", Secret::new(CLIENT_SECRET)).unwrap(),
+    )
 }
 
 fn grant() -> Grant {
@@ -52,11 +63,16 @@ fn echoing() -> Server {
     Server::start(move |request| {
         let mut asked = asked.lock().unwrap();
         *asked += 1;
-        let echo = format!(r#"{{"error":"invalid_grant","error_description":{:?}}}"#, request.body);
+        let echo = format!(
+            r#"{{"error":"invalid_grant","error_description":{:?}}}"#,
+            request.body
+        );
         match *asked {
             1 => response(
                 "200 OK",
-                &format!(r#"{{"access_token":"{ACCESS_TOKEN}","refresh_token":"{REFRESH_TOKEN}"}}"#),
+                &format!(
+                    r#"{{"access_token":"{ACCESS_TOKEN}","refresh_token":"{REFRESH_TOKEN}"}}"#
+                ),
             ),
             2 => response("200 OK", BODY),
             3 => response("400 Bad Request", &echo),
@@ -72,16 +88,30 @@ fn sessions_and_what_they_are_made_of_show_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let transport = Arc::new(Transport::new());
     let session = Session::new(Arc::clone(&transport), client(&server), grant());
-    planted.are_not_shown(&[&*transport, &session, &session.authorizer([server.url.as_str()]).unwrap()]);
+    planted.are_not_shown(&[
+        &*transport,
+        &session,
+        &session.authorizer([server.url.as_str()]).unwrap(),
+    ]);
     planted.are_not_shown(&[&session.token().unwrap(), &session]);
-    let sealed = Sealed::new(FileStorage::new(folder.path()).unwrap(), &SEAL).unwrap();
-    planted.are_not_shown(&[&sealed, &FileStorage::new(folder.path()).unwrap(), &MemoryStorage::default()]);
-    let builder = Session::builder(transport, client(&server), grant()).kept_in(Arc::new(sealed), "s");
+    let sealed = EncryptedStorage::new(FileStorage::new(folder.path()).unwrap(), &SEAL).unwrap();
+    planted.are_not_shown(&[
+        &sealed,
+        &FileStorage::new(folder.path()).unwrap(),
+        &MemoryStorage::default(),
+    ]);
+    let builder =
+        Session::builder(transport, client(&server), grant()).storage(Arc::new(sealed), "s");
     planted.are_not_shown(&[&builder]);
-    let pool: Pool<String> = Pool::new(8, move |_| session.clone());
-    planted.are_not_shown(&[&pool, &pool.session(&BODY.to_owned()), &SharedReplayCache::new(8)]);
+    let pool: SessionPool<String> = SessionPool::new(8, move |_| session.clone());
+    planted.are_not_shown(&[
+        &pool,
+        &pool.session(&BODY.to_owned()),
+        &SharedReplayCache::new(8),
+    ]);
     let sandbox = Sandbox::start(Options::default()).unwrap();
-    Planted::new(&[keybound_ureq::sandbox::CLIENT_SECRET]).are_not_shown(&[&sandbox, &Options::default()]);
+    Planted::new(&[keybound_sandbox::CLIENT_SECRET])
+        .are_not_shown(&[&sandbox, &Options::default()]);
 }
 
 #[test]
@@ -89,29 +119,50 @@ fn no_event_and_no_error_shows_a_secret_however_it_ends() {
     let server = echoing();
     let observed = Arc::new(Mutex::new(Vec::new()));
     let events = Arc::clone(&observed);
-    let transport = Transport::new().observe(move |event| {
+    let transport = Transport::new().on_event(move |event| {
         planted().are_not_shown(&[&event]);
         events.lock().unwrap().push(format!("{event:?} {event:#?}"));
     });
-    let token = transport.run(client(&server).token(grant()).unwrap()).unwrap();
-    let request = Request::post(format!("{}/r?q={BODY}", server.url)).body(BODY).unwrap();
-    transport.call(&token, request).unwrap();
+    let token = transport
+        .execute(client(&server).token(grant()).unwrap())
+        .unwrap();
+    let request = Request::post(format!("{}/r?q={BODY}", server.url))
+        .body(BODY)
+        .unwrap();
+    transport.send(&token, request).unwrap();
     for _ in 0..3 {
-        let error = transport.run(client(&server).token(grant()).unwrap()).unwrap_err();
+        let error = transport
+            .execute(client(&server).token(grant()).unwrap())
+            .unwrap_err();
         planted().are_not_told(&error);
-        assert!(matches!(error, Error::Core(_)) || error.source().is_some(), "{error:?}");
+        assert!(
+            matches!(error, Error::Core(_)) || error.source().is_some(),
+            "{error:?}"
+        );
     }
     assert!(observed.lock().unwrap().len() > 8);
     planted().are_not_in(&observed.lock().unwrap().concat());
 
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let bound = client(&server).dpop(key.public().clone());
-    let no_signer = Transport::new().run(bound.token(grant()).unwrap()).unwrap_err();
+    let no_signer = Transport::new()
+        .execute(bound.token(grant()).unwrap())
+        .unwrap_err();
     assert!(matches!(no_signer, Error::NoSigner));
-    let failing =
-        |request: &SignRequest| Err(format!("cannot sign for {}", request.key().thumbprint()).into());
-    let failed = Transport::new().signer(failing).run(bound.token(grant()).unwrap()).unwrap_err();
-    for error in [no_signer, failed, Error::NoEntropy, Error::OutOfTime, Error::Reauthenticate] {
+    let failing = |request: &SignRequest| {
+        Err(format!("cannot sign for {}", request.key().thumbprint()).into())
+    };
+    let failed = Transport::new()
+        .signer(failing)
+        .execute(bound.token(grant()).unwrap())
+        .unwrap_err();
+    for error in [
+        no_signer,
+        failed,
+        Error::NoEntropy,
+        Error::Timeout,
+        Error::LoginRequired,
+    ] {
         planted().are_not_told(&error);
     }
 }
@@ -124,7 +175,9 @@ fn every_public_type_of_this_crate_has_been_looked_at() {
     ]);
     known.insert("Reason".into()); // a name, and a status
     known.insert("RedisStorage".into()); // shows its prefix alone; made without a server it can't be
-    let missing: BTreeSet<_> =
-        public_types(Path::new(env!("CARGO_MANIFEST_DIR"))).difference(&known).cloned().collect();
+    let missing: BTreeSet<_> = public_types(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .difference(&known)
+        .cloned()
+        .collect();
     assert!(missing.is_empty(), "plant a secret in these: {missing:?}");
 }

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use keybound_ureq::driver::MAX_RESPONSE;
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::{
-    Client, ClientAuth, CoreError, Endpoint, Error, Event, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token,
-    Transport, WhyBad,
+    Client, ClientAuth, CoreError, Endpoint, Error, Event, Grant, InvalidResponseKind, Retry,
+    Secret, Sent, Token, Transport,
 };
 use ureq::config::Config;
 use ureq::http::{self, Uri};
@@ -47,7 +48,10 @@ fn read_request(stream: &mut TcpStream) -> String {
     loop {
         let text = String::from_utf8_lossy(&request).to_lowercase();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+            let length = head
+                .split("content-length: ")
+                .nth(1)
+                .and_then(|rest| rest.lines().next());
             if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
                 return String::from_utf8(request).unwrap();
             }
@@ -60,7 +64,10 @@ fn read_request(stream: &mut TcpStream) -> String {
 }
 
 fn answer(head: &str, body: &str) -> Option<String> {
-    Some(format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()))
+    Some(format!(
+        "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    ))
 }
 
 fn client(url: &str) -> Client {
@@ -69,23 +76,27 @@ fn client(url: &str) -> Client {
 }
 
 fn get_token(url: &str) -> Result<Token, Error> {
-    Transport::new().run(client(url).token(Grant::client_credentials()).unwrap())
+    Transport::new().execute(client(url).token(Grant::client_credentials()).unwrap())
 }
 
 fn refresh(url: &str) -> Result<Token, Error> {
-    Transport::new().run(client(url).token(Grant::refresh_token(Secret::new("rt")).unwrap()).unwrap())
+    Transport::new().execute(
+        client(url)
+            .token(Grant::refresh_token(Secret::new("rt")).unwrap())
+            .unwrap(),
+    )
 }
 
-fn bad(result: Result<Token, Error>) -> WhyBad {
+fn bad(result: Result<Token, Error>) -> InvalidResponseKind {
     match result.unwrap_err() {
-        Error::Core(CoreError::Response(bad)) => bad.why().clone(),
+        Error::Core(CoreError::Response(bad)) => bad.kind().clone(),
         other => panic!("{other:?}"),
     }
 }
 
 fn lost(result: Result<Token, Error>) -> Sent {
     match result.unwrap_err() {
-        Error::Lost { lost, .. } => lost.sent(),
+        Error::NoResponse { lost, .. } => lost.sent(),
         other => panic!("{other:?}"),
     }
 }
@@ -96,26 +107,37 @@ fn an_error_status_is_an_answer_and_every_header_passes() {
         "400 Bad Request\r\nX-Request-Id: r-1\r\nRetry-After: 7",
         r#"{"error":"invalid_scope","error_description":"no such scope"}"#,
     )]);
-    let Error::Core(CoreError::Server(error)) = get_token(&url).unwrap_err() else { panic!() };
-    assert_eq!((error.code(), error.request_id()), (Some("invalid_scope"), Some("r-1")));
+    let Error::Core(CoreError::Server(error)) = get_token(&url).unwrap_err() else {
+        panic!()
+    };
+    assert_eq!(
+        (error.code(), error.request_id()),
+        (Some("invalid_scope"), Some("r-1"))
+    );
     assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
 }
 
 #[test]
 fn an_answer_that_is_cut_off_is_a_lost_one_and_observers_are_told() {
-    let (url, _) = server(vec![Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{TOKEN}", 1000))]);
+    let (url, _) = server(vec![Some(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{TOKEN}",
+        1000
+    ))]);
     let told = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&told);
-    let transport = Transport::new().observe(move |event| {
+    let transport = Transport::new().on_event(move |event| {
         let kind = match event {
-            Event::Sending { .. } => "sending",
-            Event::Lost { .. } => "lost",
+            Event::RequestSent { .. } => "sending",
+            Event::NoResponse { .. } => "lost",
             _ => "other",
         };
         seen.lock().unwrap().push(kind);
     });
     let grant = Grant::refresh_token(Secret::new("rt")).unwrap();
-    assert_eq!(lost(transport.run(client(&url).token(grant).unwrap())), Sent::Maybe);
+    assert_eq!(
+        lost(transport.execute(client(&url).token(grant).unwrap())),
+        Sent::Maybe
+    );
     assert_eq!(*told.lock().unwrap(), ["sending", "lost"]);
 }
 
@@ -129,8 +151,15 @@ fn no_redirection_is_followed() {
         "307 Temporary Redirect",
         "308 Permanent Redirect",
     ] {
-        let (url, _) = server(vec![answer(&format!("{status}\r\nLocation: {elsewhere}"), "")]);
-        assert_eq!(bad(get_token(&url)), WhyBad::Redirect, "{status}");
+        let (url, _) = server(vec![answer(
+            &format!("{status}\r\nLocation: {elsewhere}"),
+            "",
+        )]);
+        assert_eq!(
+            bad(get_token(&url)),
+            InvalidResponseKind::Redirect,
+            "{status}"
+        );
     }
     assert!(reached.try_recv().is_err());
 }
@@ -138,7 +167,7 @@ fn no_redirection_is_followed() {
 #[test]
 fn a_body_over_the_limit_is_read_no_further_than_that() {
     let (url, _) = server(vec![answer("200 OK", &" ".repeat(MAX_RESPONSE + 1))]);
-    assert_eq!(bad(get_token(&url)), WhyBad::TooLarge);
+    assert_eq!(bad(get_token(&url)), InvalidResponseKind::TooLarge);
     let padded = format!("{TOKEN}{}", " ".repeat(MAX_RESPONSE - TOKEN.len()));
     let (url, _) = server(vec![answer("200 OK", &padded)]);
     assert!(get_token(&url).is_ok());
@@ -146,10 +175,17 @@ fn a_body_over_the_limit_is_read_no_further_than_that() {
 
 #[test]
 fn a_refused_connection_has_sent_nothing() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let url = format!("http://{free}/token");
-    let exchange = client(&url).token(Grant::refresh_token(Secret::new("rt")).unwrap()).unwrap();
-    let result = Transport::new().budget(Duration::from_millis(300)).run(exchange);
+    let operation = client(&url)
+        .token(Grant::refresh_token(Secret::new("rt")).unwrap())
+        .unwrap();
+    let result = Transport::new()
+        .timeout(Duration::from_millis(300))
+        .execute(operation);
     assert_eq!(result.as_ref().unwrap_err().retry(), Retry::Later(None));
     assert_eq!(lost(result), Sent::No);
 }
@@ -167,7 +203,8 @@ fn a_lost_answer_is_asked_for_again_only_where_that_does_no_harm() {
 
 #[test]
 fn an_answer_that_is_cut_short_is_a_lost_one() {
-    let cut = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"access_token\":";
+    let cut =
+        "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"access_token\":";
     let (url, _) = server(vec![Some(cut.into())]);
     assert_eq!(lost(refresh(&url)), Sent::Maybe);
 }
@@ -184,10 +221,18 @@ fn a_refusal_is_one_however_little_of_its_body_comes() {
 fn a_post_without_a_body_says_so() {
     let (url, requests) = server(vec![answer("200 OK", TOKEN), answer("204 No Content", "")]);
     let token = get_token(&url).unwrap();
-    let request = http::Request::post(url.replace("token", "things")).body("").unwrap();
-    assert_eq!(Transport::new().call(&token, request).unwrap().status(), 204);
+    let request = http::Request::post(url.replace("token", "things"))
+        .body("")
+        .unwrap();
+    assert_eq!(
+        Transport::new().send(&token, request).unwrap().status(),
+        204
+    );
     let call = requests.iter().nth(1).unwrap().to_lowercase();
-    assert!(call.contains("\r\ncontent-length: 0\r\n") && !call.contains("transfer-encoding"), "{call}");
+    assert!(
+        call.contains("\r\ncontent-length: 0\r\n") && !call.contains("transfer-encoding"),
+        "{call}"
+    );
 }
 
 #[test]
@@ -195,8 +240,8 @@ fn a_server_that_says_nothing_costs_the_budget_and_no_more() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
     let started = Instant::now();
-    let transport = Transport::new().budget(Duration::from_millis(300));
-    let result = transport.run(client(&url).token(Grant::client_credentials()).unwrap());
+    let transport = Transport::new().timeout(Duration::from_millis(300));
+    let result = transport.execute(client(&url).token(Grant::client_credentials()).unwrap());
     assert_eq!(lost(result), Sent::Maybe);
     assert!(started.elapsed() < Duration::from_secs(3));
 }
@@ -210,8 +255,10 @@ fn a_wait_beyond_the_budget_is_not_begun() {
 
 #[test]
 fn a_short_wait_is_waited() {
-    let (url, requests) =
-        server(vec![answer("429 Too Many Requests\r\nretry-after-ms: 120", ""), answer("200 OK", TOKEN)]);
+    let (url, requests) = server(vec![
+        answer("429 Too Many Requests\r\nretry-after-ms: 120", ""),
+        answer("200 OK", TOKEN),
+    ]);
     let started = Instant::now();
     assert!(get_token(&url).is_ok());
     assert!(started.elapsed() >= Duration::from_millis(120));
@@ -222,7 +269,7 @@ fn a_short_wait_is_waited() {
 fn a_bound_token_without_a_signer_is_a_clear_error() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let client = client("http://127.0.0.1:9/token").dpop(key.public().clone());
-    let result = Transport::new().run(client.token(Grant::client_credentials()).unwrap());
+    let result = Transport::new().execute(client.token(Grant::client_credentials()).unwrap());
     assert!(matches!(result, Err(Error::NoSigner)));
 }
 
@@ -233,13 +280,22 @@ fn a_closure_can_sign() {
     let client = client(&url).dpop(key.public().clone());
     let transport =
         Transport::new().signer(move |request: &keybound_ureq::SignRequest| Ok(key.sign(request)?));
-    transport.run(client.token(Grant::client_credentials()).unwrap()).unwrap();
-    assert!(requests.recv().unwrap().to_lowercase().contains("\r\ndpop: ey"));
+    transport
+        .execute(client.token(Grant::client_credentials()).unwrap())
+        .unwrap();
+    assert!(
+        requests
+            .recv()
+            .unwrap()
+            .to_lowercase()
+            .contains("\r\ndpop: ey")
+    );
 }
 
 #[test]
 fn a_call_sends_the_body_again_after_a_challenge_and_delivers_every_status() {
-    let challenge = "401 Unauthorized\r\nWWW-Authenticate: DPoP error=\"use_dpop_nonce\"\r\nDPoP-Nonce: n-1";
+    let challenge =
+        "401 Unauthorized\r\nWWW-Authenticate: DPoP error=\"use_dpop_nonce\"\r\nDPoP-Nonce: n-1";
     let (url, requests) = server(vec![
         answer("200 OK", &TOKEN.replace("Bearer", "DPoP")),
         answer(challenge, ""),
@@ -248,9 +304,13 @@ fn a_call_sends_the_body_again_after_a_challenge_and_delivers_every_status() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let client = client(&url).dpop(key.public().clone());
     let transport = Transport::new().signer(key);
-    let token = transport.run(client.token(Grant::client_credentials()).unwrap()).unwrap();
-    let request = http::Request::post(url.replace("token", "things?x=1")).body("the body").unwrap();
-    let mut response = transport.call(&token, request).unwrap();
+    let token = transport
+        .execute(client.token(Grant::client_credentials()).unwrap())
+        .unwrap();
+    let request = http::Request::post(url.replace("token", "things?x=1"))
+        .body("the body")
+        .unwrap();
+    let mut response = transport.send(&token, request).unwrap();
     assert_eq!(response.status(), 404);
     assert_eq!(response.body_mut().read_to_string().unwrap(), "gone");
     let calls: Vec<String> = requests.iter().skip(1).collect();
@@ -276,7 +336,10 @@ impl Resolver for LookUps {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        self.limited.lock().unwrap().push(!timeout.after.is_not_happening());
+        self.limited
+            .lock()
+            .unwrap()
+            .push(!timeout.after.is_not_happening());
         self.resolver.resolve(uri, config, timeout)
     }
 }
@@ -290,10 +353,20 @@ fn a_name_is_looked_up_within_the_budget_unless_its_server_has_just_answered() {
     let limited = Arc::clone(&look_ups.limited);
     let agent = ureq::Agent::with_parts(Config::default(), DefaultConnector::default(), look_ups);
     let transport = Transport::with_agent(agent);
-    let token = || transport.run(client(&token_url).token(Grant::client_credentials()).unwrap()).unwrap();
+    let token = || {
+        transport
+            .execute(
+                client(&token_url)
+                    .token(Grant::client_credentials())
+                    .unwrap(),
+            )
+            .unwrap()
+    };
     let call = |token| {
         let request = http::Request::post(&url).body("").unwrap();
-        transport.call(token, request).map(|response| response.status().as_u16())
+        transport
+            .send(token, request)
+            .map(|response| response.status().as_u16())
     };
     // What may use something up is always limited.
     token();
@@ -302,7 +375,10 @@ fn a_name_is_looked_up_within_the_budget_unless_its_server_has_just_answered() {
     assert_eq!(call(&token).unwrap(), 200);
     assert!(call(&token).is_err());
     assert_eq!(call(&token).unwrap(), 200);
-    assert_eq!(*limited.lock().unwrap(), [true, true, true, false, false, true]);
+    assert_eq!(
+        *limited.lock().unwrap(),
+        [true, true, true, false, false, true]
+    );
 }
 
 #[test]
@@ -310,23 +386,39 @@ fn a_token_goes_to_no_plain_http_host_but_this_machine() {
     let (url, _) = server(vec![answer("200 OK", TOKEN)]);
     let token = get_token(&url).unwrap();
     let request = http::Request::get("http://rs.example/").body("").unwrap();
-    let error = Transport::new().call(&token, request).unwrap_err();
-    assert!(matches!(error, Error::Core(CoreError::Misuse(_))), "{error:?}");
+    let error = Transport::new().send(&token, request).unwrap_err();
+    assert!(
+        matches!(error, Error::Core(CoreError::InvalidInput(_))),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn a_device_waits_for_its_person_longer_than_a_request_may_take() {
     let code = r#"{"device_code":"c","user_code":"u","verification_uri":"https://as.example/","expires_in":60,"interval":1}"#;
     let pending = || answer("400 Bad Request", r#"{"error":"authorization_pending"}"#);
-    let (url, asked) = server(vec![answer("200 OK", code), pending(), pending(), answer("200 OK", TOKEN)]);
+    let (url, asked) = server(vec![
+        answer("200 OK", code),
+        pending(),
+        pending(),
+        answer("200 OK", TOKEN),
+    ]);
     let at = Endpoint::loopback_http(&url).unwrap();
-    let client = Client::new(at.clone(), ClientAuth::none("tv").unwrap()).device_authorization_endpoint(at);
-    let transport = Transport::new().budget(Duration::from_millis(1500));
+    let client =
+        Client::new(at.clone(), ClientAuth::none("tv").unwrap()).device_authorization_endpoint(at);
+    let transport = Transport::new().timeout(Duration::from_millis(1500));
     let began = Instant::now();
-    let device = transport.run(client.device_authorization(None).unwrap()).unwrap();
-    let token = transport.run(client.token(device.grant()).unwrap()).unwrap();
+    let device = transport
+        .execute(client.device_authorization(None).unwrap())
+        .unwrap();
+    let token = transport
+        .execute(client.token(device.grant()).unwrap())
+        .unwrap();
     assert_eq!(token.access_token().expose(), "abc");
-    assert!(began.elapsed() >= Duration::from_secs(3), "a second before each question");
+    assert!(
+        began.elapsed() >= Duration::from_secs(3),
+        "a second before each question"
+    );
     assert_eq!(asked.iter().count(), 4);
 }
 
@@ -357,8 +449,13 @@ fn a_resolver_of_the_applications_says_where_connections_may_go() {
         DefaultConnector::default(),
         PublicOnly(DefaultResolver::default()),
     );
-    let transport = Transport::with_agent(agent).budget(Duration::from_secs(1));
-    let error = transport.run(client(&url).token(Grant::client_credentials()).unwrap()).unwrap_err();
-    assert!(matches!(&error, Error::Lost { lost, .. } if lost.sent() == Sent::No), "{error:?}");
+    let transport = Transport::with_agent(agent).timeout(Duration::from_secs(1));
+    let error = transport
+        .execute(client(&url).token(Grant::client_credentials()).unwrap())
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::NoResponse { lost, .. } if lost.sent() == Sent::No),
+        "{error:?}"
+    );
     assert!(requests.try_recv().is_err());
 }

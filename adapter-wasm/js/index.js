@@ -1,4 +1,4 @@
-import start, { Key, Page } from './keybound.js';
+import start, { JsProofKey, JsSession } from './keybound.js';
 import { KeyboundError, unable } from './platform.js';
 
 export { KeyboundError };
@@ -40,12 +40,12 @@ export class ProofKey {
   static async open(name, { algorithm } = {}) {
     check({ name, algorithm }, { name: 'string', algorithm: 'string' });
     await ready();
-    return new ProofKey(await Key.open(name, algorithm));
+    return new ProofKey(await JsProofKey.open(name, algorithm));
   }
 
   static async delete(name) {
     await ready();
-    await Key.delete(name);
+    await JsProofKey.delete(name);
   }
 
   get algorithm() {
@@ -82,7 +82,7 @@ const OPTIONS = {
 };
 
 export class Session {
-  #page;
+  #session;
   #key;
   #redirectUri;
   #scope;
@@ -91,8 +91,8 @@ export class Session {
   /** Ends the last login by pop-up, if its pop-up reads as closed. */
   #giveUp;
 
-  constructor(page, key, { redirectUri, scope }, told) {
-    this.#page = page;
+  constructor(session, key, { redirectUri, scope }, told) {
+    this.#session = session;
     this.#key = key;
     this.#redirectUri = redirectUri;
     this.#scope = scope;
@@ -106,7 +106,7 @@ export class Session {
     if (clientId === undefined && !token) throw misuse('clientId must be given');
     const told = new WeakSet([...redirects.values()].filter(({ isOver }) => isOver));
     const key = await ProofKey.open(name, { algorithm });
-    const page = await Page.open({
+    const session = await JsSession.open({
       ...options,
       name,
       // A page that gets its tokens itself has neither of these; they are never sent then.
@@ -124,30 +124,30 @@ export class Session {
   }
 
   get isOpen() {
-    return this.#page.isOpen || Boolean(this.#redirect());
+    return this.#session.isOpen || Boolean(this.#redirect());
   }
 
   async fetch(input, init) {
     const request = new Request(input, init);
     const signal = init?.signal === undefined ? input?.signal : init.signal;
     signal?.throwIfAborted();
-    const response = this.#page.fetch(request);
-    return signal ? until(signal, response) : response;
+    const response = this.#session.fetch(request);
+    return signal ? abortable(signal, response) : response;
   }
 
   async token() {
-    const [expires, ...token] = (await this.#page.token()).split(' ');
+    const [expires, ...token] = (await this.#session.token()).split(' ');
     return { accessToken: token.join(' '), expiresAt: expires ? new Date(Number(expires)) : undefined };
   }
 
   async login({ popup = false, signal } = {}) {
     check({ popup }, { popup: 'boolean' });
-    if (await this.#redirect()?.outcome.catch(() => false)) return this.#page.resume();
-    const { id, isOpen } = this.#page;
+    if (await this.#redirect()?.outcome.catch(() => false)) return this.#session.resume();
+    const { id, isOpen } = this.#session;
     if (!popup) {
       // Another session, or tab, may have logged in just now.
-      await this.#page.resume();
-      if (!isOpen && this.#page.isOpen) return undefined;
+      await this.#session.resume();
+      if (!isOpen && this.#session.isOpen) return undefined;
       if (leaving.has(id)) return leaving.get(id);
     }
     // At once, or the browser takes it for one that nobody asked for.
@@ -156,19 +156,19 @@ export class Session {
     let state, url, pending;
     try {
       const redirectUri = this.#redirectUri ?? location.origin + location.pathname;
-      [state, url, pending] = this.#page.startLogin(redirectUri, this.#scope).split('\n');
+      [state, url, pending] = this.#session.startLogin(redirectUri, this.#scope).split('\n');
     } catch (error) {
       other?.close();
       throw error;
     }
     if (!other) {
-      storage().setItem(kept(state), JSON.stringify([id, pending]));
+      storage().setItem(storageKey(state), JSON.stringify([id, pending]));
       return leave(id, url);
     }
     this.#giveUp?.();
     const { redirect, giveUp, end } = send(other, url, state, signal);
     this.#giveUp = giveUp;
-    return redirect.then((redirect) => this.#page.endLogin(pending, redirect)).finally(end);
+    return redirect.then((redirect) => this.#session.endLogin(pending, redirect)).finally(end);
   }
 
   async callback(url = location.href) {
@@ -177,32 +177,32 @@ export class Session {
       this.#told.add(redirect);
       await redirect.outcome;
     }
-    await this.#page.resume();
+    await this.#session.resume();
     return Boolean(redirect);
   }
 
   async logout() {
-    await this.#page.close();
+    await this.#session.logOut();
   }
 
   /** The redirect for this session that the page is dealing with, or has dealt with since it was `told` of these. */
   #redirect(told) {
-    const { id } = this.#page;
+    const { id } = this.#session;
     const isNew = (redirect) => !redirect.isOver || (told && !told.has(redirect));
     return [...redirects.values()].findLast((redirect) => (redirect.owner ?? id) === id && isNew(redirect));
   }
 
   /** Deals with a redirect, once for all who ask; not with that of another session's login. */
   #dealWith(url) {
-    const { id } = this.#page;
+    const { id } = this.#session;
     const state = stateOf(url);
     let redirect = redirects.get(state);
     if (!redirect || redirect.hasFailed) {
-      const [owner, pending] = JSON.parse(storage().getItem(kept(state)) ?? '[]');
+      const [owner, pending] = JSON.parse(storage().getItem(storageKey(state)) ?? '[]');
       redirect = { owner };
       if ((owner ?? id) === id) {
         redirects.set(state, redirect);
-        redirect.outcome = (pending ? this.#end(state, pending, url) : handOver(state, url))
+        redirect.outcome = (pending ? this.#end(state, pending, url) : forwardRedirect(state, url))
           .then(() => true, (error) => {
             redirect.hasFailed = true;
             throw error;
@@ -220,8 +220,8 @@ export class Session {
       ANSWER.forEach((name) => clean.searchParams.delete(name));
       history.replaceState(history.state, '', clean);
     }
-    await this.#page.endLogin(pending, url);
-    storage().removeItem(kept(state));
+    await this.#session.endLogin(pending, url);
+    storage().removeItem(storageKey(state));
   }
 }
 
@@ -237,7 +237,7 @@ function stateOf(url) {
 /** By `state`, the redirects that this page has come back with: whose login each is of, and the outcome, which is one for all. */
 const redirects = new Map();
 
-const kept = (state) => `keybound ${state}`;
+const storageKey = (state) => `keybound ${state}`;
 
 /** What waits for a redirect to come back to this very tab. */
 function storage() {
@@ -271,7 +271,7 @@ const GRACE = 300_000;
 
 /** Sends a pop-up to `url`, and waits until the page at its end hands the redirect over. */
 function send(popup, url, state, signal) {
-  const channel = new BroadcastChannel(kept(state));
+  const channel = new BroadcastChannel(storageKey(state));
   let giveUp, watch;
   const redirect = new Promise((resolve, reject) => {
     const gone = () => reject(new KeyboundError('the pop-up was closed before the login was done', { kind: 'lost', retry: 'later' }));
@@ -301,8 +301,8 @@ function send(popup, url, state, signal) {
 }
 
 /** In a pop-up: hands the redirect over to the page that waits for it. It closes, or goes on after the login. */
-function handOver(state, url) {
-  const channel = new BroadcastChannel(kept(state));
+function forwardRedirect(state, url) {
+  const channel = new BroadcastChannel(storageKey(state));
   return new Promise((resolve, reject) => {
     const nobody = () => reject(new KeyboundError('the redirect answers no login of this tab', { kind: 'redirect', retry: 'no' }));
     const timer = setTimeout(nobody, 3000);
@@ -317,7 +317,7 @@ function handOver(state, url) {
 }
 
 /** What `promise` brings, unless `signal` is aborted before. */
-function until(signal, promise) {
+function abortable(signal, promise) {
   return new Promise((resolve, reject) => {
     const abort = () => reject(signal.reason);
     signal.addEventListener('abort', abort, { once: true });

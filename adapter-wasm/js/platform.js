@@ -193,7 +193,7 @@ export const lock = (name, within) =>
 /** Where the tabs tell each other what has changed. */
 export const channel = (name) => new BroadcastChannel(`keybound ${name}`);
 
-export const tell = (channel, news) => channel.postMessage(news);
+export const post = (channel, message) => channel.postMessage(message);
 
 /** What another tab tells next. */
-export const news = (channel) => new Promise((resolve) => (channel.onmessage = ({ data }) => resolve(data)));
+export const nextMessage = (channel) => new Promise((resolve) => (channel.onmessage = ({ data }) => resolve(data)));

@@ -1,6 +1,10 @@
 use std::fmt;
 
-use keybound_core::{Denial, Error as CoreError, Failure, Lost, Misuse, RedirectError, Retry, ServerError};
+use keybound_core::driver::RefreshFailure;
+use keybound_core::{
+    AuthorizationError, Error as CoreError, InvalidInput, NoResponse, RedirectError, Retry,
+    ServerError,
+};
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 
@@ -22,9 +26,9 @@ pub enum Error {
     },
     /// No answer came, and it isn't tried again.
     #[non_exhaustive]
-    Lost {
+    NoResponse {
         /// Whether the request may have been carried out.
-        lost: Lost,
+        lost: NoResponse,
         /// Where it went.
         host: String,
         /// What `fetch` says.
@@ -39,9 +43,9 @@ pub enum Error {
     /// The browser can't do what is needed: a `KeyboundError` that says what.
     Browser(JsValue),
     /// The renewal that this caller waited for ended without a result.
-    RenewalEnded,
+    RefreshAborted,
     /// The session is over: its grant is used up, and no refresh token is good any longer.
-    Reauthenticate,
+    LoginRequired,
 }
 
 impl Error {
@@ -49,37 +53,45 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Core(error) => error.retry(),
-            Self::Lost { lost, .. } => CoreError::Lost(*lost).retry(),
-            Self::RenewalEnded => Retry::Later(None),
-            Self::Reauthenticate => Retry::Reauthenticate,
-            Self::Hidden { .. } | Self::Redirected | Self::Aborted(_) | Self::Page(_) | Self::Browser(_) => {
-                Retry::No
-            }
+            Self::NoResponse { lost, .. } => CoreError::NoResponse(*lost).retry(),
+            Self::RefreshAborted => Retry::Later(None),
+            Self::LoginRequired => Retry::Reauthenticate,
+            Self::Hidden { .. }
+            | Self::Redirected
+            | Self::Aborted(_)
+            | Self::Page(_)
+            | Self::Browser(_) => Retry::No,
         }
     }
 
     /// What the store is to know of a renewal that ended in this.
-    pub(crate) fn failure(&self) -> Failure {
+    pub(crate) fn refresh_failure(&self) -> RefreshFailure {
         match self {
-            Self::Core(error) => Failure::of(error),
-            Self::Hidden { refusal, .. } => Failure::of(&CoreError::Server(refusal.clone())),
-            Self::Lost { lost, .. } => Failure::of(&CoreError::Lost(*lost)),
-            Self::RenewalEnded => Failure::unknown(),
-            Self::Page(_) | Self::Redirected | Self::Aborted(_) | Self::Browser(_) | Self::Reauthenticate => {
-                Failure::unsent()
+            Self::Core(error) => RefreshFailure::from_error(error),
+            Self::Hidden { refusal, .. } => {
+                RefreshFailure::from_error(&CoreError::Server(refusal.clone()))
             }
+            Self::NoResponse { lost, .. } => {
+                RefreshFailure::from_error(&CoreError::NoResponse(*lost))
+            }
+            Self::RefreshAborted => RefreshFailure::aborted(),
+            Self::Page(_)
+            | Self::Redirected
+            | Self::Aborted(_)
+            | Self::Browser(_)
+            | Self::LoginRequired => RefreshFailure::not_sent(),
         }
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Core(CoreError::Misuse(_)) => "misuse",
+            Self::Core(CoreError::InvalidInput(_)) => "misuse",
             Self::Core(CoreError::Response(_)) | Self::Redirected => "response",
-            Self::Core(CoreError::Lost(_)) | Self::Lost { .. } => "lost",
+            Self::Core(CoreError::NoResponse(_)) | Self::NoResponse { .. } => "lost",
             Self::Hidden { .. } => "hidden",
             Self::Core(CoreError::Redirect(_)) => "redirect",
             Self::Browser(_) | Self::Aborted(_) | Self::Page(_) => "browser",
-            Self::RenewalEnded | Self::Reauthenticate => "session",
+            Self::RefreshAborted | Self::LoginRequired => "session",
             Self::Core(_) => "server",
         }
     }
@@ -93,7 +105,7 @@ impl Error {
 }
 
 impl Error {
-    fn denial(&self) -> Option<&Denial> {
+    fn denial(&self) -> Option<&AuthorizationError> {
         match self {
             Self::Core(CoreError::Redirect(error)) => match &**error {
                 RedirectError::Denied(denial) => Some(denial),
@@ -113,7 +125,7 @@ impl fmt::Display for Error {
                 "{refusal}. The browser hides this server's `{header}` header from the page: the server must \
                  send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date` with its answers"
             ),
-            Self::Lost { lost, host, .. } => write!(
+            Self::NoResponse { lost, host, .. } => write!(
                 f,
                 "{lost}. {host} could not be reached, or it doesn't allow this page by CORS (its origin, and the \
                  headers `Authorization` and `DPoP`): the browser's console knows which"
@@ -125,8 +137,8 @@ impl fmt::Display for Error {
             Self::Aborted(_) => f.write_str("aborted"),
             Self::Page(_) => f.write_str("the page's own way to a token failed"),
             Self::Browser(_) => f.write_str("the browser can't do it"),
-            Self::RenewalEnded => f.write_str("the renewal of the token ended without a result"),
-            Self::Reauthenticate => f.write_str("the session is over: a new login is needed"),
+            Self::RefreshAborted => f.write_str("the renewal of the token ended without a result"),
+            Self::LoginRequired => f.write_str("the session is over: a new login is needed"),
         }
     }
 }
@@ -139,9 +151,9 @@ impl From<CoreError> for Error {
     }
 }
 
-impl From<Misuse> for Error {
-    fn from(misuse: Misuse) -> Self {
-        Self::Core(misuse.into())
+impl From<InvalidInput> for Error {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::Core(invalid.into())
     }
 }
 
@@ -149,8 +161,10 @@ impl From<Misuse> for Error {
 impl From<&Error> for JsValue {
     fn from(error: &Error) -> Self {
         let cause = match error {
-            Error::Browser(thrown) | Error::Aborted(thrown) | Error::Page(thrown) => return thrown.clone(),
-            Error::Lost { cause, .. } => cause,
+            Error::Browser(thrown) | Error::Aborted(thrown) | Error::Page(thrown) => {
+                return thrown.clone();
+            }
+            Error::NoResponse { cause, .. } => cause,
             _ => &Self::UNDEFINED,
         };
         let retry = error.retry();
@@ -167,9 +181,15 @@ impl From<&Error> for JsValue {
                 _ => None,
             },
             status: refusal.map(|refusal| refusal.status().as_u16()),
-            code: refusal.and_then(ServerError::code).or(denial.map(Denial::code)),
-            description: refusal.and_then(ServerError::description).or(denial.and_then(Denial::description)),
-            nonce: refusal.and_then(ServerError::nonce).map(|nonce| nonce.as_str()),
+            code: refusal
+                .and_then(ServerError::code)
+                .or(denial.map(AuthorizationError::code)),
+            description: refusal
+                .and_then(ServerError::description)
+                .or(denial.and_then(AuthorizationError::description)),
+            nonce: refusal
+                .and_then(ServerError::nonce)
+                .map(|nonce| nonce.as_str()),
             request_id: refusal.and_then(ServerError::request_id),
         };
         // Strings and numbers, written to memory, can't fail.

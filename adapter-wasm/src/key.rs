@@ -1,10 +1,11 @@
 use std::fmt;
 
 use js_sys::Uint8Array;
+use keybound_core::InvalidInput;
 use keybound_core::SignRequest;
 use keybound_core::dpop::{Proof, ProofBuilder};
+use keybound_core::driver::{Resumable, Signing};
 use keybound_core::jose::{Algorithm, PublicJwk, Signature};
-use keybound_core::{Assemble, Misuse, Signing};
 use wasm_bindgen::JsValue;
 
 use crate::{Error, platform};
@@ -31,28 +32,43 @@ impl ProofKey {
     /// makes a new one for ES256.
     ///
     /// # Errors
-    /// `Misuse` for other algorithms than ES256 and Ed25519, and where the key that is there is for another;
+    /// `InvalidInput` for other algorithms than ES256 and Ed25519, and where the key that is there is for another;
     /// `Browser` where WebCrypto or IndexedDB is missing.
     pub async fn open(name: &str, algorithm: Option<Algorithm>) -> Result<Self, Error> {
         let asked = match algorithm {
             None | Some(Algorithm::Es256) => Algorithm::Es256,
             Some(Algorithm::EdDsa | Algorithm::Ed25519) => Algorithm::Ed25519,
-            Some(_) => return Err(Misuse::new("algorithm", "must be ES256 or Ed25519 in a browser").into()),
+            Some(_) => {
+                return Err(InvalidInput::new(
+                    "algorithm",
+                    "must be ES256 or Ed25519 in a browser",
+                )
+                .into());
+            }
         };
-        let pair = platform::open_key(&kept_as(name), asked.as_str()).await.map_err(Error::Browser)?;
+        let pair = platform::open_key(&storage_key(name), asked.as_str())
+            .await
+            .map_err(Error::Browser)?;
         let found = match platform::key_algorithm(&pair).as_str() {
             "ECDSA" => Algorithm::Es256,
             // By the name that more servers know, until one says otherwise.
             _ => Algorithm::EdDsa,
         };
         if algorithm.is_some() && (found == Algorithm::Es256) != (asked == Algorithm::Es256) {
-            return Err(
-                Misuse::new("algorithm", "must be that of the key that is kept under this name").into()
-            );
+            return Err(InvalidInput::new(
+                "algorithm",
+                "must be that of the key that is kept under this name",
+            )
+            .into());
         }
-        let raw = platform::public_bytes(&pair).await.map_err(Error::Browser)?;
+        let raw = platform::public_bytes(&pair)
+            .await
+            .map_err(Error::Browser)?;
         let public = PublicJwk::from_raw(found, &Uint8Array::from(raw).to_vec())?;
-        Ok(Self { holder: Holder::WebCrypto(pair), public })
+        Ok(Self {
+            holder: Holder::WebCrypto(pair),
+            public,
+        })
     }
 
     /// Forgets the key of this name, for ever: tokens that are bound to it are good for nothing then.
@@ -60,14 +76,19 @@ impl ProofKey {
     /// # Errors
     /// `Browser` where IndexedDB is missing.
     pub async fn delete(name: &str) -> Result<(), Error> {
-        platform::erase(&kept_as(name)).await.map_err(Error::Browser)
+        platform::erase(&storage_key(name))
+            .await
+            .map_err(Error::Browser)
     }
 
     /// A key of ring's, in this module's memory.
     #[cfg(feature = "ring")]
     pub fn in_memory(key: keybound_core::jose::SigningKey) -> Self {
         let public = key.public().clone();
-        Self { holder: Holder::Memory(key.into()), public }
+        Self {
+            holder: Holder::Memory(key.into()),
+            public,
+        }
     }
 
     /// The public half; its thumbprint is the `jkt` of bound tokens.
@@ -80,14 +101,15 @@ impl ProofKey {
     /// # Errors
     /// `Browser` if the browser doesn't sign.
     pub async fn proof(&self, proof: ProofBuilder<'_>) -> Result<Proof, Error> {
-        self.finish(proof.prepare(platform::ambient())).await
+        self.finish(proof.prepare(platform::request_context()))
+            .await
     }
 
     /// Brings the signatures that a step needs.
     ///
     /// # Errors
     /// `Browser` if the browser doesn't sign.
-    pub async fn finish<T: Assemble>(&self, mut signing: Signing<T>) -> Result<T, Error> {
+    pub async fn finish<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, Error> {
         loop {
             match signing {
                 Signing::Ready(ready) => return Ok(ready),
@@ -102,8 +124,13 @@ impl ProofKey {
     async fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
         match &self.holder {
             Holder::WebCrypto(pair) => {
-                let raw = platform::sign(pair, request.message()).await.map_err(Error::Browser)?;
-                Ok(Signature::from_jose(request.key().algorithm(), &Uint8Array::from(raw).to_vec())?)
+                let raw = platform::sign(pair, request.message())
+                    .await
+                    .map_err(Error::Browser)?;
+                Ok(Signature::from_jose(
+                    request.key().algorithm(),
+                    &Uint8Array::from(raw).to_vec(),
+                )?)
             }
             #[cfg(feature = "ring")]
             Holder::Memory(key) => Ok(key.sign(request)?),
@@ -112,7 +139,7 @@ impl ProofKey {
 }
 
 /// The name under which IndexedDB has it.
-pub(crate) fn kept_as(name: &str) -> String {
+pub(crate) fn storage_key(name: &str) -> String {
     format!("key {name}")
 }
 

@@ -4,9 +4,9 @@
 
 #![cfg(target_arch = "wasm32")]
 
-mod bell;
 mod error;
 mod key;
+mod notify;
 #[cfg(feature = "package")]
 pub mod package;
 mod platform;
@@ -16,5 +16,5 @@ mod transport;
 pub use error::Error;
 pub use key::ProofKey;
 pub use keybound_core::{Error as CoreError, *};
-pub use session::{Answer, Session, Source};
+pub use session::{Session, TokenFuture, TokenSource};
 pub use transport::Transport;

@@ -8,22 +8,22 @@ use js_sys::{Function, Promise};
 use keybound_core::dpop::{Nonce, Proof};
 use keybound_core::jose::Algorithm;
 use keybound_core::{
-    AuthorizationRequest, Client, ClientAuth, Endpoint, Grant, Issuer, Misuse, PendingAuthorization, Scope,
-    Secret,
+    AuthorizationRequest, Client, ClientAuth, Endpoint, Grant, InvalidInput, Issuer,
+    PendingAuthorization, Scope, Secret,
 };
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::Request;
 
-use crate::{CoreError, Error, ProofKey, Session, Source, Transport, platform};
+use crate::{CoreError, Error, ProofKey, Session, TokenSource, Transport, platform};
 
 /// A [`ProofKey`] of JavaScript's.
 #[wasm_bindgen]
 #[derive(Debug)]
-pub struct Key(ProofKey);
+pub struct JsProofKey(ProofKey);
 
 #[wasm_bindgen]
-impl Key {
+impl JsProofKey {
     /// [`ProofKey::open`]
     pub fn open(name: String, algorithm: Option<String>) -> Promise {
         promise(async move { Ok(Self(open_key(&name, algorithm.as_deref()).await?).into()) })
@@ -66,8 +66,10 @@ impl Key {
         let key = self.0.clone();
         promise(async move {
             let method = Method::from_bytes(method.as_bytes())
-                .map_err(|_| Misuse::new("method", "must be a method of HTTP"))?;
-            let uri = url.parse().map_err(|_| Misuse::new("url", "must be a URL"))?;
+                .map_err(|_| InvalidInput::new("method", "must be a method of HTTP"))?;
+            let uri = url
+                .parse()
+                .map_err(|_| InvalidInput::new("url", "must be a URL"))?;
             let nonce = nonce.map(|nonce| Nonce::new(&nonce)).transpose()?;
             let mut proof = Proof::build(key.public(), &method, &uri)?;
             if let Some(nonce) = &nonce {
@@ -84,10 +86,10 @@ impl Key {
 /// A [`Session`] of JavaScript's.
 #[wasm_bindgen]
 #[derive(Debug)]
-pub struct Page(Session);
+pub struct JsSession(Session);
 
 #[wasm_bindgen]
-impl Page {
+impl JsSession {
     /// A session with these options.
     pub fn open(options: Options) -> Promise {
         promise(async move { Ok(Self(open_session(&options).await?).into()) })
@@ -95,7 +97,11 @@ impl Page {
 
     /// What a login is begun with, a line for each: its `state`, the URL for the person, and what must be kept.
     #[wasm_bindgen(js_name = startLogin)]
-    pub fn start_login(&self, redirect_uri: &str, scope: Option<String>) -> Result<String, JsValue> {
+    pub fn start_login(
+        &self,
+        redirect_uri: &str,
+        scope: Option<String>,
+    ) -> Result<String, JsValue> {
         let begin = || {
             self.0.require_key()?;
             let mut request = self.0.client().authorization(redirect_uri)?;
@@ -105,8 +111,12 @@ impl Page {
             request.build(platform::entropy())
         };
         let AuthorizationRequest { url, pending } =
-            begin().map_err(|misuse| JsValue::from(Error::from(misuse)))?;
-        Ok(format!("{}\n{url}\n{}", pending.state(), pending.to_json().expose()))
+            begin().map_err(|invalid| JsValue::from(Error::from(invalid)))?;
+        Ok(format!(
+            "{}\n{url}\n{}",
+            pending.state(),
+            pending.to_json().expose()
+        ))
     }
 
     /// Ends a login: by what was kept, and the redirect.
@@ -114,9 +124,10 @@ impl Page {
     pub fn end_login(&self, pending: String, redirect: String) -> Promise {
         let session = self.0.clone();
         promise(async move {
-            let grant =
-                PendingAuthorization::from_json(&pending)?.receive(&redirect).map_err(CoreError::from)?;
-            session.begin(grant).await?;
+            let grant = PendingAuthorization::from_json(&pending)?
+                .receive(&redirect)
+                .map_err(CoreError::from)?;
+            session.log_in_with(grant).await?;
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -127,11 +138,12 @@ impl Page {
         promise(async move { Ok(session.fetch(&request).await?.into()) })
     }
 
-    /// [`Session::close`]
-    pub fn close(&self) -> Promise {
+    /// [`Session::log_out`]
+    #[wasm_bindgen(js_name = logOut)]
+    pub fn log_out(&self) -> Promise {
         let session = self.0.clone();
         promise(async move {
-            session.close().await?;
+            session.log_out().await?;
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -162,7 +174,10 @@ impl Page {
         let session = self.0.clone();
         promise(async move {
             let token = session.token().await?;
-            let expires = token.expires_at().map(|at| at.as_millis().to_string()).unwrap_or_default();
+            let expires = token
+                .expires_at()
+                .map(|at| at.as_millis().to_string())
+                .unwrap_or_default();
             Ok(format!("{expires} {}", token.access_token().expose()).into())
         })
     }
@@ -199,8 +214,10 @@ extern "C" {
 }
 
 async fn open_key(name: &str, algorithm: Option<&str>) -> Result<ProofKey, Error> {
-    let unknown = Misuse::new("algorithm", "must be ES256 or Ed25519");
-    let algorithm = algorithm.map(|alg| Algorithm::from_alg(alg).ok_or(unknown)).transpose()?;
+    let unknown = InvalidInput::new("algorithm", "must be ES256 or Ed25519");
+    let algorithm = algorithm
+        .map(|alg| Algorithm::from_alg(alg).ok_or(unknown))
+        .transpose()?;
     ProofKey::open(name, algorithm).await
 }
 
@@ -216,15 +233,20 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     let mut client = match options.issuer() {
         Some(issuer) => {
             let issuer = Issuer::https_or_loopback(&issuer)?;
-            let metadata = transport.run(issuer.discover()?).await?;
+            let metadata = transport.execute(issuer.discover()?).await?;
             let key = metadata.dpop_key(key.public())?;
             metadata.client(auth)?.dpop(key)
         }
         None => {
-            let missing =
-                Misuse::new("tokenEndpoint", "must be given, or the issuer, or a function that gets tokens");
-            Client::new(Endpoint::https_or_loopback(&options.token_endpoint().ok_or(missing)?)?, auth)
-                .dpop(key.public().clone())
+            let missing = InvalidInput::new(
+                "tokenEndpoint",
+                "must be given, or the issuer, or a function that gets tokens",
+            );
+            Client::new(
+                Endpoint::https_or_loopback(&options.token_endpoint().ok_or(missing)?)?,
+                auth,
+            )
+            .dpop(key.public().clone())
         }
     };
     if let Some(url) = options.authorization_endpoint() {
@@ -233,24 +255,34 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     if let Some(url) = options.revocation_endpoint() {
         client = client.revocation_endpoint(Endpoint::https_or_loopback(&url)?);
     }
-    let scope = options.scope().map(|scope| Scope::new(&scope)).transpose()?;
+    let scope = options
+        .scope()
+        .map(|scope| Scope::new(&scope))
+        .transpose()?;
     let source = match (options.token(), options.grant().as_deref()) {
-        (Some(get), _) => Source::Page(Box::new(move || {
+        (Some(get), _) => TokenSource::Callback(Box::new(move || {
             let answer = get.call0(&JsValue::UNDEFINED);
             Box::pin(async move {
-                Ok(JsFuture::from(Promise::from(answer?)).await?.as_string().unwrap_or_default())
+                Ok(JsFuture::from(Promise::from(answer?))
+                    .await?
+                    .as_string()
+                    .unwrap_or_default())
             })
         })),
         (None, Some("client_credentials")) => {
             let grant = Grant::client_credentials();
-            Source::Grant(Some(match &scope {
+            TokenSource::Grant(Some(match &scope {
                 Some(scope) => grant.scope(scope.clone()),
                 None => grant,
             }))
         }
-        (None, None | Some("authorization_code")) => Source::Grant(None),
+        (None, None | Some("authorization_code")) => TokenSource::Grant(None),
         (None, Some(_)) => {
-            return Err(Misuse::new("grant", "must be authorization_code or client_credentials").into());
+            return Err(InvalidInput::new(
+                "grant",
+                "must be authorization_code or client_credentials",
+            )
+            .into());
         }
     };
     Session::open(&name, transport, client, source, scope.as_ref()).await

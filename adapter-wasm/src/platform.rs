@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use js_sys::Function;
-use keybound_core::{Ambient, UnixTime};
+use keybound_core::UnixTime;
+use keybound_core::driver::RequestContext;
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
@@ -59,8 +60,9 @@ extern "C" {
     #[wasm_bindgen(catch, js_name = lock)]
     async fn take_lock(name: &str, within: u32) -> Result<JsValue, JsValue>;
     pub(crate) fn channel(name: &str) -> JsValue;
-    pub(crate) fn tell(channel: &JsValue, news: &str);
-    pub(crate) async fn news(channel: &JsValue) -> JsValue;
+    pub(crate) fn post(channel: &JsValue, message: &str);
+    #[wasm_bindgen(js_name = nextMessage)]
+    pub(crate) async fn next_message(channel: &JsValue) -> JsValue;
 }
 
 pub(crate) fn now() -> UnixTime {
@@ -73,8 +75,8 @@ pub(crate) fn entropy<const N: usize>() -> [u8; N] {
     entropy
 }
 
-pub(crate) fn ambient() -> Ambient {
-    Ambient::new(now(), entropy())
+pub(crate) fn request_context() -> RequestContext {
+    RequestContext::new(now(), entropy())
 }
 
 pub(crate) async fn sleep(wait: Duration) {
@@ -85,7 +87,9 @@ pub(crate) async fn sleep(wait: Duration) {
 
 /// Milliseconds as `setTimeout` takes them.
 pub(crate) fn millis(span: Duration) -> u32 {
-    u32::try_from(span.as_millis()).unwrap_or(u32::MAX).min(i32::MAX.unsigned_abs())
+    u32::try_from(span.as_millis())
+        .unwrap_or(u32::MAX)
+        .min(i32::MAX.unsigned_abs())
 }
 
 /// A text that was saved.
@@ -97,8 +101,10 @@ pub(crate) async fn load(name: &str) -> Result<Option<String>, JsValue> {
 pub(crate) struct Lock(Function);
 
 impl Lock {
-    pub(crate) async fn take(name: &str, within: Duration) -> Result<Self, JsValue> {
-        take_lock(name, millis(within)).await.map(|release| Self(release.unchecked_into()))
+    pub(crate) async fn acquire(name: &str, within: Duration) -> Result<Self, JsValue> {
+        take_lock(name, millis(within))
+            .await
+            .map(|release| Self(release.unchecked_into()))
     }
 }
 

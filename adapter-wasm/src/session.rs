@@ -6,42 +6,41 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use keybound_core::{
-    Client, Demand, Grant, Kept, Misuse, RefreshPolicy, Scope, Store, Ticket, Token, TokenTypeHint,
-};
+use keybound_core::driver::{SessionState, Ticket, TokenAction, TokenManager};
+use keybound_core::{Client, Grant, InvalidInput, RefreshPolicy, Scope, Token, TokenTypeHint};
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, Response};
 
-use crate::bell::Bell;
+use crate::notify::Notify;
 use crate::platform::Lock;
 use crate::transport::Called;
 use crate::{Error, Transport, key, platform};
 
 /// How long a nonce that another page has learned may be of use.
-const NONCE_LIFE: Duration = Duration::from_secs(300);
+const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 
 /// After how long a save that failed is tried again.
 const SAVE_AGAIN: Duration = Duration::from_millis(200);
 
 /// What tabs tell each other when the person has logged out.
-const OVER: &str = "over";
+const LOGGED_OUT: &str = "over";
 
 /// What they tell each other after a login.
-const BEGUN: &str = "begun";
+const LOGGED_IN: &str = "begun";
 
 /// Where a session's tokens come from.
 #[non_exhaustive]
-pub enum Source {
+pub enum TokenSource {
     /// The authorization server gives one for this grant, or for the refresh tokens that it brings. Without a grant,
-    /// a [login](Session::begin) has to bring one.
+    /// a [login](Session::log_in_with) has to bring one.
     Grant(Option<Grant>),
     /// The page gets one, perhaps from its own backend, with a proof that it has made: the token response's JSON.
-    Page(Box<dyn Fn() -> Answer>),
+    Callback(Box<dyn Fn() -> TokenFuture>),
 }
 
 /// What a page's own way to a token promises.
-pub type Answer = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
+pub type TokenFuture = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
 
 /// A token that is simply there: got when it is first needed, renewed before it expires, shared by all tabs and workers
 /// of the page's origin. Cloning a session is cheap, and the clones are one.
@@ -56,12 +55,12 @@ struct Shared {
     id: String,
     transport: Transport,
     client: Client,
-    source: Source,
+    source: TokenSource,
     /// Replaced as a whole when the session begins anew, or ends.
-    store: RefCell<Rc<RefCell<Store>>>,
+    tokens: RefCell<Rc<RefCell<TokenManager>>>,
     /// Why the last renewal failed, for those who waited for it.
     failure: RefCell<Option<Rc<Error>>>,
-    settled: Bell,
+    settled: Notify,
     /// To and from this session in other tabs.
     channel: JsValue,
     /// The person has logged out, here or elsewhere: the key is gone.
@@ -79,7 +78,7 @@ impl Session {
         name: &str,
         transport: Transport,
         client: Client,
-        source: Source,
+        source: TokenSource,
         scope: Option<&Scope>,
     ) -> Result<Self, Error> {
         let repeatable = source.grant().filter(Grant::is_repeatable);
@@ -92,10 +91,10 @@ impl Session {
             id,
             transport,
             client,
-            store: new_store(source.grant(), None).into(),
+            tokens: new_token_manager(source.grant(), None).into(),
             source,
             failure: RefCell::default(),
-            settled: Bell::default(),
+            settled: Notify::default(),
             closed: Cell::default(),
         });
         shared.resume().await?;
@@ -120,7 +119,7 @@ impl Session {
 
     /// Whether there is a token that is good now, or something left to get one with, or a login that is being ended.
     pub fn is_open(&self) -> bool {
-        self.0.store().borrow().is_open(platform::now())
+        self.0.tokens().borrow().is_open(platform::now())
     }
 
     /// Goes on with what other tabs, or other sessions of this page, have kept since it was opened; an open session stays
@@ -142,39 +141,42 @@ impl Session {
     pub async fn token(&self) -> Result<Token, Rc<Error>> {
         let shared = &self.0;
         loop {
-            let store = shared.store();
-            let demand = store.borrow_mut().demand(platform::now());
+            let store = shared.tokens();
+            let demand = store.borrow_mut().poll(platform::now());
             match demand {
-                Demand::Use(token, None) => return Ok(token),
-                Demand::Use(token, Some(ticket)) => {
-                    let renewal = self.renewal(store, ticket);
+                TokenAction::Use(token, None) => return Ok(token),
+                TokenAction::Use(token, Some(ticket)) => {
+                    let renewal = self.refresh(store, ticket);
                     spawn_local(async move {
                         // Whoever needs its result will ask for it.
                         let _ = renewal.run().await;
                     });
                     return Ok(token);
                 }
-                Demand::Renew(ticket) => return self.renewal(store, ticket).run().await,
-                Demand::Wait(until) => {
-                    shared.settled.rung_within(until.saturating_since(platform::now())).await;
+                TokenAction::Refresh(ticket) => return self.refresh(store, ticket).run().await,
+                TokenAction::WaitUntil(until) => {
+                    shared
+                        .settled
+                        .wait_timeout(until.saturating_since(platform::now()))
+                        .await;
                 }
-                Demand::Pause(_) => {
+                TokenAction::BackOffUntil(_) => {
                     // Nobody is asked twice within a moment: the answer is still the one that has just come.
                     let failure = shared.failure.borrow().clone();
-                    return Err(failure.unwrap_or_else(|| Rc::new(Error::RenewalEnded)));
+                    return Err(failure.unwrap_or_else(|| Rc::new(Error::RefreshAborted)));
                 }
             }
         }
     }
 
-    /// Sends a request with a good token, as [`Transport::call`] does. If the server refuses a token that was there before,
+    /// Sends a request with a good token, as [`Transport::send`] does. If the server refuses a token that was there before,
     /// it is renewed and the request sent again, once. The refusal of a new token is the application's; after two such in a
     /// row from one origin, its refusals cause no token request for 30 s.
     ///
     /// # Errors
     /// If there is no token, or the request gets no answer.
     pub async fn fetch(&self, request: &Request) -> Result<Response, Rc<Error>> {
-        let started = self.0.store().borrow().generation();
+        let started = self.0.tokens().borrow().generation();
         let (response, refused) = self.call(request, &self.token().await?, started).await?;
         if !refused {
             return Ok(response);
@@ -194,11 +196,18 @@ impl Session {
         token: &Token,
         started: u64,
     ) -> Result<(Response, bool), Rc<Error>> {
-        let Called { response, uri, is_refused } = self.0.transport.perform(token, request).await?;
-        let store = self.0.store();
+        let Called {
+            response,
+            uri,
+            is_refused,
+        } = self.0.transport.perform(token, request).await?;
+        let store = self.0.tokens();
         let mut store = store.borrow_mut();
         if is_refused {
-            return Ok((response, store.refused(token, &uri, started, platform::now())));
+            return Ok((
+                response,
+                store.refused(token, &uri, started, platform::now()),
+            ));
         }
         // An error of the server's own is no word about the token.
         if response.status() < 500 {
@@ -210,12 +219,12 @@ impl Session {
     /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
     ///
     /// # Errors
-    /// Why there is no token for the grant, and `Misuse` after a log-out.
-    pub async fn begin(&self, grant: Grant) -> Result<Token, Rc<Error>> {
+    /// Why there is no token for the grant, and `InvalidInput` after a log-out.
+    pub async fn log_in_with(&self, grant: Grant) -> Result<Token, Rc<Error>> {
         self.require_key().map_err(Error::from)?;
-        self.0.begin(Some(grant), None);
+        self.0.start(Some(grant), None);
         let token = self.token().await?;
-        platform::tell(&self.0.channel, BEGUN);
+        platform::post(&self.0.channel, LOGGED_IN);
         Ok(token)
     }
 
@@ -224,97 +233,121 @@ impl Session {
     ///
     /// # Errors
     /// `Browser` where IndexedDB is missing, and why the tokens could not be revoked; they are forgotten all the same.
-    pub async fn close(&self) -> Result<(), Error> {
+    pub async fn log_out(&self) -> Result<(), Error> {
         let shared = &self.0;
-        let kept = shared.store().borrow().kept();
+        let kept = shared.tokens().borrow().snapshot();
         shared.end();
-        platform::tell(&shared.channel, OVER);
+        platform::post(&shared.channel, LOGGED_OUT);
         {
             // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
-            let patience = shared.store().borrow().patience();
-            let _lock = Lock::take(&shared.id, patience).await.map_err(Error::Browser)?;
-            let key = key::kept_as(&shared.name);
-            platform::erase_session(&shared.kept_as(), &key).await.map_err(Error::Browser)?;
+            let patience = shared.tokens().borrow().refresh_timeout();
+            let _lock = Lock::acquire(&shared.id, patience)
+                .await
+                .map_err(Error::Browser)?;
+            let key = key::storage_key(&shared.name);
+            platform::erase_session(&shared.storage_key(), &key)
+                .await
+                .map_err(Error::Browser)?;
         }
         let refresh_token = kept.as_ref().and_then(|kept| kept.token()?.refresh_token());
-        let revocation = refresh_token
-            .and_then(|token| shared.client.revoke(token.clone(), Some(TokenTypeHint::RefreshToken)).ok());
+        let revocation = refresh_token.and_then(|token| {
+            shared
+                .client
+                .revoke(token.clone(), Some(TokenTypeHint::RefreshToken))
+                .ok()
+        });
         match revocation {
-            Some(exchange) => shared.transport.run(exchange).await.map(|_| ()),
+            Some(operation) => shared.transport.execute(operation).await.map(|_| ()),
             None => Ok(()),
         }
     }
 
     /// Whether its key is still there: a log-out has deleted it.
-    pub(crate) fn require_key(&self) -> Result<(), Misuse> {
+    pub(crate) fn require_key(&self) -> Result<(), InvalidInput> {
         match self.0.closed.get() {
-            true => Err(Misuse::new("session", "must be opened anew after a log-out, with a new key")),
+            true => Err(InvalidInput::new(
+                "session",
+                "must be opened anew after a log-out, with a new key",
+            )),
             false => Ok(()),
         }
     }
 
-    fn renewal(&self, store: Rc<RefCell<Store>>, ticket: Ticket) -> Renewal {
-        Renewal { shared: Rc::clone(&self.0), store, ticket: Some(ticket), save_failed: false }
-    }
-}
-
-impl Source {
-    /// What the store asks with. A page's own way may be gone again and again.
-    fn grant(&self) -> Option<Grant> {
-        match self {
-            Self::Grant(grant) => grant.clone(),
-            Self::Page(_) => Some(Grant::client_credentials()),
+    fn refresh(&self, store: Rc<RefCell<TokenManager>>, ticket: Ticket) -> Refresh {
+        Refresh {
+            shared: Rc::clone(&self.0),
+            tokens: store,
+            ticket: Some(ticket),
+            save_failed: false,
         }
     }
 }
 
-impl fmt::Debug for Source {
+impl TokenSource {
+    /// What the store asks with. A page's own way may be gone again and again.
+    fn grant(&self) -> Option<Grant> {
+        match self {
+            Self::Grant(grant) => grant.clone(),
+            Self::Callback(_) => Some(Grant::client_credentials()),
+        }
+    }
+}
+
+impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Grant(grant) => f.debug_tuple("Grant").field(grant).finish(),
-            Self::Page(_) => f.write_str("Page"),
+            Self::Callback(_) => f.write_str("Page"),
         }
     }
 }
 
 impl Shared {
-    fn kept_as(&self) -> String {
+    fn storage_key(&self) -> String {
         format!("session {}", self.id)
     }
 
     /// What this page or another has kept. What is of another version or key is as good as nothing.
-    async fn kept(&self) -> Result<Option<Kept>, Error> {
-        let Some(text) = platform::load(&self.kept_as()).await.map_err(Error::Browser)? else {
+    async fn load_state(&self) -> Result<Option<SessionState>, Error> {
+        let Some(text) = platform::load(&self.storage_key())
+            .await
+            .map_err(Error::Browser)?
+        else {
             return Ok(None);
         };
-        let since = platform::now().saturating_sub(NONCE_LIFE);
-        let kept = Kept::from_json(text.as_bytes(), &self.client, since).ok();
+        let since = platform::now().saturating_sub(NONCE_LIFETIME);
+        let kept = SessionState::from_json(text.as_bytes(), &self.client, since).ok();
         if let Some(kept) = &kept {
-            self.transport.learn_from(kept.origins());
+            self.transport.merge_server_state(kept.server_state());
         }
         Ok(kept)
     }
 
     /// Goes on with what is kept, if anything is.
     async fn resume(&self) -> Result<(), Error> {
-        if let Some(kept) = self.kept().await? {
-            self.begin(self.source.grant(), Some(kept));
+        if let Some(kept) = self.load_state().await? {
+            self.start(self.source.grant(), Some(kept));
         }
         Ok(())
     }
 
-    async fn keep(&self, kept: &Kept) -> Result<(), Error> {
-        let json = kept.clone().with_origins(self.transport.learned()).to_json();
+    async fn save_state(&self, kept: &SessionState) -> Result<(), Error> {
+        let json = kept
+            .clone()
+            .with_server_state(self.transport.server_state())
+            .to_json();
         let text = std::str::from_utf8(json.expose()).unwrap_or_default();
-        platform::save(&self.kept_as(), text).await.map_err(Error::Browser)
+        platform::save(&self.storage_key(), text)
+            .await
+            .map_err(Error::Browser)
     }
 
     /// Saves what a store has that isn't saved. `true` if nothing is left to be saved, as when the session has begun anew or
     /// ended.
-    async fn save_rest(&self, store: &Rc<RefCell<Store>>) -> bool {
+    async fn save_rest(&self, store: &Rc<RefCell<TokenManager>>) -> bool {
         let unsaved = store.borrow().unsaved().filter(|_| self.is_current(store));
         let Some(kept) = unsaved else { return true };
-        let saved = self.keep(&kept).await.is_ok();
+        let saved = self.save_state(&kept).await.is_ok();
         if saved {
             store.borrow_mut().saved(&kept);
         }
@@ -323,34 +356,37 @@ impl Shared {
 
     fn end(&self) {
         self.closed.set(true);
-        self.begin(None, None);
+        self.start(None, None);
     }
 
-    fn store(&self) -> Rc<RefCell<Store>> {
-        Rc::clone(&self.store.borrow())
+    fn tokens(&self) -> Rc<RefCell<TokenManager>> {
+        Rc::clone(&self.tokens.borrow())
     }
 
-    fn is_current(&self, store: &Rc<RefCell<Store>>) -> bool {
-        Rc::ptr_eq(&self.store.borrow(), store)
+    fn is_current(&self, store: &Rc<RefCell<TokenManager>>) -> bool {
+        Rc::ptr_eq(&self.tokens.borrow(), store)
     }
 
-    fn begin(&self, grant: Option<Grant>, kept: Option<Kept>) {
-        *self.store.borrow_mut() = new_store(grant, kept);
-        self.settled.ring();
+    fn start(&self, grant: Option<Grant>, kept: Option<SessionState>) {
+        *self.tokens.borrow_mut() = new_token_manager(grant, kept);
+        self.settled.notify_all();
     }
 }
 
-fn new_store(grant: Option<Grant>, kept: Option<Kept>) -> Rc<RefCell<Store>> {
-    let store = Store::new(RefreshPolicy::default(), grant);
+fn new_token_manager(
+    grant: Option<Grant>,
+    kept: Option<SessionState>,
+) -> Rc<RefCell<TokenManager>> {
+    let store = TokenManager::new(RefreshPolicy::default(), grant);
     Rc::new(RefCell::new(match kept {
-        Some(kept) => store.holding(kept),
+        Some(kept) => store.with_state(kept),
         None => store,
     }))
 }
 
 /// Saves what could not be saved, such as a new refresh token: nobody else may use the old one meanwhile.
-async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<Store>>, lock: Lock) {
-    let until = platform::now().saturating_add(store.borrow().patience());
+async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<TokenManager>>, lock: Lock) {
+    let until = platform::now().saturating_add(store.borrow().refresh_timeout());
     while platform::now() < until {
         platform::sleep(SAVE_AGAIN).await;
         if shared.save_rest(&store).await {
@@ -363,10 +399,12 @@ async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<Store>>, lock: Lock) {
 /// Does what other tabs have done, as long as there is a session.
 async fn listen(shared: Weak<Shared>, channel: JsValue) {
     loop {
-        let news = platform::news(&channel).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let news = platform::next_message(&channel).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
         match news.as_string().as_deref() {
-            Some(OVER) => shared.end(),
+            Some(LOGGED_OUT) => shared.end(),
             // What can't be read now will be read when a token is needed.
             _ if shared.closed.get() => {}
             _ => drop(shared.resume().await),
@@ -375,90 +413,113 @@ async fn listen(shared: Weak<Shared>, channel: JsValue) {
 }
 
 /// A renewal that is under way. However it ends, whoever waits for it is told.
-struct Renewal {
+struct Refresh {
     shared: Rc<Shared>,
     /// Which gave the ticket; another may have taken its place since.
-    store: Rc<RefCell<Store>>,
+    tokens: Rc<RefCell<TokenManager>>,
     ticket: Option<Ticket>,
     /// What came could not be saved.
     save_failed: bool,
 }
 
-impl Renewal {
+impl Refresh {
     async fn run(mut self) -> Result<Token, Rc<Error>> {
         let shared = Rc::clone(&self.shared);
         // Given back when all is over.
         let mut lock = None;
-        let renewed = self.renew(&mut lock).await.map_err(Rc::new);
+        let renewed = self.refresh(&mut lock).await.map_err(Rc::new);
         self.end(&renewed);
         if let Some(lock) = lock
-            && !shared.save_rest(&self.store).await
+            && !shared.save_rest(&self.tokens).await
         {
-            spawn_local(save_later(Rc::clone(&shared), Rc::clone(&self.store), lock));
+            spawn_local(save_later(
+                Rc::clone(&shared),
+                Rc::clone(&self.tokens),
+                lock,
+            ));
         }
         renewed
     }
 
-    async fn renew(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
+    async fn refresh(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
         let shared = Rc::clone(&self.shared);
-        let patience = self.store.borrow().patience();
-        *lock = Some(Lock::take(&shared.id, patience).await.map_err(Error::Browser)?);
-        if let Some(kept) = shared.kept().await? {
-            let theirs =
-                self.with_ticket(|store, ticket| store.take_over(ticket, kept, platform::now(), seed()));
+        let patience = self.tokens.borrow().refresh_timeout();
+        *lock = Some(
+            Lock::acquire(&shared.id, patience)
+                .await
+                .map_err(Error::Browser)?,
+        );
+        if let Some(kept) = shared.load_state().await? {
+            let theirs = self
+                .with_ticket(|store, ticket| store.adopt(ticket, kept, platform::now(), seed()));
             if let Some(token) = theirs.flatten() {
                 return Ok(token);
             }
         }
-        let good = self.store.borrow().good(platform::now());
+        let good = self.tokens.borrow().good(platform::now());
         if let Some(token) = good {
             return Ok(token); // It has only to be saved.
         }
-        let attempt = self.with_ticket(Store::attempt).flatten().ok_or(Error::Reauthenticate)?;
-        if let Some(keep) = attempt.keep {
-            if let Err(error) = shared.keep(&keep).await {
-                self.with_ticket(Store::withdraw);
+        let attempt = self
+            .with_ticket(TokenManager::begin_refresh)
+            .flatten()
+            .ok_or(Error::LoginRequired)?;
+        if let Some(keep) = attempt.checkpoint {
+            if let Err(error) = shared.save_state(&keep).await {
+                self.with_ticket(TokenManager::withdraw);
                 return Err(error);
             }
-            self.store.borrow_mut().saved(&keep);
+            self.tokens.borrow_mut().saved(&keep);
         }
         let token = match &shared.source {
-            Source::Grant(_) => shared.transport.run(shared.client.token(attempt.grant)?).await?,
-            Source::Page(get) => {
+            TokenSource::Grant(_) => {
+                shared
+                    .transport
+                    .execute(shared.client.token(attempt.grant)?)
+                    .await?
+            }
+            TokenSource::Callback(get) => {
                 let answer = get().await.map_err(Error::Page)?;
-                shared.client.read_token(answer.as_bytes(), platform::now())?
+                shared
+                    .client
+                    .parse_token_response(answer.as_bytes(), platform::now())?
             }
         };
         // Before anybody uses it: a new refresh token comes only once.
-        if shared.is_current(&self.store) {
-            let kept = self.store.borrow().kept_with(token.clone());
-            self.save_failed = shared.keep(&kept).await.is_err();
+        if shared.is_current(&self.tokens) {
+            let kept = self.tokens.borrow().kept_with(token.clone());
+            self.save_failed = shared.save_state(&kept).await.is_err();
         }
         Ok(token)
     }
 
     fn end(&mut self, renewed: &Result<Token, Rc<Error>>) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let outcome = renewed.clone().map_err(|error| error.failure());
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
+        let outcome = renewed.clone().map_err(|error| error.refresh_failure());
         *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
-        let mut store = self.store.borrow_mut();
-        store.settle(ticket, outcome, platform::now(), seed());
+        let mut store = self.tokens.borrow_mut();
+        store.complete(ticket, outcome, platform::now(), seed());
         if self.save_failed {
             store.save_failed();
         }
         drop(store);
-        self.shared.settled.ring();
+        self.shared.settled.notify_all();
     }
 
-    fn with_ticket<T>(&mut self, with: impl FnOnce(&mut Store, &mut Ticket) -> T) -> Option<T> {
+    fn with_ticket<T>(
+        &mut self,
+        with: impl FnOnce(&mut TokenManager, &mut Ticket) -> T,
+    ) -> Option<T> {
         let ticket = self.ticket.as_mut()?;
-        Some(with(&mut self.store.borrow_mut(), ticket))
+        Some(with(&mut self.tokens.borrow_mut(), ticket))
     }
 }
 
-impl Drop for Renewal {
+impl Drop for Refresh {
     fn drop(&mut self) {
-        self.end(&Err(Rc::new(Error::RenewalEnded)));
+        self.end(&Err(Rc::new(Error::RefreshAborted)));
     }
 }
 

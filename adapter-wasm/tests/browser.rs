@@ -1,9 +1,13 @@
 //! The Rust side, in a browser: `.ci/browser` runs it.
 
 #![cfg(target_arch = "wasm32")]
-#![allow(clippy::unwrap_used, clippy::as_conversions, reason = "tests, which clippy doesn't know for such")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::as_conversions,
+    reason = "tests, which clippy doesn't know for such"
+)]
 
-use keybound_wasm::dpop::{Policy, Proof};
+use keybound_wasm::dpop::{Proof, ProofVerifier};
 use keybound_wasm::jose::Algorithm;
 use keybound_wasm::{
     Client, ClientAuth, CoreError, Endpoint, Error, Grant, ProofKey, Retry, Transport, UnixTime,
@@ -18,9 +22,16 @@ fn now() -> UnixTime {
 
 async fn proves(key: &ProofKey) -> bool {
     let (method, uri) = (http::Method::GET, "https://rs.example/a".parse().unwrap());
-    let proof = key.proof(Proof::build(key.public(), &method, &uri).unwrap()).await.unwrap();
-    let policy = Policy::default().method("GET").url("https://rs.example/a").unwrap().no_access_token();
-    policy.inspect(proof.as_str(), now()).verified().is_some()
+    let proof = key
+        .proof(Proof::build(key.public(), &method, &uri).unwrap())
+        .await
+        .unwrap();
+    let policy = ProofVerifier::default()
+        .method("GET")
+        .url("https://rs.example/a")
+        .unwrap()
+        .no_access_token();
+    policy.verify(proof.as_str(), now()).verified().is_some()
 }
 
 #[wasm_bindgen_test]
@@ -38,7 +49,9 @@ async fn rings_verification_takes_what_webcrypto_signs() {
 async fn a_key_is_of_an_algorithm_that_browsers_have() {
     for algorithm in [Algorithm::Es384, Algorithm::Ps256] {
         let error = ProofKey::open("other", Some(algorithm)).await.unwrap_err();
-        assert!(matches!(error, Error::Core(CoreError::Misuse(misuse)) if misuse.argument() == "algorithm"));
+        assert!(
+            matches!(error, Error::Core(CoreError::InvalidInput(invalid)) if invalid.argument() == "algorithm")
+        );
     }
 }
 
@@ -55,9 +68,12 @@ async fn a_server_that_is_not_there_is_a_lost_connection_whose_cause_is_fetchs()
         Endpoint::https_or_loopback("http://127.0.0.1:9/token").unwrap(),
         ClientAuth::none("app").unwrap(),
     );
-    let exchange = client.token(Grant::client_credentials()).unwrap().at_most(1);
-    let error = Transport::new(None).run(exchange).await.unwrap_err();
+    let operation = client
+        .token(Grant::client_credentials())
+        .unwrap()
+        .max_attempts(1);
+    let error = Transport::new(None).execute(operation).await.unwrap_err();
     assert_eq!(error.retry(), Retry::Later(None));
-    assert!(matches!(&error, Error::Lost { cause, .. } if !cause.is_undefined()));
+    assert!(matches!(&error, Error::NoResponse { cause, .. } if !cause.is_undefined()));
     assert!(error.to_string().contains("CORS"), "{error}");
 }

@@ -40,8 +40,15 @@ circle { fill: currentColor }
 pub(crate) fn svg(charts: &[Chart]) -> String {
     let (mut drawn, mut x, mut y) = (String::new(), 0.0, 0.0);
     for chart in charts {
-        drawn += &format!("<g transform='translate({x} {y})'>\n{}</g>\n", chart.drawn());
-        (x, y) = if x > 0.0 { (0.0, y + HEIGHT) } else { (WIDTH, y) };
+        drawn += &format!(
+            "<g transform='translate({x} {y})'>\n{}</g>\n",
+            chart.drawn()
+        );
+        (x, y) = if x > 0.0 {
+            (0.0, y + HEIGHT)
+        } else {
+            (WIDTH, y)
+        };
     }
     let (width, height) = (2.0 * WIDTH, if x > 0.0 { y + HEIGHT } else { y });
     format!(
@@ -56,10 +63,17 @@ impl Chart {
         let tick = tick(values.copied().fold(0.0, f64::max));
         let up = |value: f64| BOTTOM - (BOTTOM - TOP) * value / (4.0 * tick);
         let step = (RIGHT - LEFT) / f64::from(u32::try_from(self.steps.len()).unwrap_or(u32::MAX));
-        let places: Vec<f64> =
-            (0_u32..).zip(&self.steps).map(|(at, _)| LEFT + step * (f64::from(at) + 0.5)).collect();
+        let places: Vec<f64> = (0_u32..)
+            .zip(&self.steps)
+            .map(|(at, _)| LEFT + step * (f64::from(at) + 0.5))
+            .collect();
 
-        let Self { title, unit, steps_are, .. } = self;
+        let Self {
+            title,
+            unit,
+            steps_are,
+            ..
+        } = self;
         let mut svg = text(16.0, 28.0, "class='title'", title) + &text(16.0, TOP - 14.0, "", unit);
         for times in 0..5 {
             let (value, y) = (tick * f64::from(times), up(tick * f64::from(times)));
@@ -67,18 +81,34 @@ impl Chart {
             svg += &text(LEFT - 8.0, y + 4.0, "text-anchor='end'", &number(value));
         }
         for (x, step) in places.iter().zip(&self.steps) {
-            svg += &text(*x, BOTTOM + 20.0, "text-anchor='middle'", &number(f64::from(*step)));
+            svg += &text(
+                *x,
+                BOTTOM + 20.0,
+                "text-anchor='middle'",
+                &number(f64::from(*step)),
+            );
         }
-        svg += &text((LEFT + RIGHT) / 2.0, BOTTOM + 40.0, "text-anchor='middle'", steps_are);
+        svg += &text(
+            (LEFT + RIGHT) / 2.0,
+            BOTTOM + 40.0,
+            "text-anchor='middle'",
+            steps_are,
+        );
         let mut x = 16.0;
         for (at, Line(name, values)) in self.lines.iter().enumerate() {
-            let known = places.iter().zip(values).filter_map(|(x, value)| Some((x, up((*value)?))));
+            let known = places
+                .iter()
+                .zip(values)
+                .filter_map(|(x, value)| Some((x, up((*value)?))));
             let points: String = known.clone().map(|(x, y)| format!("{x},{y:.1} ")).collect();
             svg += &format!("<polyline class='line{at}' points='{points}'/>\n");
             for (x, y) in known {
                 svg += &format!("<circle class='line{at}' cx='{x}' cy='{y:.1}' r='3.5'/>\n");
             }
-            svg += &format!("<circle class='line{at}' cx='{}' cy='48' r='4'/>\n", x + 4.0);
+            svg += &format!(
+                "<circle class='line{at}' cx='{}' cy='48' r='4'/>\n",
+                x + 4.0
+            );
             svg += &text(x + 14.0, 52.5, "", name);
             // About as wide as its letters are.
             x += 34.0 + 6.6 * f64::from(u32::try_from(name.len()).unwrap_or(u32::MAX));
@@ -118,11 +148,19 @@ fn number(value: f64) -> String {
 impl fmt::Display for Chart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.title, self.unit)?;
-        let steps: String = self.steps.iter().map(|step| format!("{step:>12}")).collect();
+        let steps: String = self
+            .steps
+            .iter()
+            .map(|step| format!("{step:>12}"))
+            .collect();
         writeln!(f, "{:<44}{steps}", self.steps_are)?;
         for Line(name, values) in &self.lines {
-            let value = |value: &Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
-            let values: String = values.iter().map(|known| format!("{:>12}", value(known))).collect();
+            let value =
+                |value: &Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+            let values: String = values
+                .iter()
+                .map(|known| format!("{:>12}", value(known)))
+                .collect();
             writeln!(f, "{name:<44}{values}")?;
         }
         Ok(())

@@ -19,8 +19,11 @@ pub(crate) fn proofs(subject: &Subject) -> Outcome<Chart> {
         let origins = Mutex::new(subject.origins.clone());
         works.push(by_threads(threads, move || {
             let call = subject.token.authorize(&subject.method, &subject.uri)?;
-            let ambient = subject.ambient();
-            let signing = call.prepare(&origins.lock().unwrap_or_else(PoisonError::into_inner), ambient)?;
+            let context = subject.context();
+            let signing = call.prepare(
+                &origins.lock().unwrap_or_else(PoisonError::into_inner),
+                context,
+            )?;
             Ok(signing.finish(|request| subject.key.sign(request))?)
         }));
     }
@@ -43,10 +46,16 @@ pub(crate) fn calls(subject: &Subject) -> Outcome<Chart> {
     for count in counts {
         for threads in THREADS {
             let servers = Servers::known_to(subject, count)?;
-            works.push(by_threads(threads, move || servers.call(subject, next() % count)));
+            works.push(by_threads(threads, move || {
+                servers.call(subject, next() % count)
+            }));
         }
     }
-    chart("A call, without its signature", counts.map(|count| counted(count, "server")), &works)
+    chart(
+        "A call, without its signature",
+        counts.map(|count| counted(count, "server")),
+        &works,
+    )
 }
 
 /// What an application asks for each request that it serves.
@@ -60,23 +69,41 @@ pub(crate) fn sessions(subject: &Subject) -> Outcome<Chart> {
             works.push(by_threads(threads, move || people.token(next() % count)));
         }
     }
-    chart("A session's token, from a pool", counts.map(|count| counted(count, "session")), &works)
+    chart(
+        "A session's token, from a pool",
+        counts.map(|count| counted(count, "session")),
+        &works,
+    )
 }
 
-fn chart<const N: usize>(title: &'static str, names: [String; N], works: &[Work<'_>]) -> Outcome<Chart> {
+fn chart<const N: usize>(
+    title: &'static str,
+    names: [String; N],
+    works: &[Work<'_>],
+) -> Outcome<Chart> {
     let cores = thread::available_parallelism()?.get();
     let nanoseconds = in_turns(works)?;
     let lines = names.into_iter().zip(nanoseconds.chunks(THREADS.len()));
     // Where more threads run than there are cores, a call takes longer, but a core no longer over it.
     let share = |threads: usize| small(threads.min(cores)) / small(threads);
-    let line =
-        |values: &[f64]| values.iter().zip(THREADS).map(|(ns, threads)| Some(ns * share(threads))).collect();
+    let line = |values: &[f64]| {
+        values
+            .iter()
+            .zip(THREADS)
+            .map(|(ns, threads)| Some(ns * share(threads)))
+            .collect()
+    };
     Ok(Chart {
         title,
         unit: "nanoseconds of a core for each",
         steps_are: "threads",
-        steps: THREADS.iter().filter_map(|threads| u32::try_from(*threads).ok()).collect(),
-        lines: lines.map(|(name, values)| Line(name, line(values))).collect(),
+        steps: THREADS
+            .iter()
+            .filter_map(|threads| u32::try_from(*threads).ok())
+            .collect(),
+        lines: lines
+            .map(|(name, values)| Line(name, line(values)))
+            .collect(),
     })
 }
 

@@ -1,10 +1,10 @@
 //! Asking for a token with client credentials, and its answer: an exchange without a network.
 
 use http::{Request, Response};
-use keybound_core::{
-    Ambient, Body, Client, ClientAuth, Endpoint, Grant, Origins, Outgoing, Pending, Received, Scope, Secret,
-    Signing, Token, UnixTime,
+use keybound_core::driver::{
+    Body, PendingResponse, PreparedRequest, RequestContext, ServerState, Signing, Step,
 };
+use keybound_core::{Client, ClientAuth, Endpoint, Grant, Scope, Secret, Token, UnixTime};
 
 use crate::Outcome;
 
@@ -37,7 +37,7 @@ impl Asking {
         let (access, refresh) = ("a".repeat(1000), "r".repeat(300));
         Ok(Self {
             client: Client::new(Endpoint::https(Self::URL)?, auth),
-            grant: Grant::client_credentials().scope(Scope::of(Self::SCOPES)?),
+            grant: Grant::client_credentials().scope(Scope::from_tokens(Self::SCOPES)?),
             answer: format!(
                 r#"{{"access_token":"{access}","token_type":"Bearer","expires_in":3600,"refresh_token":"{refresh}","scope":"accounts.read transfers.write"}}"#
             ),
@@ -53,10 +53,10 @@ impl Asking {
     ///
     /// # Errors
     /// None.
-    pub fn request(&self) -> Outcome<(Request<Body>, Pending<Token>)> {
+    pub fn request(&self) -> Outcome<(Request<Body>, PendingResponse<Token>)> {
         let exchange = self.client.token(self.grant.clone())?;
-        match exchange.prepare(&Origins::new(), Ambient::new(NOW, [7; 16]))? {
-            Signing::Ready(Outgoing { request, pending }) => Ok((request, pending)),
+        match exchange.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))? {
+            Signing::Ready(PreparedRequest { request, pending }) => Ok((request, pending)),
             Signing::Needs(_) => Err("this client has no key".into()),
         }
     }
@@ -65,10 +65,10 @@ impl Asking {
     ///
     /// # Errors
     /// None.
-    pub fn receive(&self, pending: Pending<Token>) -> Outcome<Token> {
-        match pending.receive(Response::new(&self.answer), &mut Origins::new(), NOW)? {
-            Received::Done(token) => Ok(token),
-            Received::Again(_) => Err("this answer is a token".into()),
+    pub fn receive(&self, pending: PendingResponse<Token>) -> Outcome<Token> {
+        match pending.receive(Response::new(&self.answer), &mut ServerState::new(), NOW)? {
+            Step::Done(token) => Ok(token),
+            Step::RetryAfter(_) => Err("this answer is a token".into()),
         }
     }
 

@@ -13,7 +13,10 @@ const BATCH: Duration = Duration::from_millis(1);
 
 /// What so many times took together.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::exhaustive_structs, reason = "whoever does the work fills it in")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "whoever does the work fills it in"
+)]
 pub struct Spent {
     /// On the clock.
     pub time: Duration,
@@ -32,10 +35,17 @@ pub fn again<'a, T>(work: impl Fn() -> Outcome<T> + 'a) -> Work<'a> {
 }
 
 /// Something that uses up what is made for it beforehand, which doesn't count.
-pub fn each<'a, I, T>(make: impl Fn() -> Outcome<I> + 'a, work: impl Fn(I) -> Outcome<T> + 'a) -> Work<'a> {
+pub fn each<'a, I, T>(
+    make: impl Fn() -> Outcome<I> + 'a,
+    work: impl Fn(I) -> Outcome<T> + 'a,
+) -> Work<'a> {
     Box::new(move |times| {
         let inputs = (0..times).map(|_| make()).collect::<Outcome<Vec<_>>>()?;
-        spent(|| inputs.into_iter().try_for_each(|input| work(input).map(|made| drop(black_box(made)))))
+        spent(|| {
+            inputs
+                .into_iter()
+                .try_for_each(|input| work(input).map(|made| drop(black_box(made))))
+        })
     })
 }
 
@@ -43,10 +53,22 @@ pub fn each<'a, I, T>(make: impl Fn() -> Outcome<I> + 'a, work: impl Fn(I) -> Ou
 /// in the same moment.
 pub fn by_threads<'a, T>(threads: usize, work: impl Fn() -> Outcome<T> + Sync + 'a) -> Work<'a> {
     Box::new(move |times| {
-        let all = at_once(threads, || spent(|| (0..times * 10).try_for_each(|_| done(&work))))?;
-        let Spent { time, allocations, bytes } =
-            all.into_iter().max_by_key(|one| one.time).unwrap_or_default();
-        Ok(Spent { time: time / 10, allocations: allocations / 10, bytes: bytes / 10 })
+        let all = at_once(threads, || {
+            spent(|| (0..times * 10).try_for_each(|_| done(&work)))
+        })?;
+        let Spent {
+            time,
+            allocations,
+            bytes,
+        } = all
+            .into_iter()
+            .max_by_key(|one| one.time)
+            .unwrap_or_default();
+        Ok(Spent {
+            time: time / 10,
+            allocations: allocations / 10,
+            bytes: bytes / 10,
+        })
     })
 }
 
@@ -61,11 +83,19 @@ pub fn percentile_by_threads<'a, T>(
             let began = Instant::now();
             done(&work).map(|()| began.elapsed())
         };
-        let all = at_once(threads, || (0..times * 10).map(timed).collect::<Outcome<Vec<_>>>())?;
+        let all = at_once(threads, || {
+            (0..times * 10).map(timed).collect::<Outcome<Vec<_>>>()
+        })?;
         let mut all = all.concat();
         all.sort_unstable();
-        let time = all.get(all.len() * percent / 100).copied().unwrap_or_default();
-        Ok(Spent { time: time * times, ..Spent::default() })
+        let time = all
+            .get(all.len() * percent / 100)
+            .copied()
+            .unwrap_or_default();
+        Ok(Spent {
+            time: time * times,
+            ..Spent::default()
+        })
     })
 }
 
@@ -83,7 +113,10 @@ fn at_once<T: Send>(threads: usize, one: impl Fn() -> Outcome<T> + Sync) -> Outc
     };
     thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
-        running.into_iter().map(|one| Ok(one.join().map_err(|_| "a thread panicked")??)).collect()
+        running
+            .into_iter()
+            .map(|one| Ok(one.join().map_err(|_| "a thread panicked")??))
+            .collect()
     })
 }
 
@@ -94,7 +127,11 @@ fn spent(work: impl FnOnce() -> Outcome) -> Outcome<Spent> {
         outcome = work();
         time = began.elapsed();
     });
-    outcome.map(|()| Spent { time, allocations: counted.count_total, bytes: counted.bytes_total })
+    outcome.map(|()| Spent {
+        time,
+        allocations: counted.count_total,
+        bytes: counted.bytes_total,
+    })
 }
 
 /// Nanoseconds for one time of each: the median of batches that are done in turns.
@@ -102,14 +139,20 @@ fn spent(work: impl FnOnce() -> Outcome) -> Outcome<Spent> {
 /// # Errors
 /// Those of the work.
 pub fn in_turns(works: &[Work<'_>]) -> Outcome<Vec<f64>> {
-    let times = works.iter().map(times_in_a_batch).collect::<Outcome<Vec<_>>>()?;
+    let times = works
+        .iter()
+        .map(times_in_a_batch)
+        .collect::<Outcome<Vec<_>>>()?;
     let mut batches = vec![Vec::new(); works.len()];
     for _ in 0..ROUNDS {
         for ((work, times), batches) in works.iter().zip(&times).zip(&mut batches) {
             batches.push(batch(work, *times)?);
         }
     }
-    Ok(batches.into_iter().map(|batches| median(batches.into_iter())).collect())
+    Ok(batches
+        .into_iter()
+        .map(|batches| median(batches.into_iter()))
+        .collect())
 }
 
 /// What is made, and how many bytes it holds.
@@ -159,7 +202,13 @@ pub(crate) struct Floor {
 impl<'a> Case<'a> {
     /// A case, without anything to hold it against.
     pub fn new(group: &'static str, name: impl Into<String>, ours: Work<'a>) -> Self {
-        Self { group, name: name.into(), ours, floor: None, limit: None }
+        Self {
+            group,
+            name: name.into(),
+            ours,
+            floor: None,
+            limit: None,
+        }
     }
 
     /// The least that anybody must do for it.
@@ -183,7 +232,11 @@ impl<'a> Case<'a> {
 
     /// Does it so often, after a first time that may be different.
     pub(crate) fn repeat(&self, times: u32, floor: bool) -> Outcome {
-        let work = if floor { self.floor.as_ref().ok_or("this case has no floor")? } else { &self.ours };
+        let work = if floor {
+            self.floor.as_ref().ok_or("this case has no floor")?
+        } else {
+            &self.ours
+        };
         work(1)?;
         counted(work, times)
     }
@@ -206,7 +259,11 @@ impl<'a> Case<'a> {
             let floor_times = times_in_a_batch(floor)?;
             for pair in 0..PAIRS {
                 // Who goes first changes as well: the second finds warmer caches, or a processor that has slowed down.
-                let ours_first = if pair % 2 == 0 { Some(batch(&self.ours, ours_times)?) } else { None };
+                let ours_first = if pair % 2 == 0 {
+                    Some(batch(&self.ours, ours_times)?)
+                } else {
+                    None
+                };
                 floors.push(batch(floor, floor_times)?);
                 ours.push(ours_first.map_or_else(|| batch(&self.ours, ours_times), Ok)?);
             }
@@ -221,8 +278,15 @@ impl<'a> Case<'a> {
             ratio: median(ratios),
             undisturbed: quantile(ours.iter().copied(), 10) / quantile(floors.iter().copied(), 10),
         });
-        let Spent { allocations, bytes, .. } = self.memory()?;
-        Ok(Row { ns: median(ours.iter().copied()), floor, allocations, bytes })
+        let Spent {
+            allocations, bytes, ..
+        } = self.memory()?;
+        Ok(Row {
+            ns: median(ours.iter().copied()),
+            floor,
+            allocations,
+            bytes,
+        })
     }
 }
 
@@ -253,5 +317,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn quantile(values: impl Iterator<Item = f64>, one_in: usize) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / one_in).copied().unwrap_or(f64::NAN)
+    values
+        .get(values.len() / one_in)
+        .copied()
+        .unwrap_or(f64::NAN)
 }

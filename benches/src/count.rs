@@ -8,7 +8,10 @@ use crate::case::Case;
 
 /// What a case may cost at most.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::exhaustive_structs, reason = "it is written down where the case is")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "it is written down where the case is"
+)]
 pub struct Limit {
     /// Instructions beside those of the floor.
     pub instructions: u64,
@@ -21,7 +24,11 @@ const TIMES: u32 = 100;
 /// Counts every case that has a limit.
 pub(crate) fn all(cases: &[Case<'_>]) -> Outcome {
     let columns = ["instructions", "at most", "allocations", "at most"];
-    println!("{:<44}{}", "case", columns.map(|column| format!("{column:>14}")).concat());
+    println!(
+        "{:<44}{}",
+        "case",
+        columns.map(|column| format!("{column:>14}")).concat()
+    );
     let mut broken = Vec::new();
     for case in cases {
         let Some(limit) = case.limit else { continue };
@@ -37,25 +44,41 @@ pub(crate) fn all(cases: &[Case<'_>]) -> Outcome {
             broken.push(case.id());
         }
     }
-    if broken.is_empty() { Ok(()) } else { Err(format!("over the limit: {}", broken.join(", ")).into()) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("over the limit: {}", broken.join(", ")).into())
+    }
 }
 
 fn beside_the_floor(case: &Case<'_>) -> Outcome<u64> {
-    let floor = if case.has_floor() { executed("--repeat-floor", case)? } else { 0 };
+    let floor = if case.has_floor() {
+        executed("--repeat-floor", case)?
+    } else {
+        0
+    };
     Ok(executed("--repeat", case)?.saturating_sub(floor))
 }
 
 /// How many instructions it takes to do a case once.
 fn executed(task: &str, case: &Case<'_>) -> Outcome<u64> {
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*::case::counted*"])
+        .args([
+            "--tool=callgrind",
+            "--callgrind-out-file=/dev/null",
+            "--toggle-collect=*::case::counted*",
+        ])
         .arg(env::current_exe()?)
         .args([task, &TIMES.to_string(), &case.id()])
         .output()
         .map_err(|error| format!("valgrind, which counts instructions, can't be run: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find_map(|line| line.split("Collected : ").nth(1));
-    let collected: u64 =
-        collected.ok_or_else(|| format!("valgrind counted nothing: {said}"))?.trim().parse()?;
+    let collected = said
+        .lines()
+        .find_map(|line| line.split("Collected : ").nth(1));
+    let collected: u64 = collected
+        .ok_or_else(|| format!("valgrind counted nothing: {said}"))?
+        .trim()
+        .parse()?;
     Ok(collected / u64::from(TIMES))
 }

@@ -40,7 +40,11 @@ impl RingKey {
             Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map(Pair::Ed25519),
             _ => RsaKeyPair::from_pkcs8(der).map(Pair::Rsa),
         };
-        Ok(Self { pair: pair.map_err(|_| "ring refuses the key")?, algorithm, random })
+        Ok(Self {
+            pair: pair.map_err(|_| "ring refuses the key")?,
+            algorithm,
+            random,
+        })
     }
 
     /// Signs, and shows the signature to `take`: nothing is copied that ring doesn't copy itself.
@@ -50,7 +54,11 @@ impl RingKey {
     pub fn sign<T>(&self, message: &[u8], take: impl FnOnce(&[u8]) -> T) -> Outcome<T> {
         let no_random = |_| "there are no random numbers";
         match &self.pair {
-            Pair::Ecdsa(pair) => Ok(take(pair.sign(&self.random, message).map_err(no_random)?.as_ref())),
+            Pair::Ecdsa(pair) => Ok(take(
+                pair.sign(&self.random, message)
+                    .map_err(no_random)?
+                    .as_ref(),
+            )),
             Pair::Ed25519(pair) => Ok(take(pair.sign(message).as_ref())),
             Pair::Rsa(pair) => {
                 let padding: &dyn RsaEncoding = match self.algorithm {
@@ -58,7 +66,8 @@ impl RingKey {
                     _ => &signature::RSA_PKCS1_SHA256,
                 };
                 let mut raw = vec![0; pair.public().modulus_len()];
-                pair.sign(padding, &self.random, message, &mut raw).map_err(no_random)?;
+                pair.sign(padding, &self.random, message, &mut raw)
+                    .map_err(no_random)?;
                 Ok(take(&raw))
             }
         }
@@ -82,6 +91,8 @@ impl RingKey {
             Pair::Rsa(pair) => pair.public_key().as_ref(),
         };
         let public = UnparsedPublicKey::new(algorithm, public);
-        Ok(public.verify(message, signature).map_err(|_| "the signature doesn't hold")?)
+        Ok(public
+            .verify(message, signature)
+            .map_err(|_| "the signature doesn't hold")?)
     }
 }

@@ -38,7 +38,9 @@ pub fn run(mut cases: Vec<Case<'_>>, file: &Path) -> Outcome {
     match task {
         Task::Measure => measure(&cases, file),
         Task::Count => count::all(&cases),
-        Task::Repeat { times, floor } => cases.iter().try_for_each(|case| case.repeat(times, floor)),
+        Task::Repeat { times, floor } => {
+            cases.iter().try_for_each(|case| case.repeat(times, floor))
+        }
     }
 }
 
@@ -61,7 +63,10 @@ struct Options {
 
 impl Options {
     fn read() -> Outcome<Self> {
-        let mut options = Self { filter: String::new(), task: Task::Measure };
+        let mut options = Self {
+            filter: String::new(),
+            task: Task::Measure,
+        };
         // Cargo itself says `--bench`.
         let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
         while let Some(argument) = arguments.next() {
@@ -69,7 +74,10 @@ impl Options {
                 "--count" => options.task = Task::Count,
                 "--repeat" | "--repeat-floor" => {
                     let times = arguments.next().unwrap_or_default().parse()?;
-                    options.task = Task::Repeat { times, floor: argument == "--repeat-floor" };
+                    options.task = Task::Repeat {
+                        times,
+                        floor: argument == "--repeat-floor",
+                    };
                 }
                 _ => options.filter = argument,
             }
@@ -79,15 +87,37 @@ impl Options {
 }
 
 fn measure(cases: &[Case<'_>], file: &Path) -> Outcome {
-    let columns = ["ns", "floor's ns", "ratio", "undisturbed", "allocations", "bytes"];
-    println!("{:<44}{}", "case", columns.map(|column| format!("{column:>12}")).concat());
+    let columns = [
+        "ns",
+        "floor's ns",
+        "ratio",
+        "undisturbed",
+        "allocations",
+        "bytes",
+    ];
+    println!(
+        "{:<44}{}",
+        "case",
+        columns.map(|column| format!("{column:>12}")).concat()
+    );
     let mut rows = Vec::new();
     for case in cases {
         let row = case.measure()?;
-        let floor_ns = row.floor.map_or("-".to_owned(), |floor| format!("{:.0}", floor.ns));
-        let ratio = row.floor.map_or("-".to_owned(), |floor| format!("{:.3}", floor.ratio));
-        let undisturbed = row.floor.map_or("-".to_owned(), |floor| format!("{:.3}", floor.undisturbed));
-        let Row { ns, allocations, bytes, .. } = row;
+        let floor_ns = row
+            .floor
+            .map_or("-".to_owned(), |floor| format!("{:.0}", floor.ns));
+        let ratio = row
+            .floor
+            .map_or("-".to_owned(), |floor| format!("{:.3}", floor.ratio));
+        let undisturbed = row
+            .floor
+            .map_or("-".to_owned(), |floor| format!("{:.3}", floor.undisturbed));
+        let Row {
+            ns,
+            allocations,
+            bytes,
+            ..
+        } = row;
         println!(
             "{:<44}{ns:>12.0}{floor_ns:>12}{ratio:>12}{undisturbed:>12}{allocations:>12}{bytes:>12}",
             case.id()

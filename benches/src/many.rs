@@ -3,11 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, StatusCode, Uri};
+use keybound_core::driver::{PreparedCall, RequestContext, ServerState, Verdict};
 use keybound_core::jose::{Algorithm, Signature};
-use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Grant, Judged, Origins, Scope, Secret, Token,
-};
-use keybound_ureq::{Pool, Session, Transport};
+use keybound_core::{Client, ClientAuth, Endpoint, Error, Grant, Scope, Secret, Token};
+use keybound_ureq::{Session, SessionPool, Transport};
 
 use crate::{Asking, Outcome, Subject, now};
 
@@ -16,7 +15,7 @@ use crate::{Asking, Outcome, Subject, now};
 pub struct Servers {
     uris: Vec<Uri>,
     answer: HeaderMap,
-    origins: Mutex<Origins>,
+    origins: Mutex<ServerState>,
 }
 
 impl Servers {
@@ -26,9 +25,16 @@ impl Servers {
     /// None.
     pub fn known_to(subject: &Subject, count: usize) -> Outcome<Self> {
         let url = |at| format!("https://api-{at}.example.com/v1/accounts/0123456789/transfers");
-        let uris = (0..count).map(|at| url(at).parse()).collect::<Result<_, _>>()?;
-        let answer = HeaderMap::from_iter([("dpop-nonce".parse()?, subject.nonce.as_str().parse()?)]);
-        let servers = Self { uris, answer, origins: Mutex::default() };
+        let uris = (0..count)
+            .map(|at| url(at).parse())
+            .collect::<Result<_, _>>()?;
+        let answer =
+            HeaderMap::from_iter([("dpop-nonce".parse()?, subject.nonce.as_str().parse()?)]);
+        let servers = Self {
+            uris,
+            answer,
+            origins: Mutex::default(),
+        };
         for at in 0..count {
             let _ = servers.call(subject, at)?;
         }
@@ -39,27 +45,29 @@ impl Servers {
     ///
     /// # Errors
     /// None, for a key of ES256.
-    pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Judged> {
+    pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Verdict> {
         let uri = self.uris.get(at).ok_or("there are fewer servers")?;
         let origins = || self.origins.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now();
         let call = subject.token.authorize(&subject.method, uri)?;
-        let signing = call.prepare(&origins(), Ambient::new(now, [7; 16]))?;
+        let signing = call.prepare(&origins(), RequestContext::new(now, [7; 16]))?;
         let unsigned = || Ok::<_, Error>(Signature::from_jose(Algorithm::Es256, &[7; 64])?);
-        let Authorized { pending, .. } = signing.finish(|_| unsigned())?;
-        Ok(pending.judge(StatusCode::OK, &self.answer, &mut origins(), now)?)
+        let PreparedCall { pending, .. } = signing.finish(|_| unsigned())?;
+        Ok(pending.verdict(StatusCode::OK, &self.answer, &mut origins(), now)?)
     }
 
     /// What is known of them.
-    pub fn into_origins(self) -> Origins {
-        self.origins.into_inner().unwrap_or_else(PoisonError::into_inner)
+    pub fn into_origins(self) -> ServerState {
+        self.origins
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A pool with a session for each person.
 #[derive(Debug)]
 pub struct People {
-    pool: Pool<String>,
+    pool: SessionPool<String>,
     names: Vec<String>,
 }
 
@@ -70,12 +78,13 @@ impl People {
     /// None.
     pub fn with_sessions(subject: &Subject, count: usize) -> Outcome<Self> {
         let auth = ClientAuth::basic(Asking::CLIENT_ID, Secret::new(Asking::CLIENT_SECRET))?;
-        let client = Client::new(Endpoint::https(Asking::URL)?, auth).dpop(subject.key.public().clone());
-        let grant = Grant::client_credentials().scope(Scope::of(Asking::SCOPES)?);
+        let client =
+            Client::new(Endpoint::https(Asking::URL)?, auth).dpop(subject.key.public().clone());
+        let grant = Grant::client_credentials().scope(Scope::from_tokens(Asking::SCOPES)?);
         let (transport, token) = (Arc::new(Transport::new()), subject.token.clone());
-        let pool = Pool::new(count, move |_: &String| {
+        let pool = SessionPool::new(count, move |_: &String| {
             let session = Session::builder(Arc::clone(&transport), client.clone(), grant.clone());
-            session.token(token.clone()).open()
+            session.token(token.clone()).build()
         });
         let names: Vec<_> = (0..count).map(|at| format!("person-{at:06}")).collect();
         for name in &names {
@@ -94,7 +103,7 @@ impl People {
     }
 
     /// All sessions.
-    pub fn into_pool(self) -> Pool<String> {
+    pub fn into_pool(self) -> SessionPool<String> {
         self.pool
     }
 }

@@ -51,7 +51,10 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
             return Ok(());
         }
         filled += read;
-        if buffer.get(..filled).is_some_and(|request| request.ends_with(b"\r\n\r\n")) {
+        if buffer
+            .get(..filled)
+            .is_some_and(|request| request.ends_with(b"\r\n\r\n"))
+        {
             connection.write_all(ANSWER)?;
             filled = 0;
         }

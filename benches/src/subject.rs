@@ -5,12 +5,10 @@ use std::fs;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
-use keybound_core::dpop::{Nonce, Policy, Proof};
+use keybound_core::dpop::{Nonce, Proof, ProofVerifier};
+use keybound_core::driver::{PreparedCall, PreparedRequest, RequestContext, ServerState, Step};
 use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Grant, Origins, Outgoing, Received, Secret,
-    Token, UnixTime,
-};
+use keybound_core::{Client, ClientAuth, Endpoint, Error, Grant, Secret, Token, UnixTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::Outcome;
@@ -26,7 +24,7 @@ pub struct Subject {
     /// What the resource server wants.
     pub nonce: Nonce,
     /// Knows the nonce.
-    pub origins: Origins,
+    pub origins: ServerState,
     /// Of the request.
     pub method: Method,
     /// Of the request: 56 characters.
@@ -67,7 +65,7 @@ impl Subject {
         let mut subject = Self {
             token: token(&key)?,
             key,
-            origins: Origins::new(),
+            origins: ServerState::new(),
             method: Method::POST,
             uri: Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers"),
             random: SystemRandom::new(),
@@ -75,8 +73,8 @@ impl Subject {
         };
         let mut headers = HeaderMap::new();
         headers.insert("dpop-nonce", subject.nonce.as_str().parse()?);
-        let Authorized { pending, .. } = subject.authorized()?;
-        let _ = pending.judge(StatusCode::OK, &headers, &mut subject.origins, now())?;
+        let PreparedCall { pending, .. } = subject.authorized()?;
+        let _ = pending.verdict(StatusCode::OK, &headers, &mut subject.origins, now())?;
         Ok(subject)
     }
 
@@ -84,17 +82,18 @@ impl Subject {
     ///
     /// # Errors
     /// None.
-    pub fn authorized(&self) -> Result<Authorized, Error> {
-        self.authorized_in(self.ambient())
+    pub fn authorized(&self) -> Result<PreparedCall, Error> {
+        self.authorized_in(self.context())
     }
 
     /// The core's part of it: time and entropy are given.
     ///
     /// # Errors
     /// None.
-    pub fn authorized_in(&self, ambient: Ambient) -> Result<Authorized, Error> {
+    pub fn authorized_in(&self, context: RequestContext) -> Result<PreparedCall, Error> {
         let call = self.token.authorize(&self.method, &self.uri)?;
-        call.prepare(&self.origins, ambient)?.finish(|request| self.key.sign(request))
+        call.prepare(&self.origins, context)?
+            .finish(|request| self.key.sign(request))
     }
 
     /// The same proof from its parts, which hashes the access token each time.
@@ -105,7 +104,7 @@ impl Subject {
         Proof::build(self.key.public(), &self.method, &self.uri)?
             .nonce(&self.nonce)
             .access_token(self.token.access_token())
-            .prepare(self.ambient())
+            .prepare(self.context())
             .finish(|request| self.key.sign(request))
     }
 
@@ -113,8 +112,8 @@ impl Subject {
     ///
     /// # Errors
     /// None.
-    pub fn policy(&self) -> Outcome<Policy> {
-        Ok(Policy::default()
+    pub fn policy(&self) -> Outcome<ProofVerifier> {
+        Ok(ProofVerifier::default()
             .method(self.method.as_str())
             .url(&self.uri.to_string())?
             .nonce(self.nonce.clone())
@@ -122,27 +121,31 @@ impl Subject {
     }
 
     /// As drivers make it: the system's time, and entropy that is fresh for each `jti`.
-    pub fn ambient(&self) -> Ambient {
+    pub fn context(&self) -> RequestContext {
         let mut entropy = [0; 16];
         // ring's signatures need random numbers as well, and tell if there are none.
         let _ = self.random.fill(&mut entropy);
-        Ambient::new(now(), entropy)
+        RequestContext::new(now(), entropy)
     }
 }
 
 /// As a server would issue it.
 fn token(key: &SigningKey) -> Outcome<Token> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
-    let client =
-        Client::new(Endpoint::https("https://as.example.com/token")?, auth).dpop(key.public().clone());
-    let mut origins = Origins::new();
-    let signing =
-        client.token(Grant::client_credentials())?.prepare(&origins, Ambient::new(now(), [0; 16]))?;
-    let Outgoing { pending, .. } = signing.finish(|request| key.sign(request))?;
-    let answer = format!(r#"{{"access_token":"{}","token_type":"DPoP"}}"#, "a".repeat(1000));
+    let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
+        .dpop(key.public().clone());
+    let mut origins = ServerState::new();
+    let signing = client
+        .token(Grant::client_credentials())?
+        .prepare(&origins, RequestContext::new(now(), [0; 16]))?;
+    let PreparedRequest { pending, .. } = signing.finish(|request| key.sign(request))?;
+    let answer = format!(
+        r#"{{"access_token":"{}","token_type":"DPoP"}}"#,
+        "a".repeat(1000)
+    );
     match pending.receive(Response::new(answer), &mut origins, now())? {
-        Received::Done(token) => Ok(token),
-        Received::Again(_) => Err("this answer is a token".into()),
+        Step::Done(token) => Ok(token),
+        Step::RetryAfter(_) => Err("this answer is a token".into()),
     }
 }
 

@@ -5,7 +5,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, Uri};
-use keybound_benches::{Case, Outcome, Responder, RingKey, Subject, Work, by_threads, percentile_by_threads};
+use keybound_benches::{
+    Case, Outcome, Responder, RingKey, Subject, Work, by_threads, percentile_by_threads,
+};
 use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret};
 use keybound_ureq::jose::SigningKey;
 use keybound_ureq::{Session, Transport};
@@ -18,19 +20,21 @@ type Call<'a> = Box<dyn Fn() -> Outcome<Vec<u8>> + Sync + 'a>;
 type How = for<'a> fn(Call<'a>) -> Work<'a>;
 
 pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
-    let uri: Uri = Responder::start()?.url("/v1/accounts/0123456789/transfers").parse()?;
+    let uri: Uri = Responder::start()?
+        .url("/v1/accounts/0123456789/transfers")
+        .parse()?;
     let by_session = |how: How| -> Outcome<_> {
         let (session, uri) = (session(subject)?, uri.clone());
         Ok(how(Box::new(move || {
             let request = Request::get(&uri).body([])?;
-            Ok(session.run(request)?.body_mut().read_to_vec()?)
+            Ok(session.send(request)?.body_mut().read_to_vec()?)
         })))
     };
     let by_hand = |how: How, limit: Option<Duration>| -> Outcome<_> {
         let config = ureq::Agent::config_builder().timeout_global(limit).build();
         let (agent, uri) = (config.new_agent(), uri.clone());
         let call = subject.token.authorize(&Method::GET, &uri)?;
-        let signing = call.prepare(&subject.origins, subject.ambient())?;
+        let signing = call.prepare(&subject.origins, subject.context())?;
         let mut message = Vec::new();
         let authorized = signing.finish(|request| {
             message.extend(request.message());
@@ -55,10 +59,22 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
     let whole: How = |call| by_threads(THREADS, call);
     Ok([
         case("a call", whole, None)?,
-        case("a call's median", |call| percentile_by_threads(THREADS, 50, call), None)?,
-        case("a call's 99th percentile", |call| percentile_by_threads(THREADS, 99, call), None)?,
+        case(
+            "a call's median",
+            |call| percentile_by_threads(THREADS, 50, call),
+            None,
+        )?,
+        case(
+            "a call's 99th percentile",
+            |call| percentile_by_threads(THREADS, 99, call),
+            None,
+        )?,
         // As long as a session's may.
-        case("a call that may take 30 s", whole, Some(Duration::from_secs(30)))?,
+        case(
+            "a call that may take 30 s",
+            whole,
+            Some(Duration::from_secs(30)),
+        )?,
     ])
 }
 
@@ -66,8 +82,12 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
 fn session(subject: &Subject) -> Outcome<Session> {
     let key = SigningKey::from_pkcs8_der(subject.key.to_pkcs8_der().expose())?;
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
-    let client =
-        Client::new(Endpoint::https("https://as.example.com/token")?, auth).dpop(key.public().clone());
-    let session = Session::builder(Transport::new().signer(key), client, Grant::client_credentials());
-    Ok(session.token(subject.token.clone()).open())
+    let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
+        .dpop(key.public().clone());
+    let session = Session::builder(
+        Transport::new().signer(key),
+        client,
+        Grant::client_credentials(),
+    );
+    Ok(session.token(subject.token.clone()).build())
 }

@@ -27,14 +27,28 @@ fn main() -> Outcome {
         cases.extend(loopback::cases(subject)?);
     }
     // `tmp` in the target folder is the one path there that cargo tells.
-    run(cases, &Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("keybound-bench.json"))?;
-    if cfg!(feature = "peers") { beside_peers() } else { Ok(()) }
+    run(
+        cases,
+        &Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("keybound-bench.json"),
+    )?;
+    if cfg!(feature = "peers") {
+        beside_peers()
+    } else {
+        Ok(())
+    }
 }
 
 /// They are a workspace of their own, and so none of their crates is among ours.
 fn beside_peers() -> Outcome {
     let args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")).args(["bench", "--"]).args(args);
-    if cargo.status()?.success() { Ok(()) } else { Err("the peers' benchmarks have failed".into()) }
+    cargo
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers"))
+        .args(["bench", "--"])
+        .args(args);
+    if cargo.status()?.success() {
+        Ok(())
+    } else {
+        Err("the peers' benchmarks have failed".into())
+    }
 }

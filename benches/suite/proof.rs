@@ -3,8 +3,9 @@
 use std::hint::black_box;
 
 use keybound_benches::{Case, Limit, Outcome, RingKey, Subject, Work, again};
+use keybound_core::UnixTime;
+use keybound_core::driver::RequestContext;
 use keybound_core::jose::Algorithm;
-use keybound_core::{Ambient, UnixTime};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -13,10 +14,14 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let case = |what, ours| -> Outcome<_> {
         Ok(Case::new("proof", format!("{algorithm}{what}"), ours).beside(floor(subject)?))
     };
-    let limit =
-        |instructions| (algorithm == Algorithm::Es256).then_some(Limit { instructions, allocations: 1 });
+    let limit = |instructions| {
+        (algorithm == Algorithm::Es256).then_some(Limit {
+            instructions,
+            allocations: 1,
+        })
+    };
     // What the core does: its contract has time and entropy as arguments.
-    let core = again(|| Ok(subject.authorized_in(Ambient::new(NOW, [7; 16]))?));
+    let core = again(|| Ok(subject.authorized_in(RequestContext::new(NOW, [7; 16]))?));
     // What a driver does, who reads the clock and draws 16 random bytes.
     let driver = again(|| Ok(subject.authorized()?));
     // From the parts, which hashes the access token each time.

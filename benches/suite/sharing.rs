@@ -4,8 +4,11 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
 
-use keybound_benches::{Case, Limit, Outcome, People, RingKey, Servers, Subject, again, by_threads};
-use keybound_core::{Client, ClientAuth, Endpoint, Grant, Origins, Secret};
+use keybound_benches::{
+    Case, Limit, Outcome, People, RingKey, Servers, Subject, again, by_threads,
+};
+use keybound_core::driver::ServerState;
+use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret};
 use keybound_ureq::{Session, Transport};
 
 const THREADS: [usize; 3] = [2, 4, 8];
@@ -17,8 +20,11 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
         let origins = Mutex::new(subject.origins.clone());
         by_threads(threads, move || {
             let call = subject.token.authorize(&subject.method, &subject.uri)?;
-            let ambient = subject.ambient();
-            let signing = call.prepare(&origins.lock().unwrap_or_else(PoisonError::into_inner), ambient)?;
+            let context = subject.context();
+            let signing = call.prepare(
+                &origins.lock().unwrap_or_else(PoisonError::into_inner),
+                context,
+            )?;
             Ok(signing.finish(|request| subject.key.sign(request))?)
         })
     };
@@ -32,13 +38,20 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     };
     for threads in THREADS {
         cases.push(
-            Case::new("sharing", format!("proofs, {threads} threads"), proofs(threads))
-                .beside(signatures(threads)?),
+            Case::new(
+                "sharing",
+                format!("proofs, {threads} threads"),
+                proofs(threads),
+            )
+            .beside(signatures(threads)?),
         );
     }
     // By the other core, where there is one: what ring reaches is all that the machine has.
     cases.push(Case::new("sharing", "proofs, 2 threads beside 1", proofs(2)).beside(proofs(1)));
-    cases.push(Case::new("sharing", "signatures, 2 threads beside 1", signatures(2)?).beside(signatures(1)?));
+    cases.push(
+        Case::new("sharing", "signatures, 2 threads beside 1", signatures(2)?)
+            .beside(signatures(1)?),
+    );
     let session = session(subject)?;
     for threads in THREADS {
         let work = |threads| {
@@ -46,20 +59,33 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
             by_threads(threads, move || Ok(session.token()?))
         };
         cases.push(
-            Case::new("sharing", format!("a session's token, {threads} threads"), work(threads))
-                .beside(work(1)),
+            Case::new(
+                "sharing",
+                format!("a session's token, {threads} threads"),
+                work(threads),
+            )
+            .beside(work(1)),
         );
     }
-    let (one, all) = (Servers::known_to(subject, 1)?, Servers::known_to(subject, Origins::CAPACITY)?);
-    let in_turn = in_turn(Origins::CAPACITY);
+    let (one, all) = (
+        Servers::known_to(subject, 1)?,
+        Servers::known_to(subject, ServerState::CAPACITY)?,
+    );
+    let in_turn = in_turn(ServerState::CAPACITY);
     cases.push(
         Case::new(
             "sharing",
-            format!("a call unsigned, of {} servers in turn", Origins::CAPACITY),
+            format!(
+                "a call unsigned, of {} servers in turn",
+                ServerState::CAPACITY
+            ),
             again(move || all.call(subject, in_turn())),
         )
         .beside(again(move || one.call(subject, 0)))
-        .at_most(Limit { instructions: 10_300, allocations: 1 }),
+        .at_most(Limit {
+            instructions: 10_300,
+            allocations: 1,
+        }),
     );
     let people = People::with_sessions(subject, PEOPLE)?;
     let in_turn = self::in_turn(PEOPLE);
@@ -70,7 +96,10 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
             again(move || people.token(in_turn())),
         )
         .beside(again(move || Ok(session.token()?)))
-        .at_most(Limit { instructions: 1_450, allocations: 1 }),
+        .at_most(Limit {
+            instructions: 1_450,
+            allocations: 1,
+        }),
     );
     Ok(cases)
 }
@@ -80,7 +109,7 @@ fn session(subject: &Subject) -> Outcome<Session> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth);
     let session = Session::builder(Transport::new(), client, Grant::client_credentials());
-    Ok(session.token(subject.token.clone()).open())
+    Ok(session.token(subject.token.clone()).build())
 }
 
 /// One after the other, and then from the first.

@@ -2,21 +2,33 @@
 
 use http::{Method, Uri};
 use keybound_benches::{Asking, Case, Limit, Outcome, Work, again, each};
-use keybound_core::{Ambient, Origins, UnixTime};
+use keybound_core::UnixTime;
+use keybound_core::driver::{RequestContext, ServerState};
 use serde::Deserialize;
 
 pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
     let request = again(|| asking.request());
-    let response = each(|| Ok(asking.request()?.1), |pending| asking.receive(pending));
-    let exchange = again(|| asking.exchange());
+    let response = each(
+        || Ok(asking.request()?.1),
+        |pending| asking.receive(pending),
+    );
+    let operation = again(|| asking.exchange());
     Ok([
-        Case::new("token", "request", request).at_most(Limit { instructions: 11_500, allocations: 14 }),
+        Case::new("token", "request", request).at_most(Limit {
+            instructions: 11_500,
+            allocations: 14,
+        }),
         Case::new("token", "response", response).beside(plain(asking)),
-        Case::new("token", "exchange", exchange)
+        Case::new("token", "exchange", operation)
             .beside(plain(asking))
-            .at_most(Limit { instructions: 19_000, allocations: 20 }),
-        Case::new("token", "bearer, authorize", bearer(asking)?)
-            .at_most(Limit { instructions: 1_000, allocations: 0 }),
+            .at_most(Limit {
+                instructions: 19_000,
+                allocations: 20,
+            }),
+        Case::new("token", "bearer, authorize", bearer(asking)?).at_most(Limit {
+            instructions: 1_000,
+            allocations: 0,
+        }),
     ])
 }
 
@@ -24,8 +36,10 @@ fn bearer<'a>(asking: &Asking) -> Outcome<Work<'a>> {
     let token = asking.exchange()?;
     let uri = Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers");
     Ok(again(move || {
-        let ambient = Ambient::new(UnixTime::from_secs(1_800_000_000), [7; 16]);
-        Ok(token.authorize(&Method::POST, &uri)?.prepare(&Origins::new(), ambient)?)
+        let context = RequestContext::new(UnixTime::from_secs(1_800_000_000), [7; 16]);
+        Ok(token
+            .authorize(&Method::POST, &uri)?
+            .prepare(&ServerState::new(), context)?)
     }))
 }
 

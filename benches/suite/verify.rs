@@ -8,10 +8,13 @@ use serde::Deserialize;
 
 pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
     let policy = subject.policy()?;
-    let (ring, algorithm) = (RingKey::new(&subject.key)?, subject.key.public().algorithm());
+    let (ring, algorithm) = (
+        RingKey::new(&subject.key)?,
+        subject.key.public().algorithm(),
+    );
     let (mut message, mut signature) = (Vec::new(), Vec::new());
     let call = subject.token.authorize(&subject.method, &subject.uri)?;
-    let signing = call.prepare(&subject.origins, subject.ambient())?;
+    let signing = call.prepare(&subject.origins, subject.context())?;
     let authorized = signing.finish(|request| -> Outcome<_> {
         message = request.message().to_vec();
         signature = ring.sign(&message, <[u8]>::to_vec)?;
@@ -19,25 +22,40 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
     })?;
     let mut headers = HeaderMap::new();
     authorized.headers.apply(&mut headers);
-    let proof = headers.get("dpop").ok_or("a bound token has a proof")?.to_str()?.to_owned();
+    let proof = headers
+        .get("dpop")
+        .ok_or("a bound token has a proof")?
+        .to_str()?
+        .to_owned();
     let now = now();
-    let inspection = policy.inspect(&proof, now);
+    let inspection = policy.verify(&proof, now);
     if !inspection.is_valid() {
         return Err("the proof must pass".into());
     }
 
     let jwk = subject.key.public().to_json();
     let header = format!(r#"{{"typ":"dpop+jwt","alg":"{algorithm}","jwk":{jwk}}}"#);
-    let claims = inspection.claims_json().ok_or("a valid proof has claims")?.to_owned();
+    let claims = inspection
+        .claims_json()
+        .ok_or("a valid proof has claims")?
+        .to_owned();
     let floor = move || {
         ring.verify(&message, &signature)?;
-        Ok((serde_json::from_str::<Header>(&header)?, serde_json::from_str::<Claims>(&claims)?))
+        Ok((
+            serde_json::from_str::<Header>(&header)?,
+            serde_json::from_str::<Claims>(&claims)?,
+        ))
     };
 
     // ring verifies some signatures in a few thousand instructions more than others.
-    let limit = (algorithm == Algorithm::Es256).then_some(Limit { instructions: 33_000, allocations: 33 });
-    let ours = again(move || Ok(policy.inspect(&proof, now)));
-    Ok(Case::new("verify", algorithm.to_string(), ours).beside(again(floor)).at_most(limit))
+    let limit = (algorithm == Algorithm::Es256).then_some(Limit {
+        instructions: 33_000,
+        allocations: 33,
+    });
+    let ours = again(move || Ok(policy.verify(&proof, now)));
+    Ok(Case::new("verify", algorithm.to_string(), ours)
+        .beside(again(floor))
+        .at_most(limit))
 }
 
 #[derive(Deserialize)]

@@ -13,8 +13,8 @@
 //!  a driver: keybound-ureq, keybound-wasm, your own
 //!      has the clock, random numbers, sockets, locks, files. Sends, signs, waits, keeps. Decides nothing
 //! ─────────────────────────────────────────────────────────────────────────────────────────────────────
-//!  Store · Turns · Kept              many callers: one token, one renewal, one question for a nonce
-//!  Exchange · ResourceCall · Origins one request: with which nonce and time, and whether to send it again
+//!  TokenManager · NonceGate · SessionState              many callers: one token, one renewal, one question for a nonce
+//!  Operation · ResourceCall · ServerState one request: with which nonce and time, and whether to send it again
 //!  Client · Grant · Issuer · provider   what is asked for, and of whom
 //!  dpop · jose                       proofs, made and judged; keys, signatures, thumbprints
 //!  Secret · Endpoint · Error         what must not be seen, where it may go, whose fault it was
@@ -31,25 +31,25 @@
 //!  TreasuryPrime… ┘                        │        Unsigned::resume ◀────┘ Signature
 //!         │                                │               │
 //!         ▼                                │               ▼
-//!     Exchange<T> ──prepare(&Origins, Ambient)──▶ Signing::Needs … Signing::Ready(Outgoing)
+//!     Operation<T> ──prepare(&ServerState, RequestContext)──▶ Signing::Needs … Signing::Ready(PreparedRequest)
 //!         ▲                                                               │
 //!         │ wait()                                       request ─────────┤────▶ the transport
 //!         │                                                               ▼              │
-//!     Received::Again ◀──────── Pending::receive(response, &mut Origins, now) ◀──────────┤
-//!     Received::Done(T) ◀──────         Pending::lost(Sent, now) ◀──────────── no answer ┘
+//!     Step::RetryAfter ◀──────── PendingResponse::receive(response, &mut ServerState, now) ◀──────────┤
+//!     Step::Done(T) ◀──────         PendingResponse::transport_failed(Sent, now) ◀──────────── no answer ┘
 //! ```
 //!
 //! Each step is a value and is consumed by the next, so a response can't be read twice and no step can be
-//! skipped. A nonce challenge, a `Retry-After` and a lost connection are all [`Received::Again`]: the exchange
-//! says how long to [`wait`](Exchange::wait) and is prepared anew, from fresh time and entropy, so that
+//! skipped. A nonce challenge, a `Retry-After` and a lost connection are all [`Step::RetryAfter`]: the exchange
+//! says how long to [`delay`](Operation::delay) and is prepared anew, from fresh time and entropy, so that
 //! nothing is sent twice with one `jti`. A driver is one loop, and doesn't change when a flow is added.
 //!
 //! Calls of protected resources go the same way, by their headers alone: [`Token::authorize`],
-//! [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingResource::judge`].
+//! [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingCall::verdict`].
 //!
 //! # A token for many callers
 //!
-//! A [`Store`] is asked for a token, and answers by what to do. One [`Ticket`] is out at any time.
+//! A [`TokenManager`] is asked for a token, and answers by what to do. One [`Ticket`] is out at any time.
 //!
 //! ```text
 //!                      demand: Renew(ticket)                    settle(Ok(token))
@@ -67,28 +67,27 @@
 //! ```
 //!
 //! Whoever has a good token never waits: while one caller renews it, the others use it. A renewal that fails leaves
-//! the token that is still good where it is. [`Kept`] is what is written down, before anybody uses a new token; another
-//! process's is [taken over](Store::take_over). [`Turns`] does the like for nonces: one call asks what a server wants, the
+//! the token that is still good where it is. [`SessionState`] is what is written down, before anybody uses a new token; another
+//! process's is [taken over](TokenManager::adopt). [`NonceGate`] does the like for nonces: one call asks what a server wants, the
 //! others wait for its answer.
 //!
 //! # A whole exchange, without a network
 //!
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
-//! use keybound_core::{
-//!     Ambient, Client, ClientAuth, Endpoint, Grant, Origins, Outgoing, Received, Secret, TokenType, UnixTime,
-//! };
+//! use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret, TokenType, UnixTime};
+//! use keybound_core::driver::{RequestContext, ServerState, PreparedRequest, Step};
 //!
 //! # fn main() -> Result<(), keybound_core::Error> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
 //! let auth = ClientAuth::basic("my-client", Secret::new("my secret"))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
-//! let mut origins = Origins::new();
+//! let mut origins = ServerState::new();
 //! let now = UnixTime::from_secs(1_800_000_000);
 //!
 //! let exchange = client.token(Grant::client_credentials())?;
-//! let signing = exchange.prepare(&origins, Ambient::new(now, [1; 16]))?;
-//! let Outgoing { request, pending } = signing.finish(|request| key.sign(request))?;
+//! let signing = exchange.prepare(&origins, RequestContext::new(now, [1; 16]))?;
+//! let PreparedRequest { request, pending } = signing.finish(|request| key.sign(request))?;
 //! assert!(request.headers().contains_key("dpop"));
 //!
 //! // The server wants a nonce first (RFC 9449 §8).
@@ -97,15 +96,15 @@
 //!     .header("DPoP-Nonce", "eyJ7S_zG")
 //!     .body(r#"{"error":"use_dpop_nonce"}"#)
 //!     .expect("a valid response");
-//! let Received::Again(exchange) = pending.receive(challenge, &mut origins, now)? else {
+//! let Step::RetryAfter(exchange) = pending.receive(challenge, &mut origins, now)? else {
 //!     panic!("the core goes on by itself");
 //! };
-//! assert!(exchange.wait().is_zero());
-//! let signing = exchange.prepare(&origins, Ambient::new(now, [2; 16]))?;
-//! let Outgoing { request: _, pending } = signing.finish(|request| key.sign(request))?;
+//! assert!(exchange.delay().is_zero());
+//! let signing = exchange.prepare(&origins, RequestContext::new(now, [2; 16]))?;
+//! let PreparedRequest { request: _, pending } = signing.finish(|request| key.sign(request))?;
 //!
 //! let answer = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP","expires_in":3600}"#);
-//! let Received::Done(token) = pending.receive(answer, &mut origins, now)? else {
+//! let Step::Done(token) = pending.receive(answer, &mut origins, now)? else {
 //!     panic!("this is the token");
 //! };
 //! assert_eq!(token.token_type(), &TokenType::Dpop);
@@ -136,13 +135,13 @@
 //! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] | `flows` |
 //! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] | `resources` |
 //! | 9126 | authorization requests that are pushed | [`AuthorizationBuilder::push`] | `authorization` |
-//! | 9207 | the issuer in redirects | [`Client::iss_in_redirects`] | `authorization` |
+//! | 9207 | the issuer in redirects | [`Client::require_iss`] | `authorization` |
 //! | 9449 §4.2 | proofs | [`dpop::Proof`] | `algorithms`, `vectors` |
-//! | 9449 §4.3 | checking proofs | [`dpop::Policy`] | `inspect`, `limits` |
+//! | 9449 §4.3 | checking proofs | [`dpop::ProofVerifier`] | `inspect`, `limits` |
 //! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] | `flows`, `resources` |
 //! | 9449 §5 | proofs of somebody else's | [`Client::relay`] | `providers` |
 //! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] | `discovery` |
-//! | 9449 §8, §9 | nonces | [`Origins`] | `flows`, `resources` |
+//! | 9449 §8, §9 | nonces | [`ServerState`] | `flows`, `resources` |
 //! | 9449 §10 | codes bound to a key | [`Client::authorization`] | `authorization` |
 //! | 9470 | step-up | [`StepUp`] | `authorization` |
 //! | 9728 | what a resource says of itself | [`ProtectedResource`] | `introspection` |
@@ -155,64 +154,41 @@
 //! * No response body and no secret in any error; serde_json's messages are not passed on, because they quote values.
 //! * No comparison, display or serialisation of [`Secret`]s.
 
-mod authorization;
-mod client;
-mod client_assertion;
-mod client_auth;
-mod device;
-mod discovery;
 pub mod dpop;
-mod endpoint;
-mod error;
-mod exchange;
-mod grant;
-mod id_token;
-mod internal;
-mod introspection;
-mod issuer;
+pub mod driver;
 pub mod jose;
-mod kept;
-mod origins;
-mod protected_resource;
+mod oauth;
 pub mod provider;
-mod refresh_policy;
-mod refusals;
-mod resource;
-mod revocation;
-mod secret;
-mod signing;
-mod step_up;
-mod store;
-mod time;
-mod token;
-mod tries;
-mod turns;
+mod request;
+mod session;
+mod types;
 mod wire;
 
-pub use authorization::{AuthorizationBuilder, AuthorizationRequest, PendingAuthorization};
-pub use client::Client;
-pub use client_auth::ClientAuth;
-pub use device::DeviceAuthorization;
-pub use discovery::Metadata;
-pub use endpoint::Endpoint;
-pub use error::{BadResponse, Denial, Error, Lost, Misuse, RedirectError, Retry, Sent, ServerError, WhyBad};
-pub use exchange::{Exchange, MAX_RESPONSE, Outgoing, Pending, Received};
-pub use grant::{Grant, Scope};
-pub use id_token::{ExpectedIdToken, IdToken, IdTokenProblem, KeySet, UnverifiedIdToken};
-pub use introspection::Introspection;
-pub use issuer::Issuer;
-pub use kept::Kept;
-pub use origins::{Origins, Role};
-pub use protected_resource::ProtectedResource;
-pub use refresh_policy::RefreshPolicy;
-pub use resource::{AuthHeaders, Authorized, Judged, PendingResource, ResourceCall};
-pub use revocation::{Revoked, TokenTypeHint};
-pub use secret::{Body, Secret, SecretBytes};
-pub use signing::{Assemble, SignRequest, Signing, Unsigned};
-pub use step_up::StepUp;
-pub use store::{Attempt, Demand, Failure, Store, Ticket};
-pub use time::{Ambient, UnixTime};
-pub use token::{ExpiresIn, Token, TokenType};
-pub use turns::{Outcome, Pass, Turn, Turns};
+pub use jose::signing::SignRequest;
+pub use oauth::authorization_code::{
+    AuthorizationBuilder, AuthorizationRequest, PendingAuthorization,
+};
+pub use oauth::client::Client;
+pub use oauth::device::DeviceAuthorization;
+pub use oauth::grant::{Grant, Scope};
+pub use oauth::id_token::{IdToken, IdTokenError, IdTokenValidation, JwkSet, UnverifiedIdToken};
+pub use oauth::introspection::Introspection;
+pub use oauth::issuer::Issuer;
+pub use oauth::metadata::Metadata;
+pub use oauth::protected_resource::ProtectedResource;
+pub use oauth::revocation::{Revoked, TokenTypeHint};
+pub use oauth::step_up::StepUp;
+pub use oauth::token::{ExpiresIn, Token, TokenType};
+pub use request::client_auth::ClientAuth;
+pub use request::operation::Operation;
+pub use session::refresh_policy::RefreshPolicy;
+pub use types::endpoint::Endpoint;
+pub use types::error::{
+    AuthorizationError, Error, InvalidResponse, InvalidResponseKind, NoResponse, RedirectError,
+    Retry, Sent, ServerError,
+};
+pub use types::input::InvalidInput;
+pub use types::secret::{Secret, SecretBytes};
+pub use types::time::UnixTime;
 pub use wire::challenge::Challenge;
-pub use wire::fields::BodyFormat;
+pub use wire::params::BodyFormat;

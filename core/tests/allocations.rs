@@ -5,17 +5,19 @@
 use allocation_counter::measure;
 use http::{HeaderMap, Method, Response, Uri};
 use keybound_core::dpop::{Nonce, Proof};
+use keybound_core::driver::{
+    PreparedCall, PreparedRequest, RequestContext, ServerState, Signing, Step, Verdict,
+};
 use keybound_core::jose::{Algorithm, Signature, SigningKey};
 use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Grant, Judged, Origins, Outgoing, Received,
-    Secret, SignRequest, Signing, Token, UnixTime,
+    Client, ClientAuth, Endpoint, Error, Grant, Secret, SignRequest, Token, UnixTime,
 };
 
 const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
 
-fn ambient() -> Ambient {
-    Ambient::new(NOW, [1; 16])
+fn context() -> RequestContext {
+    RequestContext::new(NOW, [1; 16])
 }
 
 /// How often `made` allocates, and what it makes.
@@ -50,10 +52,16 @@ fn a_proof_of_a_resource_request_is_one_allocation() {
     for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
         let key = SigningKey::generate(algorithm).unwrap();
         let uri = Uri::from_static("https://rs.example/accounts/1?expand=all");
-        let (nonce, token) = (Nonce::new("eyJ7S_zG.eyJH0-Z.HX4w-7v").unwrap(), Secret::new(TOKEN));
+        let (nonce, token) = (
+            Nonce::new("eyJ7S_zG.eyJH0-Z.HX4w-7v").unwrap(),
+            Secret::new(TOKEN),
+        );
         let prepare = || {
             let builder = Proof::build(key.public(), &Method::GET, &uri).unwrap();
-            builder.nonce(&nonce).access_token(&token).prepare(ambient())
+            builder
+                .nonce(&nonce)
+                .access_token(&token)
+                .prepare(context())
         };
         // The header of a key's proofs is made with the first of them, and kept.
         let signature = signed(&key, prepare());
@@ -73,7 +81,11 @@ fn signing_in_memory_by_ecdsa_or_ed25519_allocates_nothing() {
         let key = SigningKey::generate(algorithm).unwrap();
         let uri = Uri::from_static("https://rs.example/");
         // ring asks the processor what it can do, once.
-        let prepare = || Proof::build(key.public(), &Method::GET, &uri).unwrap().prepare(ambient());
+        let prepare = || {
+            Proof::build(key.public(), &Method::GET, &uri)
+                .unwrap()
+                .prepare(context())
+        };
         signed(&key, prepare());
         let (count, _proof) = counted(|| prepare().finish(|request| key.sign(request)));
         assert_eq!(count, 1, "{algorithm}");
@@ -85,7 +97,11 @@ fn a_long_path_or_a_path_to_be_escaped_is_one_allocation_still() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     for path in ["", "/a\"b\\c", &"/segment".repeat(500)] {
         let uri: Uri = format!("https://RS.example:8443{path}").parse().unwrap();
-        let prepare = || Proof::build(key.public(), &Method::DELETE, &uri).unwrap().prepare(ambient());
+        let prepare = || {
+            Proof::build(key.public(), &Method::DELETE, &uri)
+                .unwrap()
+                .prepare(context())
+        };
         signed(&key, prepare());
         let (count, _proof) = counted(|| prepare().finish(|request| key.sign(request)));
         assert_eq!(count, 1, "{path}");
@@ -93,38 +109,59 @@ fn a_long_path_or_a_path_to_be_escaped_is_one_allocation_still() {
 }
 
 /// A token of this type, as a server gives it.
-fn token(token_type: &str, key: &SigningKey, origins: &mut Origins) -> Token {
+fn token(token_type: &str, key: &SigningKey, origins: &mut ServerState) -> Token {
     let auth = ClientAuth::basic("client", Secret::new("secret")).unwrap();
     let client = Client::new(Endpoint::https("https://as.example/token").unwrap(), auth);
-    let client = if token_type == "DPoP" { client.dpop(key.public().clone()) } else { client };
-    let exchange = client.token(Grant::client_credentials()).unwrap();
-    let Outgoing { pending, .. } =
-        exchange.prepare(origins, ambient()).unwrap().finish(|request| key.sign(request)).unwrap();
-    let body = format!(r#"{{"access_token":"{TOKEN}","token_type":"{token_type}","expires_in":3600}}"#);
+    let client = if token_type == "DPoP" {
+        client.dpop(key.public().clone())
+    } else {
+        client
+    };
+    let operation = client.token(Grant::client_credentials()).unwrap();
+    let PreparedRequest { pending, .. } = operation
+        .prepare(origins, context())
+        .unwrap()
+        .finish(|request| key.sign(request))
+        .unwrap();
+    let body =
+        format!(r#"{{"access_token":"{TOKEN}","token_type":"{token_type}","expires_in":3600}}"#);
     match pending.receive(Response::new(body), origins, NOW).unwrap() {
-        Received::Done(token) => token,
+        Step::Done(token) => token,
         other => panic!("no token: {other:?}"),
     }
 }
 
-fn call(token: &Token, uri: &Uri, key: &SigningKey, origins: &Origins) -> Result<Authorized, Error> {
-    token.authorize(&Method::GET, uri)?.prepare(origins, ambient())?.finish(|request| key.sign(request))
+fn call(
+    token: &Token,
+    uri: &Uri,
+    key: &SigningKey,
+    origins: &ServerState,
+) -> Result<PreparedCall, Error> {
+    token
+        .authorize(&Method::GET, uri)?
+        .prepare(origins, context())?
+        .finish(|request| key.sign(request))
 }
 
 #[test]
 fn a_call_with_a_bound_token_costs_the_proof_and_with_a_bearer_token_nothing() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     for (token_type, per_call) in [("DPoP", 1), ("Bearer", 0)] {
-        let mut origins = Origins::new();
+        let mut origins = ServerState::new();
         let token = token(token_type, &key, &mut origins);
         let uri = "https://rs.example/accounts/1?expand=all".parse().unwrap();
         // `http` begins to share the token's header when it is first used.
         let (count, first) = counted(|| call(&token, &uri, &key, &origins).unwrap());
         assert_eq!(count, per_call + 1, "{token_type}, the first");
         // From here on the server's nonce goes along.
-        let answer = Response::builder().header("DPoP-Nonce", "eyJ7S_zG.eyJH0-Z.HX4w-7v").body(()).unwrap();
-        let judged = first.pending.judge(answer.status(), answer.headers(), &mut origins, NOW);
-        assert!(matches!(judged, Ok(Judged::Deliver)));
+        let answer = Response::builder()
+            .header("DPoP-Nonce", "eyJ7S_zG.eyJH0-Z.HX4w-7v")
+            .body(())
+            .unwrap();
+        let judged = first
+            .pending
+            .verdict(answer.status(), answer.headers(), &mut origins, NOW);
+        assert!(matches!(judged, Ok(Verdict::Deliver)));
         for _ in 0..3 {
             let (count, authorized) = counted(|| call(&token, &uri, &key, &origins).unwrap());
             assert_eq!(count, per_call, "{token_type}");

@@ -4,11 +4,14 @@
 mod session;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use keybound_core::dpop::{Nonce, Policy};
+use keybound_core::dpop::{Nonce, ProofVerifier};
+use keybound_core::driver::{
+    PreparedRequest, RequestContext, ServerState, SessionState, Signing, Step,
+};
 use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_core::{
-    Ambient, Challenge, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Kept, Origins,
-    Outgoing, PendingAuthorization, Received, Scope, Secret, Signing, UnixTime,
+    Challenge, Client, ClientAuth, Endpoint, Error, Grant, Issuer, Operation, PendingAuthorization,
+    Scope, Secret, UnixTime,
 };
 
 pub use session::session;
@@ -48,19 +51,22 @@ const ALGORITHMS: [Algorithm; 6] = [
 
 fn client() -> Client {
     let endpoint = Endpoint::https("https://as.example/token").expect("an https URL");
-    Client::new(endpoint, ClientAuth::basic("app", Secret::new(PLANTED)).expect("an id"))
+    Client::new(
+        endpoint,
+        ClientAuth::basic("app", Secret::new(PLANTED)).expect("an id"),
+    )
 }
 
 /// What one answer makes of an exchange that no key signs. A second send is not made.
-fn answered<T>(exchange: Exchange<T>, response: Response<&[u8]>) -> Option<Result<T, Error>> {
-    let Ok(Signing::Ready(Outgoing { pending, .. })) =
-        exchange.prepare(&Origins::new(), Ambient::new(NOW, [7; 16]))
+fn answered<T>(operation: Operation<T>, response: Response<&[u8]>) -> Option<Result<T, Error>> {
+    let Ok(Signing::Ready(PreparedRequest { pending, .. })) =
+        operation.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))
     else {
         panic!("no key signs");
     };
-    match pending.receive(response, &mut Origins::new(), NOW) {
-        Ok(Received::Done(done)) => Some(Ok(done)),
-        Ok(Received::Again(_)) => None,
+    match pending.receive(response, &mut ServerState::new(), NOW) {
+        Ok(Step::Done(done)) => Some(Ok(done)),
+        Ok(Step::RetryAfter(_)) => None,
         Err(error) => Some(Err(error)),
     }
 }
@@ -69,17 +75,26 @@ fn answered<T>(exchange: Exchange<T>, response: Response<&[u8]>) -> Option<Resul
 fn is_fit_for_a_log(error: &Error) {
     let said = format!("{error} {error:?}");
     assert!(!said.contains(PLANTED), "{said}");
-    assert!(!error.to_string().chars().any(char::is_control), "{error:?}");
+    assert!(
+        !error.to_string().chars().any(char::is_control),
+        "{error:?}"
+    );
     assert!(said.len() < 400_000, "{}", said.len());
 }
 
 pub fn token_response(body: &[u8]) {
-    match answered(client().token(Grant::client_credentials()).expect("a request"), Response::new(body)) {
+    match answered(
+        client()
+            .token(Grant::client_credentials())
+            .expect("a request"),
+        Response::new(body),
+    ) {
         Some(Ok(token)) => {
             let text = token.access_token().expose();
             assert!(text.len() < 12 || !format!("{token:?}").contains(text));
-            let json = Kept::new(token).to_json();
-            let kept = Kept::from_json(json.expose(), &client(), NOW).expect("what was written can be read");
+            let json = SessionState::new(token).to_json();
+            let kept = SessionState::from_json(json.expose(), &client(), NOW)
+                .expect("what was written can be read");
             assert_eq!(kept.to_json().expose(), json.expose());
         }
         Some(Err(error)) => is_fit_for_a_log(&error),
@@ -89,14 +104,26 @@ pub fn token_response(body: &[u8]) {
 
 /// The first bytes say the status and a header, the rest is the body.
 pub fn error_response(data: &[u8]) {
-    let Some((head, body)) = data.split_at_checked(3) else { return };
+    let Some((head, body)) = data.split_at_checked(3) else {
+        return;
+    };
     let status = 100 + u16::from(head[0]) + u16::from(head[1]);
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
     let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A nonce is handed on as it is, so it is no place for what a server echoes.
-    if let Some(value) = HeaderValue::from_bytes(line).ok().filter(|_| !contains(line, PLANTED)) {
-        let names = ["retry-after", "retry-after-ms", "x-retry-in", "date", "dpop-nonce", "x-request-id"];
+    if let Some(value) = HeaderValue::from_bytes(line)
+        .ok()
+        .filter(|_| !contains(line, PLANTED))
+    {
+        let names = [
+            "retry-after",
+            "retry-after-ms",
+            "x-retry-in",
+            "date",
+            "dpop-nonce",
+            "x-request-id",
+        ];
         let name = names[usize::from(head[2]) % names.len()];
         response.headers_mut().insert(name, value);
     }
@@ -104,8 +131,10 @@ pub fn error_response(data: &[u8]) {
     let echo = [body, PLANTED.as_bytes()].concat();
     let echoing = response.clone().map(|_| echo.as_slice());
     for response in [response, echoing] {
-        let exchange = client().token(Grant::client_credentials()).expect("a request");
-        if let Some(Err(error)) = answered(exchange, response) {
+        let operation = client()
+            .token(Grant::client_credentials())
+            .expect("a request");
+        if let Some(Err(error)) = answered(operation, response) {
             is_fit_for_a_log(&error);
             let _ = error.retry();
         }
@@ -113,7 +142,9 @@ pub fn error_response(data: &[u8]) {
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    bytes
+        .windows(text.len())
+        .any(|window| window == text.as_bytes())
 }
 
 pub fn www_authenticate(data: &[u8]) {
@@ -126,20 +157,26 @@ pub fn www_authenticate(data: &[u8]) {
     for challenge in Challenge::all(&headers) {
         assert!(!challenge.scheme().is_empty());
         assert!(challenge.is(challenge.scheme()));
-        let _ = (challenge.param("error"), challenge.param("nonce"), challenge.token68());
+        let _ = (
+            challenge.param("error"),
+            challenge.param("nonce"),
+            challenge.token68(),
+        );
     }
 }
 
 pub fn proof(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    let policy = Policy::default()
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let policy = ProofVerifier::default()
         .method("POST")
         .url("https://rs.example/me")
         .expect("a URL")
         .nonce(Nonce::new("n-0S6").expect("a nonce"))
         .access_token(&Secret::new("at"));
-    for policy in [Policy::default(), policy] {
-        let inspection = policy.inspect(text, NOW);
+    for policy in [ProofVerifier::default(), policy] {
+        let inspection = policy.verify(text, NOW);
         assert_eq!(inspection.is_valid(), inspection.problems().is_empty());
         assert_eq!(inspection.is_valid(), inspection.verified().is_some());
         for problem in inspection.problems() {
@@ -150,14 +187,15 @@ pub fn proof(data: &[u8]) {
 
 pub fn jwk(json: &[u8]) {
     if let Ok(key) = PublicJwk::from_json(json) {
-        let again = PublicJwk::from_json(key.to_json().as_bytes()).expect("what was written can be read");
+        let again =
+            PublicJwk::from_json(key.to_json().as_bytes()).expect("what was written can be read");
         assert_eq!(again.thumbprint(), key.thumbprint());
         assert_eq!(again.to_json(), key.to_json());
         assert!(!key.to_json().contains("\"d\""));
     }
     if let Ok(key) = SigningKey::from_jwk(json) {
-        let again =
-            SigningKey::from_jwk(key.to_jwk().expose().as_bytes()).expect("what was written can be read");
+        let again = SigningKey::from_jwk(key.to_jwk().expose().as_bytes())
+            .expect("what was written can be read");
         assert_eq!(again.public().thumbprint(), key.public().thumbprint());
     }
 }
@@ -165,7 +203,9 @@ pub fn jwk(json: &[u8]) {
 pub fn pkcs8(data: &[u8]) {
     let keys = [
         SigningKey::from_pkcs8_der(data).ok(),
-        std::str::from_utf8(data).ok().and_then(|pem| SigningKey::from_pkcs8_pem(pem).ok()),
+        std::str::from_utf8(data)
+            .ok()
+            .and_then(|pem| SigningKey::from_pkcs8_pem(pem).ok()),
     ];
     for key in keys.into_iter().flatten() {
         let der = key.to_pkcs8_der();
@@ -176,33 +216,54 @@ pub fn pkcs8(data: &[u8]) {
 
 pub fn der_signature(data: &[u8]) {
     for algorithm in ALGORITHMS {
-        let _ = (Signature::from_der(algorithm, data), Signature::from_jose(algorithm, data));
+        let _ = (
+            Signature::from_der(algorithm, data),
+            Signature::from_jose(algorithm, data),
+        );
     }
 }
 
 pub fn url(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    for endpoint in [Endpoint::https(text), Endpoint::loopback_http(text)].into_iter().flatten() {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    for endpoint in [Endpoint::https(text), Endpoint::loopback_http(text)]
+        .into_iter()
+        .flatten()
+    {
         let url = endpoint.uri().to_string();
         let again = Endpoint::https(&url).or_else(|_| Endpoint::loopback_http(&url));
-        assert_eq!(again.expect("what is normal can be read").uri(), endpoint.uri());
-        let authority = endpoint.uri().authority().map_or("", |authority| authority.as_str());
+        assert_eq!(
+            again.expect("what is normal can be read").uri(),
+            endpoint.uri()
+        );
+        let authority = endpoint
+            .uri()
+            .authority()
+            .map_or("", |authority| authority.as_str());
         assert!(!authority.contains('@'));
     }
-    if let (Ok(issuer), Ok(_)) = (Issuer::https(text), Policy::default().url(text)) {
-        assert_eq!(issuer.as_str(), text, "an issuer is compared as it is written");
+    if let (Ok(issuer), Ok(_)) = (Issuer::https(text), ProofVerifier::default().url(text)) {
+        assert_eq!(
+            issuer.as_str(),
+            text,
+            "an issuer is compared as it is written"
+        );
     }
 }
 
 pub fn metadata(body: &[u8]) {
-    let exchange =
-        Issuer::https("https://as.example").and_then(|issuer| issuer.discover()).expect("an issuer");
-    match answered(exchange, Response::new(body)) {
+    let operation = Issuer::https("https://as.example")
+        .and_then(|issuer| issuer.discover())
+        .expect("an issuer");
+    match answered(operation, Response::new(body)) {
         Some(Ok(metadata)) => {
             assert_eq!(metadata.issuer().as_str(), "https://as.example");
             let _ = (
                 metadata.dpop_algorithms(),
-                metadata.client(ClientAuth::none("app").expect("an id")).is_ok(),
+                metadata
+                    .client(ClientAuth::none("app").expect("an id"))
+                    .is_ok(),
             );
         }
         Some(Err(error)) => is_fit_for_a_log(&error),
@@ -211,19 +272,22 @@ pub fn metadata(body: &[u8]) {
 }
 
 pub fn kept_session(json: &[u8]) {
-    if let Ok(kept) = Kept::from_json(json, &client(), NOW) {
+    if let Ok(kept) = SessionState::from_json(json, &client(), NOW) {
         let written = kept.to_json();
-        let again = Kept::from_json(written.expose(), &client(), NOW).expect("what was written can be read");
+        let again = SessionState::from_json(written.expose(), &client(), NOW)
+            .expect("what was written can be read");
         assert_eq!(again.to_json().expose(), written.expose());
     }
     if let Ok(text) = std::str::from_utf8(json) {
-        let _ = Origins::from_json(text, NOW);
+        let _ = ServerState::from_json(text, NOW);
         let _ = PendingAuthorization::from_json(text);
     }
 }
 
 pub fn redirect(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let endpoint = Endpoint::https("https://as.example/authorize").expect("an https URL");
     let request = client()
         .authorization_endpoint(endpoint)

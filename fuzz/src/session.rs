@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+use keybound_core::driver::{
+    Admission, NonceGate, PreparedCall, PreparedRequest, RefreshFailure, RequestContext, Role,
+    ServerState, SessionState, Step, Ticket, TokenAction, TokenManager, Verdict,
+};
 use keybound_core::jose::SigningKey;
 use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Demand, Endpoint, Error, Failure, Grant, Judged, Kept, Origins,
-    Outgoing, Received, RefreshPolicy, Role, Sent, SignRequest, Store, Ticket, Token, Turn, Turns, UnixTime,
+    Client, ClientAuth, Endpoint, Error, Grant, RefreshPolicy, Sent, SignRequest, Token, UnixTime,
 };
 
 /// One thing that happens.
@@ -33,9 +36,22 @@ enum Operation {
 /// What the peer does with one request.
 #[derive(Arbitrary, Clone, Debug)]
 enum Peer {
-    Token { life: u16, refresh: bool, bound: bool, nonce: Option<u8> },
-    Answer { status: u8, nonce: Option<u8>, code: u8, retry_after: Option<u16>, date: Option<u32> },
-    Lost { sent: bool },
+    Token {
+        life: u16,
+        refresh: bool,
+        bound: bool,
+        nonce: Option<u8>,
+    },
+    Answer {
+        status: u8,
+        nonce: Option<u8>,
+        code: u8,
+        retry_after: Option<u16>,
+        date: Option<u32>,
+    },
+    Lost {
+        sent: bool,
+    },
     Garbage(Vec<u8>),
 }
 
@@ -56,8 +72,12 @@ const MOST_SENDS: usize = 24;
 
 pub fn session(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let Ok(peers) = Vec::<Peer>::arbitrary(&mut input) else { return };
-    let Ok(operations) = Vec::<Operation>::arbitrary(&mut input) else { return };
+    let Ok(peers) = Vec::<Peer>::arbitrary(&mut input) else {
+        return;
+    };
+    let Ok(operations) = Vec::<Operation>::arbitrary(&mut input) else {
+        return;
+    };
     let mut world = World::new(peers);
     for operation in operations.into_iter().take(64) {
         world.perform(operation);
@@ -67,9 +87,9 @@ pub fn session(data: &[u8]) {
 struct World {
     key: SigningKey,
     client: Client,
-    store: Store,
-    turns: Turns,
-    origins: Origins,
+    store: TokenManager,
+    turns: NonceGate,
+    origins: ServerState,
     now: UnixTime,
     drawn: u128,
     peers: Vec<Peer>,
@@ -85,15 +105,15 @@ impl World {
     fn new(peers: Vec<Peer>) -> Self {
         let key = SigningKey::from_jwk(KEY.as_bytes()).expect("a key");
         let endpoint = Endpoint::https("https://as.example/token").expect("an https URL");
-        let client =
-            Client::new(endpoint, ClientAuth::none("app").expect("an id")).dpop(key.public().clone());
+        let client = Client::new(endpoint, ClientAuth::none("app").expect("an id"))
+            .dpop(key.public().clone());
         let code = Grant::extension("authorization_code").expect("a name");
         Self {
             key,
             client,
-            store: Store::new(RefreshPolicy::default(), Some(code)),
-            turns: Turns::new(),
-            origins: Origins::new(),
+            store: TokenManager::new(RefreshPolicy::default(), Some(code)),
+            turns: NonceGate::new(),
+            origins: ServerState::new(),
             now: UnixTime::from_secs(1_700_000_000),
             drawn: 0,
             peers,
@@ -114,8 +134,8 @@ impl World {
             }
             Operation::Die => {
                 if let Some(mut ticket) = self.demand() {
-                    let _ = self.store.attempt(&mut ticket);
-                    let lapses = self.now.saturating_add(self.store.patience());
+                    let _ = self.store.begin_refresh(&mut ticket);
+                    let lapses = self.now.saturating_add(self.store.refresh_timeout());
                     self.dead.push((ticket, lapses));
                 }
             }
@@ -124,7 +144,9 @@ impl World {
                 self.call(method);
             }
             Operation::Later(millis) => {
-                self.now = self.now.saturating_add(Duration::from_millis(millis.into()));
+                self.now = self
+                    .now
+                    .saturating_add(Duration::from_millis(millis.into()));
             }
             Operation::Earlier(seconds) => {
                 self.now = self.now.saturating_sub(Duration::from_secs(seconds.into()));
@@ -134,14 +156,17 @@ impl World {
     }
 
     fn demand(&mut self) -> Option<Ticket> {
-        match self.store.demand(self.now) {
-            Demand::Use(token, ticket) => {
-                assert!(!self.refused.contains(token.access_token().expose()), "it was refused");
+        match self.store.poll(self.now) {
+            TokenAction::Use(token, ticket) => {
+                assert!(
+                    !self.refused.contains(token.access_token().expose()),
+                    "it was refused"
+                );
                 self.token = Some(token);
                 ticket
             }
-            Demand::Renew(ticket) => Some(ticket),
-            Demand::Wait(until) | Demand::Pause(until) => {
+            TokenAction::Refresh(ticket) => Some(ticket),
+            TokenAction::WaitUntil(until) | TokenAction::BackOffUntil(until) => {
                 assert!(until > self.now);
                 None
             }
@@ -149,37 +174,40 @@ impl World {
     }
 
     fn renew(&mut self, mut ticket: Ticket) {
-        let renewed = match self.store.attempt(&mut ticket) {
+        let renewed = match self.store.begin_refresh(&mut ticket) {
             Some(attempt) => self.ask(attempt.grant),
-            None => Err(Failure::unsent()),
+            None => Err(RefreshFailure::not_sent()),
         };
-        let _ = self.store.settle(ticket, renewed, self.now, 0);
+        let _ = self.store.complete(ticket, renewed, self.now, 0);
     }
 
-    fn ask(&mut self, grant: Grant) -> Result<Token, Failure> {
+    fn ask(&mut self, grant: Grant) -> Result<Token, RefreshFailure> {
         let mut exchange = self.client.token(grant).expect("a request");
         for _ in 0..MOST_SENDS {
-            self.now = self.now.saturating_add(exchange.wait());
-            let ambient = self.ambient();
-            let signing = exchange.prepare(&self.origins, ambient).expect("a request");
-            let Outgoing { request, pending } =
-                signing.finish(|request| self.sign(request)).expect("a signature");
+            self.now = self.now.saturating_add(exchange.delay());
+            let context = self.context();
+            let signing = exchange.prepare(&self.origins, context).expect("a request");
+            let PreparedRequest { request, pending } = signing
+                .finish(|request| self.sign(request))
+                .expect("a signature");
             self.remember(request.headers());
             let received = match self.answer(true) {
                 Ok(response) => pending.receive(response, &mut self.origins, self.now),
-                Err(sent) => pending.lost(sent, self.now),
+                Err(sent) => pending.transport_failed(sent, self.now),
             };
             match received {
-                Ok(Received::Done(token)) => return Ok(token),
-                Ok(Received::Again(again)) => exchange = again,
-                Err(error) => return Err(Failure::of(&error)),
+                Ok(Step::Done(token)) => return Ok(token),
+                Ok(Step::RetryAfter(again)) => exchange = again,
+                Err(error) => return Err(RefreshFailure::from_error(&error)),
             }
         }
         panic!("the exchange never ends");
     }
 
     fn call(&mut self, method: u8) {
-        let Some(token) = self.token.clone() else { return };
+        let Some(token) = self.token.clone() else {
+            return;
+        };
         if token.key().is_none() {
             return;
         }
@@ -187,22 +215,28 @@ impl World {
         let uri = Uri::from_static("https://rs.example/me");
         let mut call = token.authorize(&method, &uri).expect("a call");
         for _ in 0..MOST_SENDS {
-            self.now = self.now.saturating_add(call.wait());
-            let Turn::Go(pass) = self.turns.take(Role::ResourceServer, &uri).expect("a URL") else {
+            self.now = self.now.saturating_add(call.delay());
+            let Admission::Admitted(pass) = self
+                .turns
+                .acquire(Role::ResourceServer, &uri)
+                .expect("a URL")
+            else {
                 panic!("nobody else is under way");
             };
-            let ambient = self.ambient();
-            let signing = call.prepare(&self.origins, ambient).expect("headers");
-            let Authorized { headers, pending } =
-                signing.finish(|request| self.sign(request)).expect("a signature");
+            let context = self.context();
+            let signing = call.prepare(&self.origins, context).expect("headers");
+            let PreparedCall { headers, pending } = signing
+                .finish(|request| self.sign(request))
+                .expect("a signature");
             let mut sent = HeaderMap::new();
             headers.apply(&mut sent);
             self.remember(&sent);
             let response = match self.answer(false) {
                 Ok(response) => response,
                 Err(sent) => {
-                    self.turns.give_back(pass, keybound_core::Outcome::Lost);
-                    match pending.lost(sent, self.now) {
+                    self.turns
+                        .release(pass, keybound_core::driver::NonceOutcome::NoResponse);
+                    match pending.transport_failed(sent, self.now) {
                         Ok(again) => call = again,
                         Err(_) => return,
                     }
@@ -210,29 +244,36 @@ impl World {
                 }
             };
             let (status, headers) = (response.status(), response.headers());
-            self.turns.give_back(pass, pending.outcome(status, headers));
-            let judged = match pending.judge(status, headers, &mut self.origins, self.now) {
+            self.turns
+                .release(pass, pending.nonce_outcome(status, headers));
+            let judged = match pending.verdict(status, headers, &mut self.origins, self.now) {
                 Ok(judged) => judged,
                 // The one error that there is: no nonce was good enough.
                 Err(error) => {
-                    let Error::Server(refusal) = &error else { panic!("a verdict: {error}") };
+                    let Error::Server(refusal) = &error else {
+                        panic!("a verdict: {error}")
+                    };
                     assert_eq!(refusal.code(), Some("use_dpop_nonce"));
                     return;
                 }
             };
             match judged {
-                Judged::Deliver => return,
-                Judged::Rejected => {
+                Verdict::Deliver => return,
+                Verdict::TokenRejected => {
                     // It was there before this call, so that another is asked for, unless the origin refuses all.
-                    if !self.store.refused(&token, &uri, self.store.generation(), self.now) {
+                    if !self
+                        .store
+                        .refused(&token, &uri, self.store.generation(), self.now)
+                    {
                         return;
                     }
                     // A renewal may bring the same text again; the peer never does.
-                    self.refused.insert(token.access_token().expose().to_owned());
+                    self.refused
+                        .insert(token.access_token().expose().to_owned());
                     self.token = None;
                     return;
                 }
-                Judged::Again(again) => call = again,
+                Verdict::RetryAfter(again) => call = again,
             }
         }
         panic!("the call never ends");
@@ -240,20 +281,42 @@ impl World {
 
     /// What the peer says to the next request, or that nothing comes.
     fn answer(&mut self, is_token_request: bool) -> Result<Response<Vec<u8>>, Sent> {
-        let peer = if self.peers.is_empty() { None } else { Some(self.peers.remove(0)) };
+        let peer = if self.peers.is_empty() {
+            None
+        } else {
+            Some(self.peers.remove(0))
+        };
         let mut response = Response::new(Vec::new());
         match peer {
             Some(Peer::Lost { sent }) => return Err(if sent { Sent::Maybe } else { Sent::No }),
             Some(Peer::Garbage(body)) => *response.body_mut() = body,
-            Some(Peer::Answer { status, nonce, code, retry_after, date }) => {
+            Some(Peer::Answer {
+                status,
+                nonce,
+                code,
+                retry_after,
+                date,
+            }) => {
                 let status = STATUSES[usize::from(status) % STATUSES.len()];
                 *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
                 let code = CODES[usize::from(code) % CODES.len()];
                 *response.body_mut() = format!(r#"{{"error":"{code}"}}"#).into_bytes();
                 let headers = response.headers_mut();
-                insert(headers, "www-authenticate", Some(format!(r#"DPoP error="{code}""#)));
-                insert(headers, "dpop-nonce", nonce.map(|nonce| format!("n{nonce}")));
-                insert(headers, "retry-after", retry_after.map(|seconds| seconds.to_string()));
+                insert(
+                    headers,
+                    "www-authenticate",
+                    Some(format!(r#"DPoP error="{code}""#)),
+                );
+                insert(
+                    headers,
+                    "dpop-nonce",
+                    nonce.map(|nonce| format!("n{nonce}")),
+                );
+                insert(
+                    headers,
+                    "retry-after",
+                    retry_after.map(|seconds| seconds.to_string()),
+                );
                 insert(
                     headers,
                     "date",
@@ -267,17 +330,29 @@ impl World {
                     }),
                 );
             }
-            Some(Peer::Token { life, refresh, bound, nonce }) if is_token_request => {
+            Some(Peer::Token {
+                life,
+                refresh,
+                bound,
+                nonce,
+            }) if is_token_request => {
                 self.issued += 1;
                 let number = self.issued;
-                let refresh =
-                    if refresh { format!(r#","refresh_token":"r{number}""#) } else { String::new() };
+                let refresh = if refresh {
+                    format!(r#","refresh_token":"r{number}""#)
+                } else {
+                    String::new()
+                };
                 let kind = if bound { "DPoP" } else { "Bearer" };
                 *response.body_mut() = format!(
                     r#"{{"access_token":"t{number}","token_type":"{kind}","expires_in":{life}{refresh}}}"#
                 )
                 .into_bytes();
-                insert(response.headers_mut(), "dpop-nonce", nonce.map(|nonce| format!("n{nonce}")));
+                insert(
+                    response.headers_mut(),
+                    "dpop-nonce",
+                    nonce.map(|nonce| format!("n{nonce}")),
+                );
             }
             Some(Peer::Token { .. }) | None => {}
         }
@@ -285,33 +360,42 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let store = std::mem::replace(&mut self.store, Store::new(RefreshPolicy::default(), None));
+        let store = std::mem::replace(
+            &mut self.store,
+            TokenManager::new(RefreshPolicy::default(), None),
+        );
         self.dead.clear();
         self.token = None;
-        if let Some(kept) = store.kept() {
-            let json = kept.with_origins(self.origins.clone()).to_json();
-            let kept =
-                Kept::from_json(json.expose(), &self.client, UnixTime::from_secs(0)).expect("it was written");
-            self.origins = kept.origins().clone();
+        if let Some(kept) = store.snapshot() {
+            let json = kept.with_server_state(self.origins.clone()).to_json();
+            let kept = SessionState::from_json(json.expose(), &self.client, UnixTime::from_secs(0))
+                .expect("it was written");
+            self.origins = kept.server_state().clone();
             // What was refused is not written down: the next process finds out by itself.
             self.refused.clear();
-            self.store = Store::new(RefreshPolicy::default(), None).holding(kept);
+            self.store = TokenManager::new(RefreshPolicy::default(), None).with_state(kept);
         }
     }
 
-    fn ambient(&mut self) -> Ambient {
+    fn context(&mut self) -> RequestContext {
         self.drawn += 1;
-        Ambient::new(self.now, self.drawn.to_be_bytes())
+        RequestContext::new(self.now, self.drawn.to_be_bytes())
     }
 
-    fn sign(&self, request: &SignRequest) -> Result<keybound_core::jose::Signature, keybound_core::Error> {
+    fn sign(
+        &self,
+        request: &SignRequest,
+    ) -> Result<keybound_core::jose::Signature, keybound_core::Error> {
         self.key.sign(request)
     }
 
     /// No proof goes out twice.
     fn remember(&mut self, headers: &HeaderMap) {
         let proof = headers.get("dpop").expect("each request has a proof");
-        assert!(self.proofs.insert(proof.as_bytes().to_vec()), "a proof was sent twice");
+        assert!(
+            self.proofs.insert(proof.as_bytes().to_vec()),
+            "a proof was sent twice"
+        );
     }
 }
 

@@ -10,11 +10,18 @@ use keybound_fuzz::TARGETS;
 const MUTANTS: usize = 10_000;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
-    let mut paths: Vec<_> =
-        fs::read_dir(folder).expect(name).map(|entry| entry.expect(name).path()).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(name);
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .expect(name)
+        .map(|entry| entry.expect(name).path())
+        .collect();
     paths.sort();
-    paths.into_iter().map(|path| fs::read(path).expect(name)).collect()
+    paths
+        .into_iter()
+        .map(|path| fs::read(path).expect(name))
+        .collect()
 }
 
 fn run(name: &str, target: fn(&[u8]), input: &[u8]) {

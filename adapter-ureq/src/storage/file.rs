@@ -48,7 +48,10 @@ impl FileStorage {
     }
 
     fn path(&self, name: &str, extension: &str) -> PathBuf {
-        self.folder.join(format!("{}.{extension}", utf8_percent_encode(name, SPECIAL)))
+        self.folder.join(format!(
+            "{}.{extension}",
+            utf8_percent_encode(name, SPECIAL)
+        ))
     }
 }
 
@@ -75,8 +78,14 @@ impl Storage for FileStorage {
             return Err(format!("{}: longer than any session", path.display()).into());
         }
         // As large as it will be: a buffer that grows leaves copies behind.
-        let mut state = Vec::with_capacity(usize::try_from(length).unwrap_or_default().saturating_add(1));
-        file.take(MAX_STATE).read_to_end(&mut state).map_err(|error| at(&path, &error))?;
+        let mut state = Vec::with_capacity(
+            usize::try_from(length)
+                .unwrap_or_default()
+                .saturating_add(1),
+        );
+        file.take(MAX_STATE)
+            .read_to_end(&mut state)
+            .map_err(|error| at(&path, &error))?;
         Ok(Some(SecretBytes::new(state)))
     }
 
@@ -87,7 +96,11 @@ impl Storage for FileStorage {
             .open(&path)
             .map_err(|error| at(&path, &error))?;
         match FileExt::try_lock(&lock) {
-            Ok(()) => Ok(Some(Box::new(Locked { storage: self, name: name.to_owned(), _lock: lock }))),
+            Ok(()) => Ok(Some(Box::new(Locked {
+                storage: self,
+                name: name.to_owned(),
+                _lock: lock,
+            }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(at(&path, &error)),
         }

@@ -6,7 +6,7 @@ use keybound_core::SecretBytes;
 
 use super::{Lease, Storage, StorageError};
 
-/// Keeps sessions in memory: for those that a [`Pool`](crate::Pool) closes, and for tests.
+/// Keeps sessions in memory: for those that a [`SessionPool`](crate::SessionPool) closes, and for tests.
 #[derive(Debug, Default)]
 pub struct MemoryStorage(Mutex<State>);
 
@@ -38,7 +38,10 @@ impl Storage for MemoryStorage {
         if !self.state().leased.insert(name.clone()) {
             return Ok(None);
         }
-        Ok(Some(Box::new(Leased { storage: self, name })))
+        Ok(Some(Box::new(Leased {
+            storage: self,
+            name,
+        })))
     }
 }
 
@@ -49,7 +52,10 @@ struct Leased<'a> {
 
 impl Lease for Leased<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
-        self.storage.state().kept.insert(self.name.clone(), state.clone());
+        self.storage
+            .state()
+            .kept
+            .insert(self.name.clone(), state.clone());
         Ok(true)
     }
 

@@ -5,14 +5,14 @@
 //! | [`MemoryStorage`] | until the process ends | one thread of it |
 //! | `FileStorage`, feature `file` | in a folder, each session in a file of its own, mode 0600 | one process of this machine, by a lock that its end releases |
 //! | `RedisStorage`, feature `redis` | in Redis | one process of a fleet, by a lease that lapses |
-//! | [`Sealed`] | in any of them, encrypted | as there |
+//! | [`EncryptedStorage`] | in any of them, encrypted | as there |
 
+mod encrypted;
 #[cfg(feature = "file")]
 mod file;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
-mod sealed;
 
 use std::error::Error;
 use std::fmt;
@@ -20,15 +20,15 @@ use std::time::Duration;
 
 use keybound_core::SecretBytes;
 
+pub use encrypted::EncryptedStorage;
 #[cfg(feature = "file")]
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 #[cfg(feature = "redis")]
 pub use redis::RedisStorage;
-pub use sealed::Sealed;
 
 /// Where the states of sessions are kept, each under a name of its own. What is kept holds secrets in clear, unless
-/// it is [`Sealed`].
+/// it is [`EncryptedStorage`].
 pub trait Storage: Send + Sync {
     /// What was saved last under this name.
     ///
@@ -41,7 +41,11 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// If the storage can't be reached.
-    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError>;
+    fn lease(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError>;
 }
 
 /// The right to save what a renewal brings.
@@ -68,7 +72,11 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
         (**self).load(name)
     }
 
-    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+    fn lease(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         (**self).lease(name, patience)
     }
 }

@@ -53,7 +53,13 @@ impl RedisStorage {
     /// By this client; all its keys begin with `prefix`. Nothing is connected yet.
     pub fn new(client: Client, prefix: &str) -> Self {
         let timeout = Duration::from_secs(1);
-        Self { client, prefix: prefix.to_owned(), timeout, keep_for: None, idle: Mutex::default() }
+        Self {
+            client,
+            prefix: prefix.to_owned(),
+            timeout,
+            keep_for: None,
+            idle: Mutex::default(),
+        }
     }
 
     /// How long Redis may take to connect and to answer until it counts as gone. A second unless set.
@@ -76,7 +82,9 @@ impl RedisStorage {
         if let Some(mut connection) = idle {
             match command.query(&mut connection) {
                 // It was closed while it was idle. (Where Redis is slow, what was asked may have been done.)
-                Err(error) if error.kind() == ErrorKind::Io && !error.is_timeout() => self.idle().clear(),
+                Err(error) if error.kind() == ErrorKind::Io && !error.is_timeout() => {
+                    self.idle().clear()
+                }
                 answer => return self.keep(connection, answer),
             }
         }
@@ -88,8 +96,16 @@ impl RedisStorage {
     }
 
     /// Puts a connection back that is still good.
-    fn keep<T>(&self, connection: Connection, answer: Result<T, RedisError>) -> Result<T, RedisError> {
-        if answer.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::Io) {
+    fn keep<T>(
+        &self,
+        connection: Connection,
+        answer: Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
+        if answer
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.kind() != ErrorKind::Io)
+        {
             let mut idle = self.idle();
             if idle.len() < Self::IDLE {
                 idle.push(connection);
@@ -114,7 +130,11 @@ impl RedisStorage {
     fn script(&self, script: &str, name: &str) -> Cmd {
         let key = self.key(name);
         let mut command = cmd("EVAL");
-        command.arg(script).arg(2).arg(&key).arg(format!("{key}:lease"));
+        command
+            .arg(script)
+            .arg(2)
+            .arg(&key)
+            .arg(format!("{key}:lease"));
         command
     }
 }
@@ -125,12 +145,24 @@ impl Storage for RedisStorage {
         Ok(state.map(SecretBytes::new))
     }
 
-    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        let fence: u64 = self.ask(self.script(LEASE, name).arg(millis(patience)).arg(self.kept_millis()))?;
+    fn lease(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+        let fence: u64 = self.ask(
+            self.script(LEASE, name)
+                .arg(millis(patience))
+                .arg(self.kept_millis()),
+        )?;
         if fence == 0 {
             return Ok(None);
         }
-        Ok(Some(Box::new(Leased { storage: self, name: name.to_owned(), fence })))
+        Ok(Some(Box::new(Leased {
+            storage: self,
+            name: name.to_owned(),
+            fence,
+        })))
     }
 }
 
@@ -142,12 +174,19 @@ struct Leased<'a> {
 
 impl Lease for Leased<'_> {
     fn remove(&mut self) -> Result<(), StorageError> {
-        Ok(self.storage.ask(cmd("HDEL").arg(self.storage.key(&self.name)).arg("state"))?)
+        Ok(self
+            .storage
+            .ask(cmd("HDEL").arg(self.storage.key(&self.name)).arg("state"))?)
     }
 
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         let mut script = self.storage.script(SAVE, &self.name);
-        Ok(self.storage.ask(script.arg(self.fence).arg(state.expose()).arg(self.storage.kept_millis()))?)
+        Ok(self.storage.ask(
+            script
+                .arg(self.fence)
+                .arg(state.expose())
+                .arg(self.storage.kept_millis()),
+        )?)
     }
 }
 
@@ -161,11 +200,15 @@ impl Drop for Leased<'_> {
 
 /// A millisecond at least: zero means no limit to Redis.
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 impl fmt::Debug for RedisStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStorage").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("RedisStorage")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }

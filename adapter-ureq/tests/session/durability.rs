@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keybound_ureq::storage::{FileStorage, Lease, MemoryStorage, Storage, StorageError};
 use keybound_ureq::{
-    Client, ClientAuth, Endpoint, Error, Grant, Pool, RefreshPolicy, Retry, Secret, SecretBytes, Session,
-    SessionBuilder, Token, Transport,
+    Client, ClientAuth, Endpoint, Error, Grant, RefreshPolicy, Retry, Secret, SecretBytes, Session,
+    SessionBuilder, SessionPool, Token, Transport,
 };
 
 use serde_json::Value;
@@ -50,17 +50,22 @@ fn rotating_server(life: u64, refreshes: impl Fn() + Send + Sync + 'static) -> S
 /// What a process has: a session of its own, with nothing in common with others but the storage.
 fn process(server: &Server, storage: &Arc<dyn Storage>) -> SessionBuilder {
     Session::resume(Transport::new(), server.client())
-        .kept_in(Arc::clone(storage), "one")
-        .policy(RefreshPolicy::default().pause(Duration::ZERO))
+        .storage(Arc::clone(storage), "one")
+        .policy(RefreshPolicy::default().retry_interval(Duration::ZERO))
 }
 
 fn code() -> Grant {
-    Grant::extension("authorization_code").unwrap().param("code", "c").unwrap()
+    Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap()
 }
 
 /// A token of a login that was made without a session.
 fn login(server: &Server) -> Token {
-    Transport::new().run(server.client().token(code()).unwrap()).unwrap()
+    Transport::new()
+        .execute(server.client().token(code()).unwrap())
+        .unwrap()
 }
 
 fn refresh_token_of(token: &Token) -> &str {
@@ -92,8 +97,13 @@ fn in_child() -> Option<(Session, String)> {
     let endpoint = format!("{}/token", env::var("KEYBOUND_SERVER").unwrap());
     let auth = ClientAuth::basic("id", Secret::new("secret")).unwrap();
     let client = Client::new(Endpoint::loopback_http(&endpoint).unwrap(), auth);
-    let policy = RefreshPolicy::default().early(EARLY).pause(Duration::ZERO);
-    let session = Session::resume(Transport::new(), client).policy(policy).kept_in(storage, "one").open();
+    let policy = RefreshPolicy::default()
+        .refresh_before_expiry(EARLY)
+        .retry_interval(Duration::ZERO);
+    let session = Session::resume(Transport::new(), client)
+        .policy(policy)
+        .storage(storage, "one")
+        .build();
     Some((session, env::var("KEYBOUND_OWNER").unwrap()))
 }
 
@@ -121,14 +131,19 @@ fn work(session: Session, owner: &str) {
             thread::spawn(move || drop(clone)).join().unwrap();
         }
         "a pool" => {
-            let pool = Pool::new(1, move |_: &u8| session.clone());
+            let pool = SessionPool::new(1, move |_: &u8| session.clone());
             pool.session(&0);
             drop(pool);
         }
         "an agent" => {
             let authorizer = session.authorizer(["https://rs.example"]).unwrap();
             drop(session);
-            drop(ureq::Agent::config_builder().middleware(authorizer).build().new_agent());
+            drop(
+                ureq::Agent::config_builder()
+                    .middleware(authorizer)
+                    .build()
+                    .new_agent(),
+            );
         }
         other => panic!("{other}"),
     }
@@ -140,14 +155,25 @@ const OWNERS: [&str; 4] = ["main", "a thread's clone", "a pool", "an agent"];
 fn store_token(folder: &Path, server: &Server) -> Arc<dyn Storage> {
     let storage = file_storage(folder);
     let session = Session::builder(Transport::new(), server.client(), code());
-    session.kept_in(Arc::clone(&storage), "one").open().token().unwrap();
+    session
+        .storage(Arc::clone(&storage), "one")
+        .build()
+        .token()
+        .unwrap();
     set_expiry(folder);
     storage
 }
 
 fn set_expiry(folder: &Path) {
-    let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let file = files.find(|path| path.extension().is_some_and(|extension| extension == "session")).unwrap();
+    let mut files = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let file = files
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "session")
+        })
+        .unwrap();
     let mut state: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let millis = |time: Duration| Value::from(u64::try_from(time.as_millis()).unwrap());
@@ -173,7 +199,7 @@ fn a_process_that_ends_while_a_refresh_is_under_way_has_stored_the_new_refresh_t
                 });
                 let storage = store_token(folder.path(), &server);
                 child(name, folder.path(), &server, owner);
-                let next = process(&server, &storage).open().token().unwrap();
+                let next = process(&server, &storage).build().token().unwrap();
                 assert_eq!(refresh_token_of(&next), "r2", "{owner}");
                 assert_eq!(server.count("/token"), 2, "{owner}");
             });
@@ -191,12 +217,15 @@ fn processes_that_end_while_answers_are_lost_do_not_use_up_the_refresh_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(ASKED);
     let server = Server::start(move |asked| {
-        if asked.body.contains("grant_type=refresh_token") && losing.fetch_add(1, Ordering::SeqCst) < 2 {
+        if asked.body.contains("grant_type=refresh_token")
+            && losing.fetch_add(1, Ordering::SeqCst) < 2
+        {
             fs::write(&file, "").unwrap();
             thread::sleep(Duration::from_millis(300));
             return String::new();
         }
-        let token = r#"{"access_token":"a","token_type":"Bearer","expires_in":3600,"refresh_token":"r"}"#;
+        let token =
+            r#"{"access_token":"a","token_type":"Bearer","expires_in":3600,"refresh_token":"r"}"#;
         response("200 OK", token)
     });
     let storage = store_token(folder.path(), &server);
@@ -208,7 +237,15 @@ fn processes_that_end_while_answers_are_lost_do_not_use_up_the_refresh_token() {
     assert_eq!(lost.load(Ordering::SeqCst), 2);
     thread::sleep(EARLY);
     // It has expired.
-    assert_eq!(process(&server, &storage).open().token().unwrap().access_token().expose(), "a");
+    assert_eq!(
+        process(&server, &storage)
+            .build()
+            .token()
+            .unwrap()
+            .access_token()
+            .expose(),
+        "a"
+    );
     assert_eq!(lost.load(Ordering::SeqCst), 3);
 }
 
@@ -240,7 +277,11 @@ impl Storage for Faulty {
         self.inside.load(name)
     }
 
-    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+    fn lease(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         match self.inside.lease(name, patience)? {
             Some(lease) => Ok(Some(Box::new(FaultyLease(lease, self)))),
             None => Ok(None),
@@ -252,7 +293,13 @@ impl Lease for FaultyLease<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         let slow = *self.1.slow.lock().unwrap();
         thread::sleep(slow);
-        if self.1.full_until.lock().unwrap().is_some_and(|until| Instant::now() < until) {
+        if self
+            .1
+            .full_until
+            .lock()
+            .unwrap()
+            .is_some_and(|until| Instant::now() < until)
+        {
             self.1.failures.fetch_add(1, Ordering::SeqCst);
             return Err("no space left".into());
         }
@@ -285,7 +332,7 @@ fn a_caller_with_a_good_token_never_waits_for_the_storage_of_a_failed_refresh() 
         });
         let faulty = Arc::new(Faulty::default());
         let storage: Arc<dyn Storage> = faulty.clone();
-        let session = process(&server, &storage).token(login(&server)).open();
+        let session = process(&server, &storage).token(login(&server)).build();
         session.token().unwrap();
         // It is due after eight seconds, or up to a second later.
         thread::sleep(Duration::from_millis(9050));
@@ -299,7 +346,10 @@ fn a_caller_with_a_good_token_never_waits_for_the_storage_of_a_failed_refresh() 
             thread::sleep(Duration::from_millis(1));
         }
         assert!(refused.load(Ordering::SeqCst), "it was due");
-        assert!(slowest < Duration::from_millis(150), "a good token took {slowest:?}");
+        assert!(
+            slowest < Duration::from_millis(150),
+            "a good token took {slowest:?}"
+        );
         faulty.slow_down(Duration::ZERO);
     }
 }
@@ -310,17 +360,20 @@ fn a_token_that_a_session_is_given_is_stored_for_the_next_process() {
         let server = rotating_server(2, || {});
         let folder = tempfile::tempdir().unwrap();
         let storage = file_storage(folder.path());
-        let session = process(&server, &storage).token(login(&server)).open();
+        let session = process(&server, &storage).token(login(&server)).build();
         if is_used {
             session.token().unwrap();
         }
         drop(session);
-        let next = process(&server, &storage).open().token().unwrap();
+        let next = process(&server, &storage).build().token().unwrap();
         assert_eq!(refresh_token_of(&next), "r1");
         assert_eq!(server.count("/token"), 1);
         // And the one after it goes on by its refresh token.
         thread::sleep(Duration::from_millis(2100));
-        assert_eq!(refresh_token_of(&process(&server, &storage).open().token().unwrap()), "r2");
+        assert_eq!(
+            refresh_token_of(&process(&server, &storage).build().token().unwrap()),
+            "r2"
+        );
     }
 }
 
@@ -338,8 +391,8 @@ fn a_token_of_a_new_login_replaces_what_an_earlier_login_has_stored() {
     });
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     for number in 0..3 {
-        drop(process(&server, &storage).token(login(&server)).open());
-        let next = process(&server, &storage).open().token().unwrap();
+        drop(process(&server, &storage).token(login(&server)).build());
+        let next = process(&server, &storage).build().token().unwrap();
         assert_eq!(refresh_token_of(&next), format!("r{number}"));
     }
 }
@@ -350,7 +403,7 @@ fn a_restart_with_an_older_token_goes_on_with_what_has_been_rotated_since() {
     let folder = tempfile::tempdir().unwrap();
     let storage = file_storage(folder.path());
     let mut given = vec![login(&server)];
-    let session = process(&server, &storage).token(given[0].clone()).open();
+    let session = process(&server, &storage).token(given[0].clone()).build();
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(2100));
         given.push(session.token().unwrap());
@@ -359,12 +412,15 @@ fn a_restart_with_an_older_token_goes_on_with_what_has_been_rotated_since() {
     assert_eq!(refresh_token_of(&given[3]), "r4");
     // The token of the login, and those that the application has seen since.
     for old in given {
-        let session = process(&server, &storage).token(old).open();
+        let session = process(&server, &storage).token(old).build();
         // An old token may still be handed out before the storage was read; then it is the rotated one.
         thread::sleep(Duration::from_millis(200));
         assert_eq!(refresh_token_of(&session.token().unwrap()), "r4");
         drop(session);
-        assert_eq!(refresh_token_of(&process(&server, &storage).open().token().unwrap()), "r4");
+        assert_eq!(
+            refresh_token_of(&process(&server, &storage).build().token().unwrap()),
+            "r4"
+        );
     }
     assert_eq!(server.count("/token"), 4);
 }
@@ -380,7 +436,7 @@ fn a_restart_with_a_refresh_token_that_was_rotated_goes_on_with_the_rotated_one(
         thread::sleep(Duration::from_millis(after));
         let grant = Grant::refresh_token(first.clone()).unwrap();
         let session = Session::builder(Transport::new(), server.client(), grant);
-        let session = session.kept_in(Arc::clone(&storage), "one").open();
+        let session = session.storage(Arc::clone(&storage), "one").build();
         assert_eq!(refresh_token_of(&session.token().unwrap()), number);
     }
     assert_eq!(server.count("/token"), 3);
@@ -406,14 +462,20 @@ fn a_refresh_token_that_could_not_be_saved_at_first_is_saved_later() {
         });
         let storage: Arc<dyn Storage> = faulty.clone();
         let session = Session::builder(Transport::new(), server.client(), code());
-        let session = session.kept_in(Arc::clone(&storage), "one").open();
+        let session = session.storage(Arc::clone(&storage), "one").build();
         session.token().unwrap();
         thread::sleep(Duration::from_millis(1100));
         assert_eq!(refresh_token_of(&session.token().unwrap()), "r1");
-        assert!(faulty.failures.load(Ordering::SeqCst) > 0, "the storage has failed");
+        assert!(
+            faulty.failures.load(Ordering::SeqCst) > 0,
+            "the storage has failed"
+        );
         // Nobody asks for a token again.
         thread::sleep(Duration::from_millis(time + 1000));
-        assert_eq!(refresh_token_of(&process(&server, &storage).open().token().unwrap()), "r1");
+        assert_eq!(
+            refresh_token_of(&process(&server, &storage).build().token().unwrap()),
+            "r1"
+        );
         assert_eq!(server.count("/token"), 2);
     }
 }
@@ -429,15 +491,21 @@ fn a_grant_that_is_good_once_is_not_spent_where_its_token_can_not_be_stored() {
             let storage = file_storage(folder.path());
             let before = server.count("/token");
             let session = Session::builder(Transport::new(), server.client(), grant.clone())
-                .kept_in(Arc::clone(&storage), "n".repeat(length))
-                .open();
+                .storage(Arc::clone(&storage), "n".repeat(length))
+                .build();
             let stored = || {
                 let next = Session::resume(Transport::new(), server.client());
-                next.kept_in(Arc::clone(&storage), "n".repeat(length)).open().token()
+                next.storage(Arc::clone(&storage), "n".repeat(length))
+                    .build()
+                    .token()
             };
             match session.token() {
                 Ok(token) => {
-                    assert_eq!(refresh_token_of(&stored().unwrap()), refresh_token_of(&token), "{length}");
+                    assert_eq!(
+                        refresh_token_of(&stored().unwrap()),
+                        refresh_token_of(&token),
+                        "{length}"
+                    );
                     break; // it is used up
                 }
                 Err(error) => {
@@ -451,9 +519,9 @@ fn a_grant_that_is_good_once_is_not_spent_where_its_token_can_not_be_stored() {
     let faulty = Arc::new(Faulty::default());
     faulty.fail_for(Duration::from_secs(3600));
     let session = Session::builder(Transport::new(), server.client(), code())
-        .policy(RefreshPolicy::default().pause(Duration::ZERO))
-        .kept_in(faulty.clone(), "one")
-        .open();
+        .policy(RefreshPolicy::default().retry_interval(Duration::ZERO))
+        .storage(faulty.clone(), "one")
+        .build();
     let before = server.count("/token");
     for _ in 0..3 {
         let error = session.token().unwrap_err();

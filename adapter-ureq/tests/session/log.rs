@@ -18,7 +18,10 @@ impl Log for Records {
 
     fn log(&self, record: &Record<'_>) {
         if record.target() == "keybound" {
-            self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+            self.0
+                .lock()
+                .unwrap()
+                .push(format!("{} {}", record.level(), record.args()));
         }
     }
 
@@ -36,9 +39,10 @@ fn the_log_tells_what_happened_and_no_secret() {
         let mut asked = asked.lock().unwrap();
         *asked += 1;
         match (request.path.as_str(), *asked) {
-            ("/token", 1) => {
-                response("503 Service Unavailable\r\nRetry-After: 0\r\nX-Request-Id: req-7", "plantedbody")
-            }
+            ("/token", 1) => response(
+                "503 Service Unavailable\r\nRetry-After: 0\r\nX-Request-Id: req-7",
+                "plantedbody",
+            ),
             ("/token", 4) => response("400 Bad Request", r#"{"error":"invalid_grant"}"#),
             ("/token", _) => response(
                 "200 OK",
@@ -50,12 +54,15 @@ fn the_log_tells_what_happened_and_no_secret() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let client = server.client().dpop(key.public().clone());
     let code = Grant::extension("authorization_code").unwrap();
-    let code = code.secret_param("code", Secret::new("plantedcode")).unwrap();
+    let code = code
+        .secret_param("code", Secret::new("plantedcode"))
+        .unwrap();
     let session = Session::new(Transport::new().signer(key), client, code);
-    let request =
-        Request::get(format!("{}/resource?account=plantedquery", server.url)).body("plantedbody").unwrap();
+    let request = Request::get(format!("{}/resource?account=plantedquery", server.url))
+        .body("plantedbody")
+        .unwrap();
     session.token().unwrap();
-    assert_eq!(session.run(request).unwrap().status(), 401);
+    assert_eq!(session.send(request).unwrap().status(), 401);
 
     let url = &server.url;
     let records = RECORDS.0.lock().unwrap().join("\n");
@@ -66,7 +73,10 @@ fn the_log_tells_what_happened_and_no_secret() {
         "INFO a token that expires at ".into(),
         format!("DEBUG GET {url}/resource\n"),
         format!("DEBUG 401 Unauthorized from {url}/resource"),
-        format!("WARN no new token: {} refused: 400 invalid_grant", url.trim_start_matches("http://")),
+        format!(
+            "WARN no new token: {} refused: 400 invalid_grant",
+            url.trim_start_matches("http://")
+        ),
     ] {
         assert!(records.contains(&said), "{said} is not in\n{records}");
     }

@@ -28,7 +28,11 @@ fn with_a_nonce_that_changes_at_every_success_all_twenty_succeed() {
     });
     let session = server.bound_session();
     assert_eq!(server.calls_at_once(&session, 20), vec![200; 20]);
-    assert!(server.count("/resource") <= 60, "{}", server.count("/resource"));
+    assert!(
+        server.count("/resource") <= 60,
+        "{}",
+        server.count("/resource")
+    );
 }
 
 #[test]
@@ -40,7 +44,11 @@ fn with_nonces_that_are_good_once_all_twenty_succeed() {
     });
     let session = server.bound_session();
     assert_eq!(server.calls_at_once(&session, 20), vec![200; 20]);
-    assert!(server.count("/resource") <= 60, "{}", server.count("/resource"));
+    assert!(
+        server.count("/resource") <= 60,
+        "{}",
+        server.count("/resource")
+    );
 }
 
 #[test]
@@ -57,7 +65,7 @@ fn a_first_call_that_hangs_does_not_take_the_others_with_it() {
     });
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let client = server.client().dpop(key.public().clone());
-    let transport = Transport::new().signer(key).budget(Duration::from_secs(4));
+    let transport = Transport::new().signer(key).timeout(Duration::from_secs(4));
     let session = Session::new(transport, client, Grant::client_credentials());
     session.token().unwrap();
     let answered = at_once(10, || server.call(&session).is_ok());
@@ -73,7 +81,9 @@ fn a_server_that_always_wants_another_nonce_is_obeyed_three_times_at_most() {
     let session = server.bound_session();
     for sends in [2, 5] {
         let error = server.call(&session).unwrap_err();
-        let Error::Core(CoreError::Server(refusal)) = &*error else { panic!("{error:?}") };
+        let Error::Core(CoreError::Server(refusal)) = &*error else {
+            panic!("{error:?}")
+        };
         assert_eq!(refusal.code(), Some("use_dpop_nonce"));
         assert_eq!(server.count("/resource"), sends);
     }
@@ -88,7 +98,10 @@ fn a_server_that_wants_no_nonce_is_called_by_all_at_once_after_the_first() {
         if asked.path == "/token" {
             return token("bound", "DPoP", 3600);
         }
-        seen.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        seen.fetch_max(
+            under_way.fetch_add(1, Ordering::SeqCst) + 1,
+            Ordering::SeqCst,
+        );
         thread::sleep(Duration::from_millis(100));
         under_way.fetch_sub(1, Ordering::SeqCst);
         response("200 OK", "")

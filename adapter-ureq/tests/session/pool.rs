@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use keybound_ureq::{Grant, Pool, Session, Transport};
+use keybound_ureq::{Grant, Session, SessionPool, Transport};
 
 use crate::server::{Server, token};
 
@@ -12,9 +12,13 @@ fn a_pool_closes_the_session_that_was_asked_for_longest_ago_unless_it_is_held() 
     let opened = Arc::new(Mutex::new(Vec::new()));
     let (seen, client) = (Arc::clone(&opened), server.client());
     let transport = Arc::new(Transport::new());
-    let pool = Pool::new(2, move |person: &u32| {
+    let pool = SessionPool::new(2, move |person: &u32| {
         seen.lock().unwrap().push(*person);
-        Session::new(Arc::clone(&transport), client.clone(), Grant::client_credentials())
+        Session::new(
+            Arc::clone(&transport),
+            client.clone(),
+            Grant::client_credentials(),
+        )
     });
     let held = pool.session(&1);
     for person in [2, 1, 3, 1, 3, 2, 1] {

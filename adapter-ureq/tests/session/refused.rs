@@ -24,7 +24,11 @@ fn server(
     let seen = Arc::clone(&used);
     let server = Server::start(move |asked| {
         if asked.path == "/token" {
-            return token(&format!("t{}", made.fetch_add(1, Ordering::SeqCst)), token_type, 3600);
+            return token(
+                &format!("t{}", made.fetch_add(1, Ordering::SeqCst)),
+                token_type,
+                3600,
+            );
         }
         let bearer = asked.bearer.clone().unwrap_or_default();
         let is_taken = takes(&bearer);
@@ -35,7 +39,11 @@ fn server(
 }
 
 fn session(server: &Server, token_type: &str) -> Session {
-    if token_type == "DPoP" { server.bound_session() } else { server.session(RefreshPolicy::default()) }
+    if token_type == "DPoP" {
+        server.bound_session()
+    } else {
+        server.session(RefreshPolicy::default())
+    }
 }
 
 #[test]
@@ -77,7 +85,10 @@ fn an_agent_at_a_resource_that_refuses_every_token_causes_two_token_requests() {
         let (server, _) = server("Bearer", UNAUTHORIZED[1], |_| false);
         let session = session(&server, "Bearer");
         let config = ureq::Agent::config_builder().http_status_as_error(status_as_error);
-        let agent = config.middleware(session.authorizer([server.url.as_str()]).unwrap()).build().new_agent();
+        let agent = config
+            .middleware(session.authorizer([server.url.as_str()]).unwrap())
+            .build()
+            .new_agent();
         for _ in 0..10 {
             match agent.get(format!("{}/resource", server.url)).call() {
                 Ok(answer) => assert_eq!(answer.status(), 401),
@@ -93,13 +104,16 @@ fn a_refusing_resource_costs_no_other_resource_its_tokens() {
     let (refusing, _) = server("Bearer", UNAUTHORIZED[0], |_| false);
     let revoked = Arc::new(AtomicBool::new(false));
     let is_revoked = Arc::clone(&revoked);
-    let (good, used) =
-        server("Bearer", UNAUTHORIZED[0], move |token| token != "t1" || !is_revoked.load(Ordering::SeqCst));
+    let (good, used) = server("Bearer", UNAUTHORIZED[0], move |token| {
+        token != "t1" || !is_revoked.load(Ordering::SeqCst)
+    });
     // Tokens come from the good one.
     let session = good.session(RefreshPolicy::default());
     for _ in 0..5 {
-        let request = ureq::http::Request::get(&refusing.url).body(Vec::new()).unwrap();
-        assert_eq!(session.run(request).unwrap().status(), 401);
+        let request = ureq::http::Request::get(&refusing.url)
+            .body(Vec::new())
+            .unwrap();
+        assert_eq!(session.send(request).unwrap().status(), 401);
         assert_eq!(good.call(&session).unwrap().status(), 200);
     }
     assert_eq!(good.count("/token"), 2);
@@ -114,8 +128,9 @@ fn a_refusing_resource_costs_no_other_resource_its_tokens() {
 fn refusals_that_are_not_in_a_row_cause_no_hold_off() {
     // Each token is taken once, and refused from then on.
     let taken = Mutex::new(std::collections::HashSet::new());
-    let (server, _) =
-        server("Bearer", UNAUTHORIZED[1], move |token| taken.lock().unwrap().insert(token.to_owned()));
+    let (server, _) = server("Bearer", UNAUTHORIZED[1], move |token| {
+        taken.lock().unwrap().insert(token.to_owned())
+    });
     let session = session(&server, "Bearer");
     for call in 1..=6 {
         assert_eq!(server.call(&session).unwrap().status(), 200);

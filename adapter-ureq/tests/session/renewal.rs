@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::storage::{MemoryStorage, Storage};
-use keybound_ureq::{CoreError, Error, Event, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport};
+use keybound_ureq::{
+    CoreError, Error, Event, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport,
+};
 
 use crate::server::{Server, at_once, response, token};
 
@@ -35,7 +37,9 @@ fn a_renewal_that_fails_gives_all_who_waited_the_same_error() {
     let errors = at_once(20, || session.token().unwrap_err());
     assert_eq!(server.count("/token"), 1);
     for error in errors {
-        let Error::Core(CoreError::Server(refusal)) = &*error else { panic!("{error:?}") };
+        let Error::Core(CoreError::Server(refusal)) = &*error else {
+            panic!("{error:?}")
+        };
         assert_eq!(refusal.code(), Some("invalid_scope"));
     }
 }
@@ -46,8 +50,12 @@ fn without_a_pause_too_a_renewal_that_fails_is_one_for_all_who_waited() {
         thread::sleep(Duration::from_millis(300));
         response("400 Bad Request", r#"{"error":"invalid_scope"}"#)
     });
-    let session = server.session(RefreshPolicy::default().pause(Duration::ZERO));
-    assert!(at_once(20, || session.token().is_err()).into_iter().all(|failed| failed));
+    let session = server.session(RefreshPolicy::default().retry_interval(Duration::ZERO));
+    assert!(
+        at_once(20, || session.token().is_err())
+            .into_iter()
+            .all(|failed| failed)
+    );
     assert_eq!(server.count("/token"), 1);
 }
 
@@ -56,15 +64,25 @@ fn whoever_renews_waits_no_longer_than_the_budget_and_what_comes_later_is_used()
     let storage = Arc::new(MemoryStorage::new());
     let server = Server::start(|_| token("a", "Bearer", 3600));
     let budget = Duration::from_millis(300);
-    let session =
-        Session::builder(Transport::new().budget(budget), server.client(), Grant::client_credentials());
-    let session = session.kept_in(storage.clone(), "one").open();
+    let session = Session::builder(
+        Transport::new().timeout(budget),
+        server.client(),
+        Grant::client_credentials(),
+    );
+    let session = session.storage(storage.clone(), "one").build();
     // Another process renews, and takes its time.
-    let lease = storage.lease(&server.stored_as("one"), budget).unwrap().unwrap();
+    let lease = storage
+        .lease(&server.stored_as("one"), budget)
+        .unwrap()
+        .unwrap();
     let asked = Instant::now();
     let error = session.token().unwrap_err();
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert!(matches!(&*error, Error::OutOfTime), "{error}");
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(matches!(&*error, Error::Timeout), "{error}");
     drop(lease);
     assert_eq!(session.token().unwrap().access_token().expose(), "a");
 }
@@ -73,9 +91,16 @@ fn whoever_renews_waits_no_longer_than_the_budget_and_what_comes_later_is_used()
 fn a_token_that_is_refused_is_renewed_once_and_the_call_repeated_once() {
     let made = AtomicUsize::new(0);
     let server = Server::start(move |asked| match asked.path.as_str() {
-        "/token" => token(&format!("t{}", made.fetch_add(1, Ordering::Relaxed)), "Bearer", 3600),
+        "/token" => token(
+            &format!("t{}", made.fetch_add(1, Ordering::Relaxed)),
+            "Bearer",
+            3600,
+        ),
         _ if asked.bearer.as_deref() == Some("t1") => response("200 OK", ""),
-        _ => response("401 Unauthorized\r\nWWW-Authenticate: Bearer error=\"invalid_token\"", ""),
+        _ => response(
+            "401 Unauthorized\r\nWWW-Authenticate: Bearer error=\"invalid_token\"",
+            "",
+        ),
     });
     let session = server.session(RefreshPolicy::default());
     session.token().unwrap();
@@ -107,13 +132,17 @@ fn whoever_has_a_good_token_does_not_wait_for_its_renewal() {
 fn a_grant_that_is_good_once_is_followed_by_refresh_tokens() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" if asked.body.contains("refresh_token=r0") => token("second", "Bearer", 3600),
-        "/token" => {
-            response("200 OK", r#"{"access_token":"first","token_type":"Bearer","refresh_token":"r0"}"#)
-        }
+        "/token" => response(
+            "200 OK",
+            r#"{"access_token":"first","token_type":"Bearer","refresh_token":"r0"}"#,
+        ),
         _ if asked.bearer.as_deref() == Some("second") => response("200 OK", ""),
         _ => response("401 Unauthorized", ""),
     });
-    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
     let session = Session::new(Transport::new(), server.client(), code);
     session.token().unwrap();
     assert_eq!(server.call(&session).unwrap().status(), 200);
@@ -122,21 +151,30 @@ fn a_grant_that_is_good_once_is_followed_by_refresh_tokens() {
 #[test]
 fn a_refresh_token_is_sent_until_the_server_says_that_it_is_used_up() {
     for (answer, is_verdict) in [
-        (response("400 Bad Request", r#"{"error":"invalid_grant"}"#), true),
+        (
+            response("400 Bad Request", r#"{"error":"invalid_grant"}"#),
+            true,
+        ),
         // Perhaps it was not used up: only the server knows.
         (String::new(), false),
         (response("502 Bad Gateway", "<html>"), false),
     ] {
         let server = Server::start(move |asked| match asked.path.as_str() {
             "/token" if asked.body.contains("refresh_token=r0") => answer.clone(),
-            "/token" => {
-                response("200 OK", r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#)
-            }
+            "/token" => response(
+                "200 OK",
+                r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#,
+            ),
             _ => response("401 Unauthorized", ""),
         });
-        let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
-        let policy = RefreshPolicy::default().pause(Duration::ZERO);
-        let session = Session::builder(Transport::new(), server.client(), code).policy(policy).open();
+        let code = Grant::extension("authorization_code")
+            .unwrap()
+            .param("code", "c")
+            .unwrap();
+        let policy = RefreshPolicy::default().retry_interval(Duration::ZERO);
+        let session = Session::builder(Transport::new(), server.client(), code)
+            .policy(policy)
+            .build();
         session.token().unwrap();
         assert_eq!(server.call(&session).unwrap().status(), 401);
         for _ in 0..5 {
@@ -164,14 +202,20 @@ fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
         }
         Ok(key.sign(request)?)
     });
-    let policy = RefreshPolicy::default().pause(Duration::from_millis(300));
-    let session = Session::builder(transport, client, Grant::client_credentials()).policy(policy).open();
+    let policy = RefreshPolicy::default().retry_interval(Duration::from_millis(300));
+    let session = Session::builder(transport, client, Grant::client_credentials())
+        .policy(policy)
+        .build();
     let began = Instant::now();
     let errors = at_once(20, || session.token().unwrap_err());
     // Much sooner than by patience.
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
     for error in errors {
-        assert!(matches!(&*error, Error::RenewalEnded));
+        assert!(matches!(&*error, Error::RefreshAborted));
     }
     thread::sleep(Duration::from_millis(400));
     assert_eq!(server.call(&session).unwrap().status(), 200);
@@ -186,14 +230,22 @@ fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
         }
         _ => response("200 OK", ""),
     });
-    let transport = Transport::new().budget(Duration::from_millis(500));
+    let transport = Transport::new().timeout(Duration::from_millis(500));
     let policy = RefreshPolicy::default();
-    let session =
-        Session::builder(transport, server.client(), Grant::client_credentials()).policy(policy).open();
+    let session = Session::builder(transport, server.client(), Grant::client_credentials())
+        .policy(policy)
+        .build();
     let began = Instant::now();
     let error = server.call(&session).unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert!(matches!(&*error, Error::OutOfTime | Error::Lost { .. }), "{error:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        matches!(&*error, Error::Timeout | Error::NoResponse { .. }),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -202,12 +254,16 @@ fn a_renewal_leaves_half_of_a_short_patience_to_save_what_comes() {
         thread::sleep(Duration::from_secs(5));
         token("late", "Bearer", 3600)
     });
-    let policy = RefreshPolicy::default().patience(Duration::from_secs(4));
+    let policy = RefreshPolicy::default().refresh_timeout(Duration::from_secs(4));
     let session = server.session(policy);
     let began = Instant::now();
     let error = session.token().unwrap_err();
-    assert!(matches!(&*error, Error::Lost { .. }), "{error:?}");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(matches!(&*error, Error::NoResponse { .. }), "{error:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -226,18 +282,26 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_token_that_is_under_way() {
             r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0","expires_in":2}"#,
         ),
     });
-    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
     let seen = Arc::clone(&heard);
-    let transport = Transport::new().observe(move |event| {
-        if let Event::Renewed(token) = event {
-            seen.lock().unwrap().push(token.access_token().expose().to_owned());
+    let transport = Transport::new().on_event(move |event| {
+        if let Event::TokenRefreshed(token) = event {
+            seen.lock()
+                .unwrap()
+                .push(token.access_token().expose().to_owned());
         }
     });
     let session = Session::new(transport, server.client(), code);
     session.token().unwrap();
     // It is due, and still good.
     thread::sleep(Duration::from_millis(1850));
-    assert_eq!(session.clone().token().unwrap().access_token().expose(), "a");
+    assert_eq!(
+        session.clone().token().unwrap().access_token().expose(),
+        "a"
+    );
     assert_eq!(*heard.lock().unwrap(), ["a"]);
     drop(session);
     assert_eq!(*heard.lock().unwrap(), ["a", "b"]);

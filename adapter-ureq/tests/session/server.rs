@@ -8,7 +8,9 @@ use std::thread;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::{Client, ClientAuth, Endpoint, Error, Grant, RefreshPolicy, Secret, Session, Transport};
+use keybound_ureq::{
+    Client, ClientAuth, Endpoint, Error, Grant, RefreshPolicy, Secret, Session, Transport,
+};
 use serde_json::Value;
 use ureq::http::{Request, Response};
 
@@ -45,22 +47,36 @@ impl Server {
     }
 
     pub(crate) fn count(&self, path: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|asked| *asked == path).count()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|asked| *asked == path)
+            .count()
     }
 
     pub(crate) fn session(&self, policy: RefreshPolicy) -> Session {
-        Session::builder(Transport::new(), self.client(), Grant::client_credentials()).policy(policy).open()
+        Session::builder(Transport::new(), self.client(), Grant::client_credentials())
+            .policy(policy)
+            .build()
     }
 
     pub(crate) fn bound_session(&self) -> Session {
         let key = SigningKey::generate(Algorithm::Es256).unwrap();
         let client = self.client().dpop(key.public().clone());
-        Session::new(Transport::new().signer(key), client, Grant::client_credentials())
+        Session::new(
+            Transport::new().signer(key),
+            client,
+            Grant::client_credentials(),
+        )
     }
 
     pub(crate) fn client(&self) -> Client {
         let auth = ClientAuth::basic("id", Secret::new("secret")).unwrap();
-        Client::new(Endpoint::loopback_http(&format!("{}/token", self.url)).unwrap(), auth)
+        Client::new(
+            Endpoint::loopback_http(&format!("{}/token", self.url)).unwrap(),
+            auth,
+        )
     }
 
     /// The name under which a storage has the session of this name, of this server's client.
@@ -69,7 +85,11 @@ impl Server {
     }
 
     pub(crate) fn call(&self, session: &Session) -> Result<Response<ureq::Body>, Arc<Error>> {
-        session.run(Request::get(format!("{}/resource", self.url)).body(Vec::new()).unwrap())
+        session.send(
+            Request::get(format!("{}/resource", self.url))
+                .body(Vec::new())
+                .unwrap(),
+        )
     }
 
     /// The statuses of so many calls at once.
@@ -78,7 +98,11 @@ impl Server {
     }
 }
 
-fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &(impl Fn(&Asked) -> String + ?Sized)) {
+fn serve(
+    mut stream: TcpStream,
+    seen: &Mutex<Vec<String>>,
+    answer: &(impl Fn(&Asked) -> String + ?Sized),
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut lines = Vec::new();
     loop {
@@ -93,7 +117,9 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &(impl Fn(&As
     }
     let header = |name: &str| {
         let of = |line: &String| {
-            line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned())
+            line.split_once(": ")
+                .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+                .map(|(_, v)| v.to_owned())
         };
         lines.iter().find_map(of)
     };
@@ -103,7 +129,9 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &(impl Fn(&As
         body = chunks(&mut reader);
     }
     let claims = header("dpop").map(|proof| {
-        let json = URL_SAFE_NO_PAD.decode(proof.split('.').nth(1).unwrap()).unwrap();
+        let json = URL_SAFE_NO_PAD
+            .decode(proof.split('.').nth(1).unwrap())
+            .unwrap();
         serde_json::from_slice::<Value>(&json).unwrap()
     });
     let asked = Asked {
@@ -137,7 +165,10 @@ fn chunks(reader: &mut impl BufRead) -> Vec<u8> {
 }
 
 pub(crate) fn response(head: &str, body: &str) -> String {
-    format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 pub(crate) fn token(name: &str, token_type: &str, life: u64) -> String {
@@ -155,7 +186,10 @@ pub(crate) fn at_once<T: Send>(many: usize, call: impl Fn() -> T + Sync) -> Vec<
             call()
         };
         let threads: Vec<_> = (0..many).map(|_| scope.spawn(one)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     })
 }
 
@@ -169,7 +203,10 @@ pub(crate) fn nonce_server(nonces: Nonces) -> Server {
         if asked.path == "/token" {
             return token("bound", "DPoP", 3600);
         }
-        let nonce = asked.nonce.as_ref().map(|nonce| nonce.trim_start_matches("n-").parse().unwrap());
+        let nonce = asked
+            .nonce
+            .as_ref()
+            .map(|nonce| nonce.trim_start_matches("n-").parse().unwrap());
         let (taken, next) = nonces(&mut state.lock().unwrap(), nonce);
         let status = if taken {
             "200 OK"

@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keybound_ureq::storage::{FileStorage, Lease, MemoryStorage, Sealed, Storage, StorageError};
+use keybound_ureq::storage::{
+    EncryptedStorage, FileStorage, Lease, MemoryStorage, Storage, StorageError,
+};
 use keybound_ureq::{
-    Error, Event, Grant, RefreshPolicy, Retry, Secret, SecretBytes, Session, SessionBuilder, Transport,
+    Error, Event, Grant, RefreshPolicy, Retry, Secret, SecretBytes, Session, SessionBuilder,
+    Transport,
 };
 
 use crate::server::{Server, at_once, response, token};
@@ -21,10 +24,17 @@ fn keeps_and_leases(storage: &dyn Storage) {
     for name in NAMES {
         assert!(storage.load(name).unwrap().is_none(), "{name}");
         let mut lease = storage.lease(name, PATIENCE).unwrap().unwrap();
-        assert!(storage.lease(name, PATIENCE).unwrap().is_none(), "one at a time");
+        assert!(
+            storage.lease(name, PATIENCE).unwrap().is_none(),
+            "one at a time"
+        );
         for state in [&b"first, and long"[..], b"second", &[0, 0xFF, 10]] {
             assert!(lease.save(&SecretBytes::new(state.to_vec())).unwrap());
-            assert_eq!(storage.load(name).unwrap().unwrap().expose(), state, "{name}");
+            assert_eq!(
+                storage.load(name).unwrap().unwrap().expose(),
+                state,
+                "{name}"
+            );
         }
         drop(lease);
         let mut lease = storage.lease(name, PATIENCE).unwrap().unwrap();
@@ -41,7 +51,7 @@ fn every_storage_keeps_each_name_apart_and_leases_it_to_one() {
     let folder = tempfile::tempdir().unwrap();
     keeps_and_leases(&MemoryStorage::new());
     keeps_and_leases(&FileStorage::new(folder.path().join("new/folder")).unwrap());
-    keeps_and_leases(&Sealed::new(MemoryStorage::new(), &[7; 32]).unwrap());
+    keeps_and_leases(&EncryptedStorage::new(MemoryStorage::new(), &[7; 32]).unwrap());
 }
 
 #[test]
@@ -59,7 +69,15 @@ fn a_lease_is_given_to_one_of_many_threads() {
             thread::sleep(Duration::from_millis(100));
             leases.lock().unwrap().push(won);
         });
-        assert_eq!(leases.into_inner().unwrap().into_iter().filter(|won| *won).count(), 1);
+        assert_eq!(
+            leases
+                .into_inner()
+                .unwrap()
+                .into_iter()
+                .filter(|won| *won)
+                .count(),
+            1
+        );
     }
 }
 
@@ -91,16 +109,32 @@ fn files_are_for_their_owner_alone_and_replaced_as_a_whole() {
 fn what_is_sealed_tells_nothing_and_opens_for_its_key_and_name_alone() {
     let kept = Arc::new(MemoryStorage::new());
     let state = SecretBytes::new(b"a very secret state".to_vec());
-    let sealed = Sealed::new(Arc::clone(&kept), &[1; 32]).unwrap();
+    let sealed = EncryptedStorage::new(Arc::clone(&kept), &[1; 32]).unwrap();
     for _ in 0..2 {
-        sealed.lease("a", PATIENCE).unwrap().unwrap().save(&state).unwrap();
+        sealed
+            .lease("a", PATIENCE)
+            .unwrap()
+            .unwrap()
+            .save(&state)
+            .unwrap();
     }
     let text = kept.load("a").unwrap().unwrap();
-    assert!(!text.expose().windows(4).any(|four| state.expose().windows(4).any(|other| other == four)));
+    assert!(
+        !text
+            .expose()
+            .windows(4)
+            .any(|four| state.expose().windows(4).any(|other| other == four))
+    );
 
     let load = |text: &[u8], name: &str| {
-        kept.lease(name, PATIENCE).unwrap().unwrap().save(&SecretBytes::new(text.to_vec())).unwrap();
-        sealed.load(name).map(|state| state.unwrap().expose().to_vec())
+        kept.lease(name, PATIENCE)
+            .unwrap()
+            .unwrap()
+            .save(&SecretBytes::new(text.to_vec()))
+            .unwrap();
+        sealed
+            .load(name)
+            .map(|state| state.unwrap().expose().to_vec())
     };
     assert_eq!(load(text.expose(), "a").unwrap(), state.expose());
     assert!(load(text.expose(), "b").is_err(), "another name");
@@ -111,10 +145,19 @@ fn what_is_sealed_tells_nothing_and_opens_for_its_key_and_name_alone() {
         assert!(load(&text.expose()[..at], "a").is_err(), "cut at {at}");
     }
     load(text.expose(), "a").unwrap();
-    let other = Sealed::new(Arc::clone(&kept), &[2; 32]).unwrap();
+    let other = EncryptedStorage::new(Arc::clone(&kept), &[2; 32]).unwrap();
     assert!(other.load("a").is_err(), "another key");
-    assert_eq!(other.opens(&[1; 32]).unwrap().load("a").unwrap().unwrap().expose(), state.expose());
-    assert!(Sealed::new(MemoryStorage::new(), &[0; 31]).is_err());
+    assert_eq!(
+        other
+            .with_previous_key(&[1; 32])
+            .unwrap()
+            .load("a")
+            .unwrap()
+            .unwrap()
+            .expose(),
+        state.expose()
+    );
+    assert!(EncryptedStorage::new(MemoryStorage::new(), &[0; 31]).is_err());
 }
 
 /// A token endpoint with client credentials and refresh tokens that are good once; all tokens live an hour.
@@ -123,9 +166,11 @@ fn rotating_server() -> Server {
     Server::start(move |asked| {
         let number = made.load(Ordering::SeqCst);
         match asked.path.as_str() {
-            "/token" if asked.body.contains("grant_type=client_credentials") => {
-                token(&format!("c{}", made.fetch_add(1, Ordering::SeqCst) + 1), "Bearer", 3600)
-            }
+            "/token" if asked.body.contains("grant_type=client_credentials") => token(
+                &format!("c{}", made.fetch_add(1, Ordering::SeqCst) + 1),
+                "Bearer",
+                3600,
+            ),
             "/token"
                 if number == 0
                     || asked.body.contains(&format!("refresh_token=r{number}&"))
@@ -154,22 +199,29 @@ fn process(server: &Server, storage: &Arc<dyn Storage>, grant: Option<Grant>) ->
         Some(grant) => Session::builder(Transport::new(), server.client(), grant),
         None => Session::resume(Transport::new(), server.client()),
     };
-    builder.kept_in(Arc::clone(storage), "one").policy(RefreshPolicy::default().pause(Duration::ZERO))
+    builder
+        .storage(Arc::clone(storage), "one")
+        .policy(RefreshPolicy::default().retry_interval(Duration::ZERO))
 }
 
 fn code() -> Grant {
-    Grant::extension("authorization_code").unwrap().param("code", "c").unwrap()
+    Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap()
 }
 
 #[test]
 fn processes_share_one_token_and_the_next_goes_on_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let file: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
-    let sealed: Arc<dyn Storage> = Arc::new(Sealed::new(MemoryStorage::new(), &[3; 32]).unwrap());
+    let sealed: Arc<dyn Storage> =
+        Arc::new(EncryptedStorage::new(MemoryStorage::new(), &[3; 32]).unwrap());
     for storage in [file, sealed] {
         let server = rotating_server();
-        let processes: Vec<Session> =
-            (0..8).map(|_| process(&server, &storage, Some(Grant::client_credentials())).open()).collect();
+        let processes: Vec<Session> = (0..8)
+            .map(|_| process(&server, &storage, Some(Grant::client_credentials())).build())
+            .collect();
         let next = AtomicUsize::new(0);
         let tokens = at_once(8, || {
             let session = &processes[next.fetch_add(1, Ordering::SeqCst)];
@@ -177,7 +229,7 @@ fn processes_share_one_token_and_the_next_goes_on_with_it() {
         });
         assert_eq!(tokens, vec!["c1"; 8]);
         assert_eq!(server.count("/token"), 1);
-        let later = process(&server, &storage, Some(Grant::client_credentials())).open();
+        let later = process(&server, &storage, Some(Grant::client_credentials())).build();
         assert_eq!(server.call(&later).unwrap().status(), 200);
         assert_eq!(server.count("/token"), 1);
     }
@@ -188,9 +240,11 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
     let server = rotating_server();
-    let first = process(&server, &storage, Some(code())).open();
+    let first = process(&server, &storage, Some(code())).build();
     assert_eq!(first.token().unwrap().access_token().expose(), "a1");
-    let others: Vec<Session> = (0..3).map(|_| process(&server, &storage, None).open()).collect();
+    let others: Vec<Session> = (0..3)
+        .map(|_| process(&server, &storage, None).build())
+        .collect();
     for (round, session) in others.iter().cycle().take(9).enumerate() {
         // Each has the newest token without asking, finds it refused, and renews it for all.
         let token = session.token().unwrap();
@@ -199,13 +253,25 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
             let once = AtomicBool::new(true);
             let refusing = Server::start(move |_| {
                 let refused = once.swap(false, Ordering::SeqCst);
-                response(if refused { "401 Unauthorized" } else { "200 OK" }, "")
+                response(
+                    if refused {
+                        "401 Unauthorized"
+                    } else {
+                        "200 OK"
+                    },
+                    "",
+                )
             });
-            let request = ureq::http::Request::get(&refusing.url).body(Vec::new()).unwrap();
-            assert_eq!(session.run(request).unwrap().status(), 200);
+            let request = ureq::http::Request::get(&refusing.url)
+                .body(Vec::new())
+                .unwrap();
+            assert_eq!(session.send(request).unwrap().status(), 200);
             session.token().unwrap()
         };
-        assert_eq!(renewed.refresh_token().map(Secret::expose), Some(format!("r{}", round + 2).as_str()));
+        assert_eq!(
+            renewed.refresh_token().map(Secret::expose),
+            Some(format!("r{}", round + 2).as_str())
+        );
         for other in &others {
             let stale = other.token().unwrap();
             if stale.access_token().expose() != renewed.access_token().expose() {
@@ -221,13 +287,19 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
 fn without_a_grant_and_without_anything_kept_a_session_says_so() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let server = rotating_server();
-    let session = process(&server, &storage, None).open();
+    let session = process(&server, &storage, None).build();
     for _ in 0..3 {
-        assert!(matches!(&*session.token().unwrap_err(), Error::Reauthenticate));
+        assert!(matches!(
+            &*session.token().unwrap_err(),
+            Error::LoginRequired
+        ));
     }
     assert_eq!(server.count("/token"), 0);
     // As soon as another process has a login, this one goes on.
-    process(&server, &storage, Some(code())).open().token().unwrap();
+    process(&server, &storage, Some(code()))
+        .build()
+        .token()
+        .unwrap();
     assert_eq!(session.token().unwrap().access_token().expose(), "a1");
 }
 
@@ -243,10 +315,16 @@ fn a_refresh_token_that_was_refused_is_sent_by_no_process_again() {
         "/token" => response("400 Bad Request", r#"{"error":"invalid_grant"}"#),
         _ => response("401 Unauthorized", ""),
     });
-    process(&server, &storage, Some(code())).open().token().unwrap();
+    process(&server, &storage, Some(code()))
+        .build()
+        .token()
+        .unwrap();
     thread::sleep(Duration::from_millis(1100));
     for round in 0..4 {
-        let error = process(&server, &storage, None).open().token().unwrap_err();
+        let error = process(&server, &storage, None)
+            .build()
+            .token()
+            .unwrap_err();
         assert_eq!(error.retry(), Retry::Reauthenticate, "{round} {error}");
     }
     assert_eq!(server.count("/token"), 2);
@@ -265,10 +343,18 @@ struct FragileLease<'a>(Box<dyn Lease + 'a>, &'a AtomicBool);
 
 impl Storage for Fragile {
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
-        if self.gone.load(Ordering::SeqCst) { Err("it is gone".into()) } else { self.inside.load(name) }
+        if self.gone.load(Ordering::SeqCst) {
+            Err("it is gone".into())
+        } else {
+            self.inside.load(name)
+        }
     }
 
-    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+    fn lease(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         if self.gone.load(Ordering::SeqCst) {
             return Err("it is gone".into());
         }
@@ -281,7 +367,11 @@ impl Storage for Fragile {
 
 impl Lease for FragileLease<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
-        if self.1.load(Ordering::SeqCst) { Err("it is full".into()) } else { self.0.save(state) }
+        if self.1.load(Ordering::SeqCst) {
+            Err("it is full".into())
+        } else {
+            self.0.save(state)
+        }
     }
 
     fn remove(&mut self) -> Result<(), StorageError> {
@@ -293,8 +383,8 @@ impl Lease for FragileLease<'_> {
 fn heard() -> (Transport, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&words);
-    let transport = Transport::new().observe(move |event| {
-        if let Event::Alone(error) = event {
+    let transport = Transport::new().on_event(move |event| {
+        if let Event::StorageUnavailable(error) = event {
             heard.lock().unwrap().push(error.to_string());
         }
     });
@@ -307,8 +397,8 @@ fn a_process_whose_storage_is_gone_goes_on_alone_and_says_so() {
     let server = rotating_server();
     let (transport, words) = heard();
     let session = Session::builder(transport, server.client(), Grant::client_credentials())
-        .kept_in(storage.clone(), "one")
-        .open();
+        .storage(storage.clone(), "one")
+        .build();
     storage.gone.store(true, Ordering::SeqCst);
     assert_eq!(server.call(&session).unwrap().status(), 200);
     assert_eq!(*words.lock().unwrap(), ["it is gone"]);
@@ -316,8 +406,14 @@ fn a_process_whose_storage_is_gone_goes_on_alone_and_says_so() {
     storage.forgetful.store(true, Ordering::SeqCst);
     let kept: Arc<dyn Storage> = storage.clone();
     let other = process(&server, &kept, Some(Grant::client_credentials()));
-    assert_eq!(other.open().token().unwrap().access_token().expose(), "c2");
-    assert!(storage.inside.load(&server.stored_as("one")).unwrap().is_none());
+    assert_eq!(other.build().token().unwrap().access_token().expose(), "c2");
+    assert!(
+        storage
+            .inside
+            .load(&server.stored_as("one"))
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[test]
@@ -325,12 +421,18 @@ fn a_refresh_token_is_not_sent_without_its_storage_but_a_good_token_stays_in_use
     let storage = Arc::new(Fragile::default());
     let server = rotating_server();
     let kept: Arc<dyn Storage> = storage.clone();
-    let session = process(&server, &kept, Some(code())).open();
+    let session = process(&server, &kept, Some(code())).build();
     session.token().unwrap();
     storage.gone.store(true, Ordering::SeqCst);
     assert_eq!(server.call(&session).unwrap().status(), 200);
     let refusing = Server::start(|_| response("401 Unauthorized", ""));
-    let refused = session.run(ureq::http::Request::get(&refusing.url).body(Vec::new()).unwrap()).unwrap();
+    let refused = session
+        .send(
+            ureq::http::Request::get(&refusing.url)
+                .body(Vec::new())
+                .unwrap(),
+        )
+        .unwrap();
     assert_eq!(refused.status(), 401);
     let error = session.token().unwrap_err();
     assert!(matches!(&*error, Error::Storage(_)), "{error}");
@@ -364,20 +466,39 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
     };
     let server = rotating_server();
     spoil(server.stored_as("one"));
-    let error = process(&server, &storage, None).open().token().unwrap_err();
-    assert!(matches!(&*error, Error::Storage(_)) && !error.to_string().contains("s3cret"), "{error}");
-    let session = process(&server, &storage, Some(Grant::client_credentials())).open();
+    let error = process(&server, &storage, None)
+        .build()
+        .token()
+        .unwrap_err();
+    assert!(
+        matches!(&*error, Error::Storage(_)) && !error.to_string().contains("s3cret"),
+        "{error}"
+    );
+    let session = process(&server, &storage, Some(Grant::client_credentials())).build();
     assert_eq!(session.token().unwrap().access_token().expose(), "c1");
-    let next = process(&server, &storage, Some(Grant::client_credentials())).open();
+    let next = process(&server, &storage, Some(Grant::client_credentials())).build();
     assert_eq!(next.token().unwrap().access_token().expose(), "c1");
     // After a login nothing that was kept before is needed.
     let server = rotating_server();
     spoil(server.stored_as("one"));
     assert_eq!(
-        process(&server, &storage, Some(code())).open().token().unwrap().access_token().expose(),
+        process(&server, &storage, Some(code()))
+            .build()
+            .token()
+            .unwrap()
+            .access_token()
+            .expose(),
         "a1"
     );
-    assert_eq!(process(&server, &storage, None).open().token().unwrap().access_token().expose(), "a1");
+    assert_eq!(
+        process(&server, &storage, None)
+            .build()
+            .token()
+            .unwrap()
+            .access_token()
+            .expose(),
+        "a1"
+    );
 }
 
 #[test]
@@ -390,24 +511,45 @@ fn a_token_that_a_session_is_given_goes_before_what_an_earlier_login_has_left() 
             || asked.body.contains(&format!("refresh_token=r{number}"));
         if asked.path != "/token" {
             let refused = asked.bearer.as_deref() == Some("a2");
-            return response(if refused { "401 Unauthorized" } else { "200 OK" }, "");
+            return response(
+                if refused {
+                    "401 Unauthorized"
+                } else {
+                    "200 OK"
+                },
+                "",
+            );
         }
         if !is_good {
             return response("400 Bad Request", r#"{"error":"invalid_grant"}"#);
         }
         let number = made.fetch_add(1, Ordering::SeqCst) + 1;
-        let body =
-            format!(r#"{{"access_token":"a{number}","token_type":"Bearer","refresh_token":"r{number}"}}"#);
+        let body = format!(
+            r#"{{"access_token":"a{number}","token_type":"Bearer","refresh_token":"r{number}"}}"#
+        );
         response("200 OK", &body)
     });
-    process(&server, &storage, Some(code())).open().token().unwrap();
-    let login = Transport::new().run(server.client().token(code()).unwrap()).unwrap();
-    let session = process(&server, &storage, None).token(login).open();
+    process(&server, &storage, Some(code()))
+        .build()
+        .token()
+        .unwrap();
+    let login = Transport::new()
+        .execute(server.client().token(code()).unwrap())
+        .unwrap();
+    let session = process(&server, &storage, None).token(login).build();
     assert_eq!(session.token().unwrap().access_token().expose(), "a2");
     // It is refused, and renewed by the refresh token that came with it.
     assert_eq!(server.call(&session).unwrap().status(), 200);
     assert_eq!(session.token().unwrap().access_token().expose(), "a3");
-    assert_eq!(process(&server, &storage, None).open().token().unwrap().access_token().expose(), "a3");
+    assert_eq!(
+        process(&server, &storage, None)
+            .build()
+            .token()
+            .unwrap()
+            .access_token()
+            .expose(),
+        "a3"
+    );
 }
 
 #[test]
@@ -415,11 +557,19 @@ fn names_that_differ_in_case_alone_are_different_files_on_every_file_system() {
     let folder = tempfile::tempdir().unwrap();
     let storage = FileStorage::new(folder.path()).unwrap();
     for name in ["alice", "Alice", "ALICE", "aLICE", "%41lice", "Ä", "ä"] {
-        storage.lease(name, PATIENCE).unwrap().unwrap().save(&SecretBytes::new(name.into())).unwrap();
+        storage
+            .lease(name, PATIENCE)
+            .unwrap()
+            .unwrap()
+            .save(&SecretBytes::new(name.into()))
+            .unwrap();
     }
-    let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    let folded: std::collections::BTreeSet<String> =
-        names.map(|name| name.into_string().unwrap().to_lowercase()).collect();
+    let names = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let folded: std::collections::BTreeSet<String> = names
+        .map(|name| name.into_string().unwrap().to_lowercase())
+        .collect();
     assert_eq!(folded.len(), 14, "{folded:?}");
 }
 
@@ -436,7 +586,11 @@ impl Storage for SlowStorage {
         self.storage.load(name)
     }
 
-    fn lease(&self, name: &str, patience: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+    fn lease(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         *self.leased.lock().unwrap() = Instant::now();
         match self.storage.lease(name, patience)? {
             Some(lease) => Ok(Some(Box::new(SlowLease(lease)))),
@@ -463,22 +617,33 @@ fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
             thread::sleep(Duration::from_secs(5));
             String::new()
         }
-        "/token" => response("200 OK", r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#),
+        "/token" => response(
+            "200 OK",
+            r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r0"}"#,
+        ),
         _ => response("401 Unauthorized", ""),
     });
-    let storage = Arc::new(SlowStorage { storage: MemoryStorage::new(), leased: Mutex::new(Instant::now()) });
+    let storage = Arc::new(SlowStorage {
+        storage: MemoryStorage::new(),
+        leased: Mutex::new(Instant::now()),
+    });
     let ended = Arc::new(Mutex::new(None));
     let seen = Arc::clone(&ended);
-    let transport = Transport::new().observe(move |event| {
-        if matches!(event, Event::Lost { .. }) {
+    let transport = Transport::new().on_event(move |event| {
+        if matches!(event, Event::NoResponse { .. }) {
             *seen.lock().unwrap() = Some(Instant::now());
         }
     });
-    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
-    let policy = RefreshPolicy::default().patience(Duration::from_secs(1));
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
+    let policy = RefreshPolicy::default().refresh_timeout(Duration::from_secs(1));
     let kept_in: Arc<dyn Storage> = storage.clone();
-    let session =
-        Session::builder(transport, server.client(), code).policy(policy).kept_in(kept_in, "s").open();
+    let session = Session::builder(transport, server.client(), code)
+        .policy(policy)
+        .storage(kept_in, "s")
+        .build();
     session.token().unwrap();
     assert_eq!(server.call(&session).unwrap().status(), 401);
     let held = ended.lock().unwrap().unwrap() - *storage.leased.lock().unwrap();
@@ -490,13 +655,16 @@ fn a_log_out_leaves_nothing_behind_and_hands_on_what_is_to_be_revoked() {
     let folder = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
     let server = rotating_server();
-    let session = process(&server, &storage, Some(code())).open();
+    let session = process(&server, &storage, Some(code())).build();
     session.token().unwrap();
     let token = session.log_out().unwrap().unwrap();
     assert_eq!(token.refresh_token().map(Secret::expose), Some("r1"));
     assert!(storage.load(&server.stored_as("one")).unwrap().is_none());
-    for session in [session, process(&server, &storage, None).open()] {
-        assert!(matches!(&*session.token().unwrap_err(), Error::Reauthenticate));
+    for session in [session, process(&server, &storage, None).build()] {
+        assert!(matches!(
+            &*session.token().unwrap_err(),
+            Error::LoginRequired
+        ));
         assert!(session.log_out().unwrap().is_none());
     }
     assert_eq!(server.count("/token"), 1);

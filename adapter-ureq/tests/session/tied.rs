@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::storage::{FileStorage, MemoryStorage, Storage};
 use keybound_ureq::{
-    Client, ClientAuth, Endpoint, Error, Grant, Issuer, Scope, Secret, Session, SessionBuilder, Transport,
+    Client, ClientAuth, Endpoint, Error, Grant, Issuer, Scope, Secret, Session, SessionBuilder,
+    Transport,
 };
 
 use crate::server::{Server, response};
@@ -17,7 +18,11 @@ fn server(name: &'static str, token_type: &'static str) -> (Server, Arc<Mutex<Ve
     let seen = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&seen);
     let server = Server::start(move |asked| {
-        heard.lock().unwrap().push(format!("{} {}", asked.bearer.as_deref().unwrap_or_default(), asked.body));
+        heard.lock().unwrap().push(format!(
+            "{} {}",
+            asked.bearer.as_deref().unwrap_or_default(),
+            asked.body
+        ));
         let number = made.fetch_add(1, Ordering::SeqCst);
         let token = format!("{name}{number}");
         response(
@@ -37,22 +42,28 @@ fn client(server: &Server, id: &str) -> Client {
 
 fn storages() -> [Arc<dyn Storage>; 2] {
     let folder = tempfile::tempdir().unwrap().keep();
-    [Arc::new(MemoryStorage::new()), Arc::new(FileStorage::new(folder).unwrap())]
+    [
+        Arc::new(MemoryStorage::new()),
+        Arc::new(FileStorage::new(folder).unwrap()),
+    ]
 }
 
 fn code(code: &str) -> Grant {
-    Grant::extension("authorization_code").unwrap().param("code", code).unwrap()
+    Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", code)
+        .unwrap()
 }
 
 fn kept(builder: SessionBuilder, storage: &Arc<dyn Storage>) -> Session {
-    builder.kept_in(Arc::clone(storage), "default").open()
+    builder.storage(Arc::clone(storage), "default").build()
 }
 
 /// The access token, or that a login is needed.
 fn token(session: &Session) -> String {
     match session.token() {
         Ok(token) => token.access_token().expose().to_owned(),
-        Err(error) if matches!(*error, Error::Reauthenticate) => "login required".into(),
+        Err(error) if matches!(*error, Error::LoginRequired) => "login required".into(),
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -62,18 +73,34 @@ fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
     for storage in storages() {
         let (one, _) = server("one", "Bearer");
         let (other, seen) = server("other", "Bearer");
-        let resume =
-            |server: &Server, id: &str| kept(Session::resume(Transport::new(), client(server, id)), &storage);
-        let first = kept(Session::builder(Transport::new(), client(&one, "a"), code("1")), &storage);
+        let resume = |server: &Server, id: &str| {
+            kept(
+                Session::resume(Transport::new(), client(server, id)),
+                &storage,
+            )
+        };
+        let first = kept(
+            Session::builder(Transport::new(), client(&one, "a"), code("1")),
+            &storage,
+        );
         assert_eq!(token(&first), "one0");
         for (server, id) in [(&one, "b"), (&one, "A"), (&other, "a"), (&other, "b")] {
             assert_eq!(token(&resume(server, id)), "login required", "{id}");
         }
-        assert!(seen.lock().unwrap().is_empty(), "nothing of it was sent to another server");
+        assert!(
+            seen.lock().unwrap().is_empty(),
+            "nothing of it was sent to another server"
+        );
         // Each has a login of its own under this name, and none is destroyed by another's.
-        let second = kept(Session::builder(Transport::new(), client(&other, "a"), code("2")), &storage);
+        let second = kept(
+            Session::builder(Transport::new(), client(&other, "a"), code("2")),
+            &storage,
+        );
         assert_eq!(token(&second), "other0");
-        let third = kept(Session::builder(Transport::new(), client(&one, "b"), code("3")), &storage);
+        let third = kept(
+            Session::builder(Transport::new(), client(&one, "b"), code("3")),
+            &storage,
+        );
         assert_eq!(token(&third), "one1");
         assert_eq!(token(&resume(&one, "a")), "one0");
         assert_eq!(token(&resume(&other, "a")), "other0");
@@ -97,7 +124,10 @@ fn a_stored_token_is_not_used_for_another_scope_or_resource() {
             for resource in resources {
                 grant = grant.resource(resource).unwrap();
             }
-            token(&kept(Session::builder(Transport::new(), client(&server, "a"), grant), &storage))
+            token(&kept(
+                Session::builder(Transport::new(), client(&server, "a"), grant),
+                &storage,
+            ))
         };
         let (x, y) = ("https://x.example/", "https://y.example/");
         let cases: [(Option<&str>, &[&str]); 7] = [
@@ -109,7 +139,10 @@ fn a_stored_token_is_not_used_for_another_scope_or_resource() {
             (None, &[x, y]),
             (Some("read"), &[x]),
         ];
-        let tokens: Vec<String> = cases.iter().map(|(scope, resources)| open(*scope, resources)).collect();
+        let tokens: Vec<String> = cases
+            .iter()
+            .map(|(scope, resources)| open(*scope, resources))
+            .collect();
         assert_eq!(tokens, ["t0", "t1", "t2", "t3", "t4", "t5", "t6"]);
         for ((scope, resources), token) in cases.iter().zip(&tokens) {
             assert_eq!(&open(*scope, resources), token);
@@ -130,16 +163,28 @@ fn a_public_clients_login_is_found_with_its_key_and_a_login_at_an_issuer_with_th
             Client::new(endpoint(), ClientAuth::none("a").unwrap()).dpop(key.public().clone())
         };
         let transport = |key: &SigningKey| {
-            Transport::new().signer(SigningKey::from_pkcs8_pem(key.to_pkcs8_pem().expose()).unwrap())
+            Transport::new()
+                .signer(SigningKey::from_pkcs8_pem(key.to_pkcs8_pem().expose()).unwrap())
         };
         let login = |key: &SigningKey, code_of: &str| {
-            token(&kept(Session::builder(transport(key), public(key), code(code_of)), &storage))
+            token(&kept(
+                Session::builder(transport(key), public(key), code(code_of)),
+                &storage,
+            ))
         };
-        let resume = |key: &SigningKey| token(&kept(Session::resume(transport(key), public(key)), &storage));
+        let resume = |key: &SigningKey| {
+            token(&kept(
+                Session::resume(transport(key), public(key)),
+                &storage,
+            ))
+        };
         assert_eq!(login(&keys[0], "1"), "t0");
         assert_eq!(resume(&keys[1]), "login required");
         assert_eq!(login(&keys[1], "2"), "t1");
-        assert_eq!((resume(&keys[0]), resume(&keys[1])), ("t0".into(), "t1".into()));
+        assert_eq!(
+            (resume(&keys[0]), resume(&keys[1])),
+            ("t0".into(), "t1".into())
+        );
 
         let at = |issuer: &str| {
             let issuer = Issuer::https(issuer).unwrap();

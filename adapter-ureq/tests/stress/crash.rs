@@ -9,9 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
+use keybound_ureq::driver::SessionState;
 use keybound_ureq::jose::SigningKey;
 use keybound_ureq::storage::{FileStorage, Storage as _};
-use keybound_ureq::{Client, Grant, Kept, RefreshPolicy, Retry, Session, Transport, UnixTime};
+use keybound_ureq::{Client, Grant, RefreshPolicy, Retry, Session, Transport, UnixTime};
 use serde_json::Value;
 use ureq::http::Request;
 
@@ -42,7 +43,10 @@ struct Figures {
 #[test]
 fn a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on() {
     if let Ok(folder) = env::var("KEYBOUND_CRASH_FOLDER") {
-        renew_for_ever(Path::new(&folder), env::var("KEYBOUND_CRASH_PEER").unwrap().parse().unwrap());
+        renew_for_ever(
+            Path::new(&folder),
+            env::var("KEYBOUND_CRASH_PEER").unwrap().parse().unwrap(),
+        );
     }
     let _alone = alone();
     let kills = setting("KEYBOUND_KILLS", 200);
@@ -68,7 +72,11 @@ fn renew_for_ever(folder: &Path, peer: SocketAddr) -> ! {
 fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
     let folder = tempfile::tempdir().unwrap();
     let key = new_key(&folder.path().join("key.pem"));
-    let peer = Peer::new(Settings { grants, nonces: Nonces::No, life: Duration::from_secs(3600) });
+    let peer = Peer::new(Settings {
+        grants,
+        nonces: Nonces::No,
+        life: Duration::from_secs(3600),
+    });
     peer.state().good_for_one_call = true;
     let server = peer.serve();
     let key = || SigningKey::from_pkcs8_pem(key.to_pkcs8_pem().expose()).unwrap();
@@ -83,7 +91,9 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
             ("KEYBOUND_CRASH_PEER", server.address.to_string()),
         ]);
         let mut process = child(TEST, &environment);
-        wait_for("a renewal", Duration::from_secs(30), || peer.state().token_requests > asked_before);
+        wait_for("a renewal", Duration::from_secs(30), || {
+            peer.state().token_requests > asked_before
+        });
         thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
         process.kill().unwrap();
         assert!(!process.wait().unwrap().success());
@@ -91,25 +101,42 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
 
         let storage = FileStorage::new(folder.path()).unwrap();
         assert!(
-            storage.lease(&stored_as(&client), Duration::ZERO).unwrap().is_some(),
+            storage
+                .lease(&stored_as(&client), Duration::ZERO)
+                .unwrap()
+                .is_some(),
             "the lock was left behind"
         );
         let (refresh_token, tries_left) = kept(&storage, &client);
         let is_newest = || peer.state().current.as_ref() == Some(&refresh_token);
         figures.with_a_token_lost += u32::from(!is_newest());
         figures.with_a_try_used += u32::from(is_newest() && tries_left < TRIES);
-        figures.with_a_file_unfinished +=
-            u32::from(folder.path().join(format!("{}.new", stored_as(&client))).exists());
+        figures.with_a_file_unfinished += u32::from(
+            folder
+                .path()
+                .join(format!("{}.new", stored_as(&client)))
+                .exists(),
+        );
 
         // The next process.
-        if !goes_on(&session(folder.path(), server.address, key(), None), server.address) {
+        if !goes_on(
+            &session(folder.path(), server.address, key(), None),
+            server.address,
+        ) {
             assert_eq!(grants, Grants::Strict);
-            assert!(!is_newest(), "{refresh_token} was kept, and good, and the session ended");
+            assert!(
+                !is_newest(),
+                "{refresh_token} was kept, and good, and the session ended"
+            );
             figures.new_logins += 1;
             log_in(folder.path(), server.address, key());
         }
         let state = peer.state();
-        assert!(state.presented.values().all(|times| *times <= TRIES), "{:?}", state.presented);
+        assert!(
+            state.presented.values().all(|times| *times <= TRIES),
+            "{:?}",
+            state.presented
+        );
         assert_eq!(state.wrongs, Vec::<String>::new());
     }
     figures
@@ -132,7 +159,10 @@ fn goes_on(session: &Session, peer: SocketAddr) -> bool {
 }
 
 fn log_in(folder: &Path, peer: SocketAddr, key: SigningKey) {
-    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
     assert_eq!(call(&session(folder, peer, key, Some(code)), peer), Ok(200));
 }
 
@@ -144,12 +174,20 @@ fn session(folder: &Path, peer: SocketAddr, key: SigningKey, login: Option<Grant
         None => Session::resume(transport, client),
     };
     let storage = Arc::new(FileStorage::new(folder).unwrap());
-    builder.policy(RefreshPolicy::default().pause(Duration::ZERO)).kept_in(storage, NAME).open()
+    builder
+        .policy(RefreshPolicy::default().retry_interval(Duration::ZERO))
+        .storage(storage, NAME)
+        .build()
 }
 
 fn call(session: &Session, peer: SocketAddr) -> Result<u16, Retry> {
-    let request = Request::get(format!("http://{peer}/resource")).body(Vec::new()).unwrap();
-    session.run(request).map(|response| response.status().as_u16()).map_err(|error| error.retry())
+    let request = Request::get(format!("http://{peer}/resource"))
+        .body(Vec::new())
+        .unwrap();
+    session
+        .send(request)
+        .map(|response| response.status().as_u16())
+        .map_err(|error| error.retry())
 }
 
 fn stored_as(client: &Client) -> String {
@@ -159,8 +197,16 @@ fn stored_as(client: &Client) -> String {
 /// The refresh token, and how often it may be sent. What is kept is whole, whenever its writer was killed.
 fn kept(storage: &FileStorage, client: &Client) -> (String, u32) {
     let state = storage.load(&stored_as(client)).unwrap().unwrap();
-    let kept = Kept::from_json(state.expose(), client, UnixTime::from_secs(0)).unwrap();
+    let kept = SessionState::from_json(state.expose(), client, UnixTime::from_secs(0)).unwrap();
     let json: Value = serde_json::from_slice(state.expose()).unwrap();
     let tries_left = json["tries_left"].as_u64().unwrap().try_into().unwrap();
-    (kept.token().unwrap().refresh_token().unwrap().expose().to_owned(), tries_left)
+    (
+        kept.token()
+            .unwrap()
+            .refresh_token()
+            .unwrap()
+            .expose()
+            .to_owned(),
+        tries_left,
+    )
 }

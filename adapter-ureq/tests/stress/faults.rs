@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fastrand::Rng;
+use keybound_ureq::driver::SessionState;
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::storage::{MemoryStorage, Storage as _};
 use keybound_ureq::{
-    Client, Error, Event, Grant, Kept, RefreshPolicy, Retry, Secret, Session, Token, Transport,
+    Client, Error, Event, Grant, RefreshPolicy, Retry, Secret, Session, Token, Transport,
 };
 use serde_json::Value;
 use ureq::http::{HeaderMap, Request, StatusCode, Uri};
@@ -74,7 +75,15 @@ fn no_fault_makes_a_session_hang_lose_its_refresh_token_or_say_a_thing_twice() {
             });
         }
     });
-    let Figures { calls, successes, jumps, rotating, refused, ends, longest } = figures.into_inner().unwrap();
+    let Figures {
+        calls,
+        successes,
+        jumps,
+        rotating,
+        refused,
+        ends,
+        longest,
+    } = figures.into_inner().unwrap();
     let mut tally = tally.lock().unwrap().clone();
     tally.insert(Fault::Refused, refused);
     println!(
@@ -83,7 +92,11 @@ fn no_fault_makes_a_session_hang_lose_its_refresh_token_or_say_a_thing_twice() {
     );
     println!("faults: {tally:?}");
     println!("runs, and those that ended in `Reauthenticate`: {ends:?}");
-    assert_eq!(failures.into_inner().unwrap(), Vec::<u64>::new(), "the seeds that failed");
+    assert_eq!(
+        failures.into_inner().unwrap(),
+        Vec::<u64>::new(),
+        "the seeds that failed"
+    );
     if runs >= 100 {
         for fault in Fault::ALL {
             assert!(tally.contains_key(&fault), "{fault:?} never happened");
@@ -101,8 +114,9 @@ fn run_in_time(seed: u64, tally: &Tally, figures: &Mutex<Figures>) -> Result<(),
         let ended = catch_unwind(AssertUnwindSafe(|| run(seed, &tally, &mut figures)));
         let _ = done.send((ended.unwrap_or_else(|_| Err("a panic".to_owned())), figures));
     });
-    let (ended, one) =
-        is_done.recv_timeout(LONGEST_RUN).map_err(|_| format!("it hangs: no end within {LONGEST_RUN:?}"))?;
+    let (ended, one) = is_done
+        .recv_timeout(LONGEST_RUN)
+        .map_err(|_| format!("it hangs: no end within {LONGEST_RUN:?}"))?;
     let mut all = figures.lock().unwrap();
     all.calls += one.calls;
     all.successes += one.successes;
@@ -132,7 +146,11 @@ fn run(seed: u64, tally: &Tally, figures: &mut Figures) -> Result<(), String> {
             run.peer.set_ahead([-86_400, 0, 86_400][rng.usize(0..3)]);
         }
         thread::sleep(Duration::from_millis(rng.u64(0..60)));
-        let _ = run.call(&session, if rng.u32(0..3) == 0 { "POST" } else { "GET" }, figures);
+        let _ = run.call(
+            &session,
+            if rng.u32(0..3) == 0 { "POST" } else { "GET" },
+            figures,
+        );
     }
     run.storm(false);
     let session = match run.storage {
@@ -144,13 +162,24 @@ fn run(seed: u64, tally: &Tally, figures: &mut Figures) -> Result<(), String> {
         None => session,
     };
     let is_over = run.end(&session, figures)?;
-    let ends = figures.ends.entry(format!("{:?}", run.settings.grants)).or_default();
+    let ends = figures
+        .ends
+        .entry(format!("{:?}", run.settings.grants))
+        .or_default();
     *ends = (ends.0 + 1, ends.1 + usize::from(is_over));
     figures.refused += run.witness.seen().refused_connections;
-    let mut wrongs = [run.witness.seen().wrongs.clone(), run.peer.state().wrongs.clone()].concat();
+    let mut wrongs = [
+        run.witness.seen().wrongs.clone(),
+        run.peer.state().wrongs.clone(),
+    ]
+    .concat();
     // The first tell the most.
     wrongs.truncate(3);
-    if wrongs.is_empty() { Ok(()) } else { Err(format!("{:?}: {}", run.settings, wrongs.join("; "))) }
+    if wrongs.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{:?}: {}", run.settings, wrongs.join("; ")))
+    }
 }
 
 struct Run {
@@ -182,16 +211,26 @@ impl Run {
         let pem = key.to_pkcs8_pem();
         let public = key.public().clone();
         let login = (settings.grants != Grants::ClientCredentials).then(|| {
-            let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
+            let code = Grant::extension("authorization_code")
+                .unwrap()
+                .param("code", "c")
+                .unwrap();
             let client = client(server.address).dpop(public.clone());
-            Transport::new().signer(key).run(client.token(code).unwrap()).unwrap()
+            Transport::new()
+                .signer(key)
+                .execute(client.token(code).unwrap())
+                .unwrap()
         });
         let storage: Option<Arc<MemoryStorage>> = rng.bool().then(Arc::default);
         let client = client(tokens.address).dpop(public);
         if let (Some(storage), Some(login)) = (&storage, &login) {
             let name = format!("s-{}", client.session_fingerprint(None, []));
             let mut lease = storage.lease(&name, BUDGET).unwrap().unwrap();
-            assert!(lease.save(&Kept::new(login.clone()).to_json()).unwrap());
+            assert!(
+                lease
+                    .save(&SessionState::new(login.clone()).to_json())
+                    .unwrap()
+            );
         }
         Self {
             settings,
@@ -216,31 +255,57 @@ impl Run {
     fn session(&self) -> Session {
         let seen = Arc::clone(&self.witness);
         let key = SigningKey::from_pkcs8_pem(self.key.expose()).unwrap();
-        let transport = Transport::new().signer(key).budget(BUDGET).observe(move |event| seen.see(&event));
+        let transport = Transport::new()
+            .signer(key)
+            .timeout(BUDGET)
+            .on_event(move |event| seen.see(&event));
         let client = self.client.clone();
         let builder = match self.settings.grants {
-            Grants::ClientCredentials => Session::builder(transport, client, Grant::client_credentials()),
+            Grants::ClientCredentials => {
+                Session::builder(transport, client, Grant::client_credentials())
+            }
             Grants::Strict | Grants::Grace => Session::resume(transport, client),
         };
-        let builder =
-            builder.policy(RefreshPolicy::default().patience(BUDGET).pause(Duration::from_millis(20)));
+        let builder = builder.policy(
+            RefreshPolicy::default()
+                .refresh_timeout(BUDGET)
+                .retry_interval(Duration::from_millis(20)),
+        );
         match (&self.storage, &self.login) {
-            (Some(storage), _) => builder.kept_in(storage.clone(), "s").open(),
-            (None, Some(login)) => builder.token(login.clone()).open(),
-            (None, None) => builder.open(),
+            (Some(storage), _) => builder.storage(storage.clone(), "s").build(),
+            (None, Some(login)) => builder.token(login.clone()).build(),
+            (None, None) => builder.build(),
         }
     }
 
-    fn call(&self, session: &Session, method: &str, figures: &mut Figures) -> Result<u16, Arc<Error>> {
+    fn call(
+        &self,
+        session: &Session,
+        method: &str,
+        figures: &mut Figures,
+    ) -> Result<u16, Arc<Error>> {
         figures.calls += 1;
         let uri = format!("http://{}/{}", self.calls.address, figures.calls);
-        let body = if method == "POST" { b"a body".to_vec() } else { Vec::new() };
+        let body = if method == "POST" {
+            b"a body".to_vec()
+        } else {
+            Vec::new()
+        };
         let began = Instant::now();
-        let result = session.run(Request::builder().method(method).uri(uri).body(body).unwrap());
+        let result = session.send(
+            Request::builder()
+                .method(method)
+                .uri(uri)
+                .body(body)
+                .unwrap(),
+        );
         let took = began.elapsed();
         figures.longest = figures.longest.max(took);
         if took > LONGEST_CALL {
-            self.witness.seen().wrongs.push(format!("a call took {took:?}"));
+            self.witness
+                .seen()
+                .wrongs
+                .push(format!("a call took {took:?}"));
         }
         let mut response = result?;
         // Wherever it is cut off, that is for the application to see.
@@ -264,7 +329,11 @@ impl Run {
             Grants::Strict => seen.used_up.contains(&last) && !self.peer.takes(&last),
         };
         if is_over && !may_be_over {
-            let taken = if self.peer.takes(&last) { "taken" } else { "not taken" };
+            let taken = if self.peer.takes(&last) {
+                "taken"
+            } else {
+                "not taken"
+            };
             let Settings { grants, .. } = self.settings;
             return Err(format!("{grants:?}: it is over, and {last} is {taken}"));
         }
@@ -279,7 +348,10 @@ impl Run {
                 (Ok(200), Ok(_)) => return false,
                 (_, Err(error)) if error.retry() == Retry::Reauthenticate => return true,
                 other if began.elapsed() > LONGEST_CALL => {
-                    self.witness.seen().wrongs.push(format!("it doesn't recover: {other:?}"));
+                    self.witness
+                        .seen()
+                        .wrongs
+                        .push(format!("it doesn't recover: {other:?}"));
                     return false;
                 }
                 _ => thread::sleep(Duration::from_millis(20)),
@@ -315,18 +387,31 @@ impl Witness {
     fn see(&self, event: &Event<'_>) {
         let mut seen = self.seen();
         match event {
-            Event::Sending { uri, headers, body, .. } => seen.send(uri, headers, body),
-            Event::Received { uri, status, body: Some(body), .. } if uri.path() == "/token" => {
+            Event::RequestSent {
+                uri, headers, body, ..
+            } => seen.send(uri, headers, body),
+            Event::ResponseReceived {
+                uri,
+                status,
+                body: Some(body),
+                ..
+            } if uri.path() == "/token" => {
                 seen.token_answer(*status, body);
             }
-            Event::Received { status, headers, .. } => {
-                let challenge = headers.get("www-authenticate").and_then(|value| value.to_str().ok());
-                if *status == 401 && challenge.is_some_and(|text| text.contains("\"invalid_token\"")) {
+            Event::ResponseReceived {
+                status, headers, ..
+            } => {
+                let challenge = headers
+                    .get("www-authenticate")
+                    .and_then(|value| value.to_str().ok());
+                if *status == 401
+                    && challenge.is_some_and(|text| text.contains("\"invalid_token\""))
+                {
                     let token = seen.last_access_token.clone();
                     seen.refused.extend(token);
                 }
             }
-            Event::Lost { cause, .. } => {
+            Event::NoResponse { cause, .. } => {
                 let is_refused = matches!(cause, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused);
                 seen.refused_connections += usize::from(is_refused);
             }
@@ -337,18 +422,27 @@ impl Witness {
 
 impl Seen {
     fn send(&mut self, uri: &Uri, headers: &HeaderMap, body: &[u8]) {
-        let text =
-            |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned()
+        };
         let proof = text("dpop");
-        let claims = URL_SAFE_NO_PAD.decode(proof.split('.').nth(1).unwrap_or_default()).unwrap();
+        let claims = URL_SAFE_NO_PAD
+            .decode(proof.split('.').nth(1).unwrap_or_default())
+            .unwrap();
         let claims: Value = serde_json::from_slice(&claims).unwrap();
         if !self.jtis.insert(claims["jti"].to_string()) | !self.proofs.insert(proof) {
-            self.wrongs.push(format!("a proof was sent twice: {claims}"));
+            self.wrongs
+                .push(format!("a proof was sent twice: {claims}"));
         }
         if uri.path() != "/token" {
             let token = text("authorization").trim_start_matches("DPoP ").to_owned();
             if self.refused.contains(&token) {
-                self.wrongs.push(format!("{token} was used after it had been refused"));
+                self.wrongs
+                    .push(format!("{token} was used after it had been refused"));
             }
             self.last_access_token = Some(token);
             return;
@@ -356,7 +450,8 @@ impl Seen {
         self.last_refresh_token = field(body, "refresh_token");
         if let Some(token) = &self.last_refresh_token {
             if self.used_up.contains(token) {
-                self.wrongs.push(format!("{token} was sent after it had been used up"));
+                self.wrongs
+                    .push(format!("{token} was sent after it had been used up"));
             }
         }
     }
@@ -364,8 +459,12 @@ impl Seen {
     fn token_answer(&mut self, status: StatusCode, body: &[u8]) {
         let answer: Value = serde_json::from_slice(body).unwrap_or_default();
         match status.as_u16() {
-            200 if answer["access_token"].is_string() => self.used_up.extend(self.last_refresh_token.clone()),
-            400 if answer["error"] == "invalid_grant" => self.used_up.extend(self.last_refresh_token.clone()),
+            200 if answer["access_token"].is_string() => {
+                self.used_up.extend(self.last_refresh_token.clone())
+            }
+            400 if answer["error"] == "invalid_grant" => {
+                self.used_up.extend(self.last_refresh_token.clone())
+            }
             // What an answer that is none has used up, the next one tells.
             _ => {}
         }

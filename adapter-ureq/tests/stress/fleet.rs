@@ -36,7 +36,11 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
     let undisturbed = Duration::from_secs(setting("KEYBOUND_FLEET_SECONDS", 8));
     let folder = tempfile::tempdir().unwrap();
     let _ = new_key(&folder.path().join("key.pem"));
-    let peer = Peer::new(Settings { grants: Grants::ClientCredentials, nonces: Nonces::Lasting, life: LIFE });
+    let peer = Peer::new(Settings {
+        grants: Grants::ClientCredentials,
+        nonces: Nonces::Lasting,
+        life: LIFE,
+    });
     let slow = Arc::new(Mutex::new(Duration::ZERO));
     let renewing: Arc<Mutex<Option<String>>> = Arc::default();
     let (wait, who, strict) = (Arc::clone(&slow), Arc::clone(&renewing), Arc::clone(&peer));
@@ -60,7 +64,9 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
     }
 
     // Tokens are renewed when they have expired (`early` is zero): with fewer, some time would have none.
-    wait_for("the first token", Duration::from_secs(30), || !peer.state().renewals.is_empty());
+    wait_for("the first token", Duration::from_secs(30), || {
+        !peer.state().renewals.is_empty()
+    });
     thread::sleep(undisturbed);
     let shared = renewals(&peer);
     let lasted = peer.state().renewals[0].0.elapsed();
@@ -84,11 +90,17 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
         let asked = Instant::now();
         wait_for("a renewal by another", 3 * PATIENCE, || {
             let state = peer.state();
-            state.renewals.last().is_some_and(|(at, by)| *at > asked && by.as_ref() != Some(&leader))
+            state
+                .renewals
+                .last()
+                .is_some_and(|(at, by)| *at > asked && by.as_ref() != Some(&leader))
         });
         asked.elapsed()
     };
-    println!("the leader killed, another renewed within {:.1?}", others_go_on(&peer));
+    println!(
+        "the leader killed, another renewed within {:.1?}",
+        others_go_on(&peer)
+    );
 
     let before = renewals(&peer);
     redis.kill();
@@ -103,12 +115,20 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
     let (before, began) = (renewals(&peer), Instant::now());
     thread::sleep(2 * LIFE);
     let together = renewals(&peer) - before;
-    println!("with Redis again: {together} renewals in {:.1?}", began.elapsed());
+    println!(
+        "with Redis again: {together} renewals in {:.1?}",
+        began.elapsed()
+    );
     assert!(together <= 3);
 
     File::create(folder.path().join("stop")).unwrap();
     for (number, process) in fleet {
-        let Customers { calls, failures, longest, alone } = Customers::read(process);
+        let Customers {
+            calls,
+            failures,
+            longest,
+            alone,
+        } = Customers::read(process);
         println!(
             "process {number}: {calls} calls, {failures} failed, the longest took {longest} ms; alone {alone} times"
         );
@@ -141,10 +161,21 @@ impl Customers {
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let lines: Vec<String> = lines.map(Result::unwrap).collect();
         assert!(process.wait().unwrap().success(), "{lines:?}");
-        let report = lines.iter().find_map(|line| line.split_once(REPORT)).unwrap().1;
-        let mut numbers = report.split_whitespace().map(|number| number.parse().unwrap());
+        let report = lines
+            .iter()
+            .find_map(|line| line.split_once(REPORT))
+            .unwrap()
+            .1;
+        let mut numbers = report
+            .split_whitespace()
+            .map(|number| number.parse().unwrap());
         let mut next = || numbers.next().unwrap();
-        Self { calls: next(), failures: next(), longest: next(), alone: next() }
+        Self {
+            calls: next(),
+            failures: next(),
+            longest: next(),
+            alone: next(),
+        }
     }
 }
 
@@ -154,31 +185,48 @@ fn serve_customers(number: &str) {
     let of = |name: &str| env::var(format!("KEYBOUND_FLEET_{name}")).unwrap();
     let (peer, folder) = (of("PEER"), of("FOLDER"));
     let key = read_key(&format!("{folder}/key.pem"));
-    let client =
-        client(peer.parse().unwrap()).dpop(key.public().clone()).header("x-process", number).unwrap();
+    let client = client(peer.parse().unwrap())
+        .dpop(key.public().clone())
+        .header("x-process", number)
+        .unwrap();
     let alone = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&alone);
-    let transport = Transport::new().signer(key).budget(Duration::from_secs(5)).observe(move |event| {
-        seen.fetch_add(usize::from(matches!(event, Event::Alone(_))), Ordering::SeqCst);
-    });
+    let transport = Transport::new()
+        .signer(key)
+        .timeout(Duration::from_secs(5))
+        .on_event(move |event| {
+            seen.fetch_add(
+                usize::from(matches!(event, Event::StorageUnavailable(_))),
+                Ordering::SeqCst,
+            );
+        });
     let storage = RedisStorage::new(redis::Client::open(of("REDIS")).unwrap(), "keybound:");
     let session = Session::builder(transport, client, Grant::client_credentials())
-        .policy(RefreshPolicy::default().early(Duration::ZERO).patience(PATIENCE))
-        .kept_in(Arc::new(storage), "fleet")
-        .open();
+        .policy(
+            RefreshPolicy::default()
+                .refresh_before_expiry(Duration::ZERO)
+                .refresh_timeout(PATIENCE),
+        )
+        .storage(Arc::new(storage), "fleet")
+        .build();
     let served = Mutex::new(Customers::default());
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !Path::new(&folder).join("stop").exists() {
-                    let request = Request::get(format!("http://{peer}/resource")).body(Vec::new()).unwrap();
+                    let request = Request::get(format!("http://{peer}/resource"))
+                        .body(Vec::new())
+                        .unwrap();
                     let began = Instant::now();
-                    let result = session.run(request);
+                    let result = session.send(request);
                     let took = u64::try_from(began.elapsed().as_millis()).unwrap();
                     let mut served = served.lock().unwrap();
                     served.calls += 1;
                     served.longest = served.longest.max(took);
-                    if !result.as_ref().is_ok_and(|response| response.status() == 200) {
+                    if !result
+                        .as_ref()
+                        .is_ok_and(|response| response.status() == 200)
+                    {
                         served.failures += 1;
                         eprintln!("process {number}: {result:?}");
                     }
@@ -188,8 +236,16 @@ fn serve_customers(number: &str) {
             });
         }
     });
-    let Customers { calls, failures, longest, .. } = served.into_inner().unwrap();
-    println!("\n{REPORT} {calls} {failures} {longest} {}", alone.load(Ordering::SeqCst));
+    let Customers {
+        calls,
+        failures,
+        longest,
+        ..
+    } = served.into_inner().unwrap();
+    println!(
+        "\n{REPORT} {calls} {failures} {longest} {}",
+        alone.load(Ordering::SeqCst)
+    );
 }
 
 /// A server of this test's own, which keeps nothing on disk.
@@ -200,13 +256,29 @@ struct Redis {
 
 impl Redis {
     fn start() -> Self {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        Self { port, process: Self::process(port) }
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        Self {
+            port,
+            process: Self::process(port),
+        }
     }
 
     fn process(port: u16) -> Child {
         let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("redis-server can't be started, install it: {error}"));

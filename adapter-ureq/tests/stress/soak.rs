@@ -10,14 +10,17 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fastrand::Rng;
+use keybound_ureq::driver::ServerState;
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, Origins, Secret, Session, Transport};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, Secret, Session, Transport};
 use serde_json::Value;
 use ureq::Error;
 use ureq::config::Config;
 use ureq::http::{Request, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{self, Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout};
+use ureq::unversioned::transport::{
+    self, Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout,
+};
 
 use crate::support::{alone, child, setting};
 
@@ -37,7 +40,9 @@ fn memory_stays_as_it_is_however_many_calls_are_made() {
     }
     let _alone = alone();
     // By a process of its own, whose memory nobody else uses.
-    let output = child(TEST, &[("KEYBOUND_SOAK_CHILD", "1".to_owned())].into()).wait_with_output().unwrap();
+    let output = child(TEST, &[("KEYBOUND_SOAK_CHILD", "1".to_owned())].into())
+        .wait_with_output()
+        .unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success());
 }
@@ -51,9 +56,14 @@ fn soak(calls: u64) {
     let client = client.dpop(key.public().clone());
     let renewals = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&renewals);
-    let transport = Transport::with_agent(agent).signer(key).observe(move |event| {
-        seen.fetch_add(u64::from(matches!(event, Event::Renewed(_))), Ordering::Relaxed);
-    });
+    let transport = Transport::with_agent(agent)
+        .signer(key)
+        .on_event(move |event| {
+            seen.fetch_add(
+                u64::from(matches!(event, Event::TokenRefreshed(_))),
+                Ordering::Relaxed,
+            );
+        });
     let session = Session::new(transport, client, Grant::client_credentials());
 
     let mut rng = Rng::with_seed(setting("KEYBOUND_SEED", 1));
@@ -61,9 +71,15 @@ fn soak(calls: u64) {
     let (mut warm, mut most) = (0, 0);
     let began = Instant::now();
     for number in 0..calls {
-        let host = if rng.u64(0..10) == 0 { BUSY + rng.u64(0..RARE) } else { rng.u64(0..BUSY) };
-        let request = Request::get(format!("https://rs{host}.example/accounts")).body(Vec::new()).unwrap();
-        let mut response = session.run(request).unwrap();
+        let host = if rng.u64(0..10) == 0 {
+            BUSY + rng.u64(0..RARE)
+        } else {
+            rng.u64(0..BUSY)
+        };
+        let request = Request::get(format!("https://rs{host}.example/accounts"))
+            .body(Vec::new())
+            .unwrap();
+        let mut response = session.send(request).unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.body_mut().read_to_string().unwrap(), "here it is");
         if number == warm_up {
@@ -82,18 +98,22 @@ fn soak(calls: u64) {
         resident(),
     );
     assert!(most.max(resident()) < warm + FLAT);
-    assert_eq!(known, Origins::CAPACITY);
+    assert_eq!(known, ServerState::CAPACITY);
 }
 
 fn remembered(session: &Session) -> usize {
-    let learned: Value = serde_json::from_str(&session.transport().learned().to_json()).unwrap();
+    let learned: Value =
+        serde_json::from_str(&session.transport().server_state().to_json()).unwrap();
     learned.as_array().unwrap().len()
 }
 
 /// KiB.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
@@ -114,16 +134,22 @@ impl Peer {
         let mut state = self.0.lock().unwrap();
         state.requests += 1;
         let header = |name: &str| {
-            let line = request.lines().find(|line| line.to_ascii_lowercase().starts_with(name));
-            line.and_then(|line| line.split_once(": ")).map(|(_, value)| value)
+            let line = request
+                .lines()
+                .find(|line| line.to_ascii_lowercase().starts_with(name));
+            line.and_then(|line| line.split_once(": "))
+                .map(|(_, value)| value)
         };
         let nonce = format!("{host}-{}", state.requests);
-        let is_expected = nonce_of(header("dpop:").unwrap()).is_some_and(|given| given.starts_with(host));
+        let is_expected =
+            nonce_of(header("dpop:").unwrap()).is_some_and(|given| given.starts_with(host));
         let (status, body) = if host == "as.example" {
             state.tokens += 1;
             state.used = 0;
-            let body =
-                format!(r#"{{"access_token":"a{}","token_type":"DPoP","expires_in":3600}}"#, state.tokens);
+            let body = format!(
+                r#"{{"access_token":"a{}","token_type":"DPoP","expires_in":3600}}"#,
+                state.tokens
+            );
             ("200 OK", body)
         } else if !is_expected {
             let status = "401 Unauthorized\r\nWWW-Authenticate: DPoP error=\"use_dpop_nonce\"";
@@ -137,7 +163,10 @@ impl Peer {
                 ("200 OK", "here it is".to_owned())
             }
         };
-        format!("HTTP/1.1 {status}\r\nDPoP-Nonce: {nonce}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\nDPoP-Nonce: {nonce}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
     }
 }
 
@@ -152,11 +181,23 @@ fn nonce_of(proof: &str) -> Option<String> {
 impl Connector for Peer {
     type Out = Connection;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, Error> {
-        let (input, output) = (details.config.input_buffer_size(), details.config.output_buffer_size());
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Connection>, Error> {
+        let (input, output) = (
+            details.config.input_buffer_size(),
+            details.config.output_buffer_size(),
+        );
         let host = details.uri.host().unwrap_or_default().to_owned();
         let buffers = LazyBuffers::new(input, output);
-        Ok(Some(Connection { peer: self.clone(), host, buffers, asked: String::new() }))
+        Ok(Some(Connection {
+            peer: self.clone(),
+            host,
+            buffers,
+            asked: String::new(),
+        }))
     }
 }
 
@@ -174,7 +215,8 @@ impl transport::Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
-        self.asked.push_str(&String::from_utf8_lossy(&self.buffers.output()[..amount]));
+        self.asked
+            .push_str(&String::from_utf8_lossy(&self.buffers.output()[..amount]));
         Ok(())
     }
 

@@ -12,6 +12,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::new(Endpoint::https(&var("TOKEN_URL")?)?, auth).dpop(key.public().clone());
     let session = Session::new(Transport::new().signer(key), client, Grant::client_credentials());
     let request = Request::get(var("RESOURCE_URL")?).body(Vec::new())?;
-    println!("{}", session.run(request)?.body_mut().read_to_string()?);
+    println!("{}", session.send(request)?.body_mut().read_to_string()?);
     Ok(())
 }

@@ -27,7 +27,10 @@ fn main() -> Outcome {
         cases.extend(verify::cases(asked)?);
     }
     cases.extend(token::cases(&asking)?);
-    run(cases, &Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("keybound-peers.json"))
+    run(
+        cases,
+        &Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("keybound-peers.json"),
+    )
 }
 
 /// What peers call asynchronous waits for nothing here, so polling once is all it takes.

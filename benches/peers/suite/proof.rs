@@ -20,7 +20,7 @@ use josekit::jwt::{JwtPayload, encode_with_signer};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use jwt_simple::prelude::*;
 use keybound_benches::{Case, Outcome, RingKey, again, now};
-use keybound_core::dpop::{Problem, Proof};
+use keybound_core::dpop::{Proof, ProofError};
 use keybound_core::jose::Algorithm;
 use picky::jose::jwk::Jwk as PickyJwk;
 use picky::jose::jws::{JwsAlg, JwsHeader as PickyHeader};
@@ -37,7 +37,13 @@ pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
     let ours = again(|| Ok(asked.subject.authorized()?));
     let mut cases = vec![
         Case::new("proof", format!("{}, keybound", asked.algorithm), ours),
-        beside_ours(asked, "keybound, Proof::build", || Ok(asked.subject.proof()?), Proof::as_str, &[])?,
+        beside_ours(
+            asked,
+            "keybound, Proof::build",
+            || Ok(asked.subject.proof()?),
+            Proof::as_str,
+            &[],
+        )?,
         josekit(asked)?,
         jsonwebtoken(asked, Provider::AwsLc)?,
         jsonwebtoken(asked, Provider::RustCrypto)?,
@@ -57,7 +63,7 @@ fn beside_ours<'a, T>(
     name: &str,
     make: impl Fn() -> Outcome<T> + 'a,
     read: impl Fn(&T) -> &str,
-    wrong: &[Problem],
+    wrong: &[ProofError],
 ) -> Outcome<Case<'a>> {
     let inspection = asked.subject.policy()?.inspect(read(&make()?), now());
     if inspection.problems() != wrong {
@@ -90,10 +96,14 @@ fn josekit(asked: &Asked) -> Outcome<Case<'_>> {
 
 fn jsonwebtoken(asked: &Asked, provider: Provider) -> Outcome<Case<'_>> {
     let (algorithm, key) = match asked.algorithm {
-        Algorithm::Es256 => {
-            (jsonwebtoken::Algorithm::ES256, EncodingKey::from_ec_der(asked.pkcs8().expose()))
-        }
-        _ => (jsonwebtoken::Algorithm::EdDSA, EncodingKey::from_ed_der(asked.pkcs8().expose())),
+        Algorithm::Es256 => (
+            jsonwebtoken::Algorithm::ES256,
+            EncodingKey::from_ec_der(asked.pkcs8().expose()),
+        ),
+        _ => (
+            jsonwebtoken::Algorithm::EdDSA,
+            EncodingKey::from_ed_der(asked.pkcs8().expose()),
+        ),
     };
     let mut header = Header::new(algorithm);
     header.typ = Some("dpop+jwt".to_owned());
@@ -102,7 +112,13 @@ fn jsonwebtoken(asked: &Asked, provider: Provider) -> Outcome<Case<'_>> {
         provider.choose();
         Ok(encode(&header, &asked.claims(), &key)?)
     };
-    beside_ours(asked, &format!("jsonwebtoken, {}", provider.name()), make, String::as_str, &[])
+    beside_ours(
+        asked,
+        &format!("jsonwebtoken, {}", provider.name()),
+        make,
+        String::as_str,
+        &[],
+    )
 }
 
 /// With its own signer, and with one of ours around ring.
@@ -112,20 +128,32 @@ fn huskarl(asked: &Asked) -> Outcome<[Case<'_>; 2]> {
         _ => (AsymmetricAlgorithm::EdDsa, "EdDSA"),
     };
     let native = PrivateKey::from_jwk(pkcs8_der(asked.pkcs8().expose(), algorithm, None)?)?;
-    let ring = RingSigner::new(RingKey::new(&asked.subject.key)?, alg, native.as_private_jwk().public_jwk());
+    let ring = RingSigner::new(
+        RingKey::new(&asked.subject.key)?,
+        alg,
+        native.as_private_jwk().public_jwk(),
+    );
     let case = |name, dpop: ResourceDPoP| {
         dpop.update_nonce(&asked.subject.uri, asked.nonce().to_owned());
         let access_token = SecretString::from(asked.access_token());
         let jkt = asked.subject.key.public().thumbprint();
         let make = move || {
-            let proof = dpop.proof(&asked.subject.method, &asked.subject.uri, &access_token, jkt);
+            let proof = dpop.proof(
+                &asked.subject.method,
+                &asked.subject.uri,
+                &access_token,
+                jkt,
+            );
             now_or_never(proof)??.ok_or_else(|| "no proof".into())
         };
         beside_ours(asked, name, make, SecretString::expose_secret, &[])
     };
     Ok([
         case("huskarl", ResourceDPoP::builder().signer(native).build())?,
-        case("huskarl, our ring signer", ResourceDPoP::builder().signer(ring).build())?,
+        case(
+            "huskarl, our ring signer",
+            ResourceDPoP::builder().signer(ring).build(),
+        )?,
     ])
 }
 
@@ -137,15 +165,22 @@ fn jwt_simple(asked: &Asked) -> Outcome<Case<'_>> {
         ath: &'a str,
     }
     let metadata = KeyMetadata::default().with_public_key(asked.jwk());
-    let options = HeaderOptions { signature_type: Some("dpop+jwt".to_owned()), ..HeaderOptions::default() };
+    let options = HeaderOptions {
+        signature_type: Some("dpop+jwt".to_owned()),
+        ..HeaderOptions::default()
+    };
     let claims = move || {
-        let custom = Custom { htm: asked.method(), htu: &asked.url, ath: &asked.ath };
+        let custom = Custom {
+            htm: asked.method(),
+            htu: &asked.url,
+            ath: &asked.ath,
+        };
         let mut claims = Claims::with_custom_claims(custom, Duration::from_mins(1));
         (claims.expires_at, claims.invalid_before) = (None, None);
         claims.with_jwt_id(asked.jti()).with_nonce(asked.nonce())
     };
     // Its jwk is a string with JSON in it, and there is no other way.
-    let wrong = [Problem::JwkInvalid];
+    let wrong = [ProofError::JwkInvalid];
     if asked.algorithm == Algorithm::Es256 {
         let mut key = ES256KeyPair::from_der(asked.pkcs8().expose())?;
         key.attach_metadata(metadata)?;
@@ -161,7 +196,11 @@ fn jwt_simple(asked: &Asked) -> Outcome<Case<'_>> {
 
 fn dpop(asked: &Asked) -> Outcome<Case<'_>> {
     let key = picky::key::PrivateKey::from_pkcs8(asked.pkcs8().expose())?;
-    let algorithm = if asked.algorithm == Algorithm::Es256 { JwsAlg::ES256 } else { JwsAlg::EdDSA };
+    let algorithm = if asked.algorithm == Algorithm::Es256 {
+        JwsAlg::ES256
+    } else {
+        JwsAlg::EdDSA
+    };
     let mut header = PickyHeader::new(algorithm);
     header.typ = Some("dpop+jwt".to_owned());
     header.jwk = Some(PickyJwk::from_json(asked.jwk())?);
@@ -169,9 +208,18 @@ fn dpop(asked: &Asked) -> Outcome<Case<'_>> {
     // Some claims can only be had by reading them.
     let claims: DPoPProofClaims = from_value(json!(asked.claims()))?;
     let make = move || {
-        let claims =
-            DPoPProofClaims { jti: asked.jti(), iat: now().as_secs().cast_signed(), ..claims.clone() };
-        Ok(DPoPProofJwtCodec::encode(DPoPProofEssence { header: header.clone(), claims }, &key)?)
+        let claims = DPoPProofClaims {
+            jti: asked.jti(),
+            iat: now().as_secs().cast_signed(),
+            ..claims.clone()
+        };
+        Ok(DPoPProofJwtCodec::encode(
+            DPoPProofEssence {
+                header: header.clone(),
+                claims,
+            },
+            &key,
+        )?)
     };
     beside_ours(asked, "dpop", make, String::as_str, &[])
 }
@@ -183,8 +231,13 @@ fn turbomcp(asked: &Asked) -> Outcome<Case<'_>> {
         // The one that it comes with.
         Provider::AwsLc.choose();
         let (access_token, nonce) = (Some(asked.access_token()), Some(asked.nonce()));
-        let proof =
-            generator.generate_proof_with_params(asked.method(), &asked.url, access_token, nonce, Some(&key));
+        let proof = generator.generate_proof_with_params(
+            asked.method(),
+            &asked.url,
+            access_token,
+            nonce,
+            Some(&key),
+        );
         Ok(now_or_never(proof)??.to_jwt_string())
     };
     beside_ours(asked, "turbomcp-dpop", make, String::as_str, &[])
@@ -193,7 +246,13 @@ fn turbomcp(asked: &Asked) -> Outcome<Case<'_>> {
 fn jacquard(asked: &Asked) -> Outcome<Case<'_>> {
     let key = from_str(asked.subject.key.to_jwk().expose())?;
     let make = move || {
-        Ok(build_dpop_proof(&key, asked.method(), &asked.url, Some(asked.nonce()), Some(&asked.ath))?)
+        Ok(build_dpop_proof(
+            &key,
+            asked.method(),
+            &asked.url,
+            Some(asked.nonce()),
+            Some(&asked.ath),
+        )?)
     };
     beside_ours(asked, "jacquard-oauth", make, |proof| proof.as_str(), &[])
 }
@@ -202,5 +261,11 @@ fn atproto(asked: &Asked) -> Outcome<Case<'_>> {
     let key = generate_key(KeyType::P256Private)?;
     let make = move || Ok(request_dpop(&key, asked.method(), &asked.url, asked.access_token())?.0);
     // It is told of nonces only by a refusal, and then signs a second time.
-    beside_ours(asked, "atproto-oauth", make, String::as_str, &[Problem::NonceMissing])
+    beside_ours(
+        asked,
+        "atproto-oauth",
+        make,
+        String::as_str,
+        &[ProofError::NonceMissing],
+    )
 }

@@ -42,5 +42,7 @@ fn chosen() -> &'static CryptoProvider {
 }
 
 pub(crate) fn install() -> Outcome {
-    EITHER.install_default().map_err(|_| "jsonwebtoken has a provider already".into())
+    EITHER
+        .install_default()
+        .map_err(|_| "jsonwebtoken has a provider already".into())
 }

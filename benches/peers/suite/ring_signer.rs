@@ -25,7 +25,12 @@ struct Signer {
 
 impl RingSigner {
     pub(crate) fn new(key: RingKey, alg: &'static str, jwk: PublicJwk) -> Self {
-        Self(Arc::new(Signer { key, alg, thumbprint: jwk.thumbprint(), jwk }))
+        Self(Arc::new(Signer {
+            key,
+            alg,
+            thumbprint: jwk.thumbprint(),
+            jwk,
+        }))
     }
 }
 
@@ -68,8 +73,11 @@ impl AsymmetricJwsSignerSelector for RingSigner {
         &'a self,
         thumbprint: &'a str,
     ) -> MaybeSendBoxFuture<'a, Option<Arc<dyn AsymmetricJwsSigner>>> {
-        let signer: Option<Arc<dyn AsymmetricJwsSigner>> =
-            if self.0.thumbprint == thumbprint { Some(self.0.clone()) } else { None };
+        let signer: Option<Arc<dyn AsymmetricJwsSigner>> = if self.0.thumbprint == thumbprint {
+            Some(self.0.clone())
+        } else {
+            None
+        };
         Box::pin(async { signer })
     }
 }

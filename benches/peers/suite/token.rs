@@ -10,7 +10,12 @@ use oauth2::basic::{BasicClient, BasicTokenResponse};
 use oauth2::{ClientId, ClientSecret, HttpRequest, Scope, TokenUrl};
 
 pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 5]> {
-    let response = || each(|| Ok(asking.request()?.1), |pending| asking.receive(pending));
+    let response = || {
+        each(
+            || Ok(asking.request()?.1),
+            |pending| asking.receive(pending),
+        )
+    };
     let exchange = || {
         again(|| {
             // oauth2 wants the answer's bytes for itself; so we copy them as well.
@@ -20,8 +25,18 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 5]> {
     };
     Ok([
         Case::new("token", "response, keybound", response()),
-        Case::new("token", "response, oauth2", again(|| oauth2_response(asking))).beside(response()),
-        Case::new("token", "response, huskarl", again(|| huskarl_response(asking))).beside(response()),
+        Case::new(
+            "token",
+            "response, oauth2",
+            again(|| oauth2_response(asking)),
+        )
+        .beside(response()),
+        Case::new(
+            "token",
+            "response, huskarl",
+            again(|| huskarl_response(asking)),
+        )
+        .beside(response()),
         Case::new("token", "exchange, keybound", exchange()),
         Case::new("token", "exchange, oauth2", oauth2_exchange(asking)?).beside(exchange()),
     ])
@@ -48,6 +63,9 @@ fn oauth2_exchange(asking: &Asking) -> Outcome<Work<'_>> {
     };
     Ok(again(move || {
         let scopes = Asking::SCOPES.map(|scope| Scope::new(scope.to_owned()));
-        Ok(client.exchange_client_credentials().add_scopes(scopes).request(&network)?)
+        Ok(client
+            .exchange_client_credentials()
+            .add_scopes(scopes)
+            .request(&network)?)
     }))
 }

@@ -23,8 +23,14 @@ pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
     let proof: Arc<str> = asked.subject.proof()?.as_str().into();
     let case = |name: &str, work| Case::new("verify", format!("{}, {name}", asked.algorithm), work);
     let mut peers = vec![
-        ("jsonwebtoken, aws_lc_rs", jsonwebtoken(asked, &proof, Provider::AwsLc)),
-        ("jsonwebtoken, rust_crypto", jsonwebtoken(asked, &proof, Provider::RustCrypto)),
+        (
+            "jsonwebtoken, aws_lc_rs",
+            jsonwebtoken(asked, &proof, Provider::AwsLc),
+        ),
+        (
+            "jsonwebtoken, rust_crypto",
+            jsonwebtoken(asked, &proof, Provider::RustCrypto),
+        ),
         ("huskarl", huskarl(asked, &proof)),
         ("dpop-verifier", dpop_verifier(asked, &proof)),
     ];
@@ -44,7 +50,11 @@ fn ours<'a>(asked: &Asked, proof: &Arc<str>) -> Outcome<Work<'a>> {
     let (policy, proof) = (asked.subject.policy()?.max_age(MAX_AGE), Arc::clone(proof));
     Ok(again(move || {
         let inspection = policy.inspect(&proof, now());
-        if inspection.is_valid() { Ok(inspection) } else { Err("the proof must pass".into()) }
+        if inspection.is_valid() {
+            Ok(inspection)
+        } else {
+            Err("the proof must pass".into())
+        }
     }))
 }
 
@@ -63,8 +73,14 @@ fn jsonwebtoken<'a>(asked: &'a Asked, proof: &Arc<str>, provider: Provider) -> W
             return Err("this is no proof".into());
         }
         let key = DecodingKey::from_jwk(&header.jwk.ok_or("the proof has no key")?)?;
-        let Claims { htm, htu, iat, ath, nonce, .. } =
-            decode::<Claims<String>>(&*proof, &key, &validation)?.claims;
+        let Claims {
+            htm,
+            htu,
+            iat,
+            ath,
+            nonce,
+            ..
+        } = decode::<Claims<String>>(&*proof, &key, &validation)?.claims;
         if now().as_secs().abs_diff(iat) > MAX_AGE.as_secs() {
             return Err("the proof is too old".into());
         }
@@ -81,7 +97,10 @@ fn huskarl<'a>(asked: &'a Asked, proof: &Arc<str>) -> Work<'a> {
     again(move || {
         let valid = now_or_never(validator.validate(&proof))??;
         let claims = [&valid.htm, &valid.htu, &valid.ath, &valid.nonce];
-        matching(asked, claims.map(|claim| claim.as_deref().unwrap_or_default()))
+        matching(
+            asked,
+            claims.map(|claim| claim.as_deref().unwrap_or_default()),
+        )
     })
 }
 
@@ -90,24 +109,39 @@ fn dpop_verifier<'a>(asked: &'a Asked, proof: &Arc<str>) -> Work<'a> {
 
     #[async_trait]
     impl ReplayStore for NeverSeen {
-        async fn insert_once(&mut self, _: [u8; 32], _: ReplayContext<'_>) -> Result<bool, DpopError> {
+        async fn insert_once(
+            &mut self,
+            _: [u8; 32],
+            _: ReplayContext<'_>,
+        ) -> Result<bool, DpopError> {
             Ok(true)
         }
     }
 
     let verifier = DpopVerifier::new()
         .with_max_age_seconds(MAX_AGE.as_secs().cast_signed())
-        .with_nonce_mode(NonceMode::RequireEqual { expected_nonce: asked.nonce().to_owned() });
+        .with_nonce_mode(NonceMode::RequireEqual {
+            expected_nonce: asked.nonce().to_owned(),
+        });
     let proof = Arc::clone(proof);
     again(move || {
         let access_token = Some(asked.access_token());
-        Ok(now_or_never(verifier.verify(&mut NeverSeen, &proof, &asked.url, asked.method(), access_token))??)
+        Ok(now_or_never(verifier.verify(
+            &mut NeverSeen,
+            &proof,
+            &asked.url,
+            asked.method(),
+            access_token,
+        ))??)
     })
 }
 
 fn atproto<'a>(asked: &'a Asked, proof: &Arc<str>) -> Work<'a> {
-    let mut config =
-        DpopValidationConfig::for_resource_request(asked.method(), &asked.url, asked.access_token());
+    let mut config = DpopValidationConfig::for_resource_request(
+        asked.method(),
+        &asked.url,
+        asked.access_token(),
+    );
     config.expected_nonce_values = vec![asked.nonce().to_owned()];
     config.max_age_seconds = MAX_AGE.as_secs();
     let proof = Arc::clone(proof);

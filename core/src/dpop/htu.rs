@@ -1,6 +1,6 @@
 //! Comparing the `htu` of a proof with a URL: RFC 9449 §4.3 with the normalisations of RFC 3986 §6.2.2 and §6.2.3.
 
-use crate::wire::escape::hex;
+use crate::types::escape::hex;
 
 /// The one spelling of all equivalent URLs, without query and fragment. `None` for what is no absolute
 /// `http` or `https` URL, or carries user information.
@@ -34,7 +34,9 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
         None => (authority, ""),
     };
     let is_host = !host.is_empty()
-        && !host.bytes().any(|byte| byte.is_ascii_control() || matches!(byte, b' ' | b'@' | b'\\' | b'"'));
+        && !host
+            .bytes()
+            .any(|byte| byte.is_ascii_control() || matches!(byte, b' ' | b'@' | b'\\' | b'"'));
     match port {
         _ if !is_host => None,
         "" => Some((host, None)),
@@ -93,8 +95,9 @@ fn push_without_dot_segments(path: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn equivalent_urls_have_one_spelling() {
@@ -103,7 +106,10 @@ mod tests {
             ("http://h:80", "http://h/"),
             ("http://h:443/", "http://h:443/"),
             ("https://h:/x?q#f", "https://h/x"),
-            ("https://h/a/./b/../c/%7euser/%2f", "https://h/a/c/~user/%2F"),
+            (
+                "https://h/a/./b/../c/%7euser/%2f",
+                "https://h/a/c/~user/%2F",
+            ),
             ("https://h/a/%2E%2e/b", "https://h/b"),
             ("https://h/../..", "https://h/"),
             ("https://h/a/..", "https://h/"),

@@ -2,7 +2,7 @@
 //!
 //! # The checks of RFC 9449 §4.3
 //!
-//! | check | what must hold | [`Problem::code`] | test (`core/tests/it`) |
+//! | check | what must hold | [`ProofError::code`] | test (`core/tests/it`) |
 //! |---|---|---|---|
 //! | 1 | there is exactly one `DPoP` header | `proof_missing`, `proof_twice` | `inspect::a_request_has_exactly_one_proof` |
 //! | 2 | it is one well-formed JWT | `too_long`, `not_jws`, `header_malformed`, `payload_malformed` | `inspect::what_is_no_jws_of_two_objects_is_refused_for_its_form` |
@@ -16,7 +16,7 @@
 //! | 10 | `nonce` is the one that the server gave | `nonce_missing`, `nonce_mismatch` | the same |
 //! | 11 | it was made neither too long ago nor ahead of time | `too_old`, `from_the_future`, `expired`, `not_yet_valid` | the same |
 //! | 12 | `ath` is the access token's hash, and the key the one it is bound to | `ath_missing`, `ath_mismatch`, `ath_unexpected`, `key_mismatch` | `inspect::the_hash_of_the_access_token_is_checked_where_one_goes_along`, `inspect::the_key_must_be_the_one_that_the_token_is_bound_to` |
-//! | §11.1 | it was not used before | [`Replay`] | the cache's own |
+//! | §11.1 | it was not used before | [`ReplayError`] | the cache's own |
 //!
 //! Where the RFC leaves it open, this is decided:
 //!
@@ -35,23 +35,20 @@
 //! | points off the curve, Ed25519 keys of small order, RSA below 2048 or above 8192 bits | refused |
 
 mod htu;
-mod inspect;
-mod negotiation;
-mod nonce;
-mod problem;
-mod proof;
+pub(crate) mod proof;
+mod proof_error;
 mod replay;
+mod verifier;
 
-pub use inspect::{Claims, Inspection, Policy, VerifiedProof};
-pub use nonce::Nonce;
-pub use problem::Problem;
+pub use crate::types::nonce::Nonce;
 pub use proof::{Proof, ProofBuilder};
-pub use replay::{Replay, ReplayCache};
+pub use proof_error::ProofError;
+pub use replay::{ReplayCache, ReplayError};
+pub use verifier::{Inspection, ProofClaims, ProofVerifier, VerifiedProof};
 
-pub(crate) use inspect::Jws;
-pub(crate) use inspect::calls_itself_a_proof;
-pub(crate) use negotiation::{Clock, Corrections, Objection, Occasion, Said};
 pub(crate) use proof::{AccessTokenHash, sensitive};
+pub(crate) use verifier::Jws;
+pub(crate) use verifier::is_dpop_proof;
 
 /// The header that carries a proof (RFC 9449 §4.1).
 pub(crate) const DPOP: http::HeaderName = http::HeaderName::from_static("dpop");

@@ -4,14 +4,15 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Uri};
 use ring::digest::{SHA256, digest};
 
-use crate::endpoint::Target;
-use crate::error::{Error, Misuse};
+use crate::jose::signing::sealed::Sealed;
+use crate::jose::signing::{Resumable, SignRequest, Signing, Unsigned};
 use crate::jose::{self, PublicJwk};
-use crate::secret::Secret;
-use crate::signing::{Assemble, SignRequest, Signing, Unsigned, sealed::Sealed};
-use crate::time::Ambient;
-
-use super::Nonce;
+use crate::types::endpoint::HttpTarget;
+use crate::types::error::Error;
+use crate::types::input::InvalidInput;
+use crate::types::nonce::Nonce;
+use crate::types::secret::Secret;
+use crate::types::time::RequestContext;
 
 /// A finished proof (RFC 9449 §4.2), for one request. `Debug` doesn't show it: until the server has seen
 /// its `jti`, it is good for whoever holds it.
@@ -21,14 +22,23 @@ impl Proof {
     /// Begins a proof for one request to `uri` by the key whose public half this is.
     ///
     /// # Errors
-    /// `Misuse` unless `uri` is absolute, `http` or `https`, without user information.
+    /// `InvalidInput` unless `uri` is absolute, `http` or `https`, without user information.
     pub fn build<'a>(
         key: &'a PublicJwk,
         method: &'a Method,
         uri: &'a Uri,
-    ) -> Result<ProofBuilder<'a>, Misuse> {
-        let target = Target::of(uri)?;
-        Ok(ProofBuilder { key, draft: Draft { method, target, nonce: None, ath: None, lifetime: None } })
+    ) -> Result<ProofBuilder<'a>, InvalidInput> {
+        let target = HttpTarget::parse(uri)?;
+        Ok(ProofBuilder {
+            key,
+            draft: UnsignedProof {
+                method,
+                target,
+                nonce: None,
+                ath: None,
+                lifetime: None,
+            },
+        })
     }
 
     /// The compact JWS.
@@ -50,12 +60,14 @@ impl fmt::Debug for Proof {
 
 impl Sealed for Proof {}
 
-impl Assemble for Proof {
+impl Resumable for Proof {
     type Draft = ();
 
     fn assemble((): (), jws: Vec<u8>) -> Result<Signing<Self>, Error> {
         // It is all base64url and dots.
-        Ok(Signing::Ready(Self(String::from_utf8(jws).unwrap_or_default())))
+        Ok(Signing::Ready(Self(
+            String::from_utf8(jws).unwrap_or_default(),
+        )))
     }
 }
 
@@ -71,7 +83,7 @@ pub(crate) fn sensitive(jws: Vec<u8>) -> HeaderValue {
 #[must_use]
 pub struct ProofBuilder<'a> {
     key: &'a PublicJwk,
-    draft: Draft<'a>,
+    draft: UnsignedProof<'a>,
 }
 
 impl<'a> ProofBuilder<'a> {
@@ -83,7 +95,7 @@ impl<'a> ProofBuilder<'a> {
 
     /// `ath`: the hash of the access token that goes with the proof. For resource servers only.
     pub fn access_token(mut self, token: &Secret) -> Self {
-        self.draft.ath = Some(AccessTokenHash::of(token.expose()));
+        self.draft.ath = Some(AccessTokenHash::new(token.expose()));
         self
     }
 
@@ -94,8 +106,11 @@ impl<'a> ProofBuilder<'a> {
     }
 
     /// The proof, as soon as it is signed.
-    pub fn prepare(self, ambient: Ambient) -> Signing<Proof> {
-        Signing::Needs(Unsigned::new(self.draft.sign_request(self.key, &ambient), ()))
+    pub fn prepare(self, context: RequestContext) -> Signing<Proof> {
+        Signing::Needs(Unsigned::new(
+            self.draft.sign_request(self.key, &context),
+            (),
+        ))
     }
 }
 
@@ -104,8 +119,10 @@ impl<'a> ProofBuilder<'a> {
 pub(crate) struct AccessTokenHash([u8; 43]);
 
 impl AccessTokenHash {
-    pub(crate) fn of(token: &str) -> Self {
-        Self(jose::encode_array(digest(&SHA256, token.as_bytes()).as_ref()))
+    pub(crate) fn new(token: &str) -> Self {
+        Self(jose::encode_array(
+            digest(&SHA256, token.as_bytes()).as_ref(),
+        ))
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -115,20 +132,20 @@ impl AccessTokenHash {
 
 /// The claims of one proof, before they have a time and a `jti`.
 #[derive(Clone, Debug)]
-pub(crate) struct Draft<'a> {
+pub(crate) struct UnsignedProof<'a> {
     pub(crate) method: &'a Method,
-    pub(crate) target: Target<'a>,
+    pub(crate) target: HttpTarget<'a>,
     pub(crate) nonce: Option<&'a Nonce>,
     pub(crate) ath: Option<AccessTokenHash>,
     pub(crate) lifetime: Option<Duration>,
 }
 
-impl Draft<'_> {
+impl UnsignedProof<'_> {
     /// The signing input, in an allocation that has room for the signature.
-    pub(crate) fn sign_request(&self, key: &PublicJwk, ambient: &Ambient) -> SignRequest {
-        let jti: [u8; 22] = jose::encode_array(&ambient.entropy);
-        let mut claims = Claims::new();
-        self.write_claims(&jti, ambient, &mut claims);
+    pub(crate) fn sign_request(&self, key: &PublicJwk, context: &RequestContext) -> SignRequest {
+        let jti: [u8; 22] = jose::encode_array(&context.entropy);
+        let mut claims = ClaimsBuffer::new();
+        self.write_claims(&jti, context, &mut claims);
         let header = key.proof_header();
         let signature = jose::encoded_len(key.signature_len());
         let capacity = header.len() + 1 + jose::encoded_len(claims.length) + 1 + signature;
@@ -140,7 +157,7 @@ impl Draft<'_> {
             Some(claims) => jose::encode_into(claims, &mut input),
             None => {
                 let mut payload = Base64Writer::new(&mut input);
-                self.write_claims(&jti, ambient, &mut payload);
+                self.write_claims(&jti, context, &mut payload);
                 payload.flush();
             }
         }
@@ -148,7 +165,7 @@ impl Draft<'_> {
     }
 
     /// RFC 9449 §4.2. No value but the path can hold a character that JSON escapes.
-    fn write_claims(&self, jti: &[u8], ambient: &Ambient, out: &mut impl Sink) {
+    fn write_claims(&self, jti: &[u8], context: &RequestContext, out: &mut impl Sink) {
         out.bytes(br#"{"jti":""#);
         out.bytes(jti);
         out.bytes(br#"","htm":""#);
@@ -156,7 +173,7 @@ impl Draft<'_> {
         out.bytes(br#"","htu":""#);
         self.target.write_htu(&mut JsonEscape(out));
         out.bytes(br#"","iat":"#);
-        let iat = ambient.now.as_secs();
+        let iat = context.now.as_secs();
         out.number(iat);
         if let Some(lifetime) = self.lifetime {
             out.bytes(br#","exp":"#);
@@ -197,26 +214,29 @@ trait Sink {
 }
 
 /// Counts what is written, and keeps it as long as it has room: for a URL of usual length that is all.
-struct Claims {
-    kept: [u8; 512],
+struct ClaimsBuffer {
+    bytes: [u8; 512],
     length: usize,
 }
 
-impl Claims {
+impl ClaimsBuffer {
     fn new() -> Self {
-        Self { kept: [0; 512], length: 0 }
+        Self {
+            bytes: [0; 512],
+            length: 0,
+        }
     }
 
     fn whole(&self) -> Option<&[u8]> {
-        self.kept.get(..self.length)
+        self.bytes.get(..self.length)
     }
 }
 
-impl Sink for Claims {
+impl Sink for ClaimsBuffer {
     fn bytes(&mut self, bytes: &[u8]) {
         let from = self.length;
         self.length += bytes.len();
-        if let Some(room) = self.kept.get_mut(from..self.length) {
+        if let Some(room) = self.bytes.get_mut(from..self.length) {
             room.copy_from_slice(bytes);
         }
     }
@@ -234,7 +254,11 @@ struct Base64Writer<'a> {
 
 impl<'a> Base64Writer<'a> {
     fn new(out: &'a mut Vec<u8>) -> Self {
-        Self { out, buffer: [0; ROOM], filled: 0 }
+        Self {
+            out,
+            buffer: [0; ROOM],
+            filled: 0,
+        }
     }
 
     fn flush(&mut self) {
@@ -283,14 +307,15 @@ impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::jose::{Algorithm, SigningKey};
-    use crate::time::UnixTime;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn ambient(secs: u64) -> Ambient {
-        Ambient::new(UnixTime::from_secs(secs), [7; 16])
+    use super::*;
+    use crate::jose::{Algorithm, SigningKey};
+    use crate::types::time::UnixTime;
+
+    fn context(secs: u64) -> RequestContext {
+        RequestContext::new(UnixTime::from_secs(secs), [7; 16])
     }
 
     fn decoded(part: &str) -> Value {
@@ -307,7 +332,7 @@ mod tests {
             .unwrap()
             .nonce(&nonce)
             .access_token(&token)
-            .prepare(ambient(1_562_262_618))
+            .prepare(context(1_562_262_618))
             .finish(|request| key.sign(request))
             .unwrap();
         let parts: Vec<_> = proof.as_str().split('.').collect();
@@ -331,7 +356,10 @@ mod tests {
                 "nonce": "!#$%&'*+.^_`|~<>?@[]{}",
             })
         );
-        assert_eq!(format!("{proof:?}"), format!("Proof({} bytes)", proof.as_str().len()));
+        assert_eq!(
+            format!("{proof:?}"),
+            format!("Proof({} bytes)", proof.as_str().len())
+        );
         assert!(proof.into_header().is_sensitive());
     }
 
@@ -343,7 +371,7 @@ mod tests {
             let proof = Proof::build(key.public(), &Method::GET, &uri)
                 .unwrap()
                 .lifetime(Duration::from_secs(60))
-                .prepare(ambient(u64::MAX / 2000))
+                .prepare(context(u64::MAX / 2000))
                 .finish(|request| key.sign(request))
                 .unwrap();
             assert_eq!(proof.0.len(), proof.0.capacity(), "{path}");
@@ -357,7 +385,7 @@ mod tests {
             let key = SigningKey::generate(Algorithm::Es256).unwrap();
             let proof = Proof::build(key.public(), &Method::PUT, &uri)
                 .unwrap()
-                .prepare(ambient(secs))
+                .prepare(context(secs))
                 .finish(|request| key.sign(request))
                 .unwrap();
             let claims = decoded(proof.as_str().split('.').nth(1).unwrap());

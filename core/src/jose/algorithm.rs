@@ -20,7 +20,7 @@ pub enum Algorithm {
 
 /// The keys that an algorithm works with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
+pub(crate) enum KeyType {
     P256,
     P384,
     Ed25519,
@@ -29,8 +29,14 @@ pub(crate) enum Family {
 
 impl Algorithm {
     /// All of them, in the order in which they are best offered.
-    pub const ALL: &[Self] =
-        &[Self::Es256, Self::EdDsa, Self::Ed25519, Self::Es384, Self::Ps256, Self::Rs256];
+    pub const ALL: &[Self] = &[
+        Self::Es256,
+        Self::EdDsa,
+        Self::Ed25519,
+        Self::Es384,
+        Self::Ps256,
+        Self::Rs256,
+    ];
 
     /// The `alg` value.
     pub const fn as_str(self) -> &'static str {
@@ -46,27 +52,31 @@ impl Algorithm {
 
     /// The algorithm of an `alg` value (case-sensitive, RFC 7515 §4.1.1); `None` for all that aren't supported.
     pub fn from_alg(alg: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|algorithm| algorithm.as_str() == alg)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|algorithm| algorithm.as_str() == alg)
     }
 
-    pub(crate) const fn family(self) -> Family {
+    pub(crate) const fn key_type(self) -> KeyType {
         match self {
-            Self::Es256 => Family::P256,
-            Self::Es384 => Family::P384,
-            Self::EdDsa | Self::Ed25519 => Family::Ed25519,
-            Self::Rs256 | Self::Ps256 => Family::Rsa,
+            Self::Es256 => KeyType::P256,
+            Self::Es384 => KeyType::P384,
+            Self::EdDsa | Self::Ed25519 => KeyType::Ed25519,
+            Self::Rs256 | Self::Ps256 => KeyType::Rsa,
         }
     }
 
     /// Whether both are the same under two names.
     pub(crate) fn is_same_as(self, other: Self) -> bool {
-        self == other || (self.family() == Family::Ed25519 && other.family() == Family::Ed25519)
+        self == other
+            || (self.key_type() == KeyType::Ed25519 && other.key_type() == KeyType::Ed25519)
     }
 }
 
-impl Family {
+impl KeyType {
     /// The algorithm of a key that doesn't say.
-    pub(crate) const fn usual(self) -> Algorithm {
+    pub(crate) const fn default_algorithm(self) -> Algorithm {
         match self {
             Self::P256 => Algorithm::Es256,
             Self::P384 => Algorithm::Es384,

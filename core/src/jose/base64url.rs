@@ -4,8 +4,9 @@ use base64::Engine as _;
 
 /// By vector instructions where the processor has them: claims and headers are long enough to gain by it.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static ENGINE: std::sync::LazyLock<base64::engine::Simd> =
-    std::sync::LazyLock::new(|| base64::engine::Simd::url_safe(base64::engine::general_purpose::NO_PAD));
+static ENGINE: std::sync::LazyLock<base64::engine::Simd> = std::sync::LazyLock::new(|| {
+    base64::engine::Simd::url_safe(base64::engine::general_purpose::NO_PAD)
+});
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 static ENGINE: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -41,8 +42,9 @@ pub(crate) const fn encoded_len(bytes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn what_encode_could_not_have_written_is_refused() {

@@ -51,7 +51,9 @@ impl<'a> Reader<'a> {
     pub(super) fn unsigned(&mut self) -> Option<&'a [u8]> {
         match self.read(INTEGER)? {
             [0] => Some(&[]),
-            [0, positive @ ..] if positive.first().is_some_and(|first| *first >= 0x80) => Some(positive),
+            [0, positive @ ..] if positive.first().is_some_and(|first| *first >= 0x80) => {
+                Some(positive)
+            }
             [0, ..] | [] => None,
             positive @ [first, ..] if *first < 0x80 => Some(positive),
             _ => None,
@@ -90,8 +92,9 @@ pub(super) fn push_unsigned(out: &mut Vec<u8>, number: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn only_the_shortest_form_is_read() {

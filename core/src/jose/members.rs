@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use zeroize::Zeroizing;
 
-use super::algorithm::{Algorithm, Family};
+use super::algorithm::{Algorithm, KeyType};
 use super::decode;
-use crate::error::Misuse;
-use crate::wire::json::{Members, Value};
+use crate::types::input::InvalidInput;
+use crate::wire::json::{JsonObject, JsonValue};
 
 /// A JWK of any kind, which says nothing twice. Members that aren't known are ignored.
-pub(crate) struct JwkMembers<'a>(Members<'a>);
+pub(crate) struct JwkMembers<'a>(JsonObject<'a>);
 
 /// Of a private key, or of a symmetric one.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", OTHER_PRIMES, "k"];
@@ -19,38 +19,43 @@ const OTHER_PRIMES: &str = "oth";
 
 /// What a key may be used for here (RFC 7517 §4.3).
 #[derive(Clone, Copy)]
-pub(crate) enum Operation {
+pub(crate) enum KeyOperation {
     Sign,
     Verify,
 }
 
 impl<'a> JwkMembers<'a> {
-    pub(crate) fn of_json(jwk: &'a [u8]) -> Result<Self, BadJwk> {
-        Members::of(jwk).map_err(|_| BadJwk::Malformed).and_then(Self::of)
+    pub(crate) fn parse(jwk: &'a [u8]) -> Result<Self, BadJwk> {
+        JsonObject::parse(jwk)
+            .map_err(|_| BadJwk::Malformed)
+            .and_then(Self::from_object)
     }
 
-    pub(crate) fn of(members: Members<'a>) -> Result<Self, BadJwk> {
-        match members.says_everything_once() {
+    pub(crate) fn from_object(members: JsonObject<'a>) -> Result<Self, BadJwk> {
+        match members.has_unique_names() {
             true => Ok(Self(members)),
             false => Err(BadJwk::Malformed),
         }
     }
 
     /// The kind of key, if it is one that is supported and meant for the operation, and its algorithm.
-    pub(crate) fn kind(&self, operation: Operation) -> Result<(Family, Algorithm), BadJwk> {
+    pub(crate) fn kind(&self, operation: KeyOperation) -> Result<(KeyType, Algorithm), BadJwk> {
         let family = match (self.text("kty")?.as_deref(), self.text("crv")?.as_deref()) {
             (None, _) => return Err(BadJwk::Malformed),
-            (Some("EC"), Some("P-256")) => Family::P256,
-            (Some("EC"), Some("P-384")) => Family::P384,
-            (Some("OKP"), Some("Ed25519")) => Family::Ed25519,
-            (Some("RSA"), _) => Family::Rsa,
+            (Some("EC"), Some("P-256")) => KeyType::P256,
+            (Some("EC"), Some("P-384")) => KeyType::P384,
+            (Some("OKP"), Some("Ed25519")) => KeyType::Ed25519,
+            (Some("RSA"), _) => KeyType::Rsa,
             _ => return Err(BadJwk::Unsupported),
         };
         let algorithm = match self.text("alg")? {
-            None => Some(family.usual()),
-            Some(alg) => Algorithm::from_alg(&alg).filter(|algorithm| algorithm.family() == family),
+            None => Some(family.default_algorithm()),
+            Some(alg) => {
+                Algorithm::from_alg(&alg).filter(|algorithm| algorithm.key_type() == family)
+            }
         };
-        let meant_for_it = self.text("use")?.is_none_or(|usage| usage == "sig") && self.permits(operation)?;
+        let meant_for_it =
+            self.text("use")?.is_none_or(|usage| usage == "sig") && self.permits(operation)?;
         match algorithm {
             Some(algorithm) if meant_for_it => Ok((family, algorithm)),
             _ => Err(BadJwk::Unsupported),
@@ -58,15 +63,21 @@ impl<'a> JwkMembers<'a> {
     }
 
     /// What `key_ops` says of it.
-    fn permits(&self, operation: Operation) -> Result<bool, BadJwk> {
-        let Some(permitted) = self.0.get("key_ops") else { return Ok(true) };
-        let permitted: Option<Vec<_>> =
-            permitted.list().and_then(|list| list.into_iter().map(Value::text).collect());
-        let needed = match operation {
-            Operation::Sign => "sign",
-            Operation::Verify => "verify",
+    fn permits(&self, operation: KeyOperation) -> Result<bool, BadJwk> {
+        let Some(permitted) = self.0.get("key_ops") else {
+            return Ok(true);
         };
-        Ok(permitted.ok_or(BadJwk::Malformed)?.iter().any(|permitted| permitted == needed))
+        let permitted: Option<Vec<_>> = permitted
+            .as_array()
+            .and_then(|list| list.into_iter().map(JsonValue::as_str).collect());
+        let needed = match operation {
+            KeyOperation::Sign => "sign",
+            KeyOperation::Verify => "verify",
+        };
+        Ok(permitted
+            .ok_or(BadJwk::Malformed)?
+            .iter()
+            .any(|permitted| permitted == needed))
     }
 
     pub(crate) fn names_algorithm(&self) -> bool {
@@ -89,12 +100,14 @@ impl<'a> JwkMembers<'a> {
 
     /// The bytes of a public member.
     pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>, BadJwk> {
-        self.text(name)?.and_then(|text| decode(&text)).ok_or(BadJwk::Malformed)
+        self.text(name)?
+            .and_then(|text| decode(&text))
+            .ok_or(BadJwk::Malformed)
     }
 
     /// The bytes of a private one.
     pub(super) fn private(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, BadJwk> {
-        let bytes = self.0.text(name).and_then(|text| decode(&text));
+        let bytes = self.0.str(name).and_then(|text| decode(&text));
         bytes.map(Zeroizing::new).ok_or(BadJwk::NotPrivate)
     }
 
@@ -107,7 +120,10 @@ impl<'a> JwkMembers<'a> {
     }
 
     fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, BadJwk> {
-        self.0.get(name).map(|value| value.text().ok_or(BadJwk::Malformed)).transpose()
+        self.0
+            .get(name)
+            .map(|value| value.as_str().ok_or(BadJwk::Malformed))
+            .transpose()
     }
 }
 
@@ -125,7 +141,9 @@ pub(crate) enum BadJwk {
 impl BadJwk {
     pub(crate) fn rule(self) -> &'static str {
         match self {
-            Self::Malformed => "must be a JWK with every member that its key type requires, in base64url",
+            Self::Malformed => {
+                "must be a JWK with every member that its key type requires, in base64url"
+            }
             Self::Private => "must not hold private or symmetric key material",
             Self::NotPrivate => "must hold the private key, with every part of it",
             Self::Unsupported => {
@@ -139,7 +157,7 @@ impl BadJwk {
     }
 }
 
-impl From<BadJwk> for Misuse {
+impl From<BadJwk> for InvalidInput {
     fn from(bad: BadJwk) -> Self {
         Self::new("jwk", bad.rule())
     }

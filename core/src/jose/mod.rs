@@ -17,6 +17,7 @@ mod members;
 mod pkcs8;
 mod private;
 mod signature;
+pub(crate) mod signing;
 mod vectors;
 
 pub use algorithm::Algorithm;

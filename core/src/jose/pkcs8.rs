@@ -2,8 +2,10 @@
 
 use zeroize::Zeroizing;
 
-use super::algorithm::Family;
-use super::der::{BIT_STRING, CONTEXT_1, NULL, OCTET_STRING, OID, Reader, SEQUENCE, push, push_unsigned};
+use super::algorithm::KeyType;
+use super::der::{
+    BIT_STRING, CONTEXT_1, NULL, OCTET_STRING, OID, Reader, SEQUENCE, push, push_unsigned,
+};
 use super::private::{Bytes, PrivateParts, RsaParts};
 
 const EC_PUBLIC_KEY: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
@@ -32,8 +34,8 @@ pub(super) fn parse(der: &[u8]) -> Result<PrivateParts, BadPkcs8> {
     }
     match algorithm.read(OID) {
         Some(EC_PUBLIC_KEY) => match algorithm.read(OID) {
-            Some(P256) => ec(Family::P256, 32, key),
-            Some(P384) => ec(Family::P384, 48, key),
+            Some(P256) => ec(KeyType::P256, 32, key),
+            Some(P384) => ec(KeyType::P384, 48, key),
             _ => Err(BadPkcs8::Unsupported),
         },
         Some(ED25519) => ed25519(key).ok_or(malformed),
@@ -44,7 +46,7 @@ pub(super) fn parse(der: &[u8]) -> Result<PrivateParts, BadPkcs8> {
 }
 
 /// RFC 5915 §3
-fn ec(family: Family, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkcs8> {
+fn ec(family: KeyType, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkcs8> {
     let malformed = BadPkcs8::Malformed;
     let mut key = Reader::new(key).enter(SEQUENCE).ok_or(malformed)?;
     let version = key.unsigned();
@@ -57,9 +59,15 @@ fn ec(family: Family, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkcs
     d.reserve_exact(given.len());
     d.extend(given);
     let _ = key.read(0xA0);
-    let public = key.enter(CONTEXT_1).and_then(|mut public| public.read(BIT_STRING));
+    let public = key
+        .enter(CONTEXT_1)
+        .and_then(|mut public| public.read(BIT_STRING));
     match public {
-        Some([0, point @ ..]) => Ok(PrivateParts::Ec { family, d, point: point.to_vec() }),
+        Some([0, point @ ..]) => Ok(PrivateParts::Ec {
+            family,
+            d,
+            point: point.to_vec(),
+        }),
         _ => Err(BadPkcs8::NoPublicKey),
     }
 }
@@ -68,7 +76,9 @@ fn ec(family: Family, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkcs
 fn ed25519(key: &[u8]) -> Option<PrivateParts> {
     let mut key = Reader::new(key);
     let seed = key.read(OCTET_STRING).filter(|seed| seed.len() == 32)?;
-    key.is_empty().then(|| PrivateParts::Ed25519 { seed: Zeroizing::new(seed.to_vec()) })
+    key.is_empty().then(|| PrivateParts::Ed25519 {
+        seed: Zeroizing::new(seed.to_vec()),
+    })
 }
 
 /// RFC 8017 §A.1.2
@@ -78,9 +88,27 @@ fn rsa(key: &[u8]) -> Option<PrivateParts> {
     let version: &[u8] = key.unsigned()?;
     let (n, e) = (key.unsigned()?.to_vec(), key.unsigned()?.to_vec());
     let mut private = || -> Option<Bytes> { Some(Zeroizing::new(key.unsigned()?.to_vec())) };
-    let (d, p, q, dp, dq, qi) = (private()?, private()?, private()?, private()?, private()?, private()?);
+    let (d, p, q, dp, dq, qi) = (
+        private()?,
+        private()?,
+        private()?,
+        private()?,
+        private()?,
+        private()?,
+    );
     let two_primes = version.is_empty() && key.is_empty() && document.is_empty();
-    two_primes.then(|| PrivateParts::Rsa(Box::new(RsaParts { n, e, d, p, q, dp, dq, qi })))
+    two_primes.then(|| {
+        PrivateParts::Rsa(Box::new(RsaParts {
+            n,
+            e,
+            d,
+            p,
+            q,
+            dp,
+            dq,
+            qi,
+        }))
+    })
 }
 
 pub(super) fn write(parts: &PrivateParts) -> Bytes {
@@ -89,7 +117,11 @@ pub(super) fn write(parts: &PrivateParts) -> Bytes {
     match parts {
         PrivateParts::Ec { family, d, point } => {
             push(&mut algorithm, OID, EC_PUBLIC_KEY);
-            push(&mut algorithm, OID, if *family == Family::P384 { P384 } else { P256 });
+            push(
+                &mut algorithm,
+                OID,
+                if *family == KeyType::P384 { P384 } else { P256 },
+            );
             let mut bits = vec![0];
             bits.extend(point);
             let mut public = Vec::new();
@@ -107,7 +139,16 @@ pub(super) fn write(parts: &PrivateParts) -> Bytes {
         PrivateParts::Rsa(parts) => {
             push(&mut algorithm, OID, RSA_ENCRYPTION);
             push(&mut algorithm, NULL, &[]);
-            let RsaParts { n, e, d, p, q, dp, dq, qi } = &**parts;
+            let RsaParts {
+                n,
+                e,
+                d,
+                p,
+                q,
+                dp,
+                dq,
+                qi,
+            } = &**parts;
             let mut contents = buffer();
             push_unsigned(&mut contents, &[]);
             for number in [n.as_slice(), e, d, p, q, dp, dq, qi] {

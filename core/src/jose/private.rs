@@ -3,17 +3,17 @@
 use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::algorithm::Family;
-use super::members::Operation;
+use super::algorithm::KeyType;
+use super::members::KeyOperation;
 use super::{Algorithm, BadJwk, JwkMembers, encode};
-use crate::secret::Secret;
+use crate::types::secret::Secret;
 
 pub(super) type Bytes = Zeroizing<Vec<u8>>;
 
 pub(super) enum PrivateParts {
     Ec {
         /// P-256 or P-384.
-        family: Family,
+        family: KeyType,
         /// Of the field's length.
         d: Bytes,
         /// The public key, uncompressed; ring can't derive it.
@@ -40,15 +40,21 @@ pub(super) struct RsaParts {
 impl PrivateParts {
     /// The private key of a JWK, and the algorithm that it names or is usually for.
     pub(super) fn from_members(members: &JwkMembers<'_>) -> Result<(Self, Algorithm), BadJwk> {
-        let (family, algorithm) = members.kind(Operation::Sign)?;
+        let (family, algorithm) = members.kind(KeyOperation::Sign)?;
         let parts = match family {
-            Family::P256 | Family::P384 => {
+            KeyType::P256 | KeyType::P384 => {
                 let point = [vec![4], members.bytes("x")?, members.bytes("y")?].concat();
-                Self::Ec { family, d: members.private("d")?, point }
+                Self::Ec {
+                    family,
+                    d: members.private("d")?,
+                    point,
+                }
             }
-            Family::Ed25519 => Self::Ed25519 { seed: members.private("d")? },
-            Family::Rsa if members.has_other_primes() => return Err(BadJwk::Unsupported),
-            Family::Rsa => Self::Rsa(Box::new(RsaParts {
+            KeyType::Ed25519 => Self::Ed25519 {
+                seed: members.private("d")?,
+            },
+            KeyType::Rsa if members.has_other_primes() => return Err(BadJwk::Unsupported),
+            KeyType::Rsa => Self::Rsa(Box::new(RsaParts {
                 n: members.bytes("n")?,
                 e: members.bytes("e")?,
                 d: members.private_number("d")?,
@@ -90,12 +96,23 @@ impl PrivateParts {
                 (&parts.d, Some(Primes { p, q, dp, dq, qi }))
             }
         };
-        let mut additions = Additions { alg: algorithm.as_str(), kid, d: encode(d), primes };
+        let mut additions = Additions {
+            alg: algorithm.as_str(),
+            kid,
+            d: encode(d),
+            primes,
+        };
         // Strings, written to memory, can't fail.
         let private = Zeroizing::new(serde_json::to_string(&additions).unwrap_or_default());
         additions.d.zeroize();
         if let Some(primes) = &mut additions.primes {
-            for part in [&mut primes.p, &mut primes.q, &mut primes.dp, &mut primes.dq, &mut primes.qi] {
+            for part in [
+                &mut primes.p,
+                &mut primes.q,
+                &mut primes.dp,
+                &mut primes.dq,
+                &mut primes.qi,
+            ] {
                 part.zeroize();
             }
         }

@@ -1,7 +1,8 @@
-use super::algorithm::Family;
+use super::algorithm::KeyType;
 use super::der::{Reader, SEQUENCE};
 use super::{Algorithm, PublicJwk, encode_into};
-use crate::error::{Error, Misuse};
+use crate::types::error::Error;
+use crate::types::input::InvalidInput;
 
 /// A signature in JOSE's encoding.
 ///
@@ -25,15 +26,19 @@ impl Signature {
     /// form that Ed25519 and RSA signatures have.
     ///
     /// # Errors
-    /// `Misuse` if the length isn't the algorithm's: 64 bytes for ES256 and EdDSA, 96 for ES384, 256 to 1024 for RSA.
-    pub fn from_jose(algorithm: Algorithm, raw: &[u8]) -> Result<Self, Misuse> {
-        let bytes = match algorithm.family() {
-            Family::P256 | Family::Ed25519 => raw.try_into().ok().map(Bytes::Fixed64),
-            Family::P384 => raw.try_into().ok().map(Bytes::Fixed96),
-            Family::Rsa => (256..=1024).contains(&raw.len()).then(|| Bytes::Rsa(raw.into())),
+    /// `InvalidInput` if the length isn't the algorithm's: 64 bytes for ES256 and EdDSA, 96 for ES384, 256 to 1024 for RSA.
+    pub fn from_jose(algorithm: Algorithm, raw: &[u8]) -> Result<Self, InvalidInput> {
+        let bytes = match algorithm.key_type() {
+            KeyType::P256 | KeyType::Ed25519 => raw.try_into().ok().map(Bytes::Fixed64),
+            KeyType::P384 => raw.try_into().ok().map(Bytes::Fixed96),
+            KeyType::Rsa => (256..=1024)
+                .contains(&raw.len())
+                .then(|| Bytes::Rsa(raw.into())),
         };
-        let bytes =
-            bytes.ok_or(Misuse::new("signature", "must have the length of its algorithm's signatures"))?;
+        let bytes = bytes.ok_or(InvalidInput::new(
+            "signature",
+            "must have the length of its algorithm's signatures",
+        ))?;
         Ok(Self { algorithm, bytes })
     }
 
@@ -41,20 +46,20 @@ impl Signature {
     /// RFC 3279 §2.2.3.
     ///
     /// # Errors
-    /// `Misuse` if it isn't exactly that, or the algorithm has no such form (EdDSA, RSA).
-    pub fn from_der(algorithm: Algorithm, der: &[u8]) -> Result<Self, Misuse> {
-        let half = match algorithm.family() {
-            Family::P256 => 32,
-            Family::P384 => 48,
-            Family::Ed25519 | Family::Rsa => {
-                return Err(Misuse::new(
+    /// `InvalidInput` if it isn't exactly that, or the algorithm has no such form (EdDSA, RSA).
+    pub fn from_der(algorithm: Algorithm, der: &[u8]) -> Result<Self, InvalidInput> {
+        let half = match algorithm.key_type() {
+            KeyType::P256 => 32,
+            KeyType::P384 => 48,
+            KeyType::Ed25519 | KeyType::Rsa => {
+                return Err(InvalidInput::new(
                     "signature",
                     "must not be in DER: only ECDSA signatures have that form",
                 ));
             }
         };
         raw_from_der(half, der)
-            .ok_or(Misuse::new(
+            .ok_or(InvalidInput::new(
                 "signature",
                 "must be a DER sequence of two positive integers, and nothing more",
             ))
@@ -71,8 +76,10 @@ impl Signature {
 
     /// Completes a JWS: appends a dot and the signature.
     pub(crate) fn append_to(&self, input: &mut Vec<u8>, key: &PublicJwk) -> Result<(), Error> {
-        if !self.algorithm.is_same_as(key.algorithm()) || self.as_bytes().len() != key.signature_len() {
-            return Err(Misuse::new(
+        if !self.algorithm.is_same_as(key.algorithm())
+            || self.as_bytes().len() != key.signature_len()
+        {
+            return Err(InvalidInput::new(
                 "signature",
                 "must be of the algorithm and length of the key in the request",
             )
@@ -102,10 +109,11 @@ fn raw_from_der(half: usize, der: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+
+    use super::*;
 
     #[test]
     fn a_der_signature_becomes_the_raw_one() {
@@ -137,7 +145,10 @@ mod tests {
             &[0x30, 6, 2, 1, 1, 2, 1, 1, 0],
             &[0x30, 0x81, 6, 2, 1, 1, 2, 1, 1],
         ] {
-            assert!(Signature::from_der(Algorithm::Es256, der).is_err(), "{der:?}");
+            assert!(
+                Signature::from_der(Algorithm::Es256, der).is_err(),
+                "{der:?}"
+            );
         }
         let fine = &[0x30, 6, 2, 1, 1, 2, 1, 1];
         assert!(Signature::from_der(Algorithm::Es256, fine).is_ok());

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::{Algorithm, PublicJwk, SigningKey, decode, encode};
-use crate::signing::SignRequest;
+use crate::jose::signing::SignRequest;
 
 /// Each test of a file with its group.
 fn tests(file: &str) -> Vec<(Value, Value)> {
@@ -22,7 +22,10 @@ fn tests(file: &str) -> Vec<(Value, Value)> {
 
 fn hex(text: &Value) -> Vec<u8> {
     let text = text.as_str().unwrap();
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn jwk(json: &Value) -> Option<PublicJwk> {
@@ -39,7 +42,10 @@ fn raw_signatures(file: &str, key: impl Fn(&Value) -> PublicJwk) -> (usize, usiz
         }
         let holds = key.verify(&hex(&case["msg"]), &hex(&case["sig"]));
         // None of these files has an `acceptable` test, which might go either way.
-        assert!(holds && case["result"] == "valid" || !holds && case["result"] == "invalid", "{case}");
+        assert!(
+            holds && case["result"] == "valid" || !holds && case["result"] == "invalid",
+            "{case}"
+        );
         if holds { counts.0 += 1 } else { counts.1 += 1 }
     }
     counts
@@ -55,43 +61,74 @@ fn elliptic(curve: &str, group: &Value) -> PublicJwk {
 
 #[test]
 fn ecdsa_on_p_256_is_verified_as_wycheproof_wants() {
-    let file = include_str!("../../tests/vectors/wycheproof/ecdsa_secp256r1_sha256_p1363_test.json");
-    assert_eq!(raw_signatures(file, |group| elliptic("P-256", group)), (173, 89));
+    let file =
+        include_str!("../../tests/vectors/wycheproof/ecdsa_secp256r1_sha256_p1363_test.json");
+    assert_eq!(
+        raw_signatures(file, |group| elliptic("P-256", group)),
+        (173, 89)
+    );
 }
 
 #[test]
 fn ecdsa_on_p_384_is_verified_as_wycheproof_wants() {
-    let file = include_str!("../../tests/vectors/wycheproof/ecdsa_secp384r1_sha384_p1363_test.json");
-    assert_eq!(raw_signatures(file, |group| elliptic("P-384", group)), (193, 87));
+    let file =
+        include_str!("../../tests/vectors/wycheproof/ecdsa_secp384r1_sha384_p1363_test.json");
+    assert_eq!(
+        raw_signatures(file, |group| elliptic("P-384", group)),
+        (193, 87)
+    );
 }
 
 #[test]
 fn ed25519_is_verified_as_wycheproof_wants() {
     let file = include_str!("../../tests/vectors/wycheproof/ed25519_test.json");
-    assert_eq!(raw_signatures(file, |group| jwk(&group["publicKeyJwk"]).unwrap()), (88, 63));
+    assert_eq!(
+        raw_signatures(file, |group| jwk(&group["publicKeyJwk"]).unwrap()),
+        (88, 63)
+    );
 }
 
 #[test]
 fn pss_is_verified_as_wycheproof_wants() {
     let file = include_str!("../../tests/vectors/wycheproof/rsa_pss_2048_sha256_mgf1_32_test.json");
-    assert_eq!(raw_signatures(file, |group| jwk(&group["publicKeyJwk"]).unwrap()), (63, 45));
+    assert_eq!(
+        raw_signatures(file, |group| jwk(&group["publicKeyJwk"]).unwrap()),
+        (63, 45)
+    );
 }
 
-/// RFC 7515 §5.2 with a given key, whose algorithm the header must name: how `Policy::inspect` does it,
+/// RFC 7515 §5.2 with a given key, whose algorithm the header must name: how `ProofVerifier::verify` does it,
 /// which takes its key from the header.
 fn holds(key: &PublicJwk, jws: &str) -> bool {
     let parts: Vec<&str> = jws.split('.').collect();
-    let [header, payload, signature] = parts[..] else { return false };
-    let Some(header_json) = decode(header) else { return false };
-    let Ok(members) = serde_json::from_slice::<Value>(&header_json) else { return false };
-    let (Some(_), Some(raw)) = (decode(payload), decode(signature)) else { return false };
-    members["alg"] == key.algorithm().as_str() && key.verify(format!("{header}.{payload}").as_bytes(), &raw)
+    let [header, payload, signature] = parts[..] else {
+        return false;
+    };
+    let Some(header_json) = decode(header) else {
+        return false;
+    };
+    let Ok(members) = serde_json::from_slice::<Value>(&header_json) else {
+        return false;
+    };
+    let (Some(_), Some(raw)) = (decode(payload), decode(signature)) else {
+        return false;
+    };
+    members["alg"] == key.algorithm().as_str()
+        && key.verify(format!("{header}.{payload}").as_bytes(), &raw)
 }
 
 /// The group's one key, private where it has no public half.
 fn key_of(group: &Value) -> &Value {
-    let key = if group["public"].is_null() { &group["private"] } else { &group["public"] };
-    if key["keys"].is_null() { key } else { &key["keys"][0] }
+    let key = if group["public"].is_null() {
+        &group["private"]
+    } else {
+        &group["public"]
+    };
+    if key["keys"].is_null() {
+        key
+    } else {
+        &key["keys"][0]
+    }
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -104,7 +141,10 @@ struct Outcomes {
 
 fn compact_signatures(file: &str, left_out: impl Fn(&Value, &Value) -> bool) -> Outcomes {
     let mut outcomes = Outcomes::default();
-    for (group, case) in tests(file).into_iter().filter(|(group, case)| !left_out(group, case)) {
+    for (group, case) in tests(file)
+        .into_iter()
+        .filter(|(group, case)| !left_out(group, case))
+    {
         let json = key_of(&group);
         let key = jwk(json);
         let valid = case["result"] == "valid";
@@ -112,7 +152,11 @@ fn compact_signatures(file: &str, left_out: impl Fn(&Value, &Value) -> bool) -> 
         match (key, valid) {
             (Some(key), _) => {
                 assert_eq!(holds(&key, case["jws"].as_str().unwrap()), valid, "{case}");
-                if valid { outcomes.held += 1 } else { outcomes.refused += 1 }
+                if valid {
+                    outcomes.held += 1
+                } else {
+                    outcomes.refused += 1
+                }
             }
             (None, false) => outcomes.refused += 1,
             (None, true) => {
@@ -123,7 +167,10 @@ fn compact_signatures(file: &str, left_out: impl Fn(&Value, &Value) -> bool) -> 
             }
         }
         if json["kty"] == "oct" {
-            assert!(SigningKey::from_jwk(json.to_string().as_bytes()).is_err(), "{case}");
+            assert!(
+                SigningKey::from_jwk(json.to_string().as_bytes()).is_err(),
+                "{case}"
+            );
         }
     }
     outcomes
@@ -139,10 +186,19 @@ fn compact_signatures_are_verified_as_wycheproof_wants() {
     let file = include_str!("../../tests/vectors/wycheproof/json_web_signature_test.json");
     let contradictory = |group: &Value, case: &Value| {
         let jws = case["jws"].as_str().unwrap();
-        key_of(group)["alg"] == "PS256" && case["result"] == "valid" && jws.starts_with("eyJhbGciOiJQUzM4NCI")
+        key_of(group)["alg"] == "PS256"
+            && case["result"] == "valid"
+            && jws.starts_with("eyJhbGciOiJQUzM4NCI")
     };
     let outcomes = compact_signatures(file, contradictory);
-    assert_eq!(outcomes, Outcomes { held: 16, refused: 355, unsupported: 28 });
+    assert_eq!(
+        outcomes,
+        Outcomes {
+            held: 16,
+            refused: 355,
+            unsupported: 28
+        }
+    );
 }
 
 /// 21 of 26. Left out are four tests of key sets (mixed, of two keys, with one `kid` twice), because nothing here
@@ -154,8 +210,18 @@ fn keys_are_refused_as_wycheproof_wants() {
     let is_set = |group: &Value| group["private"]["keys"].as_array().unwrap().len() > 1;
     let is_roca = |group: &Value| group["comment"] == "jws_rsa_roca_key";
     let outcomes = compact_signatures(file, |group, _| is_set(group) || is_roca(group));
-    assert_eq!(outcomes, Outcomes { held: 1, refused: 17, unsupported: 3 });
-    let left_out = tests(file).iter().filter(|(group, _)| is_set(group) || is_roca(group)).count();
+    assert_eq!(
+        outcomes,
+        Outcomes {
+            held: 1,
+            refused: 17,
+            unsupported: 3
+        }
+    );
+    let left_out = tests(file)
+        .iter()
+        .filter(|(group, _)| is_set(group) || is_roca(group))
+        .count();
     assert_eq!(left_out, 5);
 }
 
@@ -168,13 +234,32 @@ fn figures() -> [(Value, Algorithm, String, bool); 4] {
     let parse = |file: &str| serde_json::from_str::<Value>(file).unwrap();
     let rfcs = parse(include_str!("../../tests/vectors/jose-rfcs.json"));
     let figure = |at: usize| rfcs["jws"][at].clone();
-    let cookbook = |file: Value| (file["input"]["key"].clone(), file["output"]["compact"].clone());
-    let rs256 = cookbook(parse(include_str!("../../tests/vectors/jws/4_1.rsa_v15_signature.json")));
-    let eddsa = cookbook(parse(include_str!("../../tests/vectors/curve25519/jws.json")));
+    let cookbook = |file: Value| {
+        (
+            file["input"]["key"].clone(),
+            file["output"]["compact"].clone(),
+        )
+    };
+    let rs256 = cookbook(parse(include_str!(
+        "../../tests/vectors/jws/4_1.rsa_v15_signature.json"
+    )));
+    let eddsa = cookbook(parse(include_str!(
+        "../../tests/vectors/curve25519/jws.json"
+    )));
     let text = |value: Value| value.as_str().unwrap().to_owned();
     [
-        (figure(0)["key"].clone(), Algorithm::Es256, text(figure(0)["compact"].clone()), false),
-        (figure(2)["key"].clone(), Algorithm::EdDsa, text(figure(2)["compact"].clone()), true),
+        (
+            figure(0)["key"].clone(),
+            Algorithm::Es256,
+            text(figure(0)["compact"].clone()),
+            false,
+        ),
+        (
+            figure(2)["key"].clone(),
+            Algorithm::EdDsa,
+            text(figure(2)["compact"].clone()),
+            true,
+        ),
         (eddsa.0, Algorithm::EdDsa, text(eddsa.1), true),
         (rs256.0, Algorithm::Rs256, text(rs256.1), true),
     ]
@@ -187,7 +272,9 @@ fn the_signatures_of_rfcs_hold_and_ours_are_the_same_where_they_are_not_random()
         assert_eq!(key.public().algorithm(), algorithm);
         assert!(holds(key.public(), &jws), "{jws}");
         let (input, theirs) = jws.rsplit_once('.').unwrap();
-        let ours = key.sign(&SignRequest::new(input.into(), key.public().clone())).unwrap();
+        let ours = key
+            .sign(&SignRequest::new(input.into(), key.public().clone()))
+            .unwrap();
         assert!(key.public().verify(input.as_bytes(), ours.as_bytes()));
         assert_eq!(encode(ours.as_bytes()) == theirs, only_one, "{jws}");
     }
@@ -214,19 +301,26 @@ fn a_signature_by_an_unsupported_algorithm_holds_by_no_supported_one() {
     let signing_input = file["signing"]["sig-input"].as_str().unwrap();
     for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
         let key = key.public().with_algorithm(algorithm).unwrap();
-        assert!(!key.verify(signing_input.as_bytes(), &bytes(&file["signing"]["sig"])), "{algorithm}");
+        assert!(
+            !key.verify(signing_input.as_bytes(), &bytes(&file["signing"]["sig"])),
+            "{algorithm}"
+        );
     }
 }
 
 #[test]
 fn the_deterministic_ecdsa_signatures_of_rfc_6979_hold() {
-    let file: Value = serde_json::from_str(include_str!("../../tests/vectors/misc-rfcs.json")).unwrap();
+    let file: Value =
+        serde_json::from_str(include_str!("../../tests/vectors/misc-rfcs.json")).unwrap();
     let vector = &file["rfc6979-A.2.5-P256-SHA256"];
     let [x, y] = ["Ux", "Uy"].map(|name| encode(&hex(&vector[name])));
     let key = jwk(&json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y })).unwrap();
     for [msg, r, s] in [["msg", "r", "s"], ["msg2", "r2", "s2"]] {
         let raw = [hex(&vector[r]), hex(&vector[s])].concat();
         let message = vector[msg].as_str().unwrap();
-        assert!(key.verify(message.as_bytes(), &raw) && !key.verify(b"another", &raw), "{message}");
+        assert!(
+            key.verify(message.as_bytes(), &raw) && !key.verify(b"another", &raw),
+            "{message}"
+        );
     }
 }

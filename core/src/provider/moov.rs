@@ -9,11 +9,11 @@ use std::fmt;
 use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue};
 
-use crate::client::Client;
-use crate::client_auth::ClientAuth;
-use crate::endpoint::Endpoint;
-use crate::error::Misuse;
-use crate::wire::fields::BodyFormat;
+use crate::oauth::client::Client;
+use crate::request::client_auth::ClientAuth;
+use crate::types::endpoint::Endpoint;
+use crate::types::input::InvalidInput;
+use crate::wire::params::BodyFormat;
 
 /// The one production host; the key pair tells test mode from production.
 const BASE_URL: &str = "https://api.moov.io/";
@@ -50,8 +50,12 @@ impl Moov {
     /// The production API. Moov takes its keys by [`ClientAuth::basic`] (public key as id, secret key as
     /// secret), in the body, or both.
     pub fn new(auth: ClientAuth) -> Self {
-        Self { auth, base: Endpoint::from_static(BASE_URL), headers: HeaderMap::new() }
-            .version(Version::default())
+        Self {
+            auth,
+            base: Endpoint::from_static(BASE_URL),
+            headers: HeaderMap::new(),
+        }
+        .version(Version::default())
     }
 
     /// Another host, for mocks and sandboxes.
@@ -74,26 +78,32 @@ impl Moov {
 
     /// What will probably go wrong.
     pub fn warnings(&self) -> Vec<Warning> {
-        if !self.headers.contains_key(ORIGIN) { vec![Warning::OriginMissing] } else { Vec::new() }
+        if !self.headers.contains_key(ORIGIN) {
+            vec![Warning::OriginMissing]
+        } else {
+            Vec::new()
+        }
     }
 
     /// A client of the token and revocation endpoints. It refuses client credentials without a scope.
     ///
     /// # Errors
-    /// `Misuse` if the base URL has a query.
-    pub fn client(&self) -> Result<Client, Misuse> {
-        Ok(Client::new(self.endpoint("/oauth2/token")?, self.auth.clone())
-            .revocation_endpoint(self.endpoint("/oauth2/revoke")?)
-            .body_format(BodyFormat::Json)
-            .headers(self.headers.clone())
-            .scope_required())
+    /// `InvalidInput` if the base URL has a query.
+    pub fn client(&self) -> Result<Client, InvalidInput> {
+        Ok(
+            Client::new(self.endpoint("/oauth2/token")?, self.auth.clone())
+                .revocation_endpoint(self.endpoint("/oauth2/revoke")?)
+                .body_format(BodyFormat::Json)
+                .headers(self.headers.clone())
+                .require_scope(),
+        )
     }
 
     /// A URL of the API: `path` begins with a slash.
     ///
     /// # Errors
-    /// `Misuse` if `path` begins otherwise, the base URL has a query, or the result is no URL.
-    pub fn endpoint(&self, path: &str) -> Result<Endpoint, Misuse> {
+    /// `InvalidInput` if `path` begins otherwise, the base URL has a query, or the result is no URL.
+    pub fn endpoint(&self, path: &str) -> Result<Endpoint, InvalidInput> {
         self.base.join(path)
     }
 
@@ -111,17 +121,19 @@ impl Origin {
     /// An `https` origin, `https://your-domain.com`.
     ///
     /// # Errors
-    /// `Misuse` for another scheme, a user name, a path (a closing slash included), a query or a fragment.
-    pub fn new(origin: &str) -> Result<Self, Misuse> {
-        let misuse =
-            Misuse::new("origin", "must be https:// and a domain, with nothing behind it, not even a slash");
-        let endpoint = Endpoint::https(origin).map_err(|_| misuse.clone())?;
+    /// `InvalidInput` for another scheme, a user name, a path (a closing slash included), a query or a fragment.
+    pub fn new(origin: &str) -> Result<Self, InvalidInput> {
+        let invalid = InvalidInput::new(
+            "origin",
+            "must be https:// and a domain, with nothing behind it, not even a slash",
+        );
+        let endpoint = Endpoint::https(origin).map_err(|_| invalid.clone())?;
         let text = endpoint.to_string();
         match text.strip_suffix('/') {
             Some(bare) if !origin.ends_with('/') && bare.matches(['/', '?']).count() == 2 => {
-                HeaderValue::from_str(bare).map(Self).map_err(|_| misuse)
+                HeaderValue::from_str(bare).map(Self).map_err(|_| invalid)
             }
-            _ => Err(misuse),
+            _ => Err(invalid),
         }
     }
 }
@@ -141,26 +153,32 @@ impl Version {
     /// A version: `QQ` is the first month of a quarter (01, 04, 07, 10), `BB` a build number.
     ///
     /// # Errors
-    /// `Misuse` for anything else.
-    pub fn new(version: &str) -> Result<Self, Misuse> {
-        let is_number = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
-        let parts: Option<Vec<&str>> = version.strip_prefix('v').map(|rest| rest.split('.').collect());
+    /// `InvalidInput` for anything else.
+    pub fn new(version: &str) -> Result<Self, InvalidInput> {
+        let is_number =
+            |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
+        let parts: Option<Vec<&str>> = version
+            .strip_prefix('v')
+            .map(|rest| rest.split('.').collect());
         let dated = match parts.as_deref() {
-            Some([year, "01" | "04" | "07" | "10", build]) => is_number(year, 4) && is_number(build, 2),
+            Some([year, "01" | "04" | "07" | "10", build]) => {
+                is_number(year, 4) && is_number(build, 2)
+            }
             _ => false,
         };
         match HeaderValue::from_str(version) {
             Ok(value) if dated || version == "latest" => Ok(Self(value)),
-            _ => {
-                Err(Misuse::new("version", "must be `latest`, or vYYYY.QQ.BB with QQ one of 01, 04, 07, 10"))
-            }
+            _ => Err(InvalidInput::new(
+                "version",
+                "must be `latest`, or vYYYY.QQ.BB with QQ one of 01, 04, 07, 10",
+            )),
         }
     }
 }
 
 /// Moov's scopes, as its operations name them. They are an open set: any other text will do as well.
 pub mod scope {
-    use crate::error::Misuse;
+    use crate::types::input::InvalidInput;
 
     /// `/ping.read`
     pub const PING_READ: &str = "/ping.read";
@@ -183,17 +201,25 @@ pub mod scope {
     /// the platform's account, all others the connected one.
     ///
     /// # Errors
-    /// `Misuse` if either is empty or would leave its place.
-    pub fn account(account_id: &str, permission: &str) -> Result<String, Misuse> {
+    /// `InvalidInput` if either is empty or would leave its place.
+    pub fn account(account_id: &str, permission: &str) -> Result<String, InvalidInput> {
         let fits = |text: &str| {
             !text.is_empty()
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
         if !fits(account_id) || account_id.starts_with('.') {
-            return Err(Misuse::new("account_id", "must be made of letters, digits, `-` and `_`"));
+            return Err(InvalidInput::new(
+                "account_id",
+                "must be made of letters, digits, `-` and `_`",
+            ));
         }
         if !fits(permission) {
-            return Err(Misuse::new("permission", "must be a name such as `transfers.write`"));
+            return Err(InvalidInput::new(
+                "permission",
+                "must be a name such as `transfers.write`",
+            ));
         }
         Ok(format!("/accounts/{account_id}/{permission}"))
     }

@@ -5,42 +5,55 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::client_auth::ClientAuth;
 use crate::dpop::VerifiedProof;
-use crate::endpoint::Endpoint;
-use crate::error::Misuse;
-use crate::exchange::{Ask, Exchange, Post, Settings};
-use crate::token::{self, Expected, ExpiresIn, Token};
-use crate::tries::Repeat;
-use crate::wire::escape::push_segment;
-use crate::wire::fields::{BodyFormat, Fields};
+use crate::oauth::token::{self, Expected, ExpiresIn, Token};
+use crate::request::client_auth::ClientAuth;
+use crate::request::operation::{ClientRequest, EndpointRequest, Operation, RequestOptions};
+use crate::request::retry::RetrySafety;
+use crate::types::endpoint::Endpoint;
+use crate::types::escape::push_segment;
+use crate::types::input::InvalidInput;
+use crate::wire::params::{BodyFormat, Params};
 
 /// Treasury Prime's API, for one API key.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TreasuryPrime {
     base: Endpoint,
-    settings: Arc<Settings>,
+    options: Arc<RequestOptions>,
 }
 
 impl TreasuryPrime {
     /// `https://api.treasuryprime.com`. The API key goes by [`ClientAuth::basic`] (its id as id, its value as
     /// secret), [verbatim](ClientAuth::verbatim) as its reference has it, or as a JWT by [`ClientAuth::bearer`].
     pub fn production(auth: ClientAuth) -> Self {
-        Self::at(Endpoint::from_static("https://api.treasuryprime.com/"), auth)
+        Self::at(
+            Endpoint::from_static("https://api.treasuryprime.com/"),
+            auth,
+        )
     }
 
     /// `https://api.sandbox.treasuryprime.com`, which has API keys of its own.
     pub fn sandbox(auth: ClientAuth) -> Self {
-        Self::at(Endpoint::from_static("https://api.sandbox.treasuryprime.com/"), auth)
+        Self::at(
+            Endpoint::from_static("https://api.sandbox.treasuryprime.com/"),
+            auth,
+        )
     }
 
     /// Another host, for mocks.
     pub fn at(base: Endpoint, auth: ClientAuth) -> Self {
         let auth = auth.clone().verbatim().unwrap_or(auth);
-        let settings =
-            Settings { auth, format: BodyFormat::Json, headers: HeaderMap::new(), params: Fields::default() };
-        Self { base, settings: Arc::new(settings) }
+        let settings = RequestOptions {
+            auth,
+            format: BodyFormat::Json,
+            headers: HeaderMap::new(),
+            params: Params::default(),
+        };
+        Self {
+            base,
+            options: Arc::new(settings),
+        }
     }
 
     /// Asks for a Marqeta UX Toolkit token for the cardholder `person_id` (`psn_…`), with a proof that the
@@ -51,11 +64,18 @@ impl TreasuryPrime {
     /// [the nonce](crate::ServerError::nonce), which the browser needs for its next proof.
     ///
     /// # Errors
-    /// `Misuse` if the id can't stand in a path.
-    pub fn uxt_access_token(&self, person_id: &str, proof: VerifiedProof) -> Result<Exchange<Token>, Misuse> {
+    /// `InvalidInput` if the id can't stand in a path.
+    pub fn uxt_access_token(
+        &self,
+        person_id: &str,
+        proof: VerifiedProof,
+    ) -> Result<Operation<Token>, InvalidInput> {
         let mut path = b"/person/".to_vec();
         if matches!(person_id, "" | "." | "..") {
-            return Err(Misuse::new("person_id", "must be an id such as psn_…"));
+            return Err(InvalidInput::new(
+                "person_id",
+                "must be an id such as psn_…",
+            ));
         }
         push_segment(person_id, &mut path);
         path.extend(b"/uxt_access_token");
@@ -69,8 +89,14 @@ impl TreasuryPrime {
             refresh_token: None,
         };
         let audience = self.base.to_string();
-        let post = Post::new(&self.settings, Fields::of("dpop", proof), None, &audience);
-        let ask = Ask { endpoint, post: Some(post), repeat: Repeat::Never };
-        Ok(Exchange::new(ask, move |success| token::read(success, &expected)))
+        let post = ClientRequest::new(&self.options, Params::new("dpop", proof), None, &audience);
+        let ask = EndpointRequest {
+            endpoint,
+            client_request: Some(post),
+            retry_safety: RetrySafety::Never,
+        };
+        Ok(Operation::new(ask, move |success| {
+            token::read(success, &expected)
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! `WWW-Authenticate` (RFC 9110 §11.6.1): any number of fields, each with any number of challenges.
 
-use http::{HeaderMap, header::WWW_AUTHENTICATE};
+use http::HeaderMap;
+use http::header::WWW_AUTHENTICATE;
 
 /// One challenge: a scheme, and its parameters or its token68.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,10 +50,17 @@ impl Challenge {
 /// all others; of any other scheme only where there is no DPoP challenge, since some servers know one scheme alone.
 pub(crate) fn error(challenges: &[Challenge]) -> Option<&str> {
     let has_dpop = challenges.iter().any(|challenge| challenge.is("DPoP"));
-    let concerned = challenges.iter().filter(|challenge| !has_dpop || challenge.is("DPoP"));
+    let concerned = challenges
+        .iter()
+        .filter(|challenge| !has_dpop || challenge.is("DPoP"));
     let mut errors = concerned.filter_map(|challenge| challenge.param("error"));
     let first = errors.next()?;
-    Some(std::iter::once(first).chain(errors).find(|error| *error == "use_dpop_nonce").unwrap_or(first))
+    Some(
+        std::iter::once(first)
+            .chain(errors)
+            .find(|error| *error == "use_dpop_nonce")
+            .unwrap_or(first),
+    )
 }
 
 struct Reader<'a> {
@@ -78,7 +86,11 @@ impl<'a> Reader<'a> {
                 }
             } else {
                 let token68 = self.take_token68();
-                challenges.push(Challenge { scheme: word.to_owned(), token68, params: Vec::new() });
+                challenges.push(Challenge {
+                    scheme: word.to_owned(),
+                    token68,
+                    params: Vec::new(),
+                });
             }
         }
     }
@@ -102,7 +114,8 @@ impl<'a> Reader<'a> {
     fn take_token68(&mut self) -> Option<String> {
         let after_space = self.rest.trim_start_matches(' ');
         let mut ahead = Reader { rest: after_space };
-        let token = ahead.take_while(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))?;
+        let token =
+            ahead.take_while(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))?;
         let padding = ahead.take_while(|byte| byte == b'=').unwrap_or_default();
         let after = ahead.rest.trim_start_matches([' ', '\t']);
         if after_space.len() == self.rest.len() || !(after.is_empty() || after.starts_with(',')) {
@@ -141,7 +154,11 @@ impl<'a> Reader<'a> {
     }
 
     fn take_while(&mut self, belongs: impl Fn(u8) -> bool) -> Option<&'a str> {
-        let end = self.rest.bytes().position(|byte| !belongs(byte)).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .bytes()
+            .position(|byte| !belongs(byte))
+            .unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
         (!taken.is_empty()).then_some(taken)
@@ -150,20 +167,31 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn read(fields: &[&str]) -> Vec<Challenge> {
         let mut headers = HeaderMap::new();
         for field in fields {
-            headers.append(WWW_AUTHENTICATE, http::HeaderValue::from_bytes(field.as_bytes()).unwrap());
+            headers.append(
+                WWW_AUTHENTICATE,
+                http::HeaderValue::from_bytes(field.as_bytes()).unwrap(),
+            );
         }
         Challenge::all(&headers)
     }
 
     fn challenge(scheme: &str, params: &[(&str, &str)]) -> Challenge {
-        let params = params.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Challenge { scheme: scheme.into(), token68: None, params }
+        let params = params
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        Challenge {
+            scheme: scheme.into(),
+            token68: None,
+            params,
+        }
     }
 
     #[test]
@@ -171,24 +199,42 @@ mod tests {
         let nonce_wanted = ("error", "use_dpop_nonce");
         let cases: &[(&[&str], &[Challenge])] = &[
             (&[], &[]),
-            (&["DPoP error=\"use_dpop_nonce\""], &[challenge("DPoP", &[nonce_wanted])]),
+            (
+                &["DPoP error=\"use_dpop_nonce\""],
+                &[challenge("DPoP", &[nonce_wanted])],
+            ),
             // A scheme without parameters before another (atproto).
             (
                 &["Bearer, DPoP algs=\"ES256 EdDSA\", error=\"use_dpop_nonce\""],
-                &[challenge("Bearer", &[]), challenge("DPoP", &[("algs", "ES256 EdDSA"), nonce_wanted])],
+                &[
+                    challenge("Bearer", &[]),
+                    challenge("DPoP", &[("algs", "ES256 EdDSA"), nonce_wanted]),
+                ],
             ),
             // Two fields (oidc-provider).
             (
                 &["Bearer realm=\"a, b\"", "dPoP error = use_dpop_nonce"],
-                &[challenge("Bearer", &[("realm", "a, b")]), challenge("dPoP", &[nonce_wanted])],
+                &[
+                    challenge("Bearer", &[("realm", "a, b")]),
+                    challenge("dPoP", &[nonce_wanted]),
+                ],
             ),
             (
                 &["Basic realm=\"say \\\"hi\\\"\", charset=UTF-8"],
-                &[challenge("Basic", &[("realm", "say \"hi\""), ("charset", "UTF-8")])],
+                &[challenge(
+                    "Basic",
+                    &[("realm", "say \"hi\""), ("charset", "UTF-8")],
+                )],
             ),
             (&[" , ,DPoP , "], &[challenge("DPoP", &[])]),
-            (&["DPoP error=\"unterminated, x=y"], &[challenge("DPoP", &[("error", "unterminated, x=y")])]),
-            (&["error=\"no scheme\", DPoP error=x"], &[challenge("DPoP", &[("error", "x")])]),
+            (
+                &["DPoP error=\"unterminated, x=y"],
+                &[challenge("DPoP", &[("error", "unterminated, x=y")])],
+            ),
+            (
+                &["error=\"no scheme\", DPoP error=x"],
+                &[challenge("DPoP", &[("error", "x")])],
+            ),
             (
                 &["DPoP error=\"\", ;junk=1, algs=ES256"],
                 &[challenge("DPoP", &[("error", ""), ("algs", "ES256")])],
@@ -209,12 +255,24 @@ mod tests {
     #[test]
     fn the_error_is_the_dpop_challenges() {
         for (fields, expected) in [
-            (&["Bearer error=\"invalid_token\", DPoP error=\"use_dpop_nonce\""][..], Some("use_dpop_nonce")),
-            (&["Bearer error=\"use_dpop_nonce\"", "DPoP algs=ES256"], None),
+            (
+                &["Bearer error=\"invalid_token\", DPoP error=\"use_dpop_nonce\""][..],
+                Some("use_dpop_nonce"),
+            ),
+            (
+                &["Bearer error=\"use_dpop_nonce\"", "DPoP algs=ES256"],
+                None,
+            ),
             (&["Bearer error=\"use_dpop_nonce\""], Some("use_dpop_nonce")),
             (&["DPoP realm=\"error=use_dpop_nonce\""], None),
-            (&["DPoP error=\"invalid_token\", DPoP error=\"use_dpop_nonce\""], Some("use_dpop_nonce")),
-            (&["DPoP error=\"invalid_token\", DPoP error=\"odd\""], Some("invalid_token")),
+            (
+                &["DPoP error=\"invalid_token\", DPoP error=\"use_dpop_nonce\""],
+                Some("use_dpop_nonce"),
+            ),
+            (
+                &["DPoP error=\"invalid_token\", DPoP error=\"odd\""],
+                Some("invalid_token"),
+            ),
             (&[], None),
         ] {
             assert_eq!(error(&read(fields)), expected, "{fields:?}");

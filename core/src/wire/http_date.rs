@@ -2,18 +2,22 @@
 
 use http::{HeaderMap, header};
 
-use crate::time::UnixTime;
+use crate::types::time::UnixTime;
 
-const MONTHS: [&str; 12] =
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
 
 /// The time by the server's clock when it answered (RFC 9110 §6.6.1).
-pub(crate) fn of(headers: &HeaderMap) -> Option<UnixTime> {
+pub(crate) fn from_headers(headers: &HeaderMap) -> Option<UnixTime> {
     parse(headers.get(header::DATE)?.to_str().ok()?)
 }
 
 pub(crate) fn parse(text: &str) -> Option<UnixTime> {
-    let words: Vec<&str> = text.split([' ', ',', '-']).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = text
+        .split([' ', ',', '-'])
+        .filter(|word| !word.is_empty())
+        .collect();
     let (day, month, year, clock) = match *words.as_slice() {
         // Sun, 06 Nov 1994 08:49:37 GMT; Sunday, 06-Nov-94 08:49:37 GMT
         [_, day, month, year, clock, "GMT"] => (day, month, year, clock),
@@ -28,13 +32,18 @@ pub(crate) fn parse(text: &str) -> Option<UnixTime> {
     if day < 1 || day > month_len(month, year) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let days = days_before_year(year) + (0..month).map(|month| month_len(month, year)).sum::<u64>() + day - 1;
+    let days =
+        days_before_year(year) + (0..month).map(|month| month_len(month, year)).sum::<u64>() + day
+            - 1;
     let since_epoch = days.checked_sub(days_before_year(1970))?;
-    Some(UnixTime::from_secs(((since_epoch * 24 + hour) * 60 + minute) * 60 + second))
+    Some(UnixTime::from_secs(
+        ((since_epoch * 24 + hour) * 60 + minute) * 60 + second,
+    ))
 }
 
 fn number(digits: &str) -> Option<u64> {
-    (digits.len() <= 4 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+    (digits.len() <= 4 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
 }
 
 /// Two digits are a year of 1970 to 2069: near enough to the fifty years that the RFC asks for.
@@ -67,15 +76,22 @@ fn days_before_year(year: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn the_three_formats_of_rfc_9110_are_one_time() {
-        for text in
-            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
-        {
-            assert_eq!(parse(text), Some(UnixTime::from_secs(784_111_777)), "{text}");
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(
+                parse(text),
+                Some(UnixTime::from_secs(784_111_777)),
+                "{text}"
+            );
         }
     }
 

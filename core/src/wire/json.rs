@@ -13,16 +13,18 @@ use serde_json::Number;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::error::{Unread, WhyBad};
+use crate::types::error::{InvalidResponseKind, ParseError};
 
 /// A value as it stands.
 #[derive(Clone, Copy)]
-pub(crate) struct Value<'a>(&'a str);
+pub(crate) struct JsonValue<'a>(&'a str);
 
-impl<'a> Value<'a> {
+impl<'a> JsonValue<'a> {
     /// The one value that a text is.
-    pub(crate) fn of(json: &'a str) -> Option<Self> {
-        serde_json::from_str::<&RawValue>(json).ok().map(|raw| Self(raw.get()))
+    pub(crate) fn parse(json: &'a str) -> Option<Self> {
+        serde_json::from_str::<&RawValue>(json)
+            .ok()
+            .map(|raw| Self(raw.get()))
     }
 
     /// The value itself, as JSON.
@@ -30,47 +32,50 @@ impl<'a> Value<'a> {
         self.0
     }
 
-    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+    pub(crate) fn as_str(self) -> Option<Cow<'a, str>> {
         let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
         // To the end whatever comes: so it goes by vectors of bytes.
-        if !inside.bytes().fold(false, |escaped, byte| escaped | (byte == b'\\')) {
+        if !inside
+            .bytes()
+            .fold(false, |escaped, byte| escaped | (byte == b'\\'))
+        {
             return Some(Cow::Borrowed(inside));
         }
-        match Parts::of(self.0) {
-            Ok(Parts::Text(text)) => Some(Cow::Owned(text)),
+        match JsonParts::parse(self.0) {
+            Ok(JsonParts::Text(text)) => Some(Cow::Owned(text)),
             _ => None,
         }
     }
 
-    pub(crate) fn flag(self) -> Option<bool> {
+    pub(crate) fn as_bool(self) -> Option<bool> {
         self.0.parse().ok()
     }
 
     /// A number, or a text that is one (Azure AD v1, UPS, …).
-    pub(crate) fn number(self) -> Option<f64> {
-        number(&self.text().unwrap_or(Cow::Borrowed(self.0)))
+    pub(crate) fn as_f64(self) -> Option<f64> {
+        number(&self.as_str().unwrap_or(Cow::Borrowed(self.0)))
     }
 
     /// A number without sign, fraction or exponent.
-    pub(crate) fn unsigned(self) -> Option<u64> {
+    pub(crate) fn as_u64(self) -> Option<u64> {
         self.0.parse().ok()
     }
 
-    pub(crate) fn list(self) -> Option<Vec<Value<'a>>> {
-        match Parts::of(self.0) {
-            Ok(Parts::List(items)) => Some(items),
+    pub(crate) fn as_array(self) -> Option<Vec<JsonValue<'a>>> {
+        match JsonParts::parse(self.0) {
+            Ok(JsonParts::List(items)) => Some(items),
             _ => None,
         }
     }
 
     /// The texts of a list; whatever else stands among them is passed over.
     pub(crate) fn texts(self) -> Option<impl Iterator<Item = Cow<'a, str>>> {
-        Some(self.list()?.into_iter().filter_map(Self::text))
+        Some(self.as_array()?.into_iter().filter_map(Self::as_str))
     }
 
-    pub(crate) fn object(self) -> Option<Members<'a>> {
-        match Parts::of(self.0) {
-            Ok(Parts::Object(members)) => Some(Members(members)),
+    pub(crate) fn as_object(self) -> Option<JsonObject<'a>> {
+        match JsonParts::parse(self.0) {
+            Ok(JsonParts::Object(members)) => Some(JsonObject(members)),
             _ => None,
         }
     }
@@ -78,55 +83,67 @@ impl<'a> Value<'a> {
     fn is_unambiguous(self, depth: u8) -> bool {
         match (self.0.as_bytes().first(), depth.checked_sub(1)) {
             (Some(b'{' | b'['), None) => false,
-            (Some(b'{'), Some(depth)) => self.object().is_some_and(|object| object.is_unambiguous(depth)),
-            (Some(b'['), Some(depth)) => {
-                self.list().is_some_and(|items| items.into_iter().all(|item| item.is_unambiguous(depth)))
-            }
-            (Some(b'"'), _) => self.text().is_some(),
+            (Some(b'{'), Some(depth)) => self
+                .as_object()
+                .is_some_and(|object| object.is_unambiguous(depth)),
+            (Some(b'['), Some(depth)) => self
+                .as_array()
+                .is_some_and(|items| items.into_iter().all(|item| item.is_unambiguous(depth))),
+            (Some(b'"'), _) => self.as_str().is_some(),
             _ => true,
         }
     }
 }
 
 /// The members of an object. Of two that have one name the later counts.
-pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
+pub(crate) struct JsonObject<'a>(Vec<(Cow<'a, str>, JsonValue<'a>)>);
 
-impl<'a> Members<'a> {
+impl<'a> JsonObject<'a> {
     /// Those of a text that is one object and nothing else.
-    pub(crate) fn of(json: &'a [u8]) -> Result<Self, WhyBad> {
-        Self::of_text(std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?)
+    pub(crate) fn parse(json: &'a [u8]) -> Result<Self, InvalidResponseKind> {
+        Self::of_text(
+            std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?,
+        )
     }
 
-    fn of_text(json: &'a str) -> Result<Self, WhyBad> {
-        match Parts::of(json) {
-            Ok(Parts::Object(members)) => Ok(Self(members)),
-            Ok(_) => Err(WhyBad::NotAnObject),
-            Err(error) => Err(WhyBad::NotJson { line: error.line(), column: error.column() }),
+    fn of_text(json: &'a str) -> Result<Self, InvalidResponseKind> {
+        match JsonParts::parse(json) {
+            Ok(JsonParts::Object(members)) => Ok(Self(members)),
+            Ok(_) => Err(InvalidResponseKind::NotAnObject),
+            Err(error) => Err(InvalidResponseKind::NotJson {
+                line: error.line(),
+                column: error.column(),
+            }),
         }
     }
 
-    /// Those of an object that [says everything once](Self::says_everything_once).
-    pub(crate) fn of_once(json: &'a [u8]) -> Result<Self, WhyBad> {
-        Some(Self::of(json)?).filter(Self::says_everything_once).ok_or(WhyBad::NotAnObject)
+    /// Those of an object that [says everything once](Self::has_unique_names).
+    pub(crate) fn parse_strict(json: &'a [u8]) -> Result<Self, InvalidResponseKind> {
+        Some(Self::parse(json)?)
+            .filter(Self::has_unique_names)
+            .ok_or(InvalidResponseKind::NotAnObject)
     }
 
     /// Those of an answer, of which none lacks `wanted`. One with an `error` instead is a refusal, whatever its status.
-    pub(crate) fn of_answer(body: &'a Text<'_>, wanted: &'static str) -> Result<Self, Unread> {
+    pub(crate) fn parse_response(
+        body: &'a Text<'_>,
+        wanted: &'static str,
+    ) -> Result<Self, ParseError> {
         let members = Self::of_body(body)?;
         match members.get(wanted).filter(|value| value.0 != r#""""#) {
-            None if members.get("error").is_some() => Err(Unread::Refusal),
-            None if !members.has(wanted) => Err(WhyBad::Missing(wanted).into()),
+            None if members.get("error").is_some() => Err(ParseError::Refusal),
+            None if !members.has(wanted) => Err(InvalidResponseKind::Missing(wanted).into()),
             _ => Ok(members),
         }
     }
 
     /// Those of a body. Bytes that aren't UTF-8 cost only the member that they are in: it is no text then.
-    pub(crate) fn of_body(body: &'a Text<'_>) -> Result<Self, WhyBad> {
+    pub(crate) fn of_body(body: &'a Text<'_>) -> Result<Self, InvalidResponseKind> {
         match body {
             Text::Sound(text) => Self::of_text(text),
             Text::Damaged(text) => {
                 let mut members = Self::of_text(text)?;
-                let is_damaged = |value: &Value<'_>| {
+                let is_damaged = |value: &JsonValue<'_>| {
                     value.0.starts_with('"') && value.0.contains(char::REPLACEMENT_CHARACTER)
                 };
                 for (_, value) in members.0.iter_mut().filter(|(_, value)| is_damaged(value)) {
@@ -138,9 +155,11 @@ impl<'a> Members<'a> {
     }
 
     /// A member; `null` is as good as none.
-    pub(crate) fn get(&self, name: &str) -> Option<Value<'a>> {
+    pub(crate) fn get(&self, name: &str) -> Option<JsonValue<'a>> {
         let member = self.0.iter().rev().find(|(own, _)| own == name);
-        member.map(|(_, value)| *value).filter(|value| value.0 != "null")
+        member
+            .map(|(_, value)| *value)
+            .filter(|value| value.0 != "null")
     }
 
     /// Whether a member is there, be it `null`.
@@ -150,7 +169,7 @@ impl<'a> Members<'a> {
 
     /// Whether neither this nor any object in it has a member twice (RFC 7515 §4, RFC 7519 §4), all texts are Unicode, and
     /// nothing is nested deeper than 32 levels.
-    pub(crate) fn says_everything_once(&self) -> bool {
+    pub(crate) fn has_unique_names(&self) -> bool {
         self.is_unambiguous(32)
     }
 
@@ -161,33 +180,55 @@ impl<'a> Members<'a> {
             && self.0.iter().all(|(_, value)| value.is_unambiguous(depth))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Value<'a>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, JsonValue<'a>)> {
         self.0.iter().map(|(name, value)| (&**name, *value))
     }
 
-    pub(crate) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.get(name)?.text()
+    pub(crate) fn str(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.get(name)?.as_str()
     }
 
     /// A text that isn't empty, if the member is there at all.
-    pub(crate) fn optional_text(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, WhyBad> {
-        let text = self.get(name).map(|value| value.text().ok_or(WhyBad::Member(name)));
+    pub(crate) fn optional_str(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<Cow<'a, str>>, InvalidResponseKind> {
+        let text = self.get(name).map(|value| {
+            value
+                .as_str()
+                .ok_or(InvalidResponseKind::InvalidMember(name))
+        });
         Ok(text.transpose()?.filter(|text| !text.is_empty()))
     }
 
     /// A text that isn't empty.
-    pub(crate) fn required_text(&self, name: &'static str) -> Result<Cow<'a, str>, WhyBad> {
-        let value = self.get(name).ok_or(WhyBad::Missing(name))?;
-        value.text().filter(|text| !text.is_empty()).ok_or(WhyBad::Member(name))
+    pub(crate) fn required_str(
+        &self,
+        name: &'static str,
+    ) -> Result<Cow<'a, str>, InvalidResponseKind> {
+        let value = self.get(name).ok_or(InvalidResponseKind::Missing(name))?;
+        value
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .ok_or(InvalidResponseKind::InvalidMember(name))
     }
 
-    pub(crate) fn optional_unsigned(&self, name: &'static str) -> Result<Option<u64>, WhyBad> {
-        self.get(name).map(|value| value.unsigned().ok_or(WhyBad::Member(name))).transpose()
+    pub(crate) fn optional_u64(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<u64>, InvalidResponseKind> {
+        self.get(name)
+            .map(|value| {
+                value
+                    .as_u64()
+                    .ok_or(InvalidResponseKind::InvalidMember(name))
+            })
+            .transpose()
     }
 
     /// Seconds, as a number or as a text.
     pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
-        Duration::try_from_secs_f64(self.get(name)?.number()?).ok()
+        Duration::try_from_secs_f64(self.get(name)?.as_f64()?).ok()
     }
 }
 
@@ -197,20 +238,20 @@ pub(crate) fn number(text: &str) -> Option<f64> {
 }
 
 /// What a value consists of. `Other` are numbers, flags and `null`, which need no taking apart.
-enum Parts<'a> {
-    Object(Vec<(Cow<'a, str>, Value<'a>)>),
-    List(Vec<Value<'a>>),
+enum JsonParts<'a> {
+    Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
+    List(Vec<JsonValue<'a>>),
     Text(String),
     Other,
 }
 
-impl<'a> Parts<'a> {
-    fn of(json: &'a str) -> serde_json::Result<Self> {
+impl<'a> JsonParts<'a> {
+    fn parse(json: &'a str) -> serde_json::Result<Self> {
         serde_json::from_str(json)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonParts<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(PartsVisitor)
     }
@@ -226,7 +267,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 struct PartsVisitor;
 
 impl<'de> Visitor<'de> for PartsVisitor {
-    type Value = Parts<'de>;
+    type Value = JsonParts<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
@@ -235,46 +276,46 @@ impl<'de> Visitor<'de> for PartsVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::with_capacity(8);
         while let Some(Name(name)) = map.next_key()? {
-            members.push((name, Value(map.next_value::<&RawValue>()?.get())));
+            members.push((name, JsonValue(map.next_value::<&RawValue>()?.get())));
         }
-        Ok(Parts::Object(members))
+        Ok(JsonParts::Object(members))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element::<&RawValue>()? {
-            items.push(Value(item.get()));
+            items.push(JsonValue(item.get()));
         }
-        Ok(Parts::List(items))
+        Ok(JsonParts::List(items))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Parts::Text(text.to_owned()))
+        Ok(JsonParts::Text(text.to_owned()))
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Parts::Other)
+        Ok(JsonParts::Other)
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Parts::Other)
+        Ok(JsonParts::Other)
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Parts::Other)
+        Ok(JsonParts::Other)
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Parts::Other)
+        Ok(JsonParts::Other)
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Parts::Other)
+        Ok(JsonParts::Other)
     }
 }
 
 /// A body without the byte order mark that some put before it, and that a reader may pass over (RFC 8259 §8.1).
-pub(crate) fn without_mark(body: &[u8]) -> &[u8] {
+pub(crate) fn strip_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
 
@@ -294,7 +335,9 @@ impl<'a> Text<'a> {
                 let mut text = Zeroizing::new(String::with_capacity(body.len().saturating_mul(3)));
                 for chunk in body.utf8_chunks() {
                     text.push_str(chunk.valid());
-                    text.extend((!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER));
+                    text.extend(
+                        (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER),
+                    );
                 }
                 Self::Damaged(text)
             }
@@ -303,14 +346,17 @@ impl<'a> Text<'a> {
 }
 
 /// A text in JSON that no text can be (RFC 8259 §8.2).
-const NO_TEXT: Value<'_> = Value(r#""\ud800""#);
+const NO_TEXT: JsonValue<'_> = JsonValue(r#""\ud800""#);
 
 /// Where a text stops to be one.
-fn not_json_after(json: &[u8], good: usize) -> WhyBad {
+fn not_json_after(json: &[u8], good: usize) -> InvalidResponseKind {
     let before = json.get(..good).unwrap_or_default();
     let mut lines = before.split(|&byte| byte == b'\n');
     let column = lines.next_back().map_or(0, <[u8]>::len);
-    WhyBad::NotJson { line: lines.count().saturating_add(1), column: column.saturating_add(1) }
+    InvalidResponseKind::NotJson {
+        line: lines.count().saturating_add(1),
+        column: column.saturating_add(1),
+    }
 }
 
 #[cfg(test)]
@@ -318,12 +364,16 @@ mod tests {
     use super::*;
 
     fn says_everything_once(json: &str) -> bool {
-        Members::of_once(json.as_bytes()).is_ok()
+        JsonObject::parse_strict(json.as_bytes()).is_ok()
     }
 
     #[test]
     fn a_member_that_stands_twice_is_found_at_any_depth() {
-        for json in [r#"{"a":1,"b":[{"a":{"a":null}},true,-1,0.5,"x"]}"#, "{}", r#"{"a":1e999}"#] {
+        for json in [
+            r#"{"a":1,"b":[{"a":{"a":null}},true,-1,0.5,"x"]}"#,
+            "{}",
+            r#"{"a":1e999}"#,
+        ] {
             assert!(says_everything_once(json), "{json}");
         }
         for json in [
@@ -354,17 +404,21 @@ mod tests {
             "[".repeat(500),
             "]".repeat(500)
         );
-        let members = Members::of(json.as_bytes()).unwrap_or_else(|_| panic!("it is JSON"));
-        assert_eq!(members.text("good").as_deref(), Some("ü\n"));
+        let members = JsonObject::parse(json.as_bytes()).unwrap_or_else(|_| panic!("it is JSON"));
+        assert_eq!(members.str("good").as_deref(), Some("ü\n"));
         assert_eq!(members.seconds("n"), Some(Duration::from_millis(12_500)));
-        assert!(members.get("odd").is_some_and(|odd| odd.number().is_none()));
-        assert!(members.get("deep").is_some_and(|deep| deep.list().is_some()));
+        assert!(members.get("odd").is_some_and(|odd| odd.as_f64().is_none()));
+        assert!(
+            members
+                .get("deep")
+                .is_some_and(|deep| deep.as_array().is_some())
+        );
     }
 
     #[test]
     fn bytes_that_are_no_text_are_told_by_their_place() {
-        let not_json = |json: &[u8]| match Members::of(json) {
-            Err(WhyBad::NotJson { line, column }) => (line, column),
+        let not_json = |json: &[u8]| match JsonObject::parse(json) {
+            Err(InvalidResponseKind::NotJson { line, column }) => (line, column),
             _ => panic!("it is JSON"),
         };
         assert_eq!(not_json(b"\xff"), (1, 1));

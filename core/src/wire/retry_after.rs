@@ -5,16 +5,19 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::http_date;
-use crate::time::UnixTime;
+use crate::types::time::UnixTime;
 
 pub(crate) fn read(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     text("retry-after-ms")
         .and_then(millis)
         .or_else(|| {
-            text("retry-after").and_then(|value| seconds(value).or_else(|| until(value, headers, now)))
+            text("retry-after")
+                .and_then(|value| seconds(value).or_else(|| until(value, headers, now)))
         })
-        .or_else(|| text("x-retry-in").and_then(|value| millis(value).or_else(|| go_duration(value))))
+        .or_else(|| {
+            text("x-retry-in").and_then(|value| millis(value).or_else(|| go_duration(value)))
+        })
 }
 
 fn millis(value: &str) -> Option<Duration> {
@@ -30,12 +33,15 @@ fn seconds(value: &str) -> Option<Duration> {
     }
     let nanos = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
     // Digits alone can only be too many.
-    Some(Duration::new(format!("0{whole}").parse().unwrap_or(u64::MAX), nanos))
+    Some(Duration::new(
+        format!("0{whole}").parse().unwrap_or(u64::MAX),
+        nanos,
+    ))
 }
 
 /// Counted on the server's own clock where it tells it, so that ours may be wrong.
 fn until(value: &str, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
-    Some(http_date::parse(value)?.saturating_since(http_date::of(headers).unwrap_or(now)))
+    Some(http_date::parse(value)?.saturating_since(http_date::from_headers(headers).unwrap_or(now)))
 }
 
 /// What Go's `time.Duration` prints: `1m30.5s`, `250ms`.
@@ -44,8 +50,10 @@ fn go_duration(value: &str) -> Option<Duration> {
     let mut rest = value;
     while !rest.is_empty() {
         let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-        let (unit, tail) =
-            tail.split_at(tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len()));
+        let (unit, tail) = tail.split_at(
+            tail.find(|c: char| c.is_ascii_digit() || c == '.')
+                .unwrap_or(tail.len()),
+        );
         let number = seconds(number)?;
         let span = match unit {
             "h" => number.checked_mul(3600)?,
@@ -64,8 +72,9 @@ fn go_duration(value: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn read_one(name: &'static str, value: &str) -> Option<Duration> {
         let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
@@ -90,7 +99,11 @@ mod tests {
             ("x-retry-in", "5 parsecs", None),
             ("x-retry-in", "", None),
         ] {
-            assert_eq!(read_one(name, value), millis.map(Duration::from_millis), "{name}: {value}");
+            assert_eq!(
+                read_one(name, value),
+                millis.map(Duration::from_millis),
+                "{name}: {value}"
+            );
         }
     }
 
@@ -105,10 +118,19 @@ mod tests {
     #[test]
     fn a_date_counts_from_the_servers_own_clock() {
         let headers = HeaderMap::from_iter([
-            ("date".parse().unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap()),
-            ("retry-after".parse().unwrap(), "Sun, 06 Nov 1994 08:49:40 GMT".parse().unwrap()),
+            (
+                "date".parse().unwrap(),
+                "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap(),
+            ),
+            (
+                "retry-after".parse().unwrap(),
+                "Sun, 06 Nov 1994 08:49:40 GMT".parse().unwrap(),
+            ),
         ]);
-        assert_eq!(read(&headers, UnixTime::from_secs(1)), Some(Duration::from_secs(3)));
+        assert_eq!(
+            read(&headers, UnixTime::from_secs(1)),
+            Some(Duration::from_secs(3))
+        );
     }
 
     #[test]
@@ -117,7 +139,10 @@ mod tests {
             ("retry-after".parse().unwrap(), "1".parse().unwrap()),
             ("retry-after-ms".parse().unwrap(), "20".parse().unwrap()),
         ]);
-        assert_eq!(read(&headers, UnixTime::from_secs(0)), Some(Duration::from_millis(20)));
+        assert_eq!(
+            read(&headers, UnixTime::from_secs(0)),
+            Some(Duration::from_millis(20))
+        );
     }
 
     proptest! {

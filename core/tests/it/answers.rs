@@ -1,9 +1,10 @@
 //! Answers of every kind, with members, bytes and codings that nobody needs, and what each costs.
 
 use http::Response;
+use keybound_core::driver::Step;
 use keybound_core::{
-    Client, ClientAuth, DeviceAuthorization, Error, Exchange, Grant, Issuer, ProtectedResource, Received,
-    Secret, ServerError, Token, TokenType, WhyBad,
+    Client, ClientAuth, DeviceAuthorization, Error, Grant, InvalidResponseKind, Issuer, Operation,
+    ProtectedResource, Secret, ServerError, Token, TokenType,
 };
 use serde_json::{Value, json};
 
@@ -28,12 +29,12 @@ fn refresh() -> Grant {
 }
 
 /// What an answer makes of an exchange, wherever it asks.
-fn done<T>(mut exchange: Exchange<T>, body: impl Into<Vec<u8>>) -> Result<T, Error> {
+fn done<T>(mut operation: Operation<T>, body: impl Into<Vec<u8>>) -> Result<T, Error> {
     let body = body.into();
     loop {
-        match answered(exchange, Response::new(body.clone()))? {
-            Received::Done(done) => return Ok(done),
-            Received::Again(again) => exchange = again,
+        match answered(operation, Response::new(body.clone()))? {
+            Step::Done(done) => return Ok(done),
+            Step::RetryAfter(again) => operation = again,
         }
     }
 }
@@ -45,8 +46,8 @@ fn token(body: impl Into<Vec<u8>>) -> Result<Token, Error> {
 /// The same for a client that wants its tokens bound.
 fn bound(client: impl Fn(Client) -> Client, body: impl Into<Vec<u8>>) -> Result<Token, Error> {
     let mut world = World::scripted(Peer::bound(), [Response::new(body.into())]);
-    let exchange = client(world.client()).token(refresh()).unwrap();
-    world.run(exchange)
+    let operation = client(world.client()).token(refresh()).unwrap();
+    world.run(operation)
 }
 
 fn device(body: impl Into<Vec<u8>>) -> Result<DeviceAuthorization, Error> {
@@ -71,16 +72,24 @@ fn kinds() -> Vec<(&'static str, Value, &'static [&'static str], Reads)> {
                 Ok(())
             },
         ),
-        ("least token", json!({ "access_token": "at" }), &["access_token"], |body| {
-            token(body).map(|token| assert_eq!(token.refresh_token().unwrap().expose(), "sent"))
-        }),
+        (
+            "least token",
+            json!({ "access_token": "at" }),
+            &["access_token"],
+            |body| {
+                token(body).map(|token| assert_eq!(token.refresh_token().unwrap().expose(), "sent"))
+            },
+        ),
         (
             "bound token",
             json!({ "access_token": "at", "token_type": "DPoP", "expires_in": "60", "scope": ["a"], "refresh_token": "rt" }),
             &["access_token", "token_type"],
             |body| {
                 let token = bound(|client| client, body)?;
-                assert_eq!((token.access_token().expose(), token.token_type()), ("at", &TokenType::Dpop));
+                assert_eq!(
+                    (token.access_token().expose(), token.token_type()),
+                    ("at", &TokenType::Dpop)
+                );
                 Ok(())
             },
         ),
@@ -91,12 +100,17 @@ fn kinds() -> Vec<(&'static str, Value, &'static [&'static str], Reads)> {
             &["device_code", "user_code", "verification_uri", "expires_in"],
             |body| device(body).map(|device| assert_eq!(device.user_code(), "uc")),
         ),
-        ("PAR", json!({ "request_uri": "urn:x", "expires_in": 60, "x": {} }), &["request_uri"], |body| {
-            let builder = client().authorization("https://app.example/cb").unwrap();
-            let request = done(builder.push([1; 32]).unwrap(), body)?;
-            assert!(request.url.to_string().ends_with("request_uri=urn%3Ax"));
-            Ok(())
-        }),
+        (
+            "PAR",
+            json!({ "request_uri": "urn:x", "expires_in": 60, "x": {} }),
+            &["request_uri"],
+            |body| {
+                let builder = client().authorization("https://app.example/cb").unwrap();
+                let request = done(builder.push([1; 32]).unwrap(), body)?;
+                assert!(request.url.to_string().ends_with("request_uri=urn%3Ax"));
+                Ok(())
+            },
+        ),
         (
             "introspection",
             json!({ "active": true, "scope": "a", "exp": 1, "iat": 1, "sub": "s", "aud": ["a"], "client_id": "c",
@@ -172,7 +186,11 @@ fn with(document: &Value, member: &str, value: &Value) -> String {
 fn a_member_that_nobody_needs_costs_no_answer_whatever_its_type() {
     for (kind, document, needed, read) in kinds() {
         read(document.to_string().into()).unwrap();
-        let others = document.as_object().unwrap().keys().filter(|name| !needed.contains(&name.as_str()));
+        let others = document
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|name| !needed.contains(&name.as_str()));
         for name in others.map(String::as_str).chain(["unheard_of"]) {
             for value in of_every_type() {
                 let body = with(&document, name, &value);
@@ -193,14 +211,25 @@ fn an_endpoint_that_is_no_text_is_none_and_costs_nothing_but_itself() {
         "userinfo_endpoint",
         "jwks_uri",
     ] {
-        for value in
-            [json!([]), json!({}), json!(false), json!(0), json!(null), json!(["https://as.example/x"])]
-        {
+        for value in [
+            json!([]),
+            json!({}),
+            json!(false),
+            json!(0),
+            json!(null),
+            json!(["https://as.example/x"]),
+        ] {
             let document = json!({ "issuer": ISSUER, "token_endpoint": TOKEN_URL, name: value });
-            let metadata =
-                done(Issuer::https(ISSUER).unwrap().discover().unwrap(), document.to_string()).unwrap();
+            let metadata = done(
+                Issuer::https(ISSUER).unwrap().discover().unwrap(),
+                document.to_string(),
+            )
+            .unwrap();
             assert!(metadata.endpoint(name).is_none(), "{document}");
-            assert!(metadata.client(ClientAuth::none("app").unwrap()).is_ok(), "{document}");
+            assert!(
+                metadata.client(ClientAuth::none("app").unwrap()).is_ok(),
+                "{document}"
+            );
         }
     }
 }
@@ -210,21 +239,45 @@ fn bytes_that_are_no_text_cost_only_the_member_that_they_are_in() {
     for (kind, document, needed, read) in kinds() {
         let members = document.as_object().unwrap().keys();
         for name in members.map(String::as_str).chain(["unheard_of"]) {
-            for bytes in [&b"\xff"[..], b"abc\xe4", b"\xe2\x82", b"\xed\xa0\x80def", b"\xc0\xaf\xff\xfe"] {
+            for bytes in [
+                &b"\xff"[..],
+                b"abc\xe4",
+                b"\xe2\x82",
+                b"\xed\xa0\x80def",
+                b"\xc0\xaf\xff\xfe",
+            ] {
                 let body = with(&document, name, &json!("HERE"));
                 let (before, after) = body.split_once("HERE").unwrap();
                 let read = read([before.as_bytes(), bytes, after.as_bytes()].concat());
-                assert_eq!(read.is_ok(), !needed.contains(&name), "{kind} {name}: {:?}", read.err());
+                assert_eq!(
+                    read.is_ok(),
+                    !needed.contains(&name),
+                    "{kind} {name}: {:?}",
+                    read.err()
+                );
             }
         }
         // In a name, and deeper.
         let text = document.to_string();
-        for odd in [&b"{\"\xff\":1,"[..], b"{\"o\":{\"\xffx\":[\"\xfe\"]},", b"{\"o\":[\"\xff\\\"\"],"] {
-            read([odd, &text.as_bytes()[1..]].concat()).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        for odd in [
+            &b"{\"\xff\":1,"[..],
+            b"{\"o\":{\"\xffx\":[\"\xfe\"]},",
+            b"{\"o\":[\"\xff\\\"\"],",
+        ] {
+            read([odd, &text.as_bytes()[1..]].concat())
+                .unwrap_or_else(|error| panic!("{kind}: {error}"));
         }
         // Between the members they make it something else than JSON.
-        for odd in [&b"{\xff"[..], b"\xff{", b"{\"o\":\xff,", b"{\"o\":\"\\\xff\","] {
-            assert!(read([odd, &text.as_bytes()[1..]].concat()).is_err(), "{kind}");
+        for odd in [
+            &b"{\xff"[..],
+            b"\xff{",
+            b"{\"o\":\xff,",
+            b"{\"o\":\"\\\xff\",",
+        ] {
+            assert!(
+                read([odd, &text.as_bytes()[1..]].concat()).is_err(),
+                "{kind}"
+            );
         }
     }
 }
@@ -240,20 +293,37 @@ fn an_introspection_never_says_that_a_token_is_bound_to_no_key_because_bytes_of_
 
 #[test]
 fn a_refresh_token_that_is_none_leaves_the_old_one() {
-    for odd in
-        ["false", "true", "[]", "{}", "123", r#"["rt"]"#, "null", r#""""#, r#""\udfff""#, r#"{"a":"rt"}"#]
-    {
+    for odd in [
+        "false",
+        "true",
+        "[]",
+        "{}",
+        "123",
+        r#"["rt"]"#,
+        "null",
+        r#""""#,
+        r#""\udfff""#,
+        r#"{"a":"rt"}"#,
+    ] {
         let token = token(format!(r#"{{"access_token":"at","refresh_token":{odd}}}"#)).unwrap();
         assert_eq!(
-            (token.access_token().expose(), token.refresh_token().unwrap().expose()),
+            (
+                token.access_token().expose(),
+                token.refresh_token().unwrap().expose()
+            ),
             ("at", "sent"),
             "{odd}"
         );
-        let exchange = client().token(Grant::client_credentials()).unwrap();
-        let token = done(exchange, format!(r#"{{"access_token":"at","refresh_token":{odd}}}"#)).unwrap();
+        let operation = client().token(Grant::client_credentials()).unwrap();
+        let token = done(
+            operation,
+            format!(r#"{{"access_token":"at","refresh_token":{odd}}}"#),
+        )
+        .unwrap();
         assert!(token.refresh_token().is_none(), "{odd}");
     }
-    let damaged = token(b"{\"access_token\":\"at\",\"refresh_token\":\"r\xfft\"}".to_vec()).unwrap();
+    let damaged =
+        token(b"{\"access_token\":\"at\",\"refresh_token\":\"r\xfft\"}".to_vec()).unwrap();
     assert_eq!(damaged.refresh_token().unwrap().expose(), "sent");
     // A good one is lost by no neighbour.
     for neighbour in [
@@ -264,8 +334,12 @@ fn a_refresh_token_that_is_none_leaves_the_old_one() {
         b"\"expires_in\":[{}]",
         b"\"id_token\":\"\xfe\"",
     ] {
-        let body =
-            [b"{\"access_token\":\"at\",".as_slice(), neighbour, b",\"refresh_token\":\"rt\"}"].concat();
+        let body = [
+            b"{\"access_token\":\"at\",".as_slice(),
+            neighbour,
+            b",\"refresh_token\":\"rt\"}",
+        ]
+        .concat();
         assert_eq!(token(body).unwrap().refresh_token().unwrap().expose(), "rt");
     }
 }
@@ -289,7 +363,9 @@ fn an_odd_token_type_costs_no_bearer_token() {
         r#""ü""#,
         r#""a token""#,
     ] {
-        let read = token(format!(r#"{{"access_token":"at","token_type":{odd},"refresh_token":"rt"}}"#));
+        let read = token(format!(
+            r#"{{"access_token":"at","token_type":{odd},"refresh_token":"rt"}}"#
+        ));
         let token = read.unwrap_or_else(|error| panic!("{odd}: {error}"));
         assert_eq!(token.token_type(), &TokenType::Bearer, "{odd}");
         assert_eq!(token.refresh_token().unwrap().expose(), "rt", "{odd}");
@@ -317,12 +393,20 @@ fn an_odd_token_type_makes_no_bearer_token_of_one_that_was_to_be_bound() {
         r#""DPoP\u0000""#,
     ] {
         let refused = bound(|client| client, answer(odd));
-        assert!(matches!(refused, Err(Error::Response(bad)) if *bad.why() == WhyBad::NotBound), "{odd}");
+        assert!(
+            matches!(refused, Err(Error::Response(bad)) if *bad.kind() == InvalidResponseKind::NotBound),
+            "{odd}"
+        );
     }
     let missing = bound(|client| client, r#"{"access_token":"at"}"#);
-    assert!(matches!(missing, Err(Error::Response(bad)) if *bad.why() == WhyBad::NotBound));
+    assert!(
+        matches!(missing, Err(Error::Response(bad)) if *bad.kind() == InvalidResponseKind::NotBound)
+    );
     for bound_type in [r#""DPoP\n""#, r#"" dpop ""#, r#"["DPoP"]"#, r#""DPOP\t""#] {
-        for client in [|client: Client| client, |client: Client| client.accept_bearer()] {
+        for client in [
+            |client: Client| client,
+            |client: Client| client.accept_bearer(),
+        ] {
             let token = bound(client, answer(bound_type)).unwrap();
             assert_eq!(token.token_type(), &TokenType::Dpop, "{bound_type}");
             assert!(token.key().is_some(), "{bound_type}");
@@ -332,30 +416,44 @@ fn an_odd_token_type_makes_no_bearer_token_of_one_that_was_to_be_bound() {
 
 #[test]
 fn an_access_token_that_no_header_can_carry_is_refused_at_once() {
-    for bad in
-        ["ü", "aü", "a\u{fffd}", "a\u{7f}", "a\tb", "a\nb", "a\u{0}", "\u{feff}at", "a\u{a0}b", "a\u{200b}"]
-    {
+    for bad in [
+        "ü",
+        "aü",
+        "a\u{fffd}",
+        "a\u{7f}",
+        "a\tb",
+        "a\nb",
+        "a\u{0}",
+        "\u{feff}at",
+        "a\u{a0}b",
+        "a\u{200b}",
+    ] {
         for token_type in ["Bearer", "DPoP", "N_A"] {
-            let body =
-                json!({ "access_token": bad, "token_type": token_type, "issued_token_type": "urn:x:jwt" });
+            let body = json!({ "access_token": bad, "token_type": token_type, "issued_token_type": "urn:x:jwt" });
             let refused = token(body.to_string());
             assert!(
-                matches!(&refused, Err(Error::Response(response)) if *response.why() == WhyBad::Member("access_token")),
+                matches!(&refused, Err(Error::Response(response)) if *response.kind() == InvalidResponseKind::InvalidMember("access_token")),
                 "{bad:?} {refused:?}"
             );
         }
     }
     let damaged = token(b"{\"access_token\":\"a\xfft\"}".to_vec());
-    assert!(matches!(damaged, Err(Error::Response(bad)) if *bad.why() == WhyBad::Member("access_token")));
+    assert!(
+        matches!(damaged, Err(Error::Response(bad)) if *bad.kind() == InvalidResponseKind::InvalidMember("access_token"))
+    );
     let every: String = (' '..='~').collect();
     let good = token(json!({ "access_token": every }).to_string()).unwrap();
     assert_eq!(good.access_token().expose(), every);
 }
 
 /// The exchanges of every kind, each ready to be sent.
-fn requests() -> Vec<http::Request<keybound_core::Body>> {
+fn requests() -> Vec<http::Request<keybound_core::driver::Body>> {
     let client = client();
-    let pushed = client.authorization("https://app.example/cb").unwrap().push([1; 32]).unwrap();
+    let pushed = client
+        .authorization("https://app.example/cb")
+        .unwrap()
+        .push([1; 32])
+        .unwrap();
     vec![
         outgoing(client.token(refresh()).unwrap()).request,
         outgoing(client.revoke(Secret::new("t"), None).unwrap()).request,
@@ -370,16 +468,26 @@ fn requests() -> Vec<http::Request<keybound_core::Body>> {
 #[test]
 fn every_request_of_an_exchange_asks_for_an_answer_that_is_not_compressed() {
     for request in requests() {
-        let asked: Vec<_> = request.headers().get_all("accept-encoding").iter().collect();
+        let asked: Vec<_> = request
+            .headers()
+            .get_all("accept-encoding")
+            .iter()
+            .collect();
         assert_eq!(asked, ["identity"], "{}", request.uri());
     }
-    assert_eq!(client().header("Accept-Encoding", "gzip").unwrap_err().argument(), "header");
+    assert_eq!(
+        client()
+            .header("Accept-Encoding", "gzip")
+            .unwrap_err()
+            .argument(),
+        "header"
+    );
 }
 
 /// `{"error":"invalid_grant"}`, by gzip.
 const GZIPPED: &[u8] = &[
-    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 74, 45, 42, 202, 47, 82, 178, 82, 202, 204, 43, 75, 204, 201,
-    76, 137, 79, 47, 74, 204, 43, 81, 170, 5, 0, 126, 29, 85, 38, 25, 0, 0, 0,
+    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 74, 45, 42, 202, 47, 82, 178, 82, 202, 204, 43, 75,
+    204, 201, 76, 137, 79, 47, 74, 204, 43, 81, 170, 5, 0, 126, 29, 85, 38, 25, 0, 0, 0,
 ];
 
 fn coded(status: u16, coding: &str, body: &[u8]) -> Response<Vec<u8>> {
@@ -388,7 +496,9 @@ fn coded(status: u16, coding: &str, body: &[u8]) -> Response<Vec<u8>> {
 }
 
 fn refused(answer: Response<Vec<u8>>) -> Error {
-    answered(client().token(refresh()).unwrap().at_most(1), answer).map(drop).unwrap_err()
+    answered(client().token(refresh()).unwrap().max_attempts(1), answer)
+        .map(drop)
+        .unwrap_err()
 }
 
 #[test]
@@ -401,12 +511,14 @@ fn an_answer_that_is_compressed_all_the_same_is_named_by_its_coding() {
             assert!(!shown.contains("JSON at line"), "{shown}");
         }
         let metadata = Issuer::https(ISSUER).unwrap().discover().unwrap();
-        let mut exchange = answered(metadata, coded(200, coding, GZIPPED)).unwrap();
+        let mut operation = answered(metadata, coded(200, coding, GZIPPED)).unwrap();
         let error = loop {
             // It might be JSON elsewhere.
-            let Received::Again(next) = exchange else { panic!("it can't be read") };
+            let Step::RetryAfter(next) = operation else {
+                panic!("it can't be read")
+            };
             match answered(next, coded(200, coding, GZIPPED)) {
-                Ok(again) => exchange = again,
+                Ok(again) => operation = again,
                 Err(error) => break error,
             }
         };
@@ -414,13 +526,21 @@ fn an_answer_that_is_compressed_all_the_same_is_named_by_its_coding() {
     }
     // A browser decodes by itself, and leaves the header where it is.
     for coding in ["gzip", "identity"] {
-        let good =
-            answered(client().token(refresh()).unwrap(), coded(200, coding, br#"{"access_token":"at"}"#));
-        assert!(matches!(good, Ok(Received::Done(_))), "{coding}");
+        let good = answered(
+            client().token(refresh()).unwrap(),
+            coded(200, coding, br#"{"access_token":"at"}"#),
+        );
+        assert!(matches!(good, Ok(Step::Done(_))), "{coding}");
         let bad = refused(coded(400, coding, br#"{"error":"invalid_grant"}"#)).to_string();
-        assert!(bad.contains("400 invalid_grant") && !bad.contains(coding), "{bad}");
+        assert!(
+            bad.contains("400 invalid_grant") && !bad.contains(coding),
+            "{bad}"
+        );
         let odd = refused(coded(200, coding, br#"{"access_token":7}"#)).to_string();
-        assert!(odd.contains("`access_token`") && !odd.contains(coding), "{odd}");
+        assert!(
+            odd.contains("`access_token`") && !odd.contains(coding),
+            "{odd}"
+        );
     }
     for (status, coding) in [(200, "identity"), (400, "identity"), (200, "Identity")] {
         let shown = refused(coded(status, coding, b"<html>")).to_string();
@@ -434,8 +554,11 @@ fn an_answer_that_is_compressed_all_the_same_is_named_by_its_coding() {
     }
 }
 
-const SECRETS: [&str; 3] =
-    ["s3cr3t-t0ken-471147114711", "0ther.s3cr3t-0815081508150815", "th1rd_s3cr3t/4242+4242=="];
+const SECRETS: [&str; 3] = [
+    "s3cr3t-t0ken-471147114711",
+    "0ther.s3cr3t-0815081508150815",
+    "th1rd_s3cr3t/4242+4242==",
+];
 
 fn server_error(status: u16, body: &str) -> Box<ServerError> {
     let planted = Planted::new(&SECRETS);
@@ -510,9 +633,17 @@ fn a_credential_in_a_refusal_is_struck_out_of_all_that_the_error_says() {
     let answer = with_header(answer, "content-encoding", two);
     let error = refused(answer);
     Planted::new(&SECRETS).are_not_told(&error);
-    let Error::Server(refusal) = error else { panic!("no refusal") };
-    assert_eq!(refusal.fields()[0], ("access_token".to_owned(), "[redacted]".to_owned()));
-    assert_eq!(refusal.fields()[1], ("detail.refreshToken".to_owned(), "[redacted]".to_owned()));
+    let Error::Server(refusal) = error else {
+        panic!("no refusal")
+    };
+    assert_eq!(
+        refusal.fields()[0],
+        ("access_token".to_owned(), "[redacted]".to_owned())
+    );
+    assert_eq!(
+        refusal.fields()[1],
+        ("detail.refreshToken".to_owned(), "[redacted]".to_owned())
+    );
     assert_eq!(refusal.request_id(), Some("[redacted]"));
     // With an `error` as well.
     let body = json!({ "error": "invalid_request", "error_description": format!("{one} and {two}"), "access_token": one, "data": { "idToken": two } });

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http::Method;
-use keybound_core::dpop::{Policy, Proof};
+use keybound_core::dpop::{Proof, ProofVerifier};
+use keybound_core::driver::{RequestContext, Step};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    Ambient, AuthorizationBuilder, AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer,
-    PendingAuthorization, Received, RedirectError, Retry, Scope, Secret, StepUp, TokenType,
+    AuthorizationBuilder, AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer,
+    PendingAuthorization, RedirectError, Retry, Scope, Secret, StepUp, TokenType,
 };
 use proptest::prelude::*;
 
@@ -17,7 +18,11 @@ use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
 const REDIRECT_URI: &str = "https://app.example/callback";
 
 fn begin(client: &Client) -> AuthorizationRequest {
-    client.authorization(REDIRECT_URI).unwrap().build([1; 32]).unwrap()
+    client
+        .authorization(REDIRECT_URI)
+        .unwrap()
+        .build([1; 32])
+        .unwrap()
 }
 
 fn client() -> Client {
@@ -26,26 +31,44 @@ fn client() -> Client {
 
 /// The redirect of a person who agrees, its parameters as they are given here.
 fn back(pending: &PendingAuthorization, params: &str) -> String {
-    format!("{REDIRECT_URI}?{}", params.replace("STATE", &pending.state()))
+    format!(
+        "{REDIRECT_URI}?{}",
+        params.replace("STATE", &pending.state())
+    )
 }
 
 fn refusal(client: &Client, params: &str) -> RedirectError {
     let pending = begin(client).pending;
-    pending.receive(&back(&pending, params)).map(drop).unwrap_err()
+    pending
+        .receive(&back(&pending, params))
+        .map(drop)
+        .unwrap_err()
 }
 
 #[test]
 fn a_code_brings_a_token_bound_to_the_key_that_the_request_named() {
-    for (peer, token_type) in [(Peer::bound(), TokenType::Dpop), (Peer::bearer(), TokenType::Bearer)] {
+    for (peer, token_type) in [
+        (Peer::bound(), TokenType::Dpop),
+        (Peer::bearer(), TokenType::Bearer),
+    ] {
         let mut world = World::with(peer);
-        world.peer.authorization_server.asks = if world.peer.bound { Asks::Always } else { Asks::Never };
+        world.peer.authorization_server.asks = if world.peer.bound {
+            Asks::Always
+        } else {
+            Asks::Never
+        };
         let builder = world.client().authorization(REDIRECT_URI).unwrap();
-        let builder =
-            builder.scope(Scope::new("openid accounts").unwrap()).param("prompt", "consent").unwrap();
+        let builder = builder
+            .scope(Scope::new("openid accounts").unwrap())
+            .param("prompt", "consent")
+            .unwrap();
         let AuthorizationRequest { url, pending } = builder.build([9; 32]).unwrap();
         let redirect = world.peer.authorizations.agree(&url);
         let asked = &world.peer.authorizations.asked[0];
-        assert_eq!((asked["scope"].as_str(), asked["prompt"].as_str()), ("openid accounts", "consent"));
+        assert_eq!(
+            (asked["scope"].as_str(), asked["prompt"].as_str()),
+            ("openid accounts", "consent")
+        );
         assert_eq!(asked.get("nonce"), pending.nonce().as_ref());
         assert_eq!(asked["redirect_uri"], REDIRECT_URI);
         let token = world.token(pending.receive(&redirect).unwrap()).unwrap();
@@ -70,63 +93,113 @@ fn a_pushed_request_leaves_a_reference_in_the_url_and_is_proven_like_a_token_req
         let client = Client::new(endpoint(TOKEN_URL), auth.unwrap())
             .authorization_endpoint(endpoint("https://as.example/authorize"))
             .pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
-        let client = if world.peer.bound { client.dpop(world.key.public().clone()) } else { client };
-        let builder = client.authorization(REDIRECT_URI).unwrap().scope(Scope::new("openid").unwrap());
-        let AuthorizationRequest { url, pending } = world.run(builder.push([5; 32]).unwrap()).unwrap();
+        let client = if world.peer.bound {
+            client.dpop(world.key.public().clone())
+        } else {
+            client
+        };
+        let builder = client
+            .authorization(REDIRECT_URI)
+            .unwrap()
+            .scope(Scope::new("openid").unwrap());
+        let AuthorizationRequest { url, pending } =
+            world.run(builder.push([5; 32]).unwrap()).unwrap();
         let start = "https://as.example/authorize?client_id=app&request_uri=urn%3Aietf";
         assert!(url.to_string().starts_with(start), "{url}");
         let redirect = world.peer.authorizations.agree(&url);
-        world.run(client.token(pending.receive(&redirect).unwrap()).unwrap()).unwrap();
+        world
+            .run(client.token(pending.receive(&redirect).unwrap()).unwrap())
+            .unwrap();
     }
 }
 
 #[test]
 fn what_was_not_pushed_has_no_url() {
     let client = client().pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
-    let push = || client.authorization(REDIRECT_URI).unwrap().push([5; 32]).unwrap();
+    let push = || {
+        client
+            .authorization(REDIRECT_URI)
+            .unwrap()
+            .push([5; 32])
+            .unwrap()
+    };
     for (status, body, refused) in [
         (201, "{}", "`request_uri` is missing"),
-        (201, r#"{"request_uri":7}"#, "`request_uri` has a wrong type"),
+        (
+            201,
+            r#"{"request_uri":7}"#,
+            "`request_uri` has a wrong type",
+        ),
         (200, r#"{"error":"invalid_request"}"#, "invalid_request"),
         (400, r#"{"error":"invalid_request"}"#, "invalid_request"),
     ] {
-        let error = answered(push(), response(status, body)).map(drop).unwrap_err();
+        let error = answered(push(), response(status, body))
+            .map(drop)
+            .unwrap_err();
         assert!(error.to_string().contains(refused), "{error}");
     }
-    assert!(matches!(answered(push(), response(503, "")), Ok(Received::Again(_))));
-    let without = World::with(Peer::bearer()).client().authorization(REDIRECT_URI).unwrap().push([5; 32]);
-    assert_eq!(without.map(drop).unwrap_err().argument(), "pushed_authorization_request_endpoint");
+    assert!(matches!(
+        answered(push(), response(503, "")),
+        Ok(Step::RetryAfter(_))
+    ));
+    let without = World::with(Peer::bearer())
+        .client()
+        .authorization(REDIRECT_URI)
+        .unwrap()
+        .push([5; 32]);
+    assert_eq!(
+        without.map(drop).unwrap_err().argument(),
+        "pushed_authorization_request_endpoint"
+    );
 }
 
 #[test]
 fn what_a_resource_server_asks_for_beyond_the_token_goes_into_the_request() {
     let challenge = "DPoP error=\"insufficient_user_authentication\", acr_values=\"gold silver\", max_age=60, scope=\"pay\"";
     let head = with_header(response(401, ""), "www-authenticate", challenge);
-    let wish = StepUp::of(head.headers()).unwrap();
-    assert_eq!((wish.acr_values(), wish.max_age()), (Some("gold silver"), Some(Duration::from_secs(60))));
+    let wish = StepUp::from_headers(head.headers()).unwrap();
+    assert_eq!(
+        (wish.acr_values(), wish.max_age()),
+        (Some("gold silver"), Some(Duration::from_secs(60)))
+    );
     let asked = |builder: AuthorizationBuilder| {
         let mut peer = Peer::bearer();
-        peer.authorizations.agree(&builder.step_up(&wish).unwrap().build([1; 32]).unwrap().url);
+        peer.authorizations
+            .agree(&builder.step_up(&wish).unwrap().build([1; 32]).unwrap().url);
         let asked = peer.authorizations.asked.remove(0);
         ["acr_values", "max_age", "scope"].map(|name| asked[name].clone())
     };
     let builder = || client().authorization(REDIRECT_URI).unwrap();
     assert_eq!(asked(builder()), ["gold silver", "60", "pay"]);
-    assert_eq!(asked(builder().scope(Scope::new("own").unwrap())), ["gold silver", "60", "own"]);
+    assert_eq!(
+        asked(builder().scope(Scope::new("own").unwrap())),
+        ["gold silver", "60", "own"]
+    );
 
     for (challenge, wish) in [
-        ("Bearer error=\"insufficient_scope\", scope=\"a b\"", Some((None, Some("a b")))),
-        ("Bearer error=insufficient_user_authentication, max_age=soon", Some((None, None))),
-        ("Bearer, DPoP error=\"insufficient_user_authentication\", acr_values=x", Some((Some("x"), None))),
+        (
+            "Bearer error=\"insufficient_scope\", scope=\"a b\"",
+            Some((None, Some("a b"))),
+        ),
+        (
+            "Bearer error=insufficient_user_authentication, max_age=soon",
+            Some((None, None)),
+        ),
+        (
+            "Bearer, DPoP error=\"insufficient_user_authentication\", acr_values=x",
+            Some((Some("x"), None)),
+        ),
         ("Bearer error=\"invalid_token\"", None),
         ("DPoP acr_values=x", None),
     ] {
         let head = with_header(response(401, ""), "www-authenticate", challenge);
-        let read = StepUp::of(head.headers());
-        let read = read.as_ref().map(|read| (read.acr_values(), read.scope().map(Scope::as_str)));
+        let read = StepUp::from_headers(head.headers());
+        let read = read
+            .as_ref()
+            .map(|read| (read.acr_values(), read.scope().map(Scope::as_str)));
         assert_eq!(read, wish, "{challenge}");
     }
-    assert_eq!(StepUp::of(response(401, "").headers()), None);
+    assert_eq!(StepUp::from_headers(response(401, "").headers()), None);
 }
 
 #[test]
@@ -135,12 +208,27 @@ fn what_is_kept_brings_the_same_grant_as_what_was_not_stored() {
     let AuthorizationRequest { url, pending } = begin(&world.client());
     let redirect = world.peer.authorizations.agree(&url);
     let again = PendingAuthorization::from_json(pending.to_json().expose()).unwrap();
-    assert_eq!((again.state(), again.issuer()), (pending.state(), Some(ISSUER)));
+    assert_eq!(
+        (again.state(), again.issuer()),
+        (pending.state(), Some(ISSUER))
+    );
     assert_eq!((again.nonce(), pending.nonce()), (None, None));
     // The peer verifies the rest.
     world.token(again.receive(&redirect).unwrap()).unwrap();
-    for bad in ["", "[]", "{}", &pending.to_json().expose().replacen("\"seed\":\"", "\"seed\":\"AA", 1)] {
-        assert_eq!(PendingAuthorization::from_json(bad).unwrap_err().argument(), "authorization", "{bad}");
+    for bad in [
+        "",
+        "[]",
+        "{}",
+        &pending
+            .to_json()
+            .expose()
+            .replacen("\"seed\":\"", "\"seed\":\"AA", 1),
+    ] {
+        assert_eq!(
+            PendingAuthorization::from_json(bad).unwrap_err().argument(),
+            "authorization",
+            "{bad}"
+        );
     }
 }
 
@@ -148,9 +236,13 @@ fn what_is_kept_brings_the_same_grant_as_what_was_not_stored() {
 fn other_entropy_makes_other_values_and_no_value_tells_another() {
     let client = client();
     let requests = [[1; 32], [2; 32]].map(|entropy| {
-        let builder = client.authorization(REDIRECT_URI).unwrap().scope(Scope::new("openid").unwrap());
+        let builder = client
+            .authorization(REDIRECT_URI)
+            .unwrap()
+            .scope(Scope::new("openid").unwrap());
         let mut peer = Peer::bearer();
-        peer.authorizations.agree(&builder.build(entropy).unwrap().url);
+        peer.authorizations
+            .agree(&builder.build(entropy).unwrap().url);
         peer.authorizations.asked.remove(0)
     });
     let [mine, theirs] = &requests;
@@ -162,9 +254,13 @@ fn other_entropy_makes_other_values_and_no_value_tells_another() {
 
 #[test]
 fn a_query_of_the_endpoint_stays_and_values_are_escaped() {
-    let client = client().authorization_endpoint(endpoint("https://as.example/authorize?tenant=a%20b"));
-    let builder =
-        client.authorization("com.example.app:/cb?x=1").unwrap().param("login_hint", "a&b=c ü").unwrap();
+    let client =
+        client().authorization_endpoint(endpoint("https://as.example/authorize?tenant=a%20b"));
+    let builder = client
+        .authorization("com.example.app:/cb?x=1")
+        .unwrap()
+        .param("login_hint", "a&b=c ü")
+        .unwrap();
     let url = builder.build([1; 32]).unwrap().url.to_string();
     let start = "https://as.example/authorize?tenant=a%20b&response_type=code&client_id=app\
                  &redirect_uri=com.example.app%3A%2Fcb%3Fx%3D1&login_hint=a%26b%3Dc+%C3%BC&state=";
@@ -174,12 +270,22 @@ fn a_query_of_the_endpoint_stays_and_values_are_escaped() {
 #[test]
 fn a_request_that_can_not_be_made_is_refused_with_what_is_wrong() {
     let without_endpoint = Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").unwrap());
-    let misuse = without_endpoint.authorization(REDIRECT_URI).map(drop).unwrap_err();
-    assert_eq!(misuse.argument(), "authorization_endpoint");
+    let invalid = without_endpoint
+        .authorization(REDIRECT_URI)
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(invalid.argument(), "authorization_endpoint");
     let bearer = ClientAuth::bearer(Secret::new("credential")).unwrap();
-    let without_id =
-        Client::new(endpoint(TOKEN_URL), bearer).authorization_endpoint(endpoint("https://as.example/"));
-    assert_eq!(without_id.authorization(REDIRECT_URI).map(drop).unwrap_err().argument(), "client_id");
+    let without_id = Client::new(endpoint(TOKEN_URL), bearer)
+        .authorization_endpoint(endpoint("https://as.example/"));
+    assert_eq!(
+        without_id
+            .authorization(REDIRECT_URI)
+            .map(drop)
+            .unwrap_err()
+            .argument(),
+        "client_id"
+    );
     for bad in [
         "",
         "/callback",
@@ -190,7 +296,15 @@ fn a_request_that_can_not_be_made_is_refused_with_what_is_wrong() {
         "https://ü/",
         "1a:b",
     ] {
-        assert_eq!(client().authorization(bad).map(drop).unwrap_err().argument(), "redirect_uri", "{bad}");
+        assert_eq!(
+            client()
+                .authorization(bad)
+                .map(drop)
+                .unwrap_err()
+                .argument(),
+            "redirect_uri",
+            "{bad}"
+        );
     }
     for good in [
         "http://127.0.0.1:1234/",
@@ -211,12 +325,24 @@ fn a_request_that_can_not_be_made_is_refused_with_what_is_wrong() {
         "scope",
         "nonce",
     ] {
-        let builder = client().authorization(REDIRECT_URI).unwrap().scope(Scope::new("openid").unwrap());
-        let made = builder.param(own, "x").and_then(|builder| builder.build([1; 32]));
+        let builder = client()
+            .authorization(REDIRECT_URI)
+            .unwrap()
+            .scope(Scope::new("openid").unwrap());
+        let made = builder
+            .param(own, "x")
+            .and_then(|builder| builder.build([1; 32]));
         assert_eq!(made.map(drop).unwrap_err().argument(), "param", "{own}");
     }
-    let builder = client().authorization(REDIRECT_URI).unwrap().param("x", &"x".repeat(70_000)).unwrap();
-    assert_eq!(builder.build([1; 32]).map(drop).unwrap_err().argument(), "url");
+    let builder = client()
+        .authorization(REDIRECT_URI)
+        .unwrap()
+        .param("x", &"x".repeat(70_000))
+        .unwrap();
+    assert_eq!(
+        builder.build([1; 32]).map(drop).unwrap_err().argument(),
+        "url"
+    );
 }
 
 #[test]
@@ -237,22 +363,42 @@ fn every_client_that_has_an_id_can_send_people_away() {
 fn a_redirect_is_read_from_its_url_its_path_its_query_and_its_form() {
     let pending = begin(&client()).pending;
     let params = back(&pending, "code=a%2Fb&state=STATE").replacen(REDIRECT_URI, "", 1);
-    for (before, after) in
-        [(REDIRECT_URI, ""), (REDIRECT_URI, "#_=_"), ("/callback", ""), ("", ""), ("com.example.app:/cb", "")]
-    {
-        assert!(pending.receive(&format!("{before}{params}{after}")).is_ok(), "{before}…{after}");
+    for (before, after) in [
+        (REDIRECT_URI, ""),
+        (REDIRECT_URI, "#_=_"),
+        ("/callback", ""),
+        ("", ""),
+        ("com.example.app:/cb", ""),
+    ] {
+        assert!(
+            pending.receive(&format!("{before}{params}{after}")).is_ok(),
+            "{before}…{after}"
+        );
     }
     let form = &params[1..];
     assert!(pending.receive(form).is_ok());
-    assert!(pending.receive(&format!("x=?&{form}&session_state=%zz&x=1&x=2")).is_ok());
-    assert!(matches!(pending.receive(&format!("https://app.example/{form}")), Err(RedirectError::NotOurs)));
+    assert!(
+        pending
+            .receive(&format!("x=?&{form}&session_state=%zz&x=1&x=2"))
+            .is_ok()
+    );
+    assert!(matches!(
+        pending.receive(&format!("https://app.example/{form}")),
+        Err(RedirectError::StateMismatch)
+    ));
 }
 
 #[test]
 fn a_redirect_without_our_state_is_not_ours_whatever_it_says() {
     let client = client();
     let pending = begin(&client).pending;
-    let other = client.authorization(REDIRECT_URI).unwrap().build([2; 32]).unwrap().pending.state();
+    let other = client
+        .authorization(REDIRECT_URI)
+        .unwrap()
+        .build([2; 32])
+        .unwrap()
+        .pending
+        .state();
     let state = pending.state();
     for state in [
         "",
@@ -263,24 +409,33 @@ fn a_redirect_without_our_state_is_not_ours_whatever_it_says() {
         &state.to_lowercase(),
         &other,
     ] {
-        for rest in ["code=x", "error=access_denied", "code=x&iss=https://evil.example", ""] {
+        for rest in [
+            "code=x",
+            "error=access_denied",
+            "code=x&iss=https://evil.example",
+            "",
+        ] {
             let redirect = format!("{REDIRECT_URI}?{rest}&state={state}");
             assert_eq!(
                 pending.receive(&redirect).map(drop).unwrap_err(),
-                RedirectError::NotOurs,
+                RedirectError::StateMismatch,
                 "{redirect}"
             );
         }
     }
-    assert_eq!(refusal(&client, "code=x"), RedirectError::NotOurs);
+    assert_eq!(refusal(&client, "code=x"), RedirectError::StateMismatch);
     // The person may still come.
-    assert!(pending.receive(&back(&pending, "code=x&state=STATE")).is_ok());
+    assert!(
+        pending
+            .receive(&back(&pending, "code=x&state=STATE"))
+            .is_ok()
+    );
 }
 
 #[test]
 fn a_redirect_of_another_issuer_is_refused_before_its_code_or_error_counts() {
     let known = client();
-    let always = client().iss_in_redirects();
+    let always = client().require_iss();
     let unknown = Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").unwrap())
         .authorization_endpoint(endpoint("https://as.example/authorize"));
     for answer in ["code=x&state=STATE", "error=access_denied&state=STATE"] {
@@ -297,20 +452,37 @@ fn a_redirect_of_another_issuer_is_refused_before_its_code_or_error_counts() {
         ] {
             let pending = begin(client).pending;
             let outcome = pending.receive(&back(&pending, &format!("{answer}{iss}")));
-            assert_eq!(matches!(outcome, Err(RedirectError::OtherIssuer)), refused, "{answer}{iss}");
+            assert_eq!(
+                matches!(outcome, Err(RedirectError::IssuerMismatch)),
+                refused,
+                "{answer}{iss}"
+            );
         }
     }
 }
 
 #[test]
 fn a_parameter_that_stands_twice_makes_the_redirect_worthless() {
-    for name in ["code", "state", "iss", "error", "error_description", "error_uri"] {
+    for name in [
+        "code",
+        "state",
+        "iss",
+        "error",
+        "error_description",
+        "error_uri",
+    ] {
         let params = format!(
             "code=x&state=STATE&iss=https://as.example&error=e&error_description=d&error_uri=u&{name}=x"
         );
-        assert_eq!(refusal(&client(), &params), RedirectError::Twice(name));
+        assert_eq!(
+            refusal(&client(), &params),
+            RedirectError::DuplicateParameter(name)
+        );
     }
-    assert_eq!(refusal(&client(), "code=x&state=STATE&state=STATE"), RedirectError::Twice("state"));
+    assert_eq!(
+        refusal(&client(), "code=x&state=STATE&state=STATE"),
+        RedirectError::DuplicateParameter("state")
+    );
 }
 
 #[test]
@@ -329,18 +501,27 @@ fn an_error_redirect_says_what_it_says_and_what_to_do() {
         ("server_error", Retry::Later(None)),
         ("login_required", Retry::Reauthenticate),
     ] {
-        let params =
-            format!("error={code}&error_description=No+way%0A%1b&error_uri=https://x&state=STATE&code=x");
+        let params = format!(
+            "error={code}&error_description=No+way%0A%1b&error_uri=https://x&state=STATE&code=x"
+        );
         let error = refusal(&client(), &params);
-        let RedirectError::Denied(denial) = &error else { panic!("{error}") };
+        let RedirectError::Denied(denial) = &error else {
+            panic!("{error}")
+        };
         assert_eq!(
             (denial.code(), denial.description(), denial.uri()),
             (code, Some("No way"), Some("https://x"))
         );
-        assert!(error.to_string().ends_with(&format!("without a code: {code}: No way")), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with(&format!("without a code: {code}: No way")),
+            "{error}"
+        );
         assert_eq!(Error::from(error).retry(), retry, "{code}");
     }
-    let RedirectError::Denied(denial) = refusal(&client(), &format!("error={}&state=STATE", "x".repeat(999)))
+    let RedirectError::Denied(denial) =
+        refusal(&client(), &format!("error={}&state=STATE", "x".repeat(999)))
     else {
         panic!("no denial")
     };
@@ -353,22 +534,34 @@ fn a_redirect_without_a_code_or_too_long_is_refused() {
         assert_eq!(refusal(&client(), params), RedirectError::NoCode);
     }
     assert_eq!(
-        refusal(&client(), &format!("state=STATE&code={}", "x".repeat(64 * 1024))),
+        refusal(
+            &client(),
+            &format!("state=STATE&code={}", "x".repeat(64 * 1024))
+        ),
         RedirectError::TooLong
     );
-    assert_eq!(refusal(&client(), "").to_string(), RedirectError::NotOurs.to_string());
+    assert_eq!(
+        refusal(&client(), "").to_string(),
+        RedirectError::StateMismatch.to_string()
+    );
 }
 
 #[test]
 fn a_code_is_not_sent_again_where_it_may_have_been_used() {
     let pending = begin(&client()).pending;
-    let grant: Grant = pending.receive(&back(&pending, "code=x&state=STATE")).unwrap();
+    let grant: Grant = pending
+        .receive(&back(&pending, "code=x&state=STATE"))
+        .unwrap();
     assert!(!grant.is_repeatable());
 }
 
 #[test]
 fn an_issuer_is_an_https_url_without_query_and_keeps_its_spelling() {
-    for good in ["https://as.example", "https://AS.example/", "https://as.example/tenant/1"] {
+    for good in [
+        "https://as.example",
+        "https://AS.example/",
+        "https://as.example/tenant/1",
+    ] {
         assert_eq!(Issuer::https(good).unwrap().as_str(), good);
     }
     for bad in [
@@ -427,11 +620,20 @@ fn redeems(at: &Client, grant: &Grant) -> bool {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let uri = "https://as.example/token".parse().unwrap();
     let proof = Proof::build(key.public(), &Method::POST, &uri).unwrap();
-    let proof = proof.prepare(Ambient::new(START, [1; 16])).finish(|request| key.sign(request)).unwrap();
-    let verified = Policy::default().inspect(proof.as_str(), START).verified().unwrap();
-    let refused = [at.token(grant.clone()).err(), at.relay(grant.clone(), verified).err()];
-    for misuse in refused.iter().flatten() {
-        assert_eq!(misuse.argument(), "grant", "{misuse}");
+    let proof = proof
+        .prepare(RequestContext::new(START, [1; 16]))
+        .finish(|request| key.sign(request))
+        .unwrap();
+    let verified = ProofVerifier::default()
+        .verify(proof.as_str(), START)
+        .verified()
+        .unwrap();
+    let refused = [
+        at.token(grant.clone()).err(),
+        at.relay(grant.clone(), verified).err(),
+    ];
+    for invalid in refused.iter().flatten() {
+        assert_eq!(invalid.argument(), "grant", "{invalid}");
     }
     let [token, relay] = refused.map(|refused| refused.is_none());
     assert_eq!(token, relay);
@@ -447,15 +649,18 @@ fn a_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
             builder.clone().push([4; 32]).unwrap(),
             response(201, r#"{"request_uri":"urn:x","expires_in":60}"#),
         );
-        let Ok(Received::Done(pushed)) = pushed else { panic!("it was pushed") };
+        let Ok(Step::Done(pushed)) = pushed else {
+            panic!("it was pushed")
+        };
         for pending in [builder.build([1; 32]).unwrap().pending, pushed.pending] {
             let stored = PendingAuthorization::from_json(pending.to_json().expose()).unwrap();
             for pending in [pending, stored] {
                 // With the `iss` of the honest server, and without any (RFC 9700 §4.4).
                 let iss = issuer.map_or(String::new(), |issuer| format!("&iss={issuer}"));
                 for iss in [iss, String::new()] {
-                    let grant =
-                        pending.receive(&back(&pending, &format!("code=c&state=STATE{iss}"))).unwrap();
+                    let grant = pending
+                        .receive(&back(&pending, &format!("code=c&state=STATE{iss}")))
+                        .unwrap();
                     for (to, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
                         let client = client_of(token_endpoint, issuer);
                         assert_eq!(redeems(&client, &grant), is_same(from, to), "{from} {to}");
@@ -468,16 +673,21 @@ fn a_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
 
 #[test]
 fn a_device_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
-    let answer =
-        r#"{"device_code":"d","user_code":"u","verification_uri":"https://as.example/go","expires_in":600}"#;
+    let answer = r#"{"device_code":"d","user_code":"u","verification_uri":"https://as.example/go","expires_in":600}"#;
     for (from, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
-        let exchange = client_of(token_endpoint, issuer).device_authorization(None).unwrap();
-        let Ok(Received::Done(device)) = answered(exchange, response(200, answer)) else {
+        let operation = client_of(token_endpoint, issuer)
+            .device_authorization(None)
+            .unwrap();
+        let Ok(Step::Done(device)) = answered(operation, response(200, answer)) else {
             panic!("a code came")
         };
         for (to, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
             let client = client_of(token_endpoint, issuer);
-            assert_eq!(redeems(&client, &device.grant()), is_same(from, to), "{from} {to}");
+            assert_eq!(
+                redeems(&client, &device.grant()),
+                is_same(from, to),
+                "{from} {to}"
+            );
         }
     }
 }
@@ -487,8 +697,14 @@ fn a_grant_that_an_application_has_made_is_redeemed_wherever_it_says() {
     for (token_endpoint, issuer) in SERVERS {
         let client = client_of(token_endpoint, issuer);
         assert!(redeems(&client, &Grant::client_credentials()));
-        assert!(redeems(&client, &Grant::refresh_token(Secret::new("r")).unwrap()));
-        assert!(redeems(&client, &Grant::extension("authorization_code").unwrap()));
+        assert!(redeems(
+            &client,
+            &Grant::refresh_token(Secret::new("r")).unwrap()
+        ));
+        assert!(redeems(
+            &client,
+            &Grant::extension("authorization_code").unwrap()
+        ));
     }
 }
 
@@ -503,17 +719,28 @@ fn values<'a>(form: &'a str, name: &str) -> Vec<&'a str> {
 #[test]
 fn the_resources_of_the_authorization_request_are_those_of_the_token_request() {
     let client = client().pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
-    for resources in
-        [&[][..], &["https://rs.example/"], &["https://a.example/x?y=1", "urn:b", "https://c.example"]]
-    {
+    for resources in [
+        &[][..],
+        &["https://rs.example/"],
+        &["https://a.example/x?y=1", "urn:b", "https://c.example"],
+    ] {
         let mut builder = client.authorization(REDIRECT_URI).unwrap();
         for (at, uri) in resources.iter().enumerate() {
             // By its own name or as a parameter: it's the same.
-            builder = if at == 1 { builder.param("resource", uri) } else { builder.resource(uri) }.unwrap();
+            builder = if at == 1 {
+                builder.param("resource", uri)
+            } else {
+                builder.resource(uri)
+            }
+            .unwrap();
         }
-        let pushed =
-            answered(builder.clone().push([4; 32]).unwrap(), response(201, r#"{"request_uri":"urn:x"}"#));
-        let Ok(Received::Done(pushed)) = pushed else { panic!("it was pushed") };
+        let pushed = answered(
+            builder.clone().push([4; 32]).unwrap(),
+            response(201, r#"{"request_uri":"urn:x"}"#),
+        );
+        let Ok(Step::Done(pushed)) = pushed else {
+            panic!("it was pushed")
+        };
         let built = builder.build([1; 32]).unwrap();
         let url = built.url.to_string();
         let asked = values(url.split_once('?').unwrap().1, "resource");
@@ -521,14 +748,22 @@ fn the_resources_of_the_authorization_request_are_those_of_the_token_request() {
         for pending in [built.pending, pushed.pending] {
             let stored = PendingAuthorization::from_json(pending.to_json().expose()).unwrap();
             for pending in [pending, stored] {
-                let grant = pending.receive(&back(&pending, "code=c&state=STATE")).unwrap();
+                let grant = pending
+                    .receive(&back(&pending, "code=c&state=STATE"))
+                    .unwrap();
                 let body = |grant: Grant| {
-                    let body = outgoing(client.token(grant).unwrap()).request.into_body().into_vec();
+                    let body = outgoing(client.token(grant).unwrap())
+                        .request
+                        .into_body()
+                        .into_vec();
                     String::from_utf8(body).unwrap()
                 };
                 assert_eq!(values(&body(grant.clone()), "resource"), asked);
                 // Whoever gives it once more by hand doesn't ask for it twice.
-                let again = resources.iter().try_fold(grant, |grant, uri| grant.resource(uri)).unwrap();
+                let again = resources
+                    .iter()
+                    .try_fold(grant, |grant, uri| grant.resource(uri))
+                    .unwrap();
                 assert_eq!(values(&body(again), "resource"), asked);
             }
         }

@@ -1,15 +1,20 @@
 //! What may cross threads. A driver moves and shares all of these.
 
-use keybound_core::dpop::{Inspection, Nonce, Policy, Problem, Proof, ProofBuilder, VerifiedProof};
+use keybound_core::dpop::{
+    Inspection, Nonce, Proof, ProofBuilder, ProofError, ProofVerifier, VerifiedProof,
+};
+use keybound_core::driver::{
+    AuthHeaders, Body, PendingCall, PendingResponse, PreparedCall, PreparedRequest, RequestContext,
+    ResourceCall, ServerState, Signing, Step, Unsigned, Verdict,
+};
 use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_core::provider::moov::{Moov, Origin, Version};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
-    Ambient, AuthHeaders, AuthorizationBuilder, AuthorizationRequest, Authorized, BadResponse, Body,
-    Challenge, Client, ClientAuth, DeviceAuthorization, Endpoint, Error, Exchange, Grant, Introspection,
-    Issuer, Judged, Metadata, Misuse, Origins, Outgoing, Pending, PendingAuthorization, PendingResource,
-    ProtectedResource, Received, RedirectError, ResourceCall, Retry, Revoked, Scope, Secret, ServerError,
-    SignRequest, Signing, StepUp, Token, UnixTime, Unsigned,
+    AuthorizationBuilder, AuthorizationRequest, Challenge, Client, ClientAuth, DeviceAuthorization,
+    Endpoint, Error, Grant, Introspection, InvalidInput, InvalidResponse, Issuer, Metadata,
+    Operation, PendingAuthorization, ProtectedResource, RedirectError, Retry, Revoked, Scope,
+    Secret, ServerError, SignRequest, StepUp, Token, UnixTime,
 };
 
 fn crosses_threads<T: Send + Sync + 'static>() {}
@@ -22,12 +27,12 @@ macro_rules! cross_threads {
 fn every_public_type_is_send_and_sync() {
     cross_threads!(
         Algorithm,
-        Ambient,
+        RequestContext,
         AuthHeaders,
         AuthorizationBuilder,
         AuthorizationRequest,
-        Authorized,
-        BadResponse,
+        PreparedCall,
+        InvalidResponse,
         Body,
         Challenge,
         Client,
@@ -35,32 +40,32 @@ fn every_public_type_is_send_and_sync() {
         DeviceAuthorization,
         Endpoint,
         Error,
-        Exchange<Revoked>,
-        Exchange<Token>,
+        Operation<Revoked>,
+        Operation<Token>,
         Grant,
         Inspection,
         Introspection,
         Issuer,
-        Judged,
-        Exchange<Metadata>,
+        Verdict,
+        Operation<Metadata>,
         Metadata,
-        Misuse,
+        InvalidInput,
         Moov,
         Nonce,
         Origin,
-        Origins,
-        Outgoing<Token>,
-        Pending<Token>,
+        ServerState,
+        PreparedRequest<Token>,
+        PendingResponse<Token>,
         PendingAuthorization,
-        PendingResource,
-        Policy,
-        Problem,
+        PendingCall,
+        ProofVerifier,
+        ProofError,
         Proof,
         ProtectedResource,
         StepUp,
         ProofBuilder<'static>,
         PublicJwk,
-        Received<Token>,
+        Step<Token>,
         RedirectError,
         ResourceCall,
         Retry,
@@ -70,15 +75,15 @@ fn every_public_type_is_send_and_sync() {
         ServerError,
         SignRequest,
         Signature,
-        Signing<Authorized>,
-        Signing<Outgoing<Token>>,
+        Signing<PreparedCall>,
+        Signing<PreparedRequest<Token>>,
         Signing<Proof>,
         SigningKey,
         Token,
         TreasuryPrime,
         UnixTime,
-        Unsigned<Authorized>,
-        Unsigned<Outgoing<Token>>,
+        Unsigned<PreparedCall>,
+        Unsigned<PreparedRequest<Token>>,
         VerifiedProof,
         Version,
     );
@@ -88,9 +93,9 @@ fn every_public_type_is_send_and_sync() {
 fn an_error_is_an_error_that_can_be_boxed_across_threads() {
     fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     is_error::<Error>();
-    is_error::<Misuse>();
+    is_error::<InvalidInput>();
     is_error::<RedirectError>();
     is_error::<ServerError>();
-    is_error::<BadResponse>();
-    is_error::<keybound_core::Lost>();
+    is_error::<InvalidResponse>();
+    is_error::<keybound_core::NoResponse>();
 }

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use keybound_core::driver::{PreparedRequest, RequestContext, ServerState, Signing, Step};
 use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
-use keybound_core::{
-    Ambient, Client, ClientAuth, Exchange, Grant, Issuer, Origins, Outgoing, Received, Secret, Signing,
-    Token, TokenType,
-};
+use keybound_core::{Client, ClientAuth, Grant, Issuer, Operation, Secret, Token, TokenType};
 use serde_json::{Value, json};
 
 use crate::peer::{Answer, Asks, ISSUER, Peer, json_response, params, with_header};
@@ -17,8 +15,8 @@ use crate::world::{START, TOKEN_URL, World, endpoint};
 fn world(peer: Peer, key: SigningKey) -> (World, Client) {
     let mut world = World::with(peer);
     let auth = ClientAuth::private_key_jwt("app", key.public().with_kid("key-1")).unwrap();
-    let mut client =
-        Client::new(endpoint(TOKEN_URL), auth).revocation_endpoint(endpoint("https://as.example/revoke"));
+    let mut client = Client::new(endpoint(TOKEN_URL), auth)
+        .revocation_endpoint(endpoint("https://as.example/revoke"));
     if world.peer.bound {
         client = client.dpop(world.key.public().clone());
     }
@@ -28,13 +26,21 @@ fn world(peer: Peer, key: SigningKey) -> (World, Client) {
 
 /// Header and claims of the assertion among these parameters, once its signature holds.
 fn verified(params: &BTreeMap<String, String>, key: &PublicJwk) -> (Value, Value) {
-    assert_eq!(params["client_assertion_type"], "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+    assert_eq!(
+        params["client_assertion_type"],
+        "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    );
     assert_eq!(params["client_id"], "app");
     let (input, signature) = params["client_assertion"].rsplit_once('.').unwrap();
     let (header, claims) = input.split_once('.').unwrap();
     let (header, claims) = (parse(header), parse(claims));
     let jwk: Value = key.to_json().parse().unwrap();
-    assert!(verifies(header["alg"].as_str().unwrap(), &jwk, input.as_bytes(), &decode(signature)));
+    assert!(verifies(
+        header["alg"].as_str().unwrap(),
+        &jwk,
+        input.as_bytes(),
+        &decode(signature)
+    ));
     (header, claims)
 }
 
@@ -44,11 +50,16 @@ fn rustcrypto_verifies_the_assertion_by_every_algorithm_beside_a_proof_by_anothe
         let key = ours(*algorithm);
         let public = key.public().clone();
         let (mut world, client) = world(Peer::bound(), key);
-        let token = world.run(client.token(Grant::client_credentials()).unwrap()).unwrap();
+        let token = world
+            .run(client.token(Grant::client_credentials()).unwrap())
+            .unwrap();
         assert_eq!(token.key(), Some(world.key.public()));
         let seen = &world.peer.seen[0];
         let (header, claims) = verified(&seen.params, &public);
-        assert_eq!(header, json!({ "typ": "JWT", "alg": algorithm.as_str(), "kid": "key-1" }));
+        assert_eq!(
+            header,
+            json!({ "typ": "JWT", "alg": algorithm.as_str(), "kid": "key-1" })
+        );
         let jti = claims["jti"].as_str().unwrap();
         assert!(decode(jti).len() == 16 && Some(jti) != seen.jti.as_deref());
         let (iat, exp) = (START.as_secs(), START.as_secs() + 60);
@@ -56,7 +67,10 @@ fn rustcrypto_verifies_the_assertion_by_every_algorithm_beside_a_proof_by_anothe
             claims,
             json!({ "iss": "app", "sub": "app", "aud": TOKEN_URL, "jti": jti, "iat": iat, "exp": exp })
         );
-        assert!(!seen.headers.contains_key("authorization") && !seen.params.contains_key("client_secret"));
+        assert!(
+            !seen.headers.contains_key("authorization")
+                && !seen.params.contains_key("client_secret")
+        );
     }
 }
 
@@ -66,10 +80,18 @@ fn every_request_has_an_assertion_of_its_own_a_nonce_retry_included() {
     let public = key.public().clone();
     let (mut world, client) = world(Peer::bound(), key);
     world.peer.authorization_server.asks = Asks::Always;
-    let token = world.run(client.token(Grant::client_credentials()).unwrap()).unwrap();
-    world.run(client.revoke(token.access_token().clone(), None).unwrap()).unwrap();
-    let jtis: Vec<Value> =
-        world.peer.seen.iter().map(|seen| verified(&seen.params, &public).1["jti"].clone()).collect();
+    let token = world
+        .run(client.token(Grant::client_credentials()).unwrap())
+        .unwrap();
+    world
+        .run(client.revoke(token.access_token().clone(), None).unwrap())
+        .unwrap();
+    let jtis: Vec<Value> = world
+        .peer
+        .seen
+        .iter()
+        .map(|seen| verified(&seen.params, &public).1["jti"].clone())
+        .collect();
     assert_eq!(jtis.len(), 3);
     assert!(jtis[0] != jtis[1] && jtis[1] != jtis[2] && jtis[0] != jtis[2]);
 }
@@ -81,7 +103,11 @@ fn without_a_proof_one_signature_is_enough_and_a_key_without_kid_names_none() {
     let public = world.client_key.as_ref().unwrap().public().clone();
     let auth = ClientAuth::private_key_jwt("app", public.clone()).unwrap();
     let token = world
-        .run(Client::new(endpoint(TOKEN_URL), auth).token(Grant::client_credentials()).unwrap())
+        .run(
+            Client::new(endpoint(TOKEN_URL), auth)
+                .token(Grant::client_credentials())
+                .unwrap(),
+        )
         .unwrap();
     assert_eq!(token.token_type(), &TokenType::Bearer);
     let (header, _) = verified(&world.peer.seen[0].params, &public);
@@ -89,7 +115,8 @@ fn without_a_proof_one_signature_is_enough_and_a_key_without_kid_names_none() {
 }
 
 #[test]
-fn the_assertion_is_for_the_issuer_where_it_is_known_and_for_whom_the_application_says_before_all() {
+fn the_assertion_is_for_the_issuer_where_it_is_known_and_for_whom_the_application_says_before_all()
+{
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let auth = ClientAuth::private_key_jwt("app", key.public().clone()).unwrap();
     let client = |auth: &ClientAuth| {
@@ -106,17 +133,30 @@ fn the_assertion_is_for_the_issuer_where_it_is_known_and_for_whom_the_applicatio
     ] {
         let mut world = World::with(Peer::bearer());
         world.client_key = Some(SigningKey::from_jwk(key.to_jwk().expose().as_bytes()).unwrap());
-        world.run(client.token(Grant::client_credentials()).unwrap()).unwrap();
-        world.run(client.revoke(Secret::new("t"), None).unwrap()).unwrap();
+        world
+            .run(client.token(Grant::client_credentials()).unwrap())
+            .unwrap();
+        world
+            .run(client.revoke(Secret::new("t"), None).unwrap())
+            .unwrap();
         for seen in &world.peer.seen {
             assert_eq!(verified(&seen.params, key.public()).1["aud"], audience);
         }
     }
-    assert_eq!(auth.audience("").map(drop).unwrap_err().argument(), "audience");
-    let none = ClientAuth::none("app").unwrap();
-    assert_eq!(none.audience("x").map(drop).unwrap_err().argument(), "audience");
     assert_eq!(
-        ClientAuth::private_key_jwt("", key.public().clone()).map(drop).unwrap_err().argument(),
+        auth.audience("").map(drop).unwrap_err().argument(),
+        "audience"
+    );
+    let none = ClientAuth::none("app").unwrap();
+    assert_eq!(
+        none.audience("x").map(drop).unwrap_err().argument(),
+        "audience"
+    );
+    assert_eq!(
+        ClientAuth::private_key_jwt("", key.public().clone())
+            .map(drop)
+            .unwrap_err()
+            .argument(),
         "client_id"
     );
 }
@@ -124,16 +164,23 @@ fn the_assertion_is_for_the_issuer_where_it_is_known_and_for_whom_the_applicatio
 #[test]
 fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
     let elsewhere = Theirs::new(Algorithm::Es384);
-    let client_key = PublicJwk::from_json(elsewhere.jwk().to_string().as_bytes()).unwrap().with_kid("hsm");
+    let client_key = PublicJwk::from_json(elsewhere.jwk().to_string().as_bytes())
+        .unwrap()
+        .with_kid("hsm");
     let (mut world, _) = world(Peer::bound(), ours(Algorithm::Es256));
-    let client =
-        Client::new(endpoint(TOKEN_URL), ClientAuth::private_key_jwt("app", client_key.clone()).unwrap())
-            .dpop(world.key.public().clone());
-    let ambient = world.ambient();
-    let mut signing =
-        client.token(Grant::client_credentials()).unwrap().prepare(&world.origins, ambient).unwrap();
+    let client = Client::new(
+        endpoint(TOKEN_URL),
+        ClientAuth::private_key_jwt("app", client_key.clone()).unwrap(),
+    )
+    .dpop(world.key.public().clone());
+    let context = world.context();
+    let mut signing = client
+        .token(Grant::client_credentials())
+        .unwrap()
+        .prepare(&world.origins, context)
+        .unwrap();
     let mut asked = Vec::new();
-    let Outgoing { request, pending } = loop {
+    let PreparedRequest { request, pending } = loop {
         match signing {
             Signing::Ready(outgoing) => break outgoing,
             Signing::Needs(unsigned) => {
@@ -141,7 +188,8 @@ fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
                 asked.push(wanted.key().clone());
                 let signature = if wanted.key().is_same_key(&client_key) {
                     assert_eq!(wanted.key().kid(), Some("hsm"));
-                    Signature::from_der(Algorithm::Es384, &elsewhere.sign_der(wanted.message())).unwrap()
+                    Signature::from_der(Algorithm::Es384, &elsewhere.sign_der(wanted.message()))
+                        .unwrap()
                 } else {
                     world.key.sign(wanted).unwrap()
                 };
@@ -150,17 +198,25 @@ fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
         }
     };
     assert!(asked == [client_key.clone(), world.key.public().clone()]);
-    let Answer::Response(answer) = world.peer.ask(&request, START) else { panic!("no answer") };
-    assert!(matches!(pending.receive(answer, &mut world.origins, START), Ok(Received::Done(_))));
+    let Answer::Response(answer) = world.peer.ask(&request, START) else {
+        panic!("no answer")
+    };
+    assert!(matches!(
+        pending.receive(answer, &mut world.origins, START),
+        Ok(Step::Done(_))
+    ));
     verified(&world.peer.seen[0].params, &client_key);
 }
 
 #[test]
 fn a_signature_by_the_wrong_one_of_two_keys_is_refused() {
     let (mut world, client) = world(Peer::bound(), ours(Algorithm::Es384));
-    let ambient = world.ambient();
-    let signing =
-        client.token(Grant::client_credentials()).unwrap().prepare(&world.origins, ambient).unwrap();
+    let context = world.context();
+    let signing = client
+        .token(Grant::client_credentials())
+        .unwrap()
+        .prepare(&world.origins, context)
+        .unwrap();
     assert!(signing.finish(|request| world.key.sign(request)).is_err());
 }
 
@@ -168,22 +224,37 @@ fn a_signature_by_the_wrong_one_of_two_keys_is_refused() {
 fn the_assertion_has_the_time_of_the_servers_clock_once_that_is_known() {
     let client_key = ours(Algorithm::Es256);
     let world = World::with(Peer::bound());
-    let key =
-        |asked: &PublicJwk| if asked.is_same_key(client_key.public()) { &client_key } else { &world.key };
+    let key = |asked: &PublicJwk| {
+        if asked.is_same_key(client_key.public()) {
+            &client_key
+        } else {
+            &world.key
+        }
+    };
     let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
     let client = Client::new(endpoint(TOKEN_URL), auth).dpop(world.key.public().clone());
-    let sent = |exchange: Exchange<Token>, origins: &Origins, entropy| {
-        let signing = exchange.prepare(origins, Ambient::new(START, entropy)).unwrap();
-        let Outgoing { request, pending } =
-            signing.finish(|request| key(request.key()).sign(request)).unwrap();
-        (verified(&params(&request), client_key.public()).1["iat"].clone(), pending)
+    let sent = |operation: Operation<Token>, origins: &ServerState, entropy| {
+        let signing = operation
+            .prepare(origins, RequestContext::new(START, entropy))
+            .unwrap();
+        let PreparedRequest { request, pending } = signing
+            .finish(|request| key(request.key()).sign(request))
+            .unwrap();
+        (
+            verified(&params(&request), client_key.public()).1["iat"].clone(),
+            pending,
+        )
     };
-    let mut origins = Origins::new();
-    let (iat, pending) = sent(client.token(Grant::client_credentials()).unwrap(), &origins, [1; 16]);
+    let mut origins = ServerState::new();
+    let (iat, pending) = sent(
+        client.token(Grant::client_credentials()).unwrap(),
+        &origins,
+        [1; 16],
+    );
     assert_eq!(iat, START.as_secs());
     let refusal = json_response(400, &json!({ "error": "invalid_dpop_proof" }));
     let refusal = with_header(refusal, "date", "Tue, 14 Nov 2023 21:13:20 GMT");
-    let Ok(Received::Again(again)) = pending.receive(refusal, &mut origins, START) else {
+    let Ok(Step::RetryAfter(again)) = pending.receive(refusal, &mut origins, START) else {
         panic!("it goes on")
     };
     let (iat, _) = sent(again, &origins, [2; 16]);
@@ -200,34 +271,53 @@ fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_
     let key = ours(Algorithm::Es256);
     let public = key.public().clone();
     let (mut world, client) = world(Peer::bearer(), key);
-    let iat =
-        |world: &World, at: usize| verified(&world.peer.seen[at].params, &public).1["iat"].as_u64().unwrap();
+    let iat = |world: &World, at: usize| {
+        verified(&world.peer.seen[at].params, &public).1["iat"]
+            .as_u64()
+            .unwrap()
+    };
     let token = |world: &mut World| world.run(client.token(Grant::client_credentials()).unwrap());
 
-    world.peer.script.push_back(Answer::Response(refused(an_hour_ago)));
+    world
+        .peer
+        .script
+        .push_back(Answer::Response(refused(an_hour_ago)));
     token(&mut world).unwrap();
-    assert_eq!((iat(&world, 0), iat(&world, 1)), (START.as_secs(), START.as_secs() - 3600));
+    assert_eq!(
+        (iat(&world, 0), iat(&world, 1)),
+        (START.as_secs(), START.as_secs() - 3600)
+    );
     // It is known from now on.
     token(&mut world).unwrap();
-    assert_eq!((iat(&world, 2), world.peer.seen.len()), (START.as_secs() - 3600, 3));
+    assert_eq!(
+        (iat(&world, 2), world.peer.seen.len()),
+        (START.as_secs() - 3600, 3)
+    );
 
     // The same clock again says that it was something else, once what was learned is old.
-    world.origins = Origins::new();
-    world.peer.script.extend([refused(an_hour_ago), refused(an_hour_ago)].map(Answer::Response));
+    world.origins = ServerState::new();
+    world
+        .peer
+        .script
+        .extend([refused(an_hour_ago), refused(an_hour_ago)].map(Answer::Response));
     assert!(token(&mut world).is_err());
     assert_eq!(world.peer.seen.len(), 5);
     token(&mut world).unwrap();
     assert_eq!(iat(&world, 5), START.as_secs());
 
     // Where both clocks agree, or another code is given, there is nothing to correct.
-    for refusal in
-        [refused("Tue, 14 Nov 2023 22:13:20 GMT"), json_response(401, &json!({ "error": "invalid_client" }))]
-    {
+    for refusal in [
+        refused("Tue, 14 Nov 2023 22:13:20 GMT"),
+        json_response(401, &json!({ "error": "invalid_client" })),
+    ] {
         world.peer.script.push_back(Answer::Response(refusal));
         assert!(token(&mut world).is_err());
     }
     let other = json_response(400, &json!({ "error": "invalid_grant" }));
-    world.peer.script.push_back(Answer::Response(with_header(other, "date", an_hour_ago)));
+    world
+        .peer
+        .script
+        .push_back(Answer::Response(with_header(other, "date", an_hour_ago)));
     assert!(token(&mut world).is_err());
     assert_eq!(world.peer.seen.len(), 9);
 }

@@ -1,10 +1,13 @@
 //! What a refused proof teaches: the server's clock, its name for the algorithm. Each is corrected once.
 
 use http::{HeaderMap, Method, Request, Response, Uri};
+use keybound_core::driver::{
+    Body, PendingResponse, PreparedCall, PreparedRequest, RequestContext, ServerState, Step,
+    Verdict,
+};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    Ambient, Authorized, Body, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Judged, Origins,
-    Outgoing, Pending, Received, Secret, Token, UnixTime,
+    Client, ClientAuth, Endpoint, Error, Grant, Operation, Secret, Token, UnixTime,
 };
 use serde_json::Value;
 
@@ -18,7 +21,7 @@ const TOKEN: &str = r#"{"access_token":"abc","token_type":"DPoP"}"#;
 struct Skewed {
     key: SigningKey,
     client: Client,
-    origins: Origins,
+    origins: ServerState,
     clock: u64,
     drawn: u8,
 }
@@ -28,42 +31,53 @@ impl Skewed {
         let key = SigningKey::generate(algorithm).unwrap();
         let auth = ClientAuth::basic("id", Secret::new("secret")).unwrap();
         let client = Client::new(Endpoint::https("https://as.example/token").unwrap(), auth);
-        Self { client: client.dpop(key.public().clone()), key, origins: Origins::new(), clock, drawn: 0 }
+        Self {
+            client: client.dpop(key.public().clone()),
+            key,
+            origins: ServerState::new(),
+            clock,
+            drawn: 0,
+        }
     }
 
     fn now(&self) -> UnixTime {
         UnixTime::from_secs(self.clock)
     }
 
-    fn ambient(&mut self) -> Ambient {
+    fn context(&mut self) -> RequestContext {
         self.drawn += 1;
-        Ambient::new(self.now(), [self.drawn; 16])
+        RequestContext::new(self.now(), [self.drawn; 16])
     }
 
-    fn exchange(&self) -> Exchange<Token> {
+    fn exchange(&self) -> Operation<Token> {
         self.client.token(Grant::client_credentials()).unwrap()
     }
 
-    fn send(&mut self, exchange: Exchange<Token>) -> (Request<Body>, Pending<Token>) {
-        let ambient = self.ambient();
-        let signing = exchange.prepare(&self.origins, ambient).unwrap();
-        let Outgoing { request, pending } = signing.finish(|request| self.key.sign(request)).unwrap();
+    fn send(&mut self, exchange: Operation<Token>) -> (Request<Body>, PendingResponse<Token>) {
+        let context = self.context();
+        let signing = exchange.prepare(&self.origins, context).unwrap();
+        let PreparedRequest { request, pending } =
+            signing.finish(|request| self.key.sign(request)).unwrap();
         (request, pending)
     }
 
     fn receive(
         &mut self,
-        pending: Pending<Token>,
+        pending: PendingResponse<Token>,
         response: Response<&str>,
-    ) -> Result<Received<Token>, Error> {
+    ) -> Result<Step<Token>, Error> {
         let now = self.now();
         pending.receive(response, &mut self.origins, now)
     }
 
-    fn again(&mut self, pending: Pending<Token>, response: Response<&str>) -> Exchange<Token> {
+    fn again(
+        &mut self,
+        pending: PendingResponse<Token>,
+        response: Response<&str>,
+    ) -> Operation<Token> {
         match self.receive(pending, response).unwrap() {
-            Received::Again(exchange) => exchange,
-            Received::Done(_) => panic!("the exchange goes on"),
+            Step::RetryAfter(exchange) => exchange,
+            Step::Done(_) => panic!("the exchange goes on"),
         }
     }
 
@@ -71,8 +85,8 @@ impl Skewed {
         let exchange = self.exchange();
         let (_, pending) = self.send(exchange);
         match self.receive(pending, Response::new(TOKEN)).unwrap() {
-            Received::Done(token) => token,
-            Received::Again(_) => panic!("this is the token"),
+            Step::Done(token) => token,
+            Step::RetryAfter(_) => panic!("this is the token"),
         }
     }
 }
@@ -89,8 +103,15 @@ const BAD_PROOF: &str = r#"{"error":"invalid_dpop_proof"}"#;
 
 fn part(headers: &HeaderMap, at: usize) -> Value {
     use base64::Engine as _;
-    let part = headers["dpop"].to_str().unwrap().split('.').nth(at).unwrap();
-    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
+    let part = headers["dpop"]
+        .to_str()
+        .unwrap()
+        .split('.')
+        .nth(at)
+        .unwrap();
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(part)
+        .unwrap();
     serde_json::from_slice(&json).unwrap()
 }
 
@@ -110,7 +131,7 @@ fn a_clock_that_is_wrong_is_corrected_by_the_refusal_and_stays_so() {
         let (request, pending) = client.send(exchange);
         assert_eq!(iat(request.headers()), wrong);
         let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
-        assert!(exchange.wait().is_zero());
+        assert!(exchange.delay().is_zero());
         client.clock += 3;
         let (request, _) = client.send(exchange);
         assert_eq!(iat(request.headers()), NOW + 3, "{wrong}");
@@ -127,13 +148,20 @@ fn a_clock_is_corrected_once_and_for_that_server_alone() {
     let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
     client.clock += 500;
     let (_, pending) = client.send(exchange);
-    assert!(matches!(client.receive(pending, refusal(BAD_PROOF, &[])), Err(Error::Server(_))));
+    assert!(matches!(
+        client.receive(pending, refusal(BAD_PROOF, &[])),
+        Err(Error::Server(_))
+    ));
 
     let token = client.token();
     let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
-    let ambient = client.ambient();
-    let signing = token.authorize(&method, &uri).unwrap().prepare(&client.origins, ambient).unwrap();
-    let Authorized { headers, .. } = signing.finish(|request| client.key.sign(request)).unwrap();
+    let context = client.context();
+    let signing = token
+        .authorize(&method, &uri)
+        .unwrap()
+        .prepare(&client.origins, context)
+        .unwrap();
+    let PreparedCall { headers, .. } = signing.finish(|request| client.key.sign(request)).unwrap();
     let mut sent = HeaderMap::new();
     headers.apply(&mut sent);
     assert_eq!(iat(&sent), NOW + 620);
@@ -157,7 +185,11 @@ fn a_refusal_that_is_not_the_clocks_fault_teaches_no_time() {
         let exchange = client.exchange();
         let (_, pending) = client.send(exchange);
         let received = client.receive(pending, refusal(body, headers));
-        assert_eq!(matches!(received, Ok(Received::Again(_))), goes_on, "{clock} {body} {headers:?}");
+        assert_eq!(
+            matches!(received, Ok(Step::RetryAfter(_))),
+            goes_on,
+            "{clock} {body} {headers:?}"
+        );
     }
 }
 
@@ -170,7 +202,10 @@ fn a_correction_that_does_not_help_is_undone() {
     let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
     let (request, pending) = client.send(exchange);
     assert_eq!(iat(request.headers()), NOW);
-    assert!(matches!(client.receive(pending, refusal(BAD_PROOF, &[])), Err(Error::Server(_))));
+    assert!(matches!(
+        client.receive(pending, refusal(BAD_PROOF, &[])),
+        Err(Error::Server(_))
+    ));
     let next = client.exchange();
     assert_eq!(iat(client.send(next).0.headers()), NOW + 3600);
 }
@@ -180,7 +215,10 @@ fn no_server_gets_a_proof_for_the_far_future() {
     let mut client = Skewed::new(Algorithm::Es256, NOW - 32 * 86_400);
     let exchange = client.exchange();
     let (_, pending) = client.send(exchange);
-    assert!(matches!(client.receive(pending, refusal(BAD_PROOF, &[])), Err(Error::Server(_))));
+    assert!(matches!(
+        client.receive(pending, refusal(BAD_PROOF, &[])),
+        Err(Error::Server(_))
+    ));
 }
 
 #[test]
@@ -193,8 +231,14 @@ fn nonce_and_clock_may_both_have_to_be_corrected() {
     let (_, pending) = client.send(exchange);
     let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
     let (request, pending) = client.send(exchange);
-    assert_eq!((iat(request.headers()), &part(request.headers(), 1)["nonce"]), (NOW, &"n-1".into()));
-    assert!(matches!(client.receive(pending, Response::new(TOKEN)), Ok(Received::Done(_))));
+    assert_eq!(
+        (iat(request.headers()), &part(request.headers(), 1)["nonce"]),
+        (NOW, &"n-1".into())
+    );
+    assert!(matches!(
+        client.receive(pending, Response::new(TOKEN)),
+        Ok(Step::Done(_))
+    ));
 }
 
 #[test]
@@ -210,13 +254,16 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
         let token = client.token();
         let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
         let challenge = format!("Bearer, DPoP algs=\"{announced}\", error=\"invalid_dpop_proof\"");
-        let refusal =
-            HeaderMap::from_iter([("www-authenticate".parse().unwrap(), challenge.parse().unwrap())]);
+        let refusal = HeaderMap::from_iter([(
+            "www-authenticate".parse().unwrap(),
+            challenge.parse().unwrap(),
+        )]);
 
-        let send = |client: &mut Skewed, call: keybound_core::ResourceCall| {
-            let ambient = client.ambient();
-            let signing = call.prepare(&client.origins, ambient).unwrap();
-            let Authorized { headers, pending } = signing.finish(|request| client.key.sign(request)).unwrap();
+        let send = |client: &mut Skewed, call: keybound_core::driver::ResourceCall| {
+            let context = client.context();
+            let signing = call.prepare(&client.origins, context).unwrap();
+            let PreparedCall { headers, pending } =
+                signing.finish(|request| client.key.sign(request)).unwrap();
             let mut sent = HeaderMap::new();
             headers.apply(&mut sent);
             (alg(&sent), pending)
@@ -224,14 +271,25 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
         let (name, pending) = send(&mut client, token.authorize(&method, &uri).unwrap());
         assert_eq!(name, named.as_str());
         let now = client.now();
-        let judged =
-            pending.judge(http::StatusCode::UNAUTHORIZED, &refusal, &mut client.origins, now).unwrap();
+        let judged = pending
+            .verdict(
+                http::StatusCode::UNAUTHORIZED,
+                &refusal,
+                &mut client.origins,
+                now,
+            )
+            .unwrap();
         match (judged, goes_on) {
-            (Judged::Again(call), Some(other)) => {
+            (Verdict::RetryAfter(call), Some(other)) => {
                 let (name, pending) = send(&mut client, call);
                 assert_eq!(name, other);
-                let taken = pending.judge(http::StatusCode::OK, &HeaderMap::new(), &mut client.origins, now);
-                assert!(matches!(taken, Ok(Judged::Deliver)));
+                let taken = pending.verdict(
+                    http::StatusCode::OK,
+                    &HeaderMap::new(),
+                    &mut client.origins,
+                    now,
+                );
+                assert!(matches!(taken, Ok(Verdict::Deliver)));
                 let (name, pending) = send(&mut client, token.authorize(&method, &uri).unwrap());
                 assert_eq!(name, other);
                 // Where it doesn't help either, the name is ours again.
@@ -239,11 +297,19 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
                     "www-authenticate".parse().unwrap(),
                     "DPoP error=\"invalid_dpop_proof\"".parse().unwrap(),
                 )]);
-                let refused = pending.judge(http::StatusCode::UNAUTHORIZED, &odd, &mut client.origins, now);
-                assert!(matches!(refused, Ok(Judged::Deliver)));
-                assert_eq!(send(&mut client, token.authorize(&method, &uri).unwrap()).0, named.as_str());
+                let refused = pending.verdict(
+                    http::StatusCode::UNAUTHORIZED,
+                    &odd,
+                    &mut client.origins,
+                    now,
+                );
+                assert!(matches!(refused, Ok(Verdict::Deliver)));
+                assert_eq!(
+                    send(&mut client, token.authorize(&method, &uri).unwrap()).0,
+                    named.as_str()
+                );
             }
-            (Judged::Deliver, None) => {}
+            (Verdict::Deliver, None) => {}
             (judged, _) => panic!("{named} {announced}: {judged:?}"),
         }
     }
@@ -257,19 +323,29 @@ fn a_jwt_that_is_bound_to_another_key_is_refused() {
     let own = client.key.public().thumbprint().to_owned();
     for (claims, bound) in [
         (format!(r#"{{"cnf":{{"jkt":"{own}"}}}}"#), true),
-        (r#"{"cnf":{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}"#.into(), false),
+        (
+            r#"{"cnf":{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}"#.into(),
+            false,
+        ),
         (r#"{"cnf":{"x5t#S256":"x"}}"#.into(), true),
         (r#"{"sub":"me"}"#.into(), true),
         ("not JSON".into(), true),
     ] {
-        let jwt = format!("{}.{}.AA", encode(r#"{"alg":"ES256","typ":"at+jwt"}"#), encode(&claims));
+        let jwt = format!(
+            "{}.{}.AA",
+            encode(r#"{"alg":"ES256","typ":"at+jwt"}"#),
+            encode(&claims)
+        );
         let answer = TOKEN.replace("abc", &jwt);
         let exchange = client.exchange();
         let (_, pending) = client.send(exchange);
         match client.receive(pending, Response::new(&answer)) {
-            Ok(Received::Done(_)) => assert!(bound, "{claims}"),
+            Ok(Step::Done(_)) => assert!(bound, "{claims}"),
             Err(Error::Response(bad)) => {
-                assert!(!bound && *bad.why() == keybound_core::WhyBad::BoundToAnotherKey, "{claims}");
+                assert!(
+                    !bound && *bad.kind() == keybound_core::InvalidResponseKind::KeyMismatch,
+                    "{claims}"
+                );
             }
             other => panic!("{other:?}"),
         }

@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use http::{Response, header::AUTHORIZATION};
+use keybound_core::driver::MAX_RESPONSE;
 use keybound_core::{
-    Error, Exchange, Grant, MAX_RESPONSE, Retry, Secret, Sent, Token, TokenType, TokenTypeHint, WhyBad,
+    Error, Grant, InvalidResponseKind, Operation, Retry, Secret, Sent, Token, TokenType,
+    TokenTypeHint,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
 use crate::maker::Maker;
-use crate::peer::{AT_THE_TOKEN_ENDPOINT, Asks, Challenge, Peer, json_response, response, with_header};
+use crate::peer::{
+    AT_THE_TOKEN_ENDPOINT, Asks, Challenge, Peer, json_response, response, with_header,
+};
 use crate::world::{START, World, millis};
 
 fn client_credentials() -> Grant {
@@ -30,12 +34,16 @@ fn later(status: u16, header: &'static str, value: &str) -> Response<Vec<u8>> {
 }
 
 fn challenge(nonce: &str) -> Response<Vec<u8>> {
-    with_header(response(400, r#"{"error":"use_dpop_nonce"}"#), "dpop-nonce", nonce)
+    with_header(
+        response(400, r#"{"error":"use_dpop_nonce"}"#),
+        "dpop-nonce",
+        nonce,
+    )
 }
 
-fn why(error: &Error) -> &WhyBad {
+fn why(error: &Error) -> &InvalidResponseKind {
     match error {
-        Error::Response(bad) => bad.why(),
+        Error::Response(bad) => bad.kind(),
         other => panic!("{other}"),
     }
 }
@@ -47,7 +55,10 @@ fn client_credentials_bring_a_token_bound_to_the_key() {
     assert_eq!(token.access_token().expose(), "access-1");
     assert_eq!(token.token_type(), &TokenType::Dpop);
     assert_eq!(token.key(), Some(world.key.public()));
-    assert_eq!(token.expires_at(), Some(START.saturating_add(Duration::from_secs(3600))));
+    assert_eq!(
+        token.expires_at(),
+        Some(START.saturating_add(Duration::from_secs(3600)))
+    );
     assert_eq!(world.peer.seen.len(), 1);
 }
 
@@ -55,7 +66,10 @@ fn client_credentials_bring_a_token_bound_to_the_key() {
 fn without_a_key_there_is_no_proof_and_the_token_is_bound_to_none() {
     let mut world = World::with(Peer::bearer());
     let token = world.token(client_credentials()).unwrap();
-    assert_eq!((token.token_type(), token.key()), (&TokenType::Bearer, None));
+    assert_eq!(
+        (token.token_type(), token.key()),
+        (&TokenType::Bearer, None)
+    );
     assert!(!world.peer.seen[0].headers.contains_key("dpop"));
     assert!(!world.peer.seen[0].headers.contains_key(AUTHORIZATION));
 }
@@ -73,7 +87,10 @@ fn a_rotated_refresh_token_replaces_the_old_one_and_an_absent_or_null_one_keeps_
             world.peer.rotates_refresh_tokens = rotates;
             let first = world.token(client_credentials()).unwrap();
             if let Some(member) = member.clone() {
-                world.peer.token_members.insert("refresh_token".into(), member);
+                world
+                    .peer
+                    .token_members
+                    .insert("refresh_token".into(), member);
             }
             let second = world.token(refresh(&first)).unwrap();
             assert_eq!(second.access_token().expose(), "access-2");
@@ -81,14 +98,18 @@ fn a_rotated_refresh_token_replaces_the_old_one_and_an_absent_or_null_one_keeps_
         }
     }
     let mut silent = World::scripted(Peer::bearer(), [response(200, r#"{"access_token":"a"}"#)]);
-    let token = silent.token(Grant::refresh_token(Secret::new("old")).unwrap()).unwrap();
+    let token = silent
+        .token(Grant::refresh_token(Secret::new("old")).unwrap())
+        .unwrap();
     assert_eq!(exposed(token.refresh_token()), Some("old"));
 }
 
 #[test]
 fn a_refresh_token_that_the_server_does_not_know_means_to_start_anew() {
     let mut world = World::with(Peer::bound());
-    let error = world.token(Grant::refresh_token(Secret::new("stolen")).unwrap()).unwrap_err();
+    let error = world
+        .token(Grant::refresh_token(Secret::new("stolen")).unwrap())
+        .unwrap_err();
     assert_eq!(error.retry(), Retry::Reauthenticate);
     assert_eq!(world.peer.seen.len(), 1);
 }
@@ -100,8 +121,11 @@ fn a_revocation_succeeds_by_200_and_by_204_with_and_without_a_proof() {
             let mut world = World::with(peer);
             world.peer.revocation_status = status;
             let hint = Some(TokenTypeHint::RefreshToken);
-            let exchange = world.client().revoke(Secret::new("refresh-1"), hint).unwrap();
-            world.run(exchange).unwrap();
+            let operation = world
+                .client()
+                .revoke(Secret::new("refresh-1"), hint)
+                .unwrap();
+            world.run(operation).unwrap();
             let params = &world.peer.seen[0].params;
             assert_eq!(
                 (params["token"].as_str(), params["token_type_hint"].as_str()),
@@ -115,8 +139,10 @@ fn a_revocation_succeeds_by_200_and_by_204_with_and_without_a_proof() {
 fn a_revocation_that_says_error_in_a_200_is_refused() {
     let answer = response(200, r#"{"error":"unsupported_token_type"}"#);
     let mut world = World::scripted(Peer::bearer(), [answer]);
-    let exchange = world.client().revoke(Secret::new("t"), None).unwrap();
-    let Err(Error::Server(error)) = world.run(exchange) else { panic!("no refusal") };
+    let operation = world.client().revoke(Secret::new("t"), None).unwrap();
+    let Err(Error::Server(error)) = world.run(operation) else {
+        panic!("no refusal")
+    };
     assert_eq!(error.code(), Some("unsupported_token_type"));
 }
 
@@ -124,18 +150,42 @@ fn a_revocation_that_says_error_in_a_200_is_refused() {
 fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
     let shapes = [
         AT_THE_TOKEN_ENDPOINT,
-        Challenge { status: 401, fields: &[r#"DPoP realm="as""#], ..AT_THE_TOKEN_ENDPOINT },
-        Challenge { status: 401, ..AT_THE_TOKEN_ENDPOINT },
-        Challenge { status: 400, fields: &[r#"DPoP algs="ES256", error="use_dpop_nonce""#], body: "" },
-        Challenge { status: 401, fields: &[r#"Bearer, DPoP algs="ES256", error=use_dpop_nonce"#], body: "" },
-        Challenge { status: 401, fields: &["Bearer", r#"dPoP error="use_dpop_nonce""#], body: "<html>" },
+        Challenge {
+            status: 401,
+            fields: &[r#"DPoP realm="as""#],
+            ..AT_THE_TOKEN_ENDPOINT
+        },
+        Challenge {
+            status: 401,
+            ..AT_THE_TOKEN_ENDPOINT
+        },
+        Challenge {
+            status: 400,
+            fields: &[r#"DPoP algs="ES256", error="use_dpop_nonce""#],
+            body: "",
+        },
+        Challenge {
+            status: 401,
+            fields: &[r#"Bearer, DPoP algs="ES256", error=use_dpop_nonce"#],
+            body: "",
+        },
+        Challenge {
+            status: 401,
+            fields: &["Bearer", r#"dPoP error="use_dpop_nonce""#],
+            body: "<html>",
+        },
     ];
     for shape in shapes {
         let mut world = World::with(Peer::bound());
         world.peer.authorization_server.asks = Asks::Always;
         world.peer.authorization_server.challenge = shape;
         world.token(client_credentials()).unwrap();
-        assert_eq!(world.nonces_seen(), [None, Some("as-1")], "{:?}", shape.fields);
+        assert_eq!(
+            world.nonces_seen(),
+            [None, Some("as-1")],
+            "{:?}",
+            shape.fields
+        );
         world.token(client_credentials()).unwrap();
         assert_eq!(world.peer.seen.len(), 3, "the next token costs one request");
         assert!(world.waits.is_empty());
@@ -146,7 +196,9 @@ fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
 fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_kept() {
     let mut world = World::with(Peer::bound());
     world.peer.authorization_server.asks = Asks::Insatiably;
-    let Err(Error::Server(error)) = world.token(client_credentials()) else { panic!("no refusal") };
+    let Err(Error::Server(error)) = world.token(client_credentials()) else {
+        panic!("no refusal")
+    };
     assert_eq!(error.nonce().map(|nonce| nonce.as_str()), Some("as-2"));
     assert_eq!(world.nonces_seen(), [None, Some("as-1")]);
     world.peer.authorization_server.asks = Asks::Always;
@@ -166,7 +218,10 @@ fn the_same_nonce_again_is_no_reason_to_try_again() {
 
 #[test]
 fn a_challenge_without_a_nonce_is_no_reason_to_try_again() {
-    let mut world = World::scripted(Peer::bound(), [response(400, r#"{"error":"use_dpop_nonce"}"#)]);
+    let mut world = World::scripted(
+        Peer::bound(),
+        [response(400, r#"{"error":"use_dpop_nonce"}"#)],
+    );
     assert!(world.token(client_credentials()).is_err());
     assert_eq!(world.peer.seen.len(), 1);
 }
@@ -185,7 +240,10 @@ fn a_nonce_that_comes_with_a_success_is_in_the_next_request() {
     for _ in 0..3 {
         world.token(client_credentials()).unwrap();
     }
-    assert_eq!(world.nonces_seen(), [None, Some("as-1"), Some("as-2"), Some("as-3")]);
+    assert_eq!(
+        world.nonces_seen(),
+        [None, Some("as-1"), Some("as-2"), Some("as-3")]
+    );
 }
 
 #[test]
@@ -201,17 +259,32 @@ fn a_refresh_is_repeated_with_the_nonce_that_was_asked_for() {
     let mut world = World::with(Peer::bound());
     let first = world.token(client_credentials()).unwrap();
     world.peer.authorization_server.asks = Asks::Always;
-    assert_eq!(world.token(refresh(&first)).unwrap().access_token().expose(), "access-2");
+    assert_eq!(
+        world
+            .token(refresh(&first))
+            .unwrap()
+            .access_token()
+            .expose(),
+        "access-2"
+    );
     assert_eq!(world.nonces_seen(), [None, None, Some("as-1")]);
 }
 
 #[test]
 fn every_send_has_a_jti_of_its_own_and_the_time_at_which_it_goes_out() {
-    let pauses = [later(429, "retry-after", "20"), later(503, "retry-after-ms", "7000")];
+    let pauses = [
+        later(429, "retry-after", "20"),
+        later(503, "retry-after-ms", "7000"),
+    ];
     let mut world = World::scripted(Peer::bound(), pauses);
     world.token(client_credentials()).unwrap();
     let seen = &world.peer.seen;
-    assert_eq!(seen.iter().map(|seen| seen.iat.unwrap() - START.as_secs()).collect::<Vec<_>>(), [0, 20, 27]);
+    assert_eq!(
+        seen.iter()
+            .map(|seen| seen.iat.unwrap() - START.as_secs())
+            .collect::<Vec<_>>(),
+        [0, 20, 27]
+    );
     // The peer itself refuses a jti that comes twice.
     assert!(seen.iter().all(|seen| seen.jti.is_some()));
 }
@@ -228,16 +301,33 @@ fn a_wait_that_the_server_asks_for_is_kept_exactly_in_all_its_forms() {
         ] {
             let mut world = World::scripted(Peer::bound(), [later(status, header, value)]);
             world.token(client_credentials()).unwrap();
-            assert_eq!((world.waits, world.peer.seen.len()), (vec![millis(wait)], 2), "{status} {value}");
+            assert_eq!(
+                (world.waits, world.peer.seen.len()),
+                (vec![millis(wait)], 2),
+                "{status} {value}"
+            );
         }
     }
 }
 
 #[test]
 fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles_up_to_ten_seconds() {
-    for (failures, ceiling) in [(1, 500), (2, 1000), (3, 2000), (4, 4000), (5, 8000), (6, 10_000)] {
-        let longest = (1..100).map(|seed| last_wait_after(failures, seed)).max().unwrap();
-        assert!(longest <= millis(ceiling) && longest > millis(ceiling * 4 / 5), "{failures}: {longest:?}");
+    for (failures, ceiling) in [
+        (1, 500),
+        (2, 1000),
+        (3, 2000),
+        (4, 4000),
+        (5, 8000),
+        (6, 10_000),
+    ] {
+        let longest = (1..100)
+            .map(|seed| last_wait_after(failures, seed))
+            .max()
+            .unwrap();
+        assert!(
+            longest <= millis(ceiling) && longest > millis(ceiling * 4 / 5),
+            "{failures}: {longest:?}"
+        );
     }
 }
 
@@ -245,8 +335,10 @@ fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles_up_to_ten_sec
 fn last_wait_after(failures: usize, seed: u128) -> Duration {
     let mut world = World::scripted(Peer::bearer(), (0..failures).map(|_| response(503, "")));
     world.drawn = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-    let exchange = world.client().token(client_credentials()).unwrap();
-    world.run(exchange.at_most(9).within(Duration::from_secs(100))).unwrap();
+    let operation = world.client().token(client_credentials()).unwrap();
+    world
+        .run(operation.max_attempts(9).timeout(Duration::from_secs(100)))
+        .unwrap();
     world.waits.last().copied().unwrap_or_default()
 }
 
@@ -255,31 +347,55 @@ fn tries_are_bounded_by_at_most_and_challenges_do_not_count() {
     for (at_most, requests) in [(0, 1), (1, 1), (2, 2), (3, 3)] {
         let storm = (0..9).map(|_| later(503, "retry-after", "1"));
         let mut world = World::scripted(Peer::bound(), storm);
-        let exchange = world.client().token(client_credentials()).unwrap().at_most(at_most);
-        let error = world.run(exchange).unwrap_err();
+        let operation = world
+            .client()
+            .token(client_credentials())
+            .unwrap()
+            .max_attempts(at_most);
+        let error = world.run(operation).unwrap_err();
         assert_eq!(error.retry(), Retry::Later(Some(Duration::from_secs(1))));
         assert_eq!(world.peer.seen.len(), requests);
     }
-    let mut world = World::scripted(Peer::bound(), [challenge("n"), later(503, "retry-after", "1")]);
-    let exchange = world.client().token(client_credentials()).unwrap().at_most(2);
-    world.run(exchange).unwrap();
+    let mut world = World::scripted(
+        Peer::bound(),
+        [challenge("n"), later(503, "retry-after", "1")],
+    );
+    let operation = world
+        .client()
+        .token(client_credentials())
+        .unwrap()
+        .max_attempts(2);
+    world.run(operation).unwrap();
     assert_eq!(world.peer.seen.len(), 3);
 }
 
 #[test]
 fn after_a_challenge_there_is_no_wait_even_if_there_was_one_before() {
-    let mut world = World::scripted(Peer::bound(), [later(503, "retry-after", "1"), challenge("n")]);
+    let mut world = World::scripted(
+        Peer::bound(),
+        [later(503, "retry-after", "1"), challenge("n")],
+    );
     world.token(client_credentials()).unwrap();
-    assert_eq!((world.waits, world.peer.seen.len()), (vec![Duration::from_secs(1)], 3));
+    assert_eq!(
+        (world.waits, world.peer.seen.len()),
+        (vec![Duration::from_secs(1)], 3)
+    );
 }
 
 #[test]
 fn no_wait_is_begun_that_ends_after_the_time_that_was_given() {
     for (asked, within, waited) in [("30", 29, false), ("30", 30, true), ("30", 31, true)] {
         let mut world = World::scripted(Peer::bound(), [later(429, "retry-after", asked)]);
-        let exchange =
-            world.client().token(client_credentials()).unwrap().within(Duration::from_secs(within));
-        assert_eq!(world.run(exchange).is_ok(), waited, "{asked} s within {within} s");
+        let operation = world
+            .client()
+            .token(client_credentials())
+            .unwrap()
+            .timeout(Duration::from_secs(within));
+        assert_eq!(
+            world.run(operation).is_ok(),
+            waited,
+            "{asked} s within {within} s"
+        );
     }
     // Counted from the first request, not from the last.
     let storm = (0..3).map(|_| later(503, "retry-after", "12"));
@@ -297,9 +413,9 @@ enum After {
 
 fn after_the_first<T: std::fmt::Debug>(
     mut world: World,
-    exchange: Result<Exchange<T>, keybound_core::Misuse>,
+    operation: Result<Operation<T>, keybound_core::InvalidInput>,
 ) -> After {
-    let outcome = world.run(exchange.unwrap());
+    let outcome = world.run(operation.unwrap());
     match (outcome, world.peer.seen.len()) {
         (Ok(_), 2) => After::Repeated,
         (Err(_), 1) => After::GivenUp,
@@ -337,14 +453,26 @@ impl First {
 #[test]
 fn what_uses_nothing_up_is_repeated_whenever_it_failed_in_passing() {
     for (at, first) in First::ALL.into_iter().enumerate() {
-        let expected = if at < 6 { After::Repeated } else { After::GivenUp };
+        let expected = if at < 6 {
+            After::Repeated
+        } else {
+            After::GivenUp
+        };
         let world = first.world(Peer::bound());
-        let exchange = world.client().token(client_credentials());
-        assert_eq!(after_the_first(world, exchange), expected, "token after {first:?}");
+        let operation = world.client().token(client_credentials());
+        assert_eq!(
+            after_the_first(world, operation),
+            expected,
+            "token after {first:?}"
+        );
 
         let world = first.world(Peer::bound());
-        let exchange = world.client().revoke(Secret::new("t"), None);
-        assert_eq!(after_the_first(world, exchange), expected, "revocation after {first:?}");
+        let operation = world.client().revoke(Secret::new("t"), None);
+        assert_eq!(
+            after_the_first(world, operation),
+            expected,
+            "revocation after {first:?}"
+        );
     }
 }
 
@@ -360,15 +488,31 @@ fn what_may_be_used_up_is_repeated_only_where_it_certainly_was_not() {
             world.peer.seen.clear();
             world
         };
-        let expected = if at < 3 { After::Repeated } else { After::GivenUp };
+        let expected = if at < 3 {
+            After::Repeated
+        } else {
+            After::GivenUp
+        };
         let world = primed();
-        let exchange = world.client().token(grant());
-        assert_eq!(after_the_first(world, exchange), expected, "refresh after {first:?}");
+        let operation = world.client().token(grant());
+        assert_eq!(
+            after_the_first(world, operation),
+            expected,
+            "refresh after {first:?}"
+        );
 
-        let expected = if at < 6 { After::Repeated } else { After::GivenUp };
+        let expected = if at < 6 {
+            After::Repeated
+        } else {
+            After::GivenUp
+        };
         let world = primed();
-        let exchange = world.client().token(grant().repeatable());
-        assert_eq!(after_the_first(world, exchange), expected, "repeatable refresh after {first:?}");
+        let operation = world.client().token(grant().repeatable());
+        assert_eq!(
+            after_the_first(world, operation),
+            expected,
+            "repeatable refresh after {first:?}"
+        );
     }
 }
 
@@ -377,13 +521,19 @@ fn a_relay_is_never_repeated() {
     for first in First::ALL {
         // The proof is the browser's, so the relay itself is a bearer client.
         let world = first.world(Peer::bearer());
-        let exchange = Maker::new().relay();
-        assert_eq!(after_the_first(world, exchange), After::GivenUp, "{first:?}");
+        let operation = Maker::new().relay();
+        assert_eq!(
+            after_the_first(world, operation),
+            After::GivenUp,
+            "{first:?}"
+        );
     }
     let mut world = World::scripted(Peer::bearer(), [challenge("fresh")]);
     let error = world.run(Maker::new().relay().unwrap()).unwrap_err();
     assert_eq!(error.retry(), Retry::Later(None));
-    let Error::Server(refusal) = error else { panic!("{error}") };
+    let Error::Server(refusal) = error else {
+        panic!("{error}")
+    };
     assert_eq!(refusal.nonce().unwrap().as_str(), "fresh");
     assert_eq!(world.peer.seen.len(), 1);
 }
@@ -391,15 +541,25 @@ fn a_relay_is_never_repeated() {
 #[test]
 fn what_is_lost_for_good_says_whether_it_may_have_been_carried_out() {
     for (sent, grant, retry) in [
-        (Sent::Maybe, Grant::refresh_token(Secret::new("r")).unwrap(), Retry::No),
+        (
+            Sent::Maybe,
+            Grant::refresh_token(Secret::new("r")).unwrap(),
+            Retry::No,
+        ),
         (Sent::Maybe, client_credentials(), Retry::Later(None)),
-        (Sent::No, Grant::refresh_token(Secret::new("r")).unwrap(), Retry::Later(None)),
+        (
+            Sent::No,
+            Grant::refresh_token(Secret::new("r")).unwrap(),
+            Retry::Later(None),
+        ),
     ] {
         let mut world = World::losing(Peer::bearer(), sent);
-        let exchange = world.client().token(grant).unwrap().at_most(1);
-        let error = world.run(exchange).unwrap_err();
+        let operation = world.client().token(grant).unwrap().max_attempts(1);
+        let error = world.run(operation).unwrap_err();
         assert_eq!(error.retry(), retry);
-        let Error::Lost(lost) = error else { panic!("{error}") };
+        let Error::NoResponse(lost) = error else {
+            panic!("{error}")
+        };
         assert_eq!(lost.sent(), sent);
     }
 }
@@ -410,18 +570,29 @@ fn a_5xx_or_429_is_no_verdict_on_the_grant_whatever_its_body_says() {
         let verdict = json_response(status, &json!({ "error": "invalid_grant" }));
         let mut world = World::scripted(Peer::bearer(), [verdict]);
         let grant = Grant::refresh_token(Secret::new("r")).unwrap();
-        let exchange = world.client().token(grant).unwrap().at_most(1);
-        assert_eq!(world.run(exchange).unwrap_err().retry(), Retry::Later(None), "{status}");
+        let operation = world.client().token(grant).unwrap().max_attempts(1);
+        assert_eq!(
+            world.run(operation).unwrap_err().retry(),
+            Retry::Later(None),
+            "{status}"
+        );
     }
     let verdict = json_response(400, &json!({ "error": "invalid_grant" }));
     let mut world = World::scripted(Peer::bearer(), [verdict]);
-    assert_eq!(world.token(client_credentials()).unwrap_err().retry(), Retry::Reauthenticate);
+    assert_eq!(
+        world.token(client_credentials()).unwrap_err().retry(),
+        Retry::Reauthenticate
+    );
 }
 
 #[test]
 fn a_5xx_that_says_use_dpop_nonce_is_a_failure_in_passing() {
     let confused = with_header(
-        with_header(response(503, r#"{"error":"use_dpop_nonce"}"#), "retry-after", "3"),
+        with_header(
+            response(503, r#"{"error":"use_dpop_nonce"}"#),
+            "retry-after",
+            "3",
+        ),
         "dpop-nonce",
         "n",
     );
@@ -433,10 +604,18 @@ fn a_5xx_that_says_use_dpop_nonce_is_a_failure_in_passing() {
 #[test]
 fn a_redirection_is_followed_nowhere() {
     for status in [301, 302, 303, 304, 307, 308] {
-        let elsewhere = with_header(response(status, ""), "location", "https://evil.example/token");
+        let elsewhere = with_header(
+            response(status, ""),
+            "location",
+            "https://evil.example/token",
+        );
         let mut world = World::scripted(Peer::bound(), [elsewhere]);
         let error = world.token(client_credentials()).unwrap_err();
-        assert_eq!((why(&error), error.retry()), (&WhyBad::Redirect, Retry::No), "{status}");
+        assert_eq!(
+            (why(&error), error.retry()),
+            (&InvalidResponseKind::Redirect, Retry::No),
+            "{status}"
+        );
         assert_eq!(world.peer.seen.len(), 1);
     }
 }
@@ -450,12 +629,19 @@ fn a_body_over_the_limit_is_not_read() {
     let mut world = World::scripted(Peer::bearer(), [padded(MAX_RESPONSE)]);
     assert!(world.token(client_credentials()).is_ok());
     let mut world = World::scripted(Peer::bearer(), [padded(MAX_RESPONSE + 1)]);
-    assert_eq!(why(&world.token(client_credentials()).unwrap_err()), &WhyBad::TooLarge);
+    assert_eq!(
+        why(&world.token(client_credentials()).unwrap_err()),
+        &InvalidResponseKind::TooLarge
+    );
 }
 
 #[test]
 fn a_gateways_page_over_the_limit_hides_neither_its_status_nor_its_wait() {
-    let page = with_header(response(503, &"x".repeat(MAX_RESPONSE + 1)), "retry-after", "1");
+    let page = with_header(
+        response(503, &"x".repeat(MAX_RESPONSE + 1)),
+        "retry-after",
+        "1",
+    );
     let mut world = World::scripted(Peer::bound(), [page]);
     world.token(client_credentials()).unwrap();
     assert_eq!(world.waits, [Duration::from_secs(1)]);
@@ -481,14 +667,24 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
         (json!(null), false),
     ] {
         let mut world = World::with(Peer::bound());
-        world.peer.token_members.insert("token_type".into(), named.clone());
+        world
+            .peer
+            .token_members
+            .insert("token_type".into(), named.clone());
         let strict = world.token(client_credentials());
-        let exchange = world.client().accept_bearer().token(client_credentials()).unwrap();
-        let lenient = world.run(exchange).unwrap();
+        let operation = world
+            .client()
+            .accept_bearer()
+            .token(client_credentials())
+            .unwrap();
+        let lenient = world.run(operation).unwrap();
         assert_eq!(lenient.key().is_some(), bound, "{named}");
         match strict {
             Ok(token) => assert!(bound && token.key() == Some(world.key.public()), "{named}"),
-            Err(error) => assert!(!bound && why(&error) == &WhyBad::NotBound, "{named}: {error}"),
+            Err(error) => assert!(
+                !bound && why(&error) == &InvalidResponseKind::NotBound,
+                "{named}: {error}"
+            ),
         }
     }
 }
@@ -497,9 +693,19 @@ fn a_bearer_token_in_place_of_a_bound_one_is_refused_unless_it_was_allowed() {
 fn a_token_that_is_neither_bound_nor_a_bearers_is_never_taken_for_one() {
     let mut world = World::with(Peer::bound());
     for named in ["mac", "N_A"] {
-        world.peer.token_members.insert("token_type".into(), json!(named));
-        let exchange = world.client().accept_bearer().token(client_credentials()).unwrap();
-        assert_eq!(why(&world.run(exchange).unwrap_err()), &WhyBad::NotBound);
+        world
+            .peer
+            .token_members
+            .insert("token_type".into(), json!(named));
+        let operation = world
+            .client()
+            .accept_bearer()
+            .token(client_credentials())
+            .unwrap();
+        assert_eq!(
+            why(&world.run(operation).unwrap_err()),
+            &InvalidResponseKind::NotBound
+        );
     }
 }
 
@@ -510,27 +716,46 @@ fn a_refusal_is_understood_whatever_its_message_is_written_in() {
     for body in [latin1, marked] {
         let answer = Response::builder().status(400).body(body).unwrap();
         let mut world = World::scripted(Peer::bearer(), [answer]);
-        assert_eq!(world.token(client_credentials()).unwrap_err().retry(), Retry::Reauthenticate);
+        assert_eq!(
+            world.token(client_credentials()).unwrap_err().retry(),
+            Retry::Reauthenticate
+        );
     }
 }
 
 #[test]
 fn an_error_says_whose_it_is() {
-    let mut world =
-        World::scripted(Peer::bearer(), [json_response(400, &json!({ "error": "invalid_scope" }))]);
+    let mut world = World::scripted(
+        Peer::bearer(),
+        [json_response(400, &json!({ "error": "invalid_scope" }))],
+    );
     let error = world.token(client_credentials()).unwrap_err();
     assert_eq!(error.to_string(), "as.example refused: 400 invalid_scope");
     let mut world = World::scripted(Peer::bearer(), [response(200, "<html>")]);
     let error = world.token(client_credentials()).unwrap_err().to_string();
-    assert!(error.starts_with("the answer of as.example (200) can't be used: "), "{error}");
-    let discovery = keybound_core::Issuer::https("https://as.example/t").unwrap().discover().unwrap();
+    assert!(
+        error.starts_with("the answer of as.example (200) can't be used: "),
+        "{error}"
+    );
+    let discovery = keybound_core::Issuer::https("https://as.example/t")
+        .unwrap()
+        .discover()
+        .unwrap();
     let error = world.run(discovery).map(drop).unwrap_err().to_string();
     let last = "as.example/.well-known/openid-configuration/t";
-    assert!(error.starts_with(&format!("{last} refused: 404")), "{error}");
+    assert!(
+        error.starts_with(&format!("{last} refused: 404")),
+        "{error}"
+    );
     let resource = format!("https://rs.example/{}?key=planted", "x".repeat(1000));
-    let error = world.run(keybound_core::ProtectedResource::discover(&resource).unwrap()).map(drop);
+    let error = world
+        .run(keybound_core::ProtectedResource::discover(&resource).unwrap())
+        .map(drop);
     let error = error.unwrap_err().to_string();
-    assert!(error.starts_with("rs.example/.well-known/") && error.len() < 400, "{error}");
+    assert!(
+        error.starts_with("rs.example/.well-known/") && error.len() < 400,
+        "{error}"
+    );
     assert!(!error.contains("planted"), "{error}");
 }
 
@@ -546,7 +771,11 @@ fn a_code_that_means_to_begin_anew_says_so() {
     ] {
         let answer = json_response(400, &json!({ "error": code }));
         let mut world = World::scripted(Peer::bearer(), [answer]);
-        assert_eq!(world.token(client_credentials()).unwrap_err().retry(), retry, "{code}");
+        assert_eq!(
+            world.token(client_credentials()).unwrap_err().retry(),
+            retry,
+            "{code}"
+        );
     }
 }
 
@@ -555,24 +784,47 @@ fn a_code_that_means_to_begin_anew_says_so() {
 fn what_an_exchange_brings_that_is_no_access_token_need_not_be_bound() {
     let mut world = World::with(Peer::bound());
     let issued = |kind: &str| json!(format!("urn:ietf:params:oauth:token-type:{kind}"));
-    world.peer.token_members.insert("token_type".into(), json!("N_A"));
-    world.peer.token_members.insert("issued_token_type".into(), issued("id_token"));
+    world
+        .peer
+        .token_members
+        .insert("token_type".into(), json!("N_A"));
+    world
+        .peer
+        .token_members
+        .insert("issued_token_type".into(), issued("id_token"));
     let token = world.token(client_credentials()).unwrap();
     assert!(token.key().is_none());
     let resource = "https://rs.example/".parse().unwrap();
-    assert!(token.authorize(&http::Method::GET, &resource).is_err(), "it is shown to no resource");
-    world.peer.token_members.insert("issued_token_type".into(), issued("access_token"));
-    assert_eq!(why(&world.token(client_credentials()).unwrap_err()), &WhyBad::NotBound);
+    assert!(
+        token.authorize(&http::Method::GET, &resource).is_err(),
+        "it is shown to no resource"
+    );
+    world
+        .peer
+        .token_members
+        .insert("issued_token_type".into(), issued("access_token"));
+    assert_eq!(
+        why(&world.token(client_credentials()).unwrap_err()),
+        &InvalidResponseKind::NotBound
+    );
 }
 
 /// Any answer that a server, a gateway or an attacker may give.
 fn any_answer() -> impl Strategy<Value = Response<Vec<u8>>> {
-    const STATUSES: &[u16] = &[200, 204, 301, 400, 401, 403, 408, 422, 425, 429, 500, 502, 503, 504];
+    const STATUSES: &[u16] = &[
+        200, 204, 301, 400, 401, 403, 408, 422, 425, 429, 500, 502, 503, 504,
+    ];
     const WAITS: &[&str] = &["0", "1", "9", "1e9", "soon", "99999999999999999999"];
     let status = prop::sample::select(STATUSES);
-    let code = prop::sample::select(vec!["use_dpop_nonce", "invalid_grant", "server_error", "odd words"]);
+    let code = prop::sample::select(vec![
+        "use_dpop_nonce",
+        "invalid_grant",
+        "server_error",
+        "odd words",
+    ]);
     let body = prop_oneof![
-        code.clone().prop_map(|code| json!({ "error": code }).to_string()),
+        code.clone()
+            .prop_map(|code| json!({ "error": code }).to_string()),
         code.prop_map(|code| json!({ "error": { "code": code }, "access_token": 7 }).to_string()),
         "[ -~]{0,20}",
     ];
@@ -602,8 +854,8 @@ proptest! {
         let mut world = World::scripted(Peer::bound(), answers);
         let refresh = Grant::refresh_token(Secret::new("r")).unwrap();
         let grant = if refreshes { refresh } else { client_credentials() };
-        let exchange = world.client().token(grant).unwrap().at_most(at_most);
-        let _ = world.run(exchange.within(Duration::from_secs(15)));
+        let operation = world.client().token(grant).unwrap().max_attempts(at_most);
+        let _ = world.run(operation.timeout(Duration::from_secs(15)));
         // One more than the tries, for a nonce.
         prop_assert!(world.peer.seen.len() <= usize::from(at_most) + 1);
         prop_assert!(world.now.saturating_since(START) <= Duration::from_secs(15));

@@ -1,8 +1,10 @@
 //! Id tokens as RustCrypto signs them, right and wrong, and the keys of their issuer.
 
+use keybound_core::driver::Step;
 use keybound_core::jose::Algorithm;
 use keybound_core::{
-    Error, ExpectedIdToken, Grant, IdToken, IdTokenProblem, Issuer, KeySet, Received, Token, WhyBad,
+    Error, Grant, IdToken, IdTokenError, IdTokenValidation, InvalidResponseKind, Issuer, JwkSet,
+    Token,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -13,16 +15,22 @@ use crate::rustcrypto::{Theirs, encode};
 use crate::world::{START, World, answered};
 
 /// The keys at the issuer's `jwks_uri`.
-fn keys(document: &Value) -> Result<KeySet, Error> {
+fn keys(document: &Value) -> Result<JwkSet, Error> {
     let mut world = World::with(Peer::bearer());
     let metadata = json!({ "issuer": ISSUER, "jwks_uri": "https://as.example/jwks" });
-    world.peer.documents.insert("https://as.example/.well-known/oauth-authorization-server".into(), metadata);
-    world.peer.documents.insert("https://as.example/jwks".into(), document.clone());
+    world.peer.documents.insert(
+        "https://as.example/.well-known/oauth-authorization-server".into(),
+        metadata,
+    );
+    world
+        .peer
+        .documents
+        .insert("https://as.example/jwks".into(), document.clone());
     let metadata = world.run(Issuer::https(ISSUER)?.discover()?)?;
     world.run(metadata.keys()?)
 }
 
-pub(crate) fn keys_of(issuer: &Theirs) -> KeySet {
+pub(crate) fn keys_of(issuer: &Theirs) -> JwkSet {
     keys(&json!({ "keys": [issuer.jwk()] })).unwrap()
 }
 
@@ -49,16 +57,23 @@ fn header(alg: &str) -> Value {
 /// A token whose answer has this id token; the access token is `access-1`.
 fn token(id_token: &str) -> Token {
     let mut world = World::with(Peer::bearer());
-    world.peer.token_members.insert("id_token".into(), json!(id_token));
+    world
+        .peer
+        .token_members
+        .insert("id_token".into(), json!(id_token));
     world.token(Grant::client_credentials()).unwrap()
 }
 
-fn verify(id_token: &str, keys: &KeySet) -> Result<IdToken, IdTokenProblem> {
-    let expected = ExpectedIdToken::new(&Issuer::https(ISSUER).unwrap(), "app").nonce(Some("n-1".into()));
-    token(id_token).id_token().expect("an id token").verify(&expected, keys, START)
+fn verify(id_token: &str, keys: &JwkSet) -> Result<IdToken, IdTokenError> {
+    let expected =
+        IdTokenValidation::new(&Issuer::https(ISSUER).unwrap(), "app").nonce(Some("n-1".into()));
+    token(id_token)
+        .id_token()
+        .expect("an id token")
+        .verify(&expected, keys, START)
 }
 
-fn verify_claims(claims: &Value) -> Result<IdToken, IdTokenProblem> {
+fn verify_claims(claims: &Value) -> Result<IdToken, IdTokenError> {
     let issuer = Theirs::new(Algorithm::Es256);
     verify(&issuer.jws(&header("ES256"), claims), &keys_of(&issuer))
 }
@@ -75,19 +90,31 @@ fn an_id_token_by_any_algorithm_is_verified_with_its_hash_of_the_access_token() 
         };
         let signed = |claims| issuer.jws(&header(algorithm.as_str()), &claims);
         let keys = keys_of(&issuer);
-        let person = verify(&signed(with(json!({ "at_hash": at_hash, "email": "a@b" }))), &keys).unwrap();
-        assert_eq!((person.subject(), person.text("email")), ("alice", Some("a@b")), "{algorithm}");
+        let person = verify(
+            &signed(with(json!({ "at_hash": at_hash, "email": "a@b" }))),
+            &keys,
+        )
+        .unwrap();
+        assert_eq!(
+            (person.subject(), person.text("email")),
+            ("alice", Some("a@b")),
+            "{algorithm}"
+        );
         assert!(!format!("{person:?}").contains("alice"));
-        for other in [json!(half(&Sha256::digest("access-2"))), json!(""), json!(7)] {
+        for other in [
+            json!(half(&Sha256::digest("access-2"))),
+            json!(""),
+            json!(7),
+        ] {
             let problem = verify(&signed(with(json!({ "at_hash": other }))), &keys).unwrap_err();
-            assert_eq!(problem, IdTokenProblem::AccessToken, "{algorithm}");
+            assert_eq!(problem, IdTokenError::AccessToken, "{algorithm}");
         }
     }
 }
 
 #[test]
 fn each_wrong_claim_is_its_problem() {
-    use IdTokenProblem::{Audience, Expired, FromTheFuture, Issuer, Malformed, Nonce};
+    use IdTokenError::{Audience, Expired, FromTheFuture, Issuer, Malformed, Nonce};
     let now = START.as_secs();
     for (changes, expected) in [
         (json!({}), None),
@@ -100,7 +127,10 @@ fn each_wrong_claim_is_its_problem() {
         (json!({ "aud": [] }), Some(Audience)),
         (json!({ "aud": ["app", "another"] }), Some(Audience)),
         (json!({ "aud": ["app", "another"], "azp": "app" }), None),
-        (json!({ "aud": ["app", "another"], "azp": "another" }), Some(Audience)),
+        (
+            json!({ "aud": ["app", "another"], "azp": "another" }),
+            Some(Audience),
+        ),
         (json!({ "azp": "another" }), Some(Audience)),
         (json!({ "azp": 7 }), Some(Audience)),
         (json!({ "aud": null }), Some(Malformed)),
@@ -118,42 +148,77 @@ fn each_wrong_claim_is_its_problem() {
         (json!({ "nonce": "n-2" }), Some(Nonce)),
         (json!({ "nonce": null }), Some(Nonce)),
     ] {
-        assert_eq!(verify_claims(&with(changes.clone())).err(), expected, "{changes}");
+        assert_eq!(
+            verify_claims(&with(changes.clone())).err(),
+            expected,
+            "{changes}"
+        );
     }
     let issuer = Theirs::new(Algorithm::Es256);
-    let without = ExpectedIdToken::new(&keybound_core::Issuer::https(ISSUER).unwrap(), "app");
+    let without = IdTokenValidation::new(&keybound_core::Issuer::https(ISSUER).unwrap(), "app");
     let token = token(&issuer.jws(&header("ES256"), &claims()));
-    assert!(token.id_token().unwrap().verify(&without, &keys_of(&issuer), START).is_ok());
+    assert!(
+        token
+            .id_token()
+            .unwrap()
+            .verify(&without, &keys_of(&issuer), START)
+            .is_ok()
+    );
 }
 
 #[test]
 fn an_id_token_of_somebody_else_is_refused() {
     let (issuer, other) = (Theirs::new(Algorithm::Es256), Theirs::new(Algorithm::Es384));
     let own = issuer.jws(&header("ES256"), &claims());
-    assert_eq!(verify(&own, &keys_of(&other)).unwrap_err(), IdTokenProblem::Key);
-    assert_eq!(verify(&own, &keys(&json!({ "keys": [] })).unwrap()).unwrap_err(), IdTokenProblem::Key);
+    assert_eq!(
+        verify(&own, &keys_of(&other)).unwrap_err(),
+        IdTokenError::Key
+    );
+    assert_eq!(
+        verify(&own, &keys(&json!({ "keys": [] })).unwrap()).unwrap_err(),
+        IdTokenError::Key
+    );
     let (input, _) = own.rsplit_once('.').unwrap();
     let forged = with(json!({ "sub": "mallory" }));
     let (_, signature) = own.rsplit_once('.').unwrap();
-    let forged =
-        format!("{}.{}.{signature}", encode(header("ES256").to_string()), encode(forged.to_string()));
-    assert_eq!(verify(&forged, &keys_of(&issuer)).unwrap_err(), IdTokenProblem::Key);
+    let forged = format!(
+        "{}.{}.{signature}",
+        encode(header("ES256").to_string()),
+        encode(forged.to_string())
+    );
+    assert_eq!(
+        verify(&forged, &keys_of(&issuer)).unwrap_err(),
+        IdTokenError::Key
+    );
     for (alg, problem) in [
-        ("none", IdTokenProblem::Algorithm),
-        ("HS256", IdTokenProblem::Algorithm),
-        ("ES384", IdTokenProblem::Key),
-        ("RS256", IdTokenProblem::Key),
+        ("none", IdTokenError::Algorithm),
+        ("HS256", IdTokenError::Algorithm),
+        ("ES384", IdTokenError::Key),
+        ("RS256", IdTokenError::Key),
     ] {
         let signed = issuer.jws(&header(alg), &claims());
-        assert_eq!(verify(&signed, &keys_of(&issuer)).unwrap_err(), problem, "{alg}");
+        assert_eq!(
+            verify(&signed, &keys_of(&issuer)).unwrap_err(),
+            problem,
+            "{alg}"
+        );
     }
     let mut critical = header("ES256");
     critical["crit"] = json!(["exp"]);
     let signed = issuer.jws(&critical, &claims());
-    assert_eq!(verify(&signed, &keys_of(&issuer)).unwrap_err(), IdTokenProblem::Algorithm);
-    for malformed in ["", "a.b.c", input, &format!("{input}."), &format!("{own}.x")] {
+    assert_eq!(
+        verify(&signed, &keys_of(&issuer)).unwrap_err(),
+        IdTokenError::Algorithm
+    );
+    for malformed in [
+        "",
+        "a.b.c",
+        input,
+        &format!("{input}."),
+        &format!("{own}.x"),
+    ] {
         let problem = verify(&format!("{malformed} "), &keys_of(&issuer)).unwrap_err();
-        assert_eq!(problem, IdTokenProblem::Malformed, "{malformed}");
+        assert_eq!(problem, IdTokenError::Malformed, "{malformed}");
     }
 }
 
@@ -167,10 +232,22 @@ fn a_token_of_another_kind_is_none_whoever_has_signed_it() {
     for typ in ["JWT", "jwt", "application/jwt"] {
         assert_eq!(named(json!(typ)), None, "{typ}");
     }
-    for typ in [json!("at+jwt"), json!("logout+jwt"), json!("dpop+jwt"), json!(""), json!(7)] {
-        assert_eq!(named(typ.clone()), Some(IdTokenProblem::Type), "{typ}");
+    for typ in [
+        json!("at+jwt"),
+        json!("logout+jwt"),
+        json!("dpop+jwt"),
+        json!(""),
+        json!(7),
+    ] {
+        assert_eq!(named(typ.clone()), Some(IdTokenError::Type), "{typ}");
     }
-    assert!(verify(&issuer.jws(&json!({ "alg": "ES256" }), &claims()), &keys_of(&issuer)).is_ok());
+    assert!(
+        verify(
+            &issuer.jws(&json!({ "alg": "ES256" }), &claims()),
+            &keys_of(&issuer)
+        )
+        .is_ok()
+    );
 }
 
 #[test]
@@ -188,12 +265,22 @@ fn a_key_that_names_its_algorithm_is_for_no_other() {
 #[test]
 fn a_claim_that_stands_twice_is_no_claim() {
     let issuer = Theirs::new(Algorithm::Es256);
-    let twice = claims().to_string().replacen('{', r#"{"sub":"mallory","#, 1);
-    let twice_typed = header("ES256").to_string().replacen('{', r#"{"typ":"odd","#, 1);
-    for (header, claims) in [(header("ES256").to_string(), twice), (twice_typed, claims().to_string())] {
+    let twice = claims()
+        .to_string()
+        .replacen('{', r#"{"sub":"mallory","#, 1);
+    let twice_typed = header("ES256")
+        .to_string()
+        .replacen('{', r#"{"typ":"odd","#, 1);
+    for (header, claims) in [
+        (header("ES256").to_string(), twice),
+        (twice_typed, claims().to_string()),
+    ] {
         let input = format!("{}.{}", encode(header), encode(claims));
         let signed = format!("{input}.{}", encode(issuer.sign(input.as_bytes())));
-        assert_eq!(verify(&signed, &keys_of(&issuer)).unwrap_err(), IdTokenProblem::Malformed);
+        assert_eq!(
+            verify(&signed, &keys_of(&issuer)).unwrap_err(),
+            IdTokenError::Malformed
+        );
     }
 }
 
@@ -221,26 +308,41 @@ fn the_key_is_the_one_that_is_named_and_keys_of_other_kinds_are_passed_over() {
         assert_eq!(verify(&signed, &keys).is_ok(), is_good, "{set}");
     }
     for (bad, why) in [
-        (json!({}), WhyBad::Missing("keys")),
-        (json!({ "keys": 7 }), WhyBad::Member("keys")),
-        (json!({ "keys": null }), WhyBad::Member("keys")),
+        (json!({}), InvalidResponseKind::Missing("keys")),
+        (
+            json!({ "keys": 7 }),
+            InvalidResponseKind::InvalidMember("keys"),
+        ),
+        (
+            json!({ "keys": null }),
+            InvalidResponseKind::InvalidMember("keys"),
+        ),
     ] {
-        let Err(Error::Response(bad)) = keys(&bad) else { panic!("{bad}") };
-        assert_eq!(bad.why(), &why);
+        let Err(Error::Response(bad)) = keys(&bad) else {
+            panic!("{bad}")
+        };
+        assert_eq!(bad.kind(), &why);
     }
 }
 
 #[test]
 fn an_issuer_without_a_place_for_its_keys_has_none() {
-    let exchange = Issuer::https(ISSUER).unwrap().discover().unwrap();
-    let Ok(Received::Done(metadata)) = answered(exchange, json_response(200, &json!({ "issuer": ISSUER })))
+    let operation = Issuer::https(ISSUER).unwrap().discover().unwrap();
+    let Ok(Step::Done(metadata)) =
+        answered(operation, json_response(200, &json!({ "issuer": ISSUER })))
     else {
         panic!("it is there")
     };
     assert_eq!(metadata.keys().map(drop).unwrap_err().argument(), "issuer");
     assert!(token("x").id_token().is_some());
     let mut plain = World::scripted(Peer::bearer(), [response(200, r#"{"access_token":"a"}"#)]);
-    assert!(plain.token(Grant::client_credentials()).unwrap().id_token().is_none());
+    assert!(
+        plain
+            .token(Grant::client_credentials())
+            .unwrap()
+            .id_token()
+            .is_none()
+    );
 }
 
 #[test]

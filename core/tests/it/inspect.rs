@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use keybound_core::dpop::{Nonce, Policy, Problem};
+use keybound_core::dpop::{Nonce, ProofError, ProofVerifier};
 use keybound_core::jose::{Algorithm, PublicJwk};
 use keybound_core::{Secret, UnixTime};
 use serde_json::{Value, json};
@@ -16,16 +16,21 @@ const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
 const ATH: &str = "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo";
 
 /// What a token endpoint that asks for a nonce would check.
-fn policy() -> Policy {
-    Policy::default().method(METHOD).url(HTU).unwrap().nonce(Nonce::new("n-1").unwrap()).no_access_token()
+fn policy() -> ProofVerifier {
+    ProofVerifier::default()
+        .method(METHOD)
+        .url(HTU)
+        .unwrap()
+        .nonce(Nonce::new("n-1").unwrap())
+        .no_access_token()
 }
 
 fn maker() -> Maker {
     Maker::new().claim("nonce", json!("n-1"))
 }
 
-fn problems(policy: &Policy, proof: &str) -> Vec<Problem> {
-    let inspection = policy.inspect(proof, START);
+fn problems(policy: &ProofVerifier, proof: &str) -> Vec<ProofError> {
+    let inspection = policy.verify(proof, START);
     assert_eq!(inspection.is_valid(), inspection.problems().is_empty());
     assert_eq!(inspection.is_valid(), inspection.verified().is_some());
     inspection.problems().to_vec()
@@ -37,15 +42,21 @@ fn secs(since: i64) -> Value {
 
 #[test]
 fn a_sound_proof_has_no_problem_and_tells_its_key_and_claims() {
-    let inspection = policy().inspect(&maker().proof(), START);
+    let inspection = policy().verify(&maker().proof(), START);
     assert_eq!(inspection.problems(), []);
     let jwk = maker().header["jwk"].to_string();
     let key = PublicJwk::from_json(jwk.as_bytes()).unwrap();
-    assert_eq!((inspection.key(), inspection.alg()), (Some(&key), Some("ES256")));
+    assert_eq!(
+        (inspection.key(), inspection.alg()),
+        (Some(&key), Some("ES256"))
+    );
     assert_eq!(inspection.verified().unwrap().key(), &key);
     let claims = inspection.claims().unwrap();
     assert_eq!(claims.jti.as_deref(), Some("jti-1"));
-    assert_eq!((claims.htm.as_deref(), claims.htu.as_deref()), (Some(METHOD), Some(HTU)));
+    assert_eq!(
+        (claims.htm.as_deref(), claims.htu.as_deref()),
+        (Some(METHOD), Some(HTU))
+    );
     assert_eq!(
         (claims.iat, claims.nonce.as_deref(), claims.ath.as_deref()),
         (Some(START), Some("n-1"), None)
@@ -58,82 +69,130 @@ fn a_sound_proof_has_no_problem_and_tells_its_key_and_claims() {
 fn each_wrong_member_is_exactly_its_problem() {
     let off_curve = maker().header["jwk"]["y"].clone();
     let cases = [
-        (maker().header("typ", json!("JWT")), Problem::Typ),
-        (maker().header("typ", json!("DPoP+JWT")), Problem::Typ),
-        (maker().without("typ"), Problem::Typ),
-        (maker().header("alg", json!("none")), Problem::Alg),
-        (maker().header("alg", json!("HS256")), Problem::Alg),
-        (maker().header("alg", json!("es256")), Problem::Alg),
-        (maker().without("alg"), Problem::Alg),
-        (maker().header("crit", json!(["b64"])), Problem::Crit),
-        (maker().header("crit", json!([])), Problem::Crit),
-        (maker().header("crit", json!(null)), Problem::Crit),
-        (maker().without("jwk"), Problem::JwkMissing),
-        (maker().header("jwk", json!(null)), Problem::JwkMissing),
-        (maker().jwk("d", json!("AA")), Problem::JwkPrivate),
-        (maker().jwk("k", json!(null)), Problem::JwkPrivate),
-        (maker().jwk("kty", json!("RSA")), Problem::JwkInvalid),
-        (maker().jwk("crv", json!("P-384")), Problem::JwkInvalid),
-        (maker().jwk("x", json!("AAAA")), Problem::JwkInvalid),
-        (maker().jwk("x", off_curve), Problem::JwkInvalid),
-        (maker().jwk("alg", json!("ES384")), Problem::JwkInvalid),
-        (maker().jwk("alg", json!(7)), Problem::JwkInvalid),
-        (maker().jwk("use", json!("enc")), Problem::JwkInvalid),
-        (maker().header("typ", json!(7)), Problem::Typ),
-        (maker().header("alg", json!(["ES256"])), Problem::Alg),
-        (maker().header("jwk", json!("key")), Problem::JwkInvalid),
-        (maker().jwk("x", json!(7)), Problem::JwkInvalid),
-        (maker().without("jti"), Problem::JtiMissing),
-        (maker().claim("jti", json!("")), Problem::JtiMissing),
-        (maker().claim("jti", json!(7)), Problem::JtiMissing),
-        (maker().claim("jti", json!("j".repeat(1025))), Problem::JtiMissing),
-        (maker().without("htm"), Problem::HtmMissing),
-        (maker().claim("htm", json!("")), Problem::HtmMissing),
-        (maker().claim("htm", json!("GET")), Problem::HtmMismatch),
-        (maker().claim("htm", json!("post")), Problem::HtmMismatch),
-        (maker().without("htu"), Problem::HtuMissing),
-        (maker().claim("htu", json!("/token")), Problem::HtuMissing),
-        (maker().claim("htu", json!("https://u:p@as.example/token")), Problem::HtuMissing),
-        (maker().claim("htu", json!("https://as.example/token/")), Problem::HtuMismatch),
-        (maker().claim("htu", json!("http://as.example/token")), Problem::HtuMismatch),
-        (maker().claim("htu", json!("https://as.example:8443/token")), Problem::HtuMismatch),
-        (maker().claim("htu", json!("https://as.example.evil/token")), Problem::HtuMismatch),
-        (maker().without("iat"), Problem::IatMissing),
-        (maker().claim("iat", json!("1700000000")), Problem::IatMissing),
-        (maker().claim("iat", json!(-1)), Problem::IatMissing),
-        (maker().claim("iat", json!(1e300)), Problem::IatMissing),
-        (maker().claim("iat", secs(-301)), Problem::TooOld),
-        (maker().claim("iat", json!(0)), Problem::TooOld),
-        (maker().claim("iat", secs(31)), Problem::FromTheFuture),
-        (maker().claim("exp", secs(-30)), Problem::Expired),
-        (maker().claim("exp", json!("never")), Problem::Expired),
-        (maker().claim("nbf", secs(31)), Problem::NotYetValid),
-        (maker().claim("nbf", json!("always")), Problem::NotYetValid),
-        (maker().without("nonce"), Problem::NonceMissing),
-        (maker().claim("nonce", json!("n-2")), Problem::NonceMismatch),
-        (maker().claim("nonce", json!(1)), Problem::NonceMismatch),
-        (maker().claim("ath", json!(ATH)), Problem::AthUnexpected),
-        (maker().claim("ath", json!(7)), Problem::AthUnexpected),
+        (maker().header("typ", json!("JWT")), ProofError::Typ),
+        (maker().header("typ", json!("DPoP+JWT")), ProofError::Typ),
+        (maker().without("typ"), ProofError::Typ),
+        (maker().header("alg", json!("none")), ProofError::Alg),
+        (maker().header("alg", json!("HS256")), ProofError::Alg),
+        (maker().header("alg", json!("es256")), ProofError::Alg),
+        (maker().without("alg"), ProofError::Alg),
+        (maker().header("crit", json!(["b64"])), ProofError::Crit),
+        (maker().header("crit", json!([])), ProofError::Crit),
+        (maker().header("crit", json!(null)), ProofError::Crit),
+        (maker().without("jwk"), ProofError::JwkMissing),
+        (maker().header("jwk", json!(null)), ProofError::JwkMissing),
+        (maker().jwk("d", json!("AA")), ProofError::JwkPrivate),
+        (maker().jwk("k", json!(null)), ProofError::JwkPrivate),
+        (maker().jwk("kty", json!("RSA")), ProofError::JwkInvalid),
+        (maker().jwk("crv", json!("P-384")), ProofError::JwkInvalid),
+        (maker().jwk("x", json!("AAAA")), ProofError::JwkInvalid),
+        (maker().jwk("x", off_curve), ProofError::JwkInvalid),
+        (maker().jwk("alg", json!("ES384")), ProofError::JwkInvalid),
+        (maker().jwk("alg", json!(7)), ProofError::JwkInvalid),
+        (maker().jwk("use", json!("enc")), ProofError::JwkInvalid),
+        (maker().header("typ", json!(7)), ProofError::Typ),
+        (maker().header("alg", json!(["ES256"])), ProofError::Alg),
+        (maker().header("jwk", json!("key")), ProofError::JwkInvalid),
+        (maker().jwk("x", json!(7)), ProofError::JwkInvalid),
+        (maker().without("jti"), ProofError::JtiMissing),
+        (maker().claim("jti", json!("")), ProofError::JtiMissing),
+        (maker().claim("jti", json!(7)), ProofError::JtiMissing),
+        (
+            maker().claim("jti", json!("j".repeat(1025))),
+            ProofError::JtiMissing,
+        ),
+        (maker().without("htm"), ProofError::HtmMissing),
+        (maker().claim("htm", json!("")), ProofError::HtmMissing),
+        (maker().claim("htm", json!("GET")), ProofError::HtmMismatch),
+        (maker().claim("htm", json!("post")), ProofError::HtmMismatch),
+        (maker().without("htu"), ProofError::HtuMissing),
+        (
+            maker().claim("htu", json!("/token")),
+            ProofError::HtuMissing,
+        ),
+        (
+            maker().claim("htu", json!("https://u:p@as.example/token")),
+            ProofError::HtuMissing,
+        ),
+        (
+            maker().claim("htu", json!("https://as.example/token/")),
+            ProofError::HtuMismatch,
+        ),
+        (
+            maker().claim("htu", json!("http://as.example/token")),
+            ProofError::HtuMismatch,
+        ),
+        (
+            maker().claim("htu", json!("https://as.example:8443/token")),
+            ProofError::HtuMismatch,
+        ),
+        (
+            maker().claim("htu", json!("https://as.example.evil/token")),
+            ProofError::HtuMismatch,
+        ),
+        (maker().without("iat"), ProofError::IatMissing),
+        (
+            maker().claim("iat", json!("1700000000")),
+            ProofError::IatMissing,
+        ),
+        (maker().claim("iat", json!(-1)), ProofError::IatMissing),
+        (maker().claim("iat", json!(1e300)), ProofError::IatMissing),
+        (maker().claim("iat", secs(-301)), ProofError::TooOld),
+        (maker().claim("iat", json!(0)), ProofError::TooOld),
+        (maker().claim("iat", secs(31)), ProofError::FromTheFuture),
+        (maker().claim("exp", secs(-30)), ProofError::Expired),
+        (maker().claim("exp", json!("never")), ProofError::Expired),
+        (maker().claim("nbf", secs(31)), ProofError::NotYetValid),
+        (
+            maker().claim("nbf", json!("always")),
+            ProofError::NotYetValid,
+        ),
+        (maker().without("nonce"), ProofError::NonceMissing),
+        (
+            maker().claim("nonce", json!("n-2")),
+            ProofError::NonceMismatch,
+        ),
+        (maker().claim("nonce", json!(1)), ProofError::NonceMismatch),
+        (maker().claim("ath", json!(ATH)), ProofError::AthUnexpected),
+        (maker().claim("ath", json!(7)), ProofError::AthUnexpected),
     ];
     for (maker, problem) in cases {
-        assert_eq!(problems(&policy(), &maker.proof()), [problem], "{} {}", maker.header, maker.claims);
+        assert_eq!(
+            problems(&policy(), &maker.proof()),
+            [problem],
+            "{} {}",
+            maker.header,
+            maker.claims
+        );
     }
 }
 
 #[test]
 fn the_hash_of_the_access_token_is_checked_where_one_goes_along() {
-    let with_token = Policy::default().access_token(&Secret::new(TOKEN));
+    let with_token = ProofVerifier::default().access_token(&Secret::new(TOKEN));
     for (maker, expected) in [
         (Maker::new().claim("ath", json!(ATH)), &[][..]),
-        (Maker::new(), &[Problem::AthMissing]),
-        (Maker::new().claim("ath", json!(ATH.to_lowercase())), &[Problem::AthMismatch]),
-        (Maker::new().claim("ath", json!([ATH])), &[Problem::AthMismatch]),
+        (Maker::new(), &[ProofError::AthMissing]),
+        (
+            Maker::new().claim("ath", json!(ATH.to_lowercase())),
+            &[ProofError::AthMismatch],
+        ),
+        (
+            Maker::new().claim("ath", json!([ATH])),
+            &[ProofError::AthMismatch],
+        ),
     ] {
         assert_eq!(problems(&with_token, &maker.proof()), expected);
     }
-    let unchecked = Policy::default();
-    assert_eq!(problems(&unchecked, &Maker::new().claim("ath", json!("any")).proof()), []);
-    assert_eq!(problems(&unchecked, &Maker::new().claim("ath", json!(7)).proof()), [Problem::AthMismatch]);
+    let unchecked = ProofVerifier::default();
+    assert_eq!(
+        problems(&unchecked, &Maker::new().claim("ath", json!("any")).proof()),
+        []
+    );
+    assert_eq!(
+        problems(&unchecked, &Maker::new().claim("ath", json!(7)).proof()),
+        [ProofError::AthMismatch]
+    );
 }
 
 #[test]
@@ -142,30 +201,54 @@ fn what_is_no_jws_of_two_objects_is_refused_for_its_form() {
     let (header, claims) = (good.header.to_string(), good.claims.to_string());
     let proof = good.proof();
     let in_a_row = |object: &Value, names: &[&str]| {
-        Value::from_iter(names.iter().map(|name| object.get(*name).cloned().unwrap_or_default())).to_string()
+        Value::from_iter(
+            names
+                .iter()
+                .map(|name| object.get(*name).cloned().unwrap_or_default()),
+        )
+        .to_string()
     };
     let header_row = in_a_row(&good.header, &["typ", "alg", "jwk", "crit"]);
-    let claims_row = in_a_row(&good.claims, &["jti", "htm", "htu", "iat", "exp", "nbf", "nonce", "ath"]);
-    let jwk_row =
-        in_a_row(&good.header["jwk"], &["kty", "crv", "x", "y", "alg", "use"]).parse::<Value>().unwrap();
+    let claims_row = in_a_row(
+        &good.claims,
+        &["jti", "htm", "htu", "iat", "exp", "nbf", "nonce", "ath"],
+    );
+    let jwk_row = in_a_row(&good.header["jwk"], &["kty", "crv", "x", "y", "alg", "use"])
+        .parse::<Value>()
+        .unwrap();
     for (proof, problem) in [
-        (String::new(), Problem::NotJws),
-        ("..".into(), Problem::HeaderMalformed),
-        ("a.b".into(), Problem::NotJws),
-        (format!("{proof}.x"), Problem::NotJws),
-        (format!("{proof}="), Problem::NotJws),
-        (format!(" {proof}"), Problem::NotJws),
-        (proof.replacen('.', "", 1), Problem::NotJws),
-        (format!("DPoP {proof}"), Problem::NotJws),
-        (good.sign(&header_row, &claims), Problem::HeaderMalformed),
-        (good.sign(&header.replacen('{', r#"{"typ":"dpop+jwt","#, 1), &claims), Problem::HeaderMalformed),
-        (good.sign("null", &claims), Problem::HeaderMalformed),
-        (good.clone().header("jwk", jwk_row).proof(), Problem::JwkInvalid),
-        (good.sign(&header, &claims_row), Problem::PayloadMalformed),
-        (good.sign(&header, &claims.replacen('{', r#"{"htm":"POST","#, 1)), Problem::PayloadMalformed),
-        (good.sign(&header, "null"), Problem::PayloadMalformed),
-        (good.sign(&header, ""), Problem::PayloadMalformed),
-        (good.sign(&header, &format!("{claims} x")), Problem::PayloadMalformed),
+        (String::new(), ProofError::NotJws),
+        ("..".into(), ProofError::HeaderMalformed),
+        ("a.b".into(), ProofError::NotJws),
+        (format!("{proof}.x"), ProofError::NotJws),
+        (format!("{proof}="), ProofError::NotJws),
+        (format!(" {proof}"), ProofError::NotJws),
+        (proof.replacen('.', "", 1), ProofError::NotJws),
+        (format!("DPoP {proof}"), ProofError::NotJws),
+        (good.sign(&header_row, &claims), ProofError::HeaderMalformed),
+        (
+            good.sign(&header.replacen('{', r#"{"typ":"dpop+jwt","#, 1), &claims),
+            ProofError::HeaderMalformed,
+        ),
+        (good.sign("null", &claims), ProofError::HeaderMalformed),
+        (
+            good.clone().header("jwk", jwk_row).proof(),
+            ProofError::JwkInvalid,
+        ),
+        (
+            good.sign(&header, &claims_row),
+            ProofError::PayloadMalformed,
+        ),
+        (
+            good.sign(&header, &claims.replacen('{', r#"{"htm":"POST","#, 1)),
+            ProofError::PayloadMalformed,
+        ),
+        (good.sign(&header, "null"), ProofError::PayloadMalformed),
+        (good.sign(&header, ""), ProofError::PayloadMalformed),
+        (
+            good.sign(&header, &format!("{claims} x")),
+            ProofError::PayloadMalformed,
+        ),
     ] {
         let found = problems(&policy(), &proof);
         assert_eq!(found.first(), Some(&problem), "{proof}");
@@ -182,7 +265,10 @@ fn a_proof_over_8_kib_is_not_even_read() {
         fits -= 1;
     }
     assert_eq!(problems(&policy(), &padded(fits)), []);
-    assert_eq!(problems(&policy(), &padded(fits + 2)), [Problem::TooLong]);
+    assert_eq!(
+        problems(&policy(), &padded(fits + 2)),
+        [ProofError::TooLong]
+    );
 }
 
 #[test]
@@ -191,8 +277,12 @@ fn a_signature_over_anything_else_is_refused() {
     let (signed, _) = other.rsplit_once('.').unwrap();
     let proof = maker().proof();
     let (_, signature) = proof.rsplit_once('.').unwrap();
-    for forged in [format!("{signed}.{signature}"), format!("{signed}."), format!("{signed}.AAAA")] {
-        assert_eq!(problems(&policy(), &forged), [Problem::Signature]);
+    for forged in [
+        format!("{signed}.{signature}"),
+        format!("{signed}."),
+        format!("{signed}.AAAA"),
+    ] {
+        assert_eq!(problems(&policy(), &forged), [ProofError::Signature]);
     }
 }
 
@@ -212,22 +302,25 @@ fn several_problems_are_all_told_in_the_order_of_the_checks() {
         .proof();
     let cut = format!("{}A", &proof[..proof.len() - 1]);
     let all = [
-        Problem::Typ,
-        Problem::Crit,
-        Problem::JtiMissing,
-        Problem::HtmMismatch,
-        Problem::HtuMismatch,
-        Problem::TooOld,
-        Problem::Expired,
-        Problem::NotYetValid,
-        Problem::NonceMismatch,
-        Problem::AthUnexpected,
+        ProofError::Typ,
+        ProofError::Crit,
+        ProofError::JtiMissing,
+        ProofError::HtmMismatch,
+        ProofError::HtuMismatch,
+        ProofError::TooOld,
+        ProofError::Expired,
+        ProofError::NotYetValid,
+        ProofError::NonceMismatch,
+        ProofError::AthUnexpected,
     ];
     assert_eq!(problems(&policy(), &proof), all);
     assert_ne!(cut, proof);
     let (signed, _) = proof.rsplit_once('.').unwrap();
     let unsigned = format!("{signed}.{}", "A".repeat(86));
-    assert_eq!(problems(&policy(), &unsigned), [&all[..], &[Problem::Signature]].concat());
+    assert_eq!(
+        problems(&policy(), &unsigned),
+        [&all[..], &[ProofError::Signature]].concat()
+    );
 }
 
 #[test]
@@ -242,23 +335,54 @@ fn what_is_at_the_very_edge_of_its_window_passes() {
         maker().claim("htu", json!("HTTPS://AS.example:443/a/../%74oken?q#f")),
         maker().claim("unknown", json!({ "any": [1] })),
         maker().header("kid", json!("k")),
-        maker().jwk("use", json!("sig")).jwk("alg", json!("ES256")).jwk("kid", json!("k")),
+        maker()
+            .jwk("use", json!("sig"))
+            .jwk("alg", json!("ES256"))
+            .jwk("kid", json!("k")),
     ] {
-        assert_eq!(problems(&policy(), &maker.proof()), [], "{} {}", maker.header, maker.claims);
+        assert_eq!(
+            problems(&policy(), &maker.proof()),
+            [],
+            "{} {}",
+            maker.header,
+            maker.claims
+        );
     }
-    let strict = policy().max_age(Duration::from_secs(10)).leeway(Duration::ZERO);
-    for (iat, expected) in
-        [(-10, &[][..]), (-11, &[Problem::TooOld]), (0, &[]), (1, &[Problem::FromTheFuture])]
-    {
-        assert_eq!(problems(&strict, &maker().claim("iat", secs(iat)).proof()), expected, "{iat}");
+    let strict = policy()
+        .max_age(Duration::from_secs(10))
+        .leeway(Duration::ZERO);
+    for (iat, expected) in [
+        (-10, &[][..]),
+        (-11, &[ProofError::TooOld]),
+        (0, &[]),
+        (1, &[ProofError::FromTheFuture]),
+    ] {
+        assert_eq!(
+            problems(&strict, &maker().claim("iat", secs(iat)).proof()),
+            expected,
+            "{iat}"
+        );
     }
 }
 
 #[test]
 fn one_of_several_methods_and_urls_is_enough() {
-    let either = Policy::default().method("PUT").method("POST").url("https://x.example/").unwrap();
-    assert_eq!(problems(&either, &Maker::new().proof()), [Problem::HtuMismatch]);
-    assert_eq!(problems(&either.url("https://AS.example:443/token?x").unwrap(), &Maker::new().proof()), []);
+    let either = ProofVerifier::default()
+        .method("PUT")
+        .method("POST")
+        .url("https://x.example/")
+        .unwrap();
+    assert_eq!(
+        problems(&either, &Maker::new().proof()),
+        [ProofError::HtuMismatch]
+    );
+    assert_eq!(
+        problems(
+            &either.url("https://AS.example:443/token?x").unwrap(),
+            &Maker::new().proof()
+        ),
+        []
+    );
 }
 
 #[test]
@@ -267,100 +391,144 @@ fn the_nonce_before_the_newest_is_still_good() {
     for (maker, expected) in [
         (maker(), &[][..]),
         (maker().claim("nonce", json!("n-2")), &[]),
-        (maker().claim("nonce", json!("n-3")), &[Problem::NonceMismatch]),
-        (maker().claim("nonce", json!(1)), &[Problem::NonceMismatch]),
-        (Maker::new(), &[Problem::NonceMissing]),
+        (
+            maker().claim("nonce", json!("n-3")),
+            &[ProofError::NonceMismatch],
+        ),
+        (
+            maker().claim("nonce", json!(1)),
+            &[ProofError::NonceMismatch],
+        ),
+        (Maker::new(), &[ProofError::NonceMissing]),
     ] {
-        assert_eq!(problems(&rotated, &maker.proof()), expected, "{}", maker.claims);
+        assert_eq!(
+            problems(&rotated, &maker.proof()),
+            expected,
+            "{}",
+            maker.claims
+        );
     }
 }
 
 #[test]
 fn a_policy_for_a_url_that_no_proof_can_name_is_refused() {
     for url in ["", "/token", "ftp://as.example/", "https://u@as.example/"] {
-        assert_eq!(Policy::default().url(url).unwrap_err().argument(), "url", "{url}");
+        assert_eq!(
+            ProofVerifier::default().url(url).unwrap_err().argument(),
+            "url",
+            "{url}"
+        );
     }
 }
 
 #[test]
 fn a_clock_that_stands_at_zero_or_at_the_end_of_time_is_no_danger() {
     for now in [UnixTime::from_secs(0), UnixTime::from_millis(u64::MAX)] {
-        assert!(!policy().inspect(&maker().claim("exp", secs(0)).proof(), now).is_valid());
+        assert!(
+            !policy()
+                .verify(&maker().claim("exp", secs(0)).proof(), now)
+                .is_valid()
+        );
     }
 }
 
 #[test]
 fn each_problem_has_a_code_and_a_sentence_of_its_own() {
     let every = [
-        Problem::TooLong,
-        Problem::NotJws,
-        Problem::HeaderMalformed,
-        Problem::Typ,
-        Problem::Alg,
-        Problem::Crit,
-        Problem::JwkMissing,
-        Problem::JwkPrivate,
-        Problem::JwkInvalid,
-        Problem::Signature,
-        Problem::PayloadMalformed,
-        Problem::JtiMissing,
-        Problem::HtmMissing,
-        Problem::HtmMismatch,
-        Problem::HtuMissing,
-        Problem::HtuMismatch,
-        Problem::IatMissing,
-        Problem::TooOld,
-        Problem::FromTheFuture,
-        Problem::Expired,
-        Problem::NotYetValid,
-        Problem::NonceMissing,
-        Problem::NonceMismatch,
-        Problem::AthMissing,
-        Problem::AthMismatch,
-        Problem::AthUnexpected,
+        ProofError::TooLong,
+        ProofError::NotJws,
+        ProofError::HeaderMalformed,
+        ProofError::Typ,
+        ProofError::Alg,
+        ProofError::Crit,
+        ProofError::JwkMissing,
+        ProofError::JwkPrivate,
+        ProofError::JwkInvalid,
+        ProofError::Signature,
+        ProofError::PayloadMalformed,
+        ProofError::JtiMissing,
+        ProofError::HtmMissing,
+        ProofError::HtmMismatch,
+        ProofError::HtuMissing,
+        ProofError::HtuMismatch,
+        ProofError::IatMissing,
+        ProofError::TooOld,
+        ProofError::FromTheFuture,
+        ProofError::Expired,
+        ProofError::NotYetValid,
+        ProofError::NonceMissing,
+        ProofError::NonceMismatch,
+        ProofError::AthMissing,
+        ProofError::AthMismatch,
+        ProofError::AthUnexpected,
     ];
     let codes: std::collections::BTreeSet<_> = every.iter().map(|problem| problem.code()).collect();
     let sentences: std::collections::BTreeSet<_> = every.iter().map(ToString::to_string).collect();
     assert_eq!((codes.len(), sentences.len()), (every.len(), every.len()));
-    assert!(codes.iter().all(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+    assert!(codes.iter().all(|code| {
+        code.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    }));
 }
 
 #[test]
 fn a_request_has_exactly_one_proof() {
     let proof = maker().proof();
     for (proofs, problems) in [
-        (&[][..], &[Problem::ProofMissing][..]),
+        (&[][..], &[ProofError::ProofMissing][..]),
         (&[&proof], &[]),
-        (&[&proof, &proof], &[Problem::ProofTwice]),
+        (&[&proof, &proof], &[ProofError::ProofTwice]),
     ] {
-        let headers = proofs.iter().map(|proof| (HeaderName::from_static("dpop"), proof.parse().unwrap()));
+        let headers = proofs
+            .iter()
+            .map(|proof| (HeaderName::from_static("dpop"), proof.parse().unwrap()));
         let mut map = HeaderMap::new();
         headers.for_each(|(name, proof)| {
             map.append(name, proof);
         });
-        assert_eq!(policy().inspect_headers(&map, START).problems(), problems);
+        assert_eq!(policy().verify_headers(&map, START).problems(), problems);
     }
     let not_ascii = http::HeaderValue::from_bytes(b"\xff").unwrap();
     let not_ascii = HeaderMap::from_iter([(HeaderName::from_static("dpop"), not_ascii)]);
-    assert_eq!(policy().inspect_headers(&not_ascii, START).problems(), [Problem::NotJws]);
+    assert_eq!(
+        policy().verify_headers(&not_ascii, START).problems(),
+        [ProofError::NotJws]
+    );
 }
 
 #[test]
 fn the_key_must_be_the_one_that_the_token_is_bound_to() {
     let proof = maker().proof();
-    let own = policy().inspect(&proof, START).key().unwrap().thumbprint().to_owned();
+    let own = policy()
+        .verify(&proof, START)
+        .key()
+        .unwrap()
+        .thumbprint()
+        .to_owned();
     assert_eq!(problems(&policy().bound_to(&own), &proof), []);
     assert_eq!(
-        problems(&policy().bound_to("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"), &proof),
-        [Problem::KeyMismatch]
+        problems(
+            &policy().bound_to("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"),
+            &proof
+        ),
+        [ProofError::KeyMismatch]
     );
 }
 
 #[test]
 fn a_policy_may_leave_algorithms_out() {
     let proof = maker().proof();
-    assert_eq!(problems(&policy().algorithms(&[Algorithm::EdDsa, Algorithm::Es256]), &proof), []);
-    assert_eq!(problems(&policy().algorithms(&[Algorithm::Ps256]), &proof), [Problem::Alg]);
+    assert_eq!(
+        problems(
+            &policy().algorithms(&[Algorithm::EdDsa, Algorithm::Es256]),
+            &proof
+        ),
+        []
+    );
+    assert_eq!(
+        problems(&policy().algorithms(&[Algorithm::Ps256]), &proof),
+        [ProofError::Alg]
+    );
 }
 
 #[test]
@@ -368,8 +536,21 @@ fn members_that_stand_twice_are_refused_even_where_nobody_knows_them() {
     let good = maker();
     let (header, claims) = (good.header.to_string(), good.claims.to_string());
     let twice = |json: &str| json.replacen('{', r#"{"x":{"y":1,"y":1},"#, 1);
-    assert_eq!(problems(&policy(), &good.sign(&twice(&header), &claims)), [Problem::HeaderMalformed]);
-    assert_eq!(problems(&policy(), &good.sign(&header, &twice(&claims))), [Problem::PayloadMalformed]);
-    let bomb = claims.replacen('{', &format!(r#"{{"x":{}{},"#, "[".repeat(200), "]".repeat(200)), 1);
-    assert_eq!(problems(&policy(), &good.sign(&header, &bomb)), [Problem::PayloadMalformed]);
+    assert_eq!(
+        problems(&policy(), &good.sign(&twice(&header), &claims)),
+        [ProofError::HeaderMalformed]
+    );
+    assert_eq!(
+        problems(&policy(), &good.sign(&header, &twice(&claims))),
+        [ProofError::PayloadMalformed]
+    );
+    let bomb = claims.replacen(
+        '{',
+        &format!(r#"{{"x":{}{},"#, "[".repeat(200), "]".repeat(200)),
+        1,
+    );
+    assert_eq!(
+        problems(&policy(), &good.sign(&header, &bomb)),
+        [ProofError::PayloadMalformed]
+    );
 }

@@ -7,9 +7,10 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
-use keybound_core::dpop::{Policy, Problem};
+use keybound_core::dpop::{ProofError, ProofVerifier};
+use keybound_core::driver::{SessionState, Step};
 use keybound_core::jose::PublicJwk;
-use keybound_core::{Client, ClientAuth, Grant, Issuer, Kept, PendingAuthorization, Received, Token};
+use keybound_core::{Client, ClientAuth, Grant, Issuer, PendingAuthorization, Token};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -22,15 +23,24 @@ fn client() -> Client {
 }
 
 fn token(body: &[u8]) -> Option<Token> {
-    match answered(client().token(Grant::client_credentials()).unwrap(), Response::new(body.to_vec())) {
-        Ok(Received::Done(token)) => Some(token),
+    match answered(
+        client().token(Grant::client_credentials()).unwrap(),
+        Response::new(body.to_vec()),
+    ) {
+        Ok(Step::Done(token)) => Some(token),
         _ => None,
     }
 }
 
 fn metadata(body: &[u8]) -> bool {
-    let exchange = Issuer::https("https://as.example").unwrap().discover().unwrap();
-    matches!(answered(exchange, Response::new(body.to_vec())), Ok(Received::Done(_)))
+    let operation = Issuer::https("https://as.example")
+        .unwrap()
+        .discover()
+        .unwrap();
+    matches!(
+        answered(operation, Response::new(body.to_vec())),
+        Ok(Step::Done(_))
+    )
 }
 
 /// An object by RFC 8259's grammar: names are texts, nothing is cut off, nothing follows. Values are not looked into.
@@ -127,14 +137,24 @@ fn what_is_no_json_object_is_no_answer_whatever_stands_in_it() {
 /// Where a text is signed, or decides what is trusted, nothing may stand twice: another reader might take the other one.
 #[test]
 fn what_is_signed_says_nothing_twice_though_serde_json_would_take_it() {
-    for payload in [r#"{"jti":"a","jti":"a"}"#, r#"{"jti":"a","x":[{"y":1,"\u0079":1}]}"#] {
+    for payload in [
+        r#"{"jti":"a","jti":"a"}"#,
+        r#"{"jti":"a","x":[{"y":1,"\u0079":1}]}"#,
+    ] {
         assert!(by_serde_json(payload.as_bytes()).is_some());
         let proof = format!("e30.{}.AA", URL_SAFE_NO_PAD.encode(payload));
-        let problems = Policy::default().inspect(&proof, START);
-        assert!(problems.problems().contains(&Problem::PayloadMalformed), "{payload}");
+        let problems = ProofVerifier::default().verify(&proof, START);
+        assert!(
+            problems.problems().contains(&ProofError::PayloadMalformed),
+            "{payload}"
+        );
     }
-    let jwk = Maker::new().header["jwk"].to_string().replacen('{', r#"{"kty":"EC","#, 1);
-    assert!(by_serde_json(jwk.as_bytes()).is_some() && PublicJwk::from_json(jwk.as_bytes()).is_err());
+    let jwk = Maker::new().header["jwk"]
+        .to_string()
+        .replacen('{', r#"{"kty":"EC","#, 1);
+    assert!(
+        by_serde_json(jwk.as_bytes()).is_some() && PublicJwk::from_json(jwk.as_bytes()).is_err()
+    );
 }
 
 /// A value such as may stand anywhere.
@@ -168,18 +188,26 @@ fn object() -> impl Strategy<Value = (String, usize)> {
     ];
     let space = "[ \t\r\n]{0,2}";
     let member = (name, value(), space, any::<bool>()).prop_map(|(name, value, space, escaped)| {
-        let name = if escaped { name.replace('_', r"\u005F") } else { name.to_owned() };
+        let name = if escaped {
+            name.replace('_', r"\u005F")
+        } else {
+            name.to_owned()
+        };
         format!("{space}\"{name}\"{space}:{space}{value}{space}")
     });
     let token = "[a-z]{1,4}".prop_map(|text| format!("\"access_token\":\"{text}\""));
-    (proptest::collection::vec(member, 0..5), token, any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        |(mut members, token, at, has_token)| {
+    (
+        proptest::collection::vec(member, 0..5),
+        token,
+        any::<prop::sample::Index>(),
+        any::<bool>(),
+    )
+        .prop_map(|(mut members, token, at, has_token)| {
             if has_token {
                 members.insert(at.index(members.len() + 1), token);
             }
             (format!("{{{}}}", members.join(",")), members.len())
-        },
-    )
+        })
 }
 
 /// What an answer says by RFC 6749 §5.1, if it is one.
@@ -189,7 +217,8 @@ fn said(answer: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
         Some(Value::String(text)) => Some(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(_) => None,
     };
-    let access = text("access_token")?.filter(|text| text.bytes().all(|byte| matches!(byte, b' '..=b'~')))?;
+    let access = text("access_token")?
+        .filter(|text| text.bytes().all(|byte| matches!(byte, b' '..=b'~')))?;
     Some((access, text("refresh_token").flatten()))
 }
 
@@ -209,7 +238,7 @@ proptest! {
         prop_assert_eq!(Some(ours), said(&answer));
         if answer.len() == members {
             let other = answer.get("other").and_then(Value::as_str);
-            prop_assert_eq!(token.other("other").map(|other| other.expose()), other);
+            prop_assert_eq!(token.extra("other").map(|other| other.expose()), other);
         }
     }
 
@@ -244,15 +273,24 @@ const ANSWERS: usize = 2;
 
 /// A sound document for each reader of JSON objects, those of answers first.
 static DOCUMENTS: LazyLock<[(Reader, String); 5]> = LazyLock::new(|| {
-    let kept = Kept::new(token(br#"{"access_token":"at","refresh_token":"rt","scope":"a b"}"#).unwrap());
+    let kept = SessionState::new(
+        token(br#"{"access_token":"at","refresh_token":"rt","scope":"a b"}"#).unwrap(),
+    );
     let pending = client()
         .authorization_endpoint(endpoint("https://as.example/authorize"))
         .authorization("https://app.example/cb")
         .unwrap();
-    let pending = pending.build([1; 32]).unwrap().pending.to_json().expose().to_owned();
+    let pending = pending
+        .build([1; 32])
+        .unwrap()
+        .pending
+        .to_json()
+        .expose()
+        .to_owned();
     let jwk = Maker::new().header["jwk"].to_string();
-    let reads_pending: Reader =
-        |json| std::str::from_utf8(json).is_ok_and(|text| PendingAuthorization::from_json(text).is_ok());
+    let reads_pending: Reader = |json| {
+        std::str::from_utf8(json).is_ok_and(|text| PendingAuthorization::from_json(text).is_ok())
+    };
     [
         (
             |json| token(json).is_some(),
@@ -264,7 +302,7 @@ static DOCUMENTS: LazyLock<[(Reader, String); 5]> = LazyLock::new(|| {
         ),
         (|json| PublicJwk::from_json(json).is_ok(), jwk),
         (
-            |json| Kept::from_json(json, &client(), START).is_ok(),
+            |json| SessionState::from_json(json, &client(), START).is_ok(),
             String::from_utf8(kept.to_json().expose().to_vec()).unwrap(),
         ),
         (reads_pending, pending),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use keybound_core::driver::{RefreshFailure, SessionState, Ticket, TokenAction, TokenManager};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    Client, Demand, Error, Failure, Grant, Kept, Misuse, RefreshPolicy, Secret, Sent, Store, Ticket, Token,
-    UnixTime,
+    Client, Error, Grant, InvalidInput, RefreshPolicy, Secret, Sent, Token, UnixTime,
 };
 use serde_json::{Value, json};
 
@@ -16,36 +16,55 @@ use crate::world::{RESOURCE_URL, START, World};
 fn world() -> (World, Token) {
     let mut world = World::with(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
-    world.peer.token_members.insert("refresh_token".into(), json!("refresh-1"));
-    world.peer.token_members.insert("expires_in".into(), json!(100));
-    world.peer.token_members.insert("id_token".into(), json!("id.to.ken"));
+    world
+        .peer
+        .token_members
+        .insert("refresh_token".into(), json!("refresh-1"));
+    world
+        .peer
+        .token_members
+        .insert("expires_in".into(), json!(100));
+    world
+        .peer
+        .token_members
+        .insert("id_token".into(), json!("id.to.ken"));
     let token = world.token(Grant::client_credentials()).unwrap();
     world.call(&token, RESOURCE_URL);
     (world, token)
 }
 
-fn json_of(kept: &Kept) -> Value {
+fn json_of(kept: &SessionState) -> Value {
     serde_json::from_slice(kept.to_json().expose()).unwrap()
 }
 
-fn restore(json: &Value, client: &Client) -> Result<Kept, Misuse> {
-    Kept::from_json(json.to_string().as_bytes(), client, START)
+fn restore(json: &Value, client: &Client) -> Result<SessionState, InvalidInput> {
+    SessionState::from_json(json.to_string().as_bytes(), client, START)
 }
 
 #[test]
 fn a_token_comes_back_whole_and_still_authorizes() {
     let (mut world, token) = world();
-    let kept = Kept::new(token.clone()).with_origins(world.origins.clone());
-    let restored = Kept::from_json(kept.to_json().expose(), &world.client(), START).unwrap();
+    let kept = SessionState::new(token.clone()).with_server_state(world.origins.clone());
+    let restored =
+        SessionState::from_json(kept.to_json().expose(), &world.client(), START).unwrap();
     let other = restored.token().unwrap().clone();
     assert_eq!(other.access_token().expose(), token.access_token().expose());
     assert_eq!(other.token_type(), token.token_type());
-    assert_eq!((other.received_at(), other.expires_at()), (token.received_at(), token.expires_at()));
+    assert_eq!(
+        (other.received_at(), other.expires_at()),
+        (token.received_at(), token.expires_at())
+    );
     assert_eq!(other.refresh_token().map(Secret::expose), Some("refresh-1"));
     assert_eq!(other.scope(), token.scope());
-    assert_eq!(other.other("id_token").map(Secret::expose), Some("id.to.ken"));
-    assert_eq!(other.key().unwrap().thumbprint(), token.key().unwrap().thumbprint());
-    assert_eq!(restored.origins().to_json(), world.origins.to_json());
+    assert_eq!(
+        other.extra("id_token").map(Secret::expose),
+        Some("id.to.ken")
+    );
+    assert_eq!(
+        other.key().unwrap().thumbprint(),
+        token.key().unwrap().thumbprint()
+    );
+    assert_eq!(restored.server_state().to_json(), world.origins.to_json());
     assert_eq!(json_of(&restored), json_of(&kept));
     // The peer verifies the proof, its `ath` included.
     world.peer.seen.clear();
@@ -56,16 +75,18 @@ fn a_token_comes_back_whole_and_still_authorizes() {
 #[test]
 fn nonces_that_are_too_old_are_left_out() {
     let (world, token) = world();
-    let json = Kept::new(token).with_origins(world.origins.clone()).to_json();
+    let json = SessionState::new(token)
+        .with_server_state(world.origins.clone())
+        .to_json();
     let later = START.saturating_add(Duration::from_secs(1));
-    let restored = Kept::from_json(json.expose(), &world.client(), later).unwrap();
-    assert_eq!(restored.origins().to_json(), "[]");
+    let restored = SessionState::from_json(json.expose(), &world.client(), later).unwrap();
+    assert_eq!(restored.server_state().to_json(), "[]");
 }
 
 #[test]
 fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
     let (world, token) = world();
-    let good = json_of(&Kept::new(token));
+    let good = json_of(&SessionState::new(token));
     let client = world.client();
     assert!(restore(&good, &client).is_ok());
     let with = |member: &str, value: Value| {
@@ -99,44 +120,63 @@ fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
         (with_token("jkt", json!("x")), "this client's key"),
         (with_token("received_at", json!("today")), "wrote"),
     ] {
-        let misuse = restore(&bad, &client).expect_err(&bad.to_string());
-        assert!(misuse.rule().contains(rule), "{bad}: {misuse}");
-        assert!(!misuse.to_string().contains("access-1"), "{misuse}");
+        let invalid = restore(&bad, &client).expect_err(&bad.to_string());
+        assert!(invalid.rule().contains(rule), "{bad}: {invalid}");
+        assert!(!invalid.to_string().contains("access-1"), "{invalid}");
     }
     for cut in 0..good.to_string().len() {
-        assert!(Kept::from_json(&good.to_string().as_bytes()[..cut], &client, START).is_err(), "{cut}");
+        assert!(
+            SessionState::from_json(&good.to_string().as_bytes()[..cut], &client, START).is_err(),
+            "{cut}"
+        );
     }
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
-    for other in [client.clone().dpop(key.public().clone()), World::with(Peer::bearer()).client()] {
-        assert!(restore(&good, &other).unwrap_err().rule().contains("this client's key"));
+    for other in [
+        client.clone().dpop(key.public().clone()),
+        World::with(Peer::bearer()).client(),
+    ] {
+        assert!(
+            restore(&good, &other)
+                .unwrap_err()
+                .rule()
+                .contains("this client's key")
+        );
     }
 }
 
 /// Has a resource refuse a token that was held before the call.
-fn refuse(store: &mut Store, token: &Token) {
+fn refuse(store: &mut TokenManager, token: &Token) {
     let started = store.generation();
     assert!(store.refused(token, &RESOURCE_URL.parse().unwrap(), started, START));
 }
 
 /// A store without a grant, and the ticket that it gives.
-fn resumed(policy: RefreshPolicy) -> (Store, Ticket) {
-    let mut store = Store::new(policy, None);
-    let Demand::Renew(ticket) = store.demand(START) else { panic!("it has no token") };
+fn resumed(policy: RefreshPolicy) -> (TokenManager, Ticket) {
+    let mut store = TokenManager::new(policy, None);
+    let TokenAction::Refresh(ticket) = store.poll(START) else {
+        panic!("it has no token")
+    };
     (store, ticket)
 }
 
 #[test]
 fn a_token_that_another_process_has_kept_makes_a_renewal_needless_while_it_is_fresh() {
     let (_, token) = world();
-    let policy = RefreshPolicy::default().early(Duration::from_secs(10));
+    let policy = RefreshPolicy::default().refresh_before_expiry(Duration::from_secs(10));
     let at = |secs| START.saturating_add(Duration::from_secs(secs));
     for (secs, taken) in [(0, true), (89, true), (90, false), (100, false)] {
         let (mut store, ticket) = resumed(policy);
-        let got = store.take_over(&ticket, Kept::new(token.clone()), at(secs), 0);
+        let got = store.adopt(&ticket, SessionState::new(token.clone()), at(secs), 0);
         assert_eq!(got.is_some(), taken, "{secs}");
         // Its refresh token is the newest there is, in any case.
         assert_eq!(
-            store.kept().unwrap().token().unwrap().refresh_token().map(Secret::expose),
+            store
+                .snapshot()
+                .unwrap()
+                .token()
+                .unwrap()
+                .refresh_token()
+                .map(Secret::expose),
             Some("refresh-1")
         );
     }
@@ -145,28 +185,42 @@ fn a_token_that_another_process_has_kept_makes_a_renewal_needless_while_it_is_fr
 #[test]
 fn a_token_that_was_refused_is_not_taken_over_again() {
     let (world, token) = world();
-    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(token.clone()));
+    let mut store = TokenManager::new(RefreshPolicy::default(), None)
+        .with_state(SessionState::new(token.clone()));
     refuse(&mut store, &token);
-    let Demand::Renew(ticket) = store.demand(START) else { panic!("it was refused") };
-    let same = restore(&json_of(&Kept::new(token)), &world.client()).unwrap();
-    assert!(store.take_over(&ticket, same, START, 0).is_none());
-    let _ = store.settle(ticket, Err(Failure::unsent()), START, 0);
-    assert!(!matches!(store.demand(START), Demand::Use(..)));
+    let TokenAction::Refresh(ticket) = store.poll(START) else {
+        panic!("it was refused")
+    };
+    let same = restore(&json_of(&SessionState::new(token)), &world.client()).unwrap();
+    assert!(store.adopt(&ticket, same, START, 0).is_none());
+    let _ = store.complete(ticket, Err(RefreshFailure::not_sent()), START, 0);
+    assert!(!matches!(store.poll(START), TokenAction::Use(..)));
 }
 
 #[test]
 fn how_often_a_refresh_token_was_sent_is_remembered_by_the_next_process() {
     let (world, token) = world();
-    let mut kept = Kept::new(token);
+    let mut kept = SessionState::new(token);
     let mut sends = 0;
     loop {
         let json = json_of(&kept);
         let (mut store, mut ticket) = resumed(RefreshPolicy::default());
         let expired = UnixTime::from_secs(START.as_secs() + 1000);
-        assert!(store.take_over(&ticket, restore(&json, &world.client()).unwrap(), expired, 0).is_none());
+        assert!(
+            store
+                .adopt(
+                    &ticket,
+                    restore(&json, &world.client()).unwrap(),
+                    expired,
+                    0
+                )
+                .is_none()
+        );
         // Saved before it is sent; then the process dies.
-        let Some(attempt) = store.attempt(&mut ticket) else { break };
-        kept = attempt.keep.unwrap();
+        let Some(attempt) = store.begin_refresh(&mut ticket) else {
+            break;
+        };
+        kept = attempt.checkpoint.unwrap();
         sends += 1;
     }
     assert_eq!(sends, 2);
@@ -175,37 +229,81 @@ fn how_often_a_refresh_token_was_sent_is_remembered_by_the_next_process() {
 #[test]
 fn a_fresh_login_goes_before_what_an_earlier_one_has_left() {
     let (_, token) = world();
-    let code = Grant::extension("authorization_code").unwrap().param("code", "c").unwrap();
-    let mut store = Store::new(RefreshPolicy::default(), Some(code));
-    let Demand::Renew(mut ticket) = store.demand(START) else { panic!("it has no token") };
-    assert!(store.take_over(&ticket, Kept::new(token.clone()), START, 0).is_none());
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
+    let mut store = TokenManager::new(RefreshPolicy::default(), Some(code));
+    let TokenAction::Refresh(mut ticket) = store.poll(START) else {
+        panic!("it has no token")
+    };
+    assert!(
+        store
+            .adopt(&ticket, SessionState::new(token.clone()), START, 0)
+            .is_none()
+    );
     assert!(!store.is_repeatable());
     // Saved before the code is spent, to see that the storage works: the earlier login, of which nothing is lost yet.
-    let keep = store.attempt(&mut ticket).unwrap().keep.unwrap();
-    assert_eq!(json_of(&keep), json_of(&Kept::new(token.clone())));
-    assert!(store.settle(ticket, Ok(token.clone()), START, 0));
+    let keep = store
+        .begin_refresh(&mut ticket)
+        .unwrap()
+        .checkpoint
+        .unwrap();
+    assert_eq!(json_of(&keep), json_of(&SessionState::new(token.clone())));
+    assert!(store.complete(ticket, Ok(token.clone()), START, 0));
     // From now on, refresh tokens.
     refuse(&mut store, &token);
-    let Demand::Renew(mut ticket) = store.demand(START) else { panic!("it was refused") };
-    assert!(store.attempt(&mut ticket).unwrap().keep.is_some());
+    let TokenAction::Refresh(mut ticket) = store.poll(START) else {
+        panic!("it was refused")
+    };
+    assert!(
+        store
+            .begin_refresh(&mut ticket)
+            .unwrap()
+            .checkpoint
+            .is_some()
+    );
 }
 
 #[test]
 fn what_could_not_be_saved_is_not_replaced_by_what_was() {
     let (mut world, old) = world();
-    world.peer.token_members.insert("refresh_token".into(), json!("refresh-2"));
+    world
+        .peer
+        .token_members
+        .insert("refresh_token".into(), json!("refresh-2"));
     let new = world.token(Grant::client_credentials()).unwrap();
-    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(new.clone()));
-    store.not_saved();
+    let mut store = TokenManager::new(RefreshPolicy::default(), None)
+        .with_state(SessionState::new(new.clone()));
+    store.mark_unsaved();
     refuse(&mut store, &new);
-    let Demand::Renew(ticket) = store.demand(START) else { panic!("it was refused") };
-    assert!(store.take_over(&ticket, Kept::new(old), START, 0).is_none());
-    assert_eq!(store.kept().unwrap().token().unwrap().refresh_token().map(Secret::expose), Some("refresh-2"));
+    let TokenAction::Refresh(ticket) = store.poll(START) else {
+        panic!("it was refused")
+    };
+    assert!(
+        store
+            .adopt(&ticket, SessionState::new(old), START, 0)
+            .is_none()
+    );
+    assert_eq!(
+        store
+            .snapshot()
+            .unwrap()
+            .token()
+            .unwrap()
+            .refresh_token()
+            .map(Secret::expose),
+        Some("refresh-2")
+    );
 }
 
 /// A token with these members in place of the first one's.
 fn another(world: &mut World, members: &[(&str, Value)]) -> Token {
-    world.peer.token_members.extend(members.iter().map(|(name, value)| ((*name).into(), value.clone())));
+    world.peer.token_members.extend(
+        members
+            .iter()
+            .map(|(name, value)| ((*name).into(), value.clone())),
+    );
     world.token(Grant::client_credentials()).unwrap()
 }
 
@@ -216,16 +314,33 @@ fn what_a_renewal_has_replaced_is_not_taken_over_again_but_what_another_has_save
     let theirs = another(&mut world, &[("refresh_token", json!("refresh-3"))]);
     let later = START.saturating_add(Duration::from_secs(1000));
     let (mut store, ticket) = resumed(RefreshPolicy::default());
-    assert!(store.take_over(&ticket, Kept::new(old.clone()), later, 0).is_none());
-    assert!(store.settle(ticket, Ok(new), later, 0));
+    assert!(
+        store
+            .adopt(&ticket, SessionState::new(old.clone()), later, 0)
+            .is_none()
+    );
+    assert!(store.complete(ticket, Ok(new), later, 0));
     // It was saved under a lease that had lapsed, and is overwritten by what the next holder had found.
-    for (kept, goes_on_with) in [(old.clone(), "refresh-2"), (old, "refresh-2"), (theirs, "refresh-3")] {
+    for (kept, goes_on_with) in [
+        (old.clone(), "refresh-2"),
+        (old, "refresh-2"),
+        (theirs, "refresh-3"),
+    ] {
         let evenlater = later.saturating_add(Duration::from_secs(1000));
-        let Demand::Renew(ticket) = store.demand(evenlater) else { panic!("it has expired") };
-        assert!(store.take_over(&ticket, Kept::new(kept), evenlater, 0).is_none());
-        let _ = store.settle(ticket, Err(Failure::unsent()), later, 0);
-        let held = store.kept().unwrap();
-        assert_eq!(held.token().unwrap().refresh_token().map(Secret::expose), Some(goes_on_with));
+        let TokenAction::Refresh(ticket) = store.poll(evenlater) else {
+            panic!("it has expired")
+        };
+        assert!(
+            store
+                .adopt(&ticket, SessionState::new(kept), evenlater, 0)
+                .is_none()
+        );
+        let _ = store.complete(ticket, Err(RefreshFailure::not_sent()), later, 0);
+        let held = store.snapshot().unwrap();
+        assert_eq!(
+            held.token().unwrap().refresh_token().map(Secret::expose),
+            Some(goes_on_with)
+        );
         assert_eq!(json_of(&held)["tries_left"], 2);
     }
 }
@@ -235,49 +350,91 @@ fn a_token_that_is_kept_and_expired_does_not_push_a_good_one_out() {
     let (mut world, expired) = world();
     let good = another(&mut world, &[("expires_in", json!(10_000))]);
     let at = |secs| START.saturating_add(Duration::from_secs(secs));
-    let mut store = Store::new(RefreshPolicy::default(), Some(Grant::client_credentials()));
-    let Demand::Renew(ticket) = store.demand(START) else { panic!("it has no token") };
+    let mut store = TokenManager::new(RefreshPolicy::default(), Some(Grant::client_credentials()));
+    let TokenAction::Refresh(ticket) = store.poll(START) else {
+        panic!("it has no token")
+    };
     // Without the storage, which comes back later, with what it had.
-    assert!(store.settle(ticket, Ok(good), START, 0));
-    let Demand::Use(_, Some(ticket)) = store.demand(at(9_990)) else { panic!("it is to be renewed") };
-    assert!(store.take_over(&ticket, Kept::new(expired), at(9_990), 0).is_none());
-    assert!(matches!(store.demand(at(9_991)), Demand::Use(_, None)), "nobody waits for the renewal");
+    assert!(store.complete(ticket, Ok(good), START, 0));
+    let TokenAction::Use(_, Some(ticket)) = store.poll(at(9_990)) else {
+        panic!("it is to be renewed")
+    };
+    assert!(
+        store
+            .adopt(&ticket, SessionState::new(expired), at(9_990), 0)
+            .is_none()
+    );
+    assert!(
+        matches!(store.poll(at(9_991)), TokenAction::Use(_, None)),
+        "nobody waits for the renewal"
+    );
 }
 
 /// What a session has kept that began with this token and was refreshed so often, restored as the next process does.
-fn kept_after(world: &mut World, first: &Token, refreshes: usize) -> (Kept, Vec<Token>) {
+fn kept_after(world: &mut World, first: &Token, refreshes: usize) -> (SessionState, Vec<Token>) {
     let later = START.saturating_add(Duration::from_secs(1000));
-    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(first.clone()));
+    let mut store = TokenManager::new(RefreshPolicy::default(), None)
+        .with_state(SessionState::new(first.clone()));
     let mut tokens = vec![first.clone()];
     for number in 0..refreshes {
-        let Demand::Renew(ticket) = store.demand(later) else { panic!("it has expired") };
+        let TokenAction::Refresh(ticket) = store.poll(later) else {
+            panic!("it has expired")
+        };
         let (access, refresh) = (format!("access-{number}+"), format!("refresh-{number}+"));
-        let new = another(world, &[("access_token", json!(access)), ("refresh_token", json!(refresh))]);
-        assert!(store.settle(ticket, Ok(new.clone()), later, 0));
+        let new = another(
+            world,
+            &[
+                ("access_token", json!(access)),
+                ("refresh_token", json!(refresh)),
+            ],
+        );
+        assert!(store.complete(ticket, Ok(new.clone()), later, 0));
         tokens.push(new);
     }
-    (restore(&json_of(&store.kept().unwrap()), &world.client()).unwrap(), tokens)
+    (
+        restore(&json_of(&store.snapshot().unwrap()), &world.client()).unwrap(),
+        tokens,
+    )
 }
 
-fn refresh_token(store: &Store) -> String {
-    store.kept().unwrap().token().unwrap().refresh_token().unwrap().expose().to_owned()
+fn refresh_token(store: &TokenManager) -> String {
+    store
+        .snapshot()
+        .unwrap()
+        .token()
+        .unwrap()
+        .refresh_token()
+        .unwrap()
+        .expose()
+        .to_owned()
 }
 
 #[test]
 fn a_given_token_replaces_what_is_kept_unless_that_descends_from_it() {
     let (mut world, first) = world();
     let (kept, tokens) = kept_after(&mut world, &first, 30);
-    let stranger = another(&mut world, &[("access_token", json!("new")), ("refresh_token", json!("new"))]);
+    let stranger = another(
+        &mut world,
+        &[
+            ("access_token", json!("new")),
+            ("refresh_token", json!("new")),
+        ],
+    );
     // The first is never forgotten; of the others the latest are known.
     let known = tokens.iter().take(1).chain(&tokens[16..30]);
-    let cases = known.map(|token| (token, "refresh-29+")).chain([(&stranger, "new")]);
+    let cases = known
+        .map(|token| (token, "refresh-29+"))
+        .chain([(&stranger, "new")]);
     for (given, goes_on_with) in cases {
-        let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(given.clone()));
-        store.not_saved();
+        let mut store = TokenManager::new(RefreshPolicy::default(), None)
+            .with_state(SessionState::new(given.clone()));
+        store.mark_unsaved();
         assert!(store.replaces_kept());
         let later = START.saturating_add(Duration::from_secs(1000));
-        let Demand::Renew(ticket) = store.demand(later) else { panic!("it has expired") };
-        assert!(store.take_over(&ticket, kept.clone(), later, 0).is_none());
+        let TokenAction::Refresh(ticket) = store.poll(later) else {
+            panic!("it has expired")
+        };
+        assert!(store.adopt(&ticket, kept.clone(), later, 0).is_none());
         assert_eq!(refresh_token(&store), goes_on_with);
         assert_eq!(store.unsaved().is_some(), goes_on_with == "new");
     }
@@ -291,20 +448,22 @@ fn a_refresh_token_given_as_a_grant_is_not_sent_where_what_is_kept_descends_from
         let (kept, _) = kept_after(&mut world, &first, refreshes);
         for (given, is_known) in [("refresh-1", true), ("another", false)] {
             let grant = Grant::refresh_token(Secret::new(given)).unwrap();
-            let mut store = Store::new(RefreshPolicy::default(), Some(grant));
-            let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has no token") };
-            assert!(store.take_over(&ticket, kept.clone(), later, 0).is_none());
-            let attempt = store.attempt(&mut ticket).unwrap();
+            let mut store = TokenManager::new(RefreshPolicy::default(), Some(grant));
+            let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+                panic!("it has no token")
+            };
+            assert!(store.adopt(&ticket, kept.clone(), later, 0).is_none());
+            let attempt = store.begin_refresh(&mut ticket).unwrap();
             assert_eq!(store.replaces_kept(), !is_known);
             // What is kept is saved as it was, until the other has been redeemed.
-            let keep = json_of(&attempt.keep.unwrap());
+            let keep = json_of(&attempt.checkpoint.unwrap());
             assert_eq!(keep["tries_left"], if is_known { 1 } else { 2 });
             assert_eq!(keep["token"], json_of(&kept)["token"]);
             if !is_known {
                 let token = another(&mut world, &[("refresh_token", json!("another+"))]);
                 let kept = json_of(&store.kept_with(token.clone()));
-                assert!(store.settle(ticket, Ok(token), later, 0));
-                assert_eq!(json_of(&store.kept().unwrap()), kept);
+                assert!(store.complete(ticket, Ok(token), later, 0));
+                assert_eq!(json_of(&store.snapshot().unwrap()), kept);
                 assert_eq!(kept["descends_from"].as_array().unwrap().len(), 1);
             }
         }
@@ -315,16 +474,26 @@ fn a_refresh_token_given_as_a_grant_is_not_sent_where_what_is_kept_descends_from
 fn a_state_is_unsaved_until_this_very_state_was_saved() {
     let (mut world, first) = world();
     let later = START.saturating_add(Duration::from_secs(1000));
-    let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(first));
+    let mut store =
+        TokenManager::new(RefreshPolicy::default(), None).with_state(SessionState::new(first));
     assert!(store.unsaved().is_none());
-    let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has expired") };
-    let keep = store.attempt(&mut ticket).unwrap().keep.unwrap();
+    let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+        panic!("it has expired")
+    };
+    let keep = store
+        .begin_refresh(&mut ticket)
+        .unwrap()
+        .checkpoint
+        .unwrap();
     store.saved(&keep);
-    assert!(store.settle(ticket, Err(Failure::unsent()), later, 0));
+    assert!(store.complete(ticket, Err(RefreshFailure::not_sent()), later, 0));
     // The storage has it with a send less than there are.
     let unsaved = store.unsaved().unwrap();
     assert_eq!(
-        (json_of(&keep)["tries_left"].clone(), json_of(&unsaved)["tries_left"].clone()),
+        (
+            json_of(&keep)["tries_left"].clone(),
+            json_of(&unsaved)["tries_left"].clone()
+        ),
         (json!(1), json!(2))
     );
     store.saved(&keep);
@@ -334,31 +503,49 @@ fn a_state_is_unsaved_until_this_very_state_was_saved() {
 
     // What was not sent after all leaves nothing to be saved.
     let evenlater = later.saturating_add(Duration::from_secs(1000));
-    let Demand::Renew(mut ticket) = store.demand(evenlater) else { panic!("it has expired") };
-    assert!(store.attempt(&mut ticket).is_some());
+    let TokenAction::Refresh(mut ticket) = store.poll(evenlater) else {
+        panic!("it has expired")
+    };
+    assert!(store.begin_refresh(&mut ticket).is_some());
     store.withdraw(&mut ticket);
-    assert!(store.settle(ticket, Err(Failure::unsent()), evenlater, 0));
+    assert!(store.complete(ticket, Err(RefreshFailure::not_sent()), evenlater, 0));
     assert!(store.unsaved().is_none());
 
     // A token that could not be saved is handed out with a ticket, by which it is saved, and is not refreshed for that.
     let evenlater = evenlater.saturating_add(Duration::from_secs(1000));
-    let Demand::Renew(ticket) = store.demand(evenlater) else { panic!("it has expired") };
-    let new = another(&mut world, &[("expires_in", json!(10_000)), ("access_token", json!("new"))]);
-    assert!(store.settle(ticket, Ok(new.clone()), evenlater, 0));
-    assert!(matches!(store.demand(START), Demand::Use(_, None)));
+    let TokenAction::Refresh(ticket) = store.poll(evenlater) else {
+        panic!("it has expired")
+    };
+    let new = another(
+        &mut world,
+        &[
+            ("expires_in", json!(10_000)),
+            ("access_token", json!("new")),
+        ],
+    );
+    assert!(store.complete(ticket, Ok(new.clone()), evenlater, 0));
+    assert!(matches!(store.poll(START), TokenAction::Use(_, None)));
     store.save_failed();
-    let Demand::Use(_, Some(ticket)) = store.demand(START) else { panic!("it is to be saved") };
-    assert!(matches!(store.demand(START), Demand::Use(_, None)), "by one caller");
+    let TokenAction::Use(_, Some(ticket)) = store.poll(START) else {
+        panic!("it is to be saved")
+    };
+    assert!(
+        matches!(store.poll(START), TokenAction::Use(_, None)),
+        "by one caller"
+    );
     let good = store.good(START).unwrap();
     store.saved(&store.unsaved().unwrap());
-    assert!(store.settle(ticket, Ok(good), START, 0));
-    assert!(matches!(store.demand(START), Demand::Use(_, None)));
+    assert!(store.complete(ticket, Ok(good), START, 0));
+    assert!(matches!(store.poll(START), TokenAction::Use(_, None)));
 }
 
 #[test]
 fn the_fingerprint_of_a_session_depends_on_all_that_it_is_for_and_on_no_order() {
     use keybound_core::{ClientAuth, Endpoint, Issuer, Scope};
-    let key = SigningKey::generate(Algorithm::Es256).unwrap().public().clone();
+    let key = SigningKey::generate(Algorithm::Es256)
+        .unwrap()
+        .public()
+        .clone();
     let at = |url: &str, auth: ClientAuth| Client::new(Endpoint::https(url).unwrap(), auth);
     let none = |id: &str| ClientAuth::none(id).unwrap();
     let basic = |id: &str, secret: &str| ClientAuth::basic(id, Secret::new(secret)).unwrap();
@@ -373,7 +560,9 @@ fn the_fingerprint_of_a_session_depends_on_all_that_it_is_for_and_on_no_order() 
         at("https://other.example/token", none("a")).session_fingerprint(None, []),
         issuer("https://as.example").session_fingerprint(None, []),
         issuer("https://other.example").session_fingerprint(None, []),
-        at(url, none("a")).dpop(key.clone()).session_fingerprint(None, []),
+        at(url, none("a"))
+            .dpop(key.clone())
+            .session_fingerprint(None, []),
         at(url, none("a")).session_fingerprint(scope("read").as_ref(), []),
         at(url, none("a")).session_fingerprint(scope("read write").as_ref(), []),
         at(url, none("a")).session_fingerprint(None, [x]),
@@ -381,16 +570,32 @@ fn the_fingerprint_of_a_session_depends_on_all_that_it_is_for_and_on_no_order() 
         at(url, none("a")).session_fingerprint(scope("read").as_ref(), [x]),
     ];
     assert!(
-        prints.iter().all(|print| print.len() == 16 && print.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        prints
+            .iter()
+            .all(|print| print.len() == 16 && print.bytes().all(|byte| byte.is_ascii_hexdigit()))
     );
     let different: std::collections::BTreeSet<&String> = prints.iter().collect();
     assert_eq!(different.len(), prints.len());
-    assert_eq!(at(url, none("a")).session_fingerprint(scope("write read read").as_ref(), []), prints[8]);
-    assert_eq!(at(url, none("a")).session_fingerprint(None, [y, x, y]), prints[10]);
+    assert_eq!(
+        at(url, none("a")).session_fingerprint(scope("write read read").as_ref(), []),
+        prints[8]
+    );
+    assert_eq!(
+        at(url, none("a")).session_fingerprint(None, [y, x, y]),
+        prints[10]
+    );
     // A new secret, or for a client that has one a new key, is no other client.
     let confidential = at(url, basic("a", "1")).session_fingerprint(None, []);
-    assert_eq!(at(url, basic("a", "2")).session_fingerprint(None, []), confidential);
-    assert_eq!(at(url, basic("a", "1")).dpop(key).session_fingerprint(None, []), confidential);
+    assert_eq!(
+        at(url, basic("a", "2")).session_fingerprint(None, []),
+        confidential
+    );
+    assert_eq!(
+        at(url, basic("a", "1"))
+            .dpop(key)
+            .session_fingerprint(None, []),
+        confidential
+    );
     // It is written into names, and never changes.
     assert_eq!(confidential, FINGERPRINT);
 }
@@ -402,21 +607,44 @@ const FINGERPRINT: &str = "b8924fdc8c48d05c";
 fn failed(answer: impl Fn() -> Answer) -> Error {
     let (mut world, _) = world();
     world.peer.script.extend((0..9).map(|_| answer()));
-    world.token(Grant::refresh_token(Secret::new("refresh-1")).unwrap()).unwrap_err()
+    world
+        .token(Grant::refresh_token(Secret::new("refresh-1")).unwrap())
+        .unwrap_err()
 }
 
 #[test]
 fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
     let refusal = |status, body: &'static str| move || Answer::Response(response(status, body));
-    let busy =
-        |wait: &'static str| move || Answer::Response(with_header(response(429, ""), "retry-after", wait));
+    let busy = |wait: &'static str| {
+        move || Answer::Response(with_header(response(429, ""), "retry-after", wait))
+    };
     let pause = Duration::from_secs(1);
     for (error, tries_left, paused) in [
-        (failed(refusal(400, r#"{"error":"invalid_grant"}"#)), 0, pause),
-        (failed(refusal(401, r#"{"error":"invalid_client"}"#)), 2, pause),
-        (failed(refusal(400, r#"{"error":"invalid_request"}"#)), 2, pause),
-        (failed(refusal(503, r#"{"error":"invalid_grant"}"#)), 2, pause),
-        (failed(refusal(500, r#"{"error":"invalid_grant"}"#)), 2, pause),
+        (
+            failed(refusal(400, r#"{"error":"invalid_grant"}"#)),
+            0,
+            pause,
+        ),
+        (
+            failed(refusal(401, r#"{"error":"invalid_client"}"#)),
+            2,
+            pause,
+        ),
+        (
+            failed(refusal(400, r#"{"error":"invalid_request"}"#)),
+            2,
+            pause,
+        ),
+        (
+            failed(refusal(503, r#"{"error":"invalid_grant"}"#)),
+            2,
+            pause,
+        ),
+        (
+            failed(refusal(500, r#"{"error":"invalid_grant"}"#)),
+            2,
+            pause,
+        ),
         (failed(refusal(502, "<html>")), 2, pause),
         (failed(refusal(200, "<html>")), 2, pause),
         (failed(refusal(302, "")), 2, pause),
@@ -427,12 +655,21 @@ fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
     ] {
         let (_, token) = world();
         let later = START.saturating_add(Duration::from_secs(1000));
-        let mut store = Store::new(RefreshPolicy::default(), None).holding(Kept::new(token));
-        let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has expired") };
-        assert!(store.attempt(&mut ticket).is_some());
-        assert!(store.settle(ticket, Err(Failure::of(&error)), later, 0));
-        assert_eq!(json_of(&store.kept().unwrap())["tries_left"], tries_left, "{error}");
-        let Demand::Pause(until) = store.demand(later) else { panic!("{error}") };
+        let mut store =
+            TokenManager::new(RefreshPolicy::default(), None).with_state(SessionState::new(token));
+        let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+            panic!("it has expired")
+        };
+        assert!(store.begin_refresh(&mut ticket).is_some());
+        assert!(store.complete(ticket, Err(RefreshFailure::from_error(&error)), later, 0));
+        assert_eq!(
+            json_of(&store.snapshot().unwrap())["tries_left"],
+            tries_left,
+            "{error}"
+        );
+        let TokenAction::BackOffUntil(until) = store.poll(later) else {
+            panic!("{error}")
+        };
         assert_eq!(until.saturating_since(later), paused, "{error}");
     }
 }
@@ -442,13 +679,18 @@ fn after_a_log_out_nothing_is_left_and_nothing_that_comes_late_is_taken() {
     let (_, token) = world();
     let later = START.saturating_add(Duration::from_secs(1000));
     for grant in [None, Some(Grant::client_credentials())] {
-        let mut store = Store::new(RefreshPolicy::default(), grant).holding(Kept::new(token.clone()));
-        let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it has expired") };
-        assert!(store.attempt(&mut ticket).is_some());
-        assert!(store.forget().is_some());
-        let _ = store.settle(ticket, Ok(token.clone()), later, 0);
-        assert!(store.kept().is_none());
-        let Demand::Renew(mut ticket) = store.demand(later) else { panic!("it holds nothing") };
-        assert!(store.attempt(&mut ticket).is_none());
+        let mut store = TokenManager::new(RefreshPolicy::default(), grant)
+            .with_state(SessionState::new(token.clone()));
+        let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+            panic!("it has expired")
+        };
+        assert!(store.begin_refresh(&mut ticket).is_some());
+        assert!(store.clear().is_some());
+        let _ = store.complete(ticket, Ok(token.clone()), later, 0);
+        assert!(store.snapshot().is_none());
+        let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+            panic!("it holds nothing")
+        };
+        assert!(store.begin_refresh(&mut ticket).is_none());
     }
 }

@@ -6,13 +6,16 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, Method, Response, Uri};
-use keybound_core::dpop::{Policy, Proof};
+use keybound_core::dpop::{Proof, ProofVerifier};
+use keybound_core::driver::{
+    PreparedCall, PreparedRequest, SessionState, Signing, Step, TokenAction, TokenManager,
+};
 use keybound_core::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_core::provider::moov::Moov;
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
-    Authorized, Client, ClientAuth, Demand, Endpoint, Error, Exchange, ExpectedIdToken, Grant, Issuer, Kept,
-    Outgoing, Received, RedirectError, RefreshPolicy, Secret, Sent, Signing, Store, Token,
+    Client, ClientAuth, Endpoint, Error, Grant, IdTokenValidation, Issuer, Operation,
+    RedirectError, RefreshPolicy, Secret, Sent, Token,
 };
 use serde_json::{Value, json};
 
@@ -33,7 +36,14 @@ const BEARER: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJrZXlfMSJ9.c2lnbmF0dXJlLW9m
 
 /// The constants above.
 fn all() -> Planted {
-    Planted::new(&[CLIENT_SECRET, CLIENT_SECRET_ESCAPED, ACCESS_TOKEN, REFRESH_TOKEN, PARAM, BEARER])
+    Planted::new(&[
+        CLIENT_SECRET,
+        CLIENT_SECRET_ESCAPED,
+        ACCESS_TOKEN,
+        REFRESH_TOKEN,
+        PARAM,
+        BEARER,
+    ])
 }
 
 fn secret(text: &str) -> Secret {
@@ -52,7 +62,10 @@ fn auths() -> Vec<ClientAuth> {
 }
 
 fn grant() -> Grant {
-    Grant::refresh_token(secret(REFRESH_TOKEN)).unwrap().secret_param("assertion", secret(PARAM)).unwrap()
+    Grant::refresh_token(secret(REFRESH_TOKEN))
+        .unwrap()
+        .secret_param("assertion", secret(PARAM))
+        .unwrap()
 }
 
 fn client(auth: ClientAuth) -> Client {
@@ -75,11 +88,11 @@ fn token_answer() -> Response<Vec<u8>> {
 }
 
 /// A world whose next answer is this one, and an exchange that knows every secret.
-fn about_to(answer: Response<Vec<u8>>, auth: ClientAuth) -> (World, Exchange<Token>) {
+fn about_to(answer: Response<Vec<u8>>, auth: ClientAuth) -> (World, Operation<Token>) {
     let world = World::scripted(Peer::bound(), [answer]);
     let client = client(auth).dpop(world.key.public().clone());
-    let exchange = client.token(grant()).unwrap();
-    (world, exchange)
+    let operation = client.token(grant()).unwrap();
+    (world, operation)
 }
 
 #[test]
@@ -105,7 +118,11 @@ fn what_a_client_is_made_of_shows_no_secret() {
         let client = client(auth.clone());
         let revocation = client.revoke(secret(ACCESS_TOKEN), None).unwrap();
         planted.are_not_shown(&[&client, &client.token(grant()).unwrap(), &revocation]);
-        planted.are_not_shown(&[&Moov::new(auth.clone()), &TreasuryPrime::production(auth.clone()), &auth]);
+        planted.are_not_shown(&[
+            &Moov::new(auth.clone()),
+            &TreasuryPrime::production(auth.clone()),
+            &auth,
+        ]);
     }
 }
 
@@ -113,30 +130,45 @@ fn what_a_client_is_made_of_shows_no_secret() {
 fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
     let planted = all();
     for auth in auths() {
-        let (mut world, exchange) = about_to(token_answer(), auth);
-        planted.are_not_shown(&[&exchange]);
-        let ambient = world.ambient();
-        let Ok(Signing::Needs(unsigned)) = exchange.prepare(&world.origins, ambient) else {
+        let (mut world, operation) = about_to(token_answer(), auth);
+        planted.are_not_shown(&[&operation]);
+        let context = world.context();
+        let Ok(Signing::Needs(unsigned)) = operation.prepare(&world.origins, context) else {
             panic!("there is a key to prove")
         };
-        let input = std::str::from_utf8(unsigned.request().message()).unwrap().to_owned();
+        let input = std::str::from_utf8(unsigned.request().message())
+            .unwrap()
+            .to_owned();
         for planted in [&planted, &Planted::new(&[&input])] {
             planted.are_not_shown(&[&unsigned, unsigned.request()]);
         }
         let signature = world.key.sign(unsigned.request()).unwrap();
         let signing = unsigned.resume(signature).unwrap();
         planted.are_not_shown(&[&signing]);
-        let Signing::Ready(outgoing) = signing else { panic!("one signature is enough") };
-        let proof = outgoing.request.headers()["dpop"].to_str().unwrap().to_owned();
+        let Signing::Ready(outgoing) = signing else {
+            panic!("one signature is enough")
+        };
+        let proof = outgoing.request.headers()["dpop"]
+            .to_str()
+            .unwrap()
+            .to_owned();
         let proof = Planted::new(&[&proof, input.split_once('.').unwrap().1]);
         for planted in [&planted, &proof] {
-            planted.are_not_shown(&[&outgoing, outgoing.request.headers(), outgoing.request.body()]);
+            planted.are_not_shown(&[
+                &outgoing,
+                outgoing.request.headers(),
+                outgoing.request.body(),
+            ]);
         }
-        let Outgoing { pending, .. } = outgoing;
+        let PreparedRequest { pending, .. } = outgoing;
         planted.are_not_shown(&[&pending]);
-        let received = pending.receive(token_answer(), &mut world.origins, START).unwrap();
+        let received = pending
+            .receive(token_answer(), &mut world.origins, START)
+            .unwrap();
         planted.are_not_shown(&[&received, &world.origins]);
-        let Received::Done(token) = received else { panic!("a token came") };
+        let Step::Done(token) = received else {
+            panic!("a token came")
+        };
         planted.are_not_shown(&[&token]);
     }
 }
@@ -144,16 +176,27 @@ fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
 #[test]
 fn a_person_who_is_away_is_waited_for_without_showing_the_verifier() {
     let mut world = World::with(Peer::bound());
-    let builder = world.client().authorization("https://app.example/cb").unwrap();
+    let builder = world
+        .client()
+        .authorization("https://app.example/cb")
+        .unwrap();
     let request = builder.build([3; 32]).unwrap();
-    let grant = request.pending.receive(&world.peer.authorizations.agree(&request.url)).unwrap();
-    let exchange = world.client().token(grant.clone()).unwrap();
+    let grant = request
+        .pending
+        .receive(&world.peer.authorizations.agree(&request.url))
+        .unwrap();
+    let operation = world.client().token(grant.clone()).unwrap();
     let kept: Value = serde_json::from_str(request.pending.to_json().expose()).unwrap();
     let seed = kept["seed"].as_str().unwrap().to_owned();
-    world.run(exchange).unwrap();
+    world.run(operation).unwrap();
     let verifier = world.peer.seen[0].params["code_verifier"].clone();
     let planted = Planted::new(&[&seed, &verifier, "code-0"]);
-    planted.are_not_shown(&[&request, &request.pending, &request.pending.to_json(), &grant]);
+    planted.are_not_shown(&[
+        &request,
+        &request.pending,
+        &request.pending.to_json(),
+        &grant,
+    ]);
     planted.are_not_shown(&[&world.client().token(grant.clone()).unwrap()]);
 }
 
@@ -163,23 +206,40 @@ fn an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back() {
     let proof_key = SigningKey::generate(Algorithm::Es256).unwrap();
     let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
     let client = client(auth.clone()).dpop(proof_key.public().clone());
-    let (origins, ambient) = (keybound_core::Origins::new(), keybound_core::Ambient::new(START, [1; 16]));
-    let Ok(Signing::Needs(unsigned)) = client.token(grant()).unwrap().prepare(&origins, ambient) else {
+    let (origins, context) = (
+        keybound_core::driver::ServerState::new(),
+        keybound_core::driver::RequestContext::new(START, [1; 16]),
+    );
+    let Ok(Signing::Needs(unsigned)) = client.token(grant()).unwrap().prepare(&origins, context)
+    else {
         panic!("the assertion comes first")
     };
-    let input = std::str::from_utf8(unsigned.request().message()).unwrap().to_owned();
+    let input = std::str::from_utf8(unsigned.request().message())
+        .unwrap()
+        .to_owned();
     let signature = client_key.sign(unsigned.request()).unwrap();
     Planted::new(&[&input]).are_not_shown(&[&client, &auth, &unsigned]);
-    let Ok(Signing::Needs(unsigned)) = unsigned.resume(signature) else { panic!("the proof comes next") };
+    let Ok(Signing::Needs(unsigned)) = unsigned.resume(signature) else {
+        panic!("the proof comes next")
+    };
     Planted::new(&[&input]).are_not_shown(&[&unsigned]);
     let signature = proof_key.sign(unsigned.request()).unwrap();
-    let Ok(Signing::Ready(outgoing)) = unsigned.resume(signature) else { panic!("both are there") };
+    let Ok(Signing::Ready(outgoing)) = unsigned.resume(signature) else {
+        panic!("both are there")
+    };
     let body = String::from_utf8(outgoing.request.body().as_ref().to_vec()).unwrap();
     let assertion = body.split("client_assertion=").nth(1).unwrap().to_owned();
     let planted = Planted::new(&[&assertion]);
     planted.are_not_shown(&[&outgoing]);
-    let refusal = response(400, &json!({ "error": format!("bad {assertion}") }).to_string());
-    let Err(error) = outgoing.pending.receive(refusal, &mut keybound_core::Origins::new(), START) else {
+    let refusal = response(
+        400,
+        &json!({ "error": format!("bad {assertion}") }).to_string(),
+    );
+    let Err(error) = outgoing.pending.receive(
+        refusal,
+        &mut keybound_core::driver::ServerState::new(),
+        START,
+    ) else {
         panic!("no refusal")
     };
     assert!(error.to_string().contains("bad [redacted]"), "{error}");
@@ -188,18 +248,18 @@ fn an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back() {
 
 #[test]
 fn no_step_of_a_call_shows_the_token_or_its_proof() {
-    let (mut world, exchange) = about_to(token_answer(), auths().remove(0));
-    let token = world.run(exchange).unwrap();
+    let (mut world, operation) = about_to(token_answer(), auths().remove(0));
+    let token = world.run(operation).unwrap();
     let uri: Uri = RESOURCE_URL.parse().unwrap();
     let call = token.authorize(&Method::GET, &uri).unwrap();
     let planted = all();
     planted.are_not_shown(&[&call]);
-    let ambient = world.ambient();
-    let signing = call.prepare(&world.origins, ambient).unwrap();
+    let context = world.context();
+    let signing = call.prepare(&world.origins, context).unwrap();
     planted.are_not_shown(&[&signing]);
     let authorized = signing.finish(|request| world.key.sign(request)).unwrap();
     planted.are_not_shown(&[&authorized]);
-    let Authorized { headers, pending } = authorized;
+    let PreparedCall { headers, pending } = authorized;
     let mut map = HeaderMap::new();
     planted.are_not_shown(&[&headers]);
     headers.apply(&mut map);
@@ -208,7 +268,9 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
         planted.are_not_shown(&[&map, &pending]);
     }
     let head = with_header(response(401, ""), "dpop-nonce", "n");
-    let judged = pending.judge(head.status(), head.headers(), &mut world.origins, START).unwrap();
+    let judged = pending
+        .verdict(head.status(), head.headers(), &mut world.origins, START)
+        .unwrap();
     all().are_not_shown(&[&judged]);
 }
 
@@ -219,25 +281,31 @@ fn no_misuse_quotes_its_argument() {
     let jwk = json!({ "kty": "EC", "crv": "P-256", "x": PARAM, "y": PARAM, "d": CLIENT_SECRET });
     let with_password = format!("https://app:{PARAM}@as.example/token");
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{ACCESS_TOKEN}\n-----END PRIVATE KEY-----");
-    let twice = || Grant::extension("x")?.param("assertion", "1")?.secret_param("assertion", secret(PARAM));
+    let twice = || {
+        Grant::extension("x")?
+            .param("assertion", "1")?
+            .secret_param("assertion", secret(PARAM))
+    };
     let misuses = [
         ClientAuth::bearer(spoiled(BEARER)).unwrap_err(),
         ClientAuth::basic("", secret(CLIENT_SECRET)).unwrap_err(),
         Endpoint::https(&with_password).unwrap_err(),
-        Policy::default().url(&with_password).unwrap_err(),
+        ProofVerifier::default().url(&with_password).unwrap_err(),
         PublicJwk::from_json(jwk.to_string().as_bytes()).unwrap_err(),
         PublicJwk::from_json(ACCESS_TOKEN.as_bytes()).unwrap_err(),
         SigningKey::from_pkcs8_pem(&pem).unwrap_err(),
         SigningKey::from_pkcs8_der(ACCESS_TOKEN.as_bytes()).unwrap_err(),
         keybound_core::dpop::Nonce::new(spoiled(PARAM).expose()).unwrap_err(),
-        keybound_core::Origins::from_json(ACCESS_TOKEN, START).unwrap_err(),
+        keybound_core::driver::ServerState::from_json(ACCESS_TOKEN, START).unwrap_err(),
         keybound_core::PendingAuthorization::from_json(ACCESS_TOKEN).unwrap_err(),
         keybound_core::Scope::new(spoiled(PARAM).expose()).unwrap_err(),
-        client(auths().remove(0)).header("x-key", spoiled(CLIENT_SECRET).expose()).unwrap_err(),
+        client(auths().remove(0))
+            .header("x-key", spoiled(CLIENT_SECRET).expose())
+            .unwrap_err(),
         twice().unwrap_err(),
     ];
-    for misuse in misuses {
-        all().are_not_told(&misuse);
+    for invalid in misuses {
+        all().are_not_told(&invalid);
     }
 }
 
@@ -247,7 +315,9 @@ fn a_private_key_shows_its_public_half_alone() {
         let key = SigningKey::generate(algorithm).unwrap();
         let (pem, der, jwk) = (key.to_pkcs8_pem(), key.to_pkcs8_der(), key.to_jwk());
         let members: Value = serde_json::from_str(jwk.expose()).unwrap();
-        let scalar = URL_SAFE_NO_PAD.decode(members["d"].as_str().unwrap()).unwrap();
+        let scalar = URL_SAFE_NO_PAD
+            .decode(members["d"].as_str().unwrap())
+            .unwrap();
         let bytes = [format!("{scalar:?}"), format!("{:?}", der.expose())];
         let bytes = bytes.iter().map(|bytes| bytes.trim_matches(['[', ']']));
         let lines = pem.expose().lines().filter(|line| !line.starts_with('-'));
@@ -261,37 +331,57 @@ fn a_proof_and_its_inspection_show_nothing_that_could_be_replayed() {
     let mut world = World::with(Peer::bound());
     let (method, uri) = (Method::GET, RESOURCE_URL.parse::<Uri>().unwrap());
     let token = secret(ACCESS_TOKEN);
-    let ambient = world.ambient();
-    let builder = Proof::build(world.key.public(), &method, &uri).unwrap().access_token(&token);
-    let signing = builder.clone().prepare(ambient);
+    let context = world.context();
+    let builder = Proof::build(world.key.public(), &method, &uri)
+        .unwrap()
+        .access_token(&token);
+    let signing = builder.clone().prepare(context);
     all().are_not_shown(&[&builder, &signing]);
     let own = signing.finish(|request| world.key.sign(request)).unwrap();
 
     let relayed = Maker::new().proof();
     let signature = relayed.rsplit_once('.').unwrap().1;
-    let policy = Policy::default().access_token(&token);
-    let sound = Policy::default().inspect(&relayed, START);
+    let policy = ProofVerifier::default().access_token(&token);
+    let sound = ProofVerifier::default().verify(&relayed, START);
     let relay = TreasuryPrime::sandbox(auths().remove(0));
-    let exchange = relay.uxt_access_token("psn_1", sound.verified().unwrap()).unwrap();
-    let unsound = policy.inspect(&relayed, START);
+    let operation = relay
+        .uxt_access_token("psn_1", sound.verified().unwrap())
+        .unwrap();
+    let unsound = policy.verify(&relayed, START);
     let planted = Planted::new(&[&relayed, signature, own.as_str(), ACCESS_TOKEN]);
-    planted.are_not_shown(&[&own, &policy, &sound, &unsound, &sound.verified(), &exchange]);
+    planted.are_not_shown(&[
+        &own,
+        &policy,
+        &sound,
+        &unsound,
+        &sound.verified(),
+        &operation,
+    ]);
     planted.are_not_shown(&[&own.into_header()]);
-    let error = World::scripted(Peer::bearer(), [response(400, &json!({ "error": relayed }).to_string())])
-        .run(exchange)
-        .unwrap_err();
+    let error = World::scripted(
+        Peer::bearer(),
+        [response(400, &json!({ "error": relayed }).to_string())],
+    )
+    .run(operation)
+    .unwrap_err();
     planted.are_not_told(&error);
 }
 
 /// What a server may send back of what it was sent.
 fn echoes(auth: &ClientAuth) -> Vec<String> {
-    let exchange = client(auth.clone()).token(grant()).unwrap();
-    let request = outgoing(exchange).request;
+    let operation = client(auth.clone()).token(grant()).unwrap();
+    let request = outgoing(operation).request;
     let body = String::from_utf8(request.body().as_ref().to_vec()).unwrap();
     let torn = format!("{}\u{7}{}", &REFRESH_TOKEN[..9], &REFRESH_TOKEN[9..]);
     let long = format!("{} {PARAM}", "x".repeat(240));
-    let headers = request.headers().values().map(|value| value.to_str().unwrap().to_owned());
-    [body, torn, long, format!("{REFRESH_TOKEN}{PARAM}")].into_iter().chain(headers).collect()
+    let headers = request
+        .headers()
+        .values()
+        .map(|value| value.to_str().unwrap().to_owned());
+    [body, torn, long, format!("{REFRESH_TOKEN}{PARAM}")]
+        .into_iter()
+        .chain(headers)
+        .collect()
 }
 
 fn refusals(echo: &str) -> Vec<Response<Vec<u8>>> {
@@ -305,11 +395,20 @@ fn refusals(echo: &str) -> Vec<Response<Vec<u8>>> {
         json!({ "message": echo }),
         json!({ "access_token": [echo], echo: echo }),
     ];
-    let bodies = objects.iter().map(ToString::to_string).chain([echo.to_owned(), format!("<p>{echo}</p>")]);
+    let bodies = objects
+        .iter()
+        .map(ToString::to_string)
+        .chain([echo.to_owned(), format!("<p>{echo}</p>")]);
     let one_line: String = echo.chars().filter(|c| !c.is_control()).collect();
     bodies
         .flat_map(|body| [200, 307, 400, 401, 422, 503].map(|status| response(status, &body)))
-        .map(|answer| with_header(with_header(answer, "x-request-id", &one_line), "content-type", &one_line))
+        .map(|answer| {
+            with_header(
+                with_header(answer, "x-request-id", &one_line),
+                "content-type",
+                &one_line,
+            )
+        })
         .collect()
 }
 
@@ -325,15 +424,18 @@ fn a_token_that_the_server_repeats_under_another_name_is_not_shown() {
     let auth = ClientAuth::none("app").unwrap();
     let token = answered(client(auth).token(grant()).unwrap(), answer).unwrap();
     all().are_not_shown(&[&token]);
-    assert!(format!("{token:?}").contains("read [redacted]"), "{token:?}");
+    assert!(
+        format!("{token:?}").contains("read [redacted]"),
+        "{token:?}"
+    );
 }
 
 #[test]
 fn what_the_server_echoes_is_struck_out_wherever_it_stands() {
     for auth in auths() {
         for refusal in echoes(&auth).iter().flat_map(|echo| refusals(echo)) {
-            let exchange = client(auth.clone()).token(grant()).unwrap().at_most(1);
-            if let Err(error) = answered(exchange, refusal) {
+            let operation = client(auth.clone()).token(grant()).unwrap().max_attempts(1);
+            if let Err(error) = answered(operation, refusal) {
                 all().are_not_told(&error);
             }
         }
@@ -343,9 +445,9 @@ fn what_the_server_echoes_is_struck_out_wherever_it_stands() {
 #[test]
 fn what_is_lost_shows_no_secret() {
     let mut world = World::losing(Peer::bearer(), Sent::Maybe);
-    let exchange = client(auths().remove(0)).token(grant()).unwrap();
-    let error = world.run(exchange).unwrap_err();
-    assert!(matches!(error, Error::Lost(_)));
+    let operation = client(auths().remove(0)).token(grant()).unwrap();
+    let error = world.run(operation).unwrap_err();
+    assert!(matches!(error, Error::NoResponse(_)));
     all().are_not_told(&error);
 }
 
@@ -354,7 +456,13 @@ fn whatever_carries_a_secret_in_a_header_is_marked_sensitive() {
     for auth in auths() {
         let request = outgoing(client(auth).token(grant()).unwrap()).request;
         for name in ["authorization", "x-api-key"] {
-            assert!(request.headers().get(name).is_none_or(http::HeaderValue::is_sensitive), "{name}");
+            assert!(
+                request
+                    .headers()
+                    .get(name)
+                    .is_none_or(http::HeaderValue::is_sensitive),
+                "{name}"
+            );
         }
     }
 }
@@ -367,7 +475,10 @@ fn no_other_answer_shows_what_it_was_about() {
         .introspection_endpoint(endpoint("https://as.example/introspect"))
         .device_authorization_endpoint(endpoint("https://as.example/device"));
     let about = json!({ "active": true, "sub": PARAM, "username": PARAM });
-    let introspection = done(client.introspect(secret(ACCESS_TOKEN), None).unwrap(), &about);
+    let introspection = done(
+        client.introspect(secret(ACCESS_TOKEN), None).unwrap(),
+        &about,
+    );
     planted.are_not_shown(&[&introspection]);
 
     let codes = json!({
@@ -378,9 +489,16 @@ fn no_other_answer_shows_what_it_was_about() {
         "expires_in": 600,
     });
     let device = done(client.device_authorization(None).unwrap(), &codes);
-    planted.are_not_shown(&[&device, &device.grant(), &client.token(device.grant()).unwrap()]);
+    planted.are_not_shown(&[
+        &device,
+        &device.grant(),
+        &client.token(device.grant()).unwrap(),
+    ]);
 
-    let revoked = done(client.revoke(secret(ACCESS_TOKEN), None).unwrap(), &json!({ "note": ACCESS_TOKEN }));
+    let revoked = done(
+        client.revoke(secret(ACCESS_TOKEN), None).unwrap(),
+        &json!({ "note": ACCESS_TOKEN }),
+    );
     planted.are_not_shown(&[&revoked]);
 }
 
@@ -391,50 +509,62 @@ fn an_id_token_shows_nobody_before_and_after_it_is_verified() {
     let claims = json!({ "iss": ISSUER, "sub": PARAM, "aud": "app", "exp": now + 60, "iat": now, "nonce": REFRESH_TOKEN });
     let jws = issuer.jws(&json!({ "alg": "ES256" }), &claims);
     let answer = json!({ "access_token": ACCESS_TOKEN, "id_token": jws });
-    let token = done(Client::new(endpoint(TOKEN_URL), auths().remove(0)).token(grant()).unwrap(), &answer);
-    let expected =
-        ExpectedIdToken::new(&Issuer::https(ISSUER).unwrap(), "app").nonce(Some(REFRESH_TOKEN.into()));
+    let token = done(
+        Client::new(endpoint(TOKEN_URL), auths().remove(0))
+            .token(grant())
+            .unwrap(),
+        &answer,
+    );
+    let expected = IdTokenValidation::new(&Issuer::https(ISSUER).unwrap(), "app")
+        .nonce(Some(REFRESH_TOKEN.into()));
     let unverified = token.id_token().unwrap();
     let planted = Planted::new(&[PARAM, ACCESS_TOKEN, &jws]);
     planted.are_not_shown(&[&token, &unverified, &expected]);
     let keys = crate::id_token::keys_of(&issuer);
     planted.are_not_shown(&[&unverified.verify(&expected, &keys, START).unwrap(), &keys]);
-    let problem = unverified.verify(&expected.nonce(Some("another".into())), &keys, START).unwrap_err();
+    let problem = unverified
+        .verify(&expected.nonce(Some("another".into())), &keys, START)
+        .unwrap_err();
     planted.are_not_told(&problem);
 }
 
 #[test]
 fn what_a_session_holds_keeps_and_sends_is_not_shown() {
     let planted = all();
-    let (mut world, exchange) = about_to(token_answer(), auths().remove(0));
-    let token = world.run(exchange).unwrap();
-    let kept = Kept::new(token.clone());
+    let (mut world, operation) = about_to(token_answer(), auths().remove(0));
+    let token = world.run(operation).unwrap();
+    let kept = SessionState::new(token.clone());
     planted.are_not_shown(&[&kept, &kept.to_json()]);
 
-    let mut fresh = Store::new(RefreshPolicy::default(), Some(grant()));
-    let Demand::Renew(mut ticket) = fresh.demand(START) else { panic!("there is no token yet") };
-    let attempt = fresh.attempt(&mut ticket).unwrap();
+    let mut fresh = TokenManager::new(RefreshPolicy::default(), Some(grant()));
+    let TokenAction::Refresh(mut ticket) = fresh.poll(START) else {
+        panic!("there is no token yet")
+    };
+    let attempt = fresh.begin_refresh(&mut ticket).unwrap();
     planted.are_not_shown(&[&fresh, &ticket, &attempt]);
-    let holding = Store::new(RefreshPolicy::default(), None).holding(kept);
+    let holding = TokenManager::new(RefreshPolicy::default(), None).with_state(kept);
     planted.are_not_shown(&[&holding]);
     let mut holding = holding;
-    planted.are_not_shown(&[&holding.demand(START), &holding.kept()]);
+    planted.are_not_shown(&[&holding.poll(START), &holding.snapshot()]);
 
     let client = world.client();
-    let misuse = Kept::from_json(ACCESS_TOKEN.as_bytes(), &client, START).unwrap_err();
-    planted.are_not_told(&misuse);
+    let invalid = SessionState::from_json(ACCESS_TOKEN.as_bytes(), &client, START).unwrap_err();
+    planted.are_not_told(&invalid);
 }
 
 #[test]
 fn what_is_drawn_at_random_is_not_shown_before_it_is_used() {
     let entropy = *b"16 random bytes.";
     let planted = Planted::new(&["16 random bytes."]);
-    planted.are_not_shown(&[&keybound_core::Ambient::new(START, entropy)]);
+    planted.are_not_shown(&[&keybound_core::driver::RequestContext::new(START, entropy)]);
     let mut seen = keybound_core::dpop::ReplayCache::new(8);
     let relayed = Maker::new().claim("jti", json!(PARAM)).proof();
-    let proof = Policy::default().inspect(&relayed, START).verified().unwrap();
-    seen.take(&proof, START).unwrap();
-    let replay = seen.take(&proof, START).unwrap_err();
+    let proof = ProofVerifier::default()
+        .verify(&relayed, START)
+        .verified()
+        .unwrap();
+    seen.check_and_insert(&proof, START).unwrap();
+    let replay = seen.check_and_insert(&proof, START).unwrap_err();
     Planted::new(&[PARAM]).are_not_shown(&[&seen, &replay]);
 }
 
@@ -442,7 +572,10 @@ fn what_is_drawn_at_random_is_not_shown_before_it_is_used() {
 #[test]
 fn a_redirect_that_is_refused_shows_neither_code_nor_state() {
     let world = World::with(Peer::bound());
-    let builder = world.client().authorization("https://app.example/cb").unwrap();
+    let builder = world
+        .client()
+        .authorization("https://app.example/cb")
+        .unwrap();
     let request = builder.clone().build([3; 32]).unwrap();
     let state = request.pending.state();
     let planted = Planted::new(&[PARAM, &state]);
@@ -456,7 +589,10 @@ fn a_redirect_that_is_refused_shows_neither_code_nor_state() {
         format!("code={PARAM}&state=another"),
         format!("state={state}&iss=https%3A%2F%2Fas.example"),
     ] {
-        let error = request.pending.receive(&format!("https://app.example/cb?{query}")).unwrap_err();
+        let error = request
+            .pending
+            .receive(&format!("https://app.example/cb?{query}"))
+            .unwrap_err();
         if let RedirectError::Denied(denial) = &error {
             planted.are_not_shown(&[denial]);
         }
@@ -465,10 +601,10 @@ fn a_redirect_that_is_refused_shows_neither_code_nor_state() {
 }
 
 /// What an exchange makes of a success.
-fn done<T>(exchange: Exchange<T>, answer: &Value) -> T {
-    match answered(exchange, json_response(200, answer)) {
-        Ok(Received::Done(done)) => done,
-        Ok(Received::Again(_)) => panic!("it is there"),
+fn done<T>(operation: Operation<T>, answer: &Value) -> T {
+    match answered(operation, json_response(200, answer)) {
+        Ok(Step::Done(done)) => done,
+        Ok(Step::RetryAfter(_)) => panic!("it is there"),
         Err(error) => panic!("{error}"),
     }
 }
@@ -478,32 +614,41 @@ const PUBLIC: [(&str, &str); 32] = [
     ("Algorithm", "a name"),
     ("BodyFormat", "a setting"),
     ("Challenge", "what a server says to everybody"),
-    ("Claims", "of a proof that was presented, as its reader wants to see them"),
-    ("Draft", "a step of `Unsigned`, which is looked at"),
+    (
+        "ProofClaims",
+        "of a proof that was presented, as its reader wants to see them",
+    ),
+    (
+        "UnsignedRequest",
+        "a step of `Unsigned`, which is looked at",
+    ),
     ("Endpoint", "a URL, and none with user information"),
     ("ExpiresIn", "a setting"),
-    ("Failure", "whether something is used up, and a time"),
-    ("IdTokenProblem", "a name"),
+    ("RefreshFailure", "whether something is used up, and a time"),
+    ("IdTokenError", "a name"),
     ("Issuer", "a URL"),
     ("Metadata", "what a server says to everybody"),
     ("Nonce", "a server's, for everybody who asks"),
     ("Origin", "what Moov calls the website of an account"),
-    ("Outcome", "whether a nonce was taken"),
-    ("Pass", "an origin and a number"),
-    ("Problem", "a name"),
+    ("NonceOutcome", "whether a nonce was taken"),
+    ("Permit", "an origin and a number"),
+    ("ProofError", "a name"),
     ("ProtectedResource", "what a resource says to everybody"),
     ("RefreshPolicy", "times"),
-    ("Replay", "a name"),
+    ("ReplayError", "a name"),
     ("Retry", "a name and a time"),
     ("Role", "a name"),
     ("Scope", "names of what is allowed"),
     ("Sent", "a name"),
-    ("Signature", "says nothing without what was signed, which `SignRequest` doesn't show"),
+    (
+        "Signature",
+        "says nothing without what was signed, which `SignRequest` doesn't show",
+    ),
     ("StepUp", "what a resource asks for"),
     ("TokenType", "a name"),
     ("TokenTypeHint", "a name"),
-    ("Turn", "an origin and a number"),
-    ("Turns", "origins and numbers"),
+    ("Admission", "an origin and a number"),
+    ("NonceGate", "origins and numbers"),
     ("UnixTime", "a time"),
     ("Version", "a date"),
     ("Warning", "a name"),
@@ -529,11 +674,17 @@ fn every_public_type_has_been_looked_at() {
         what_is_drawn_at_random_is_not_shown_before_it_is_used,
         a_redirect_that_is_refused_shows_neither_code_nor_state,
     ]);
-    let known: BTreeSet<String> =
-        PUBLIC.iter().map(|(name, _)| (*name).to_owned()).chain(looked_at).collect();
+    let known: BTreeSet<String> = PUBLIC
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .chain(looked_at)
+        .collect();
     let public = public_types(Path::new(env!("CARGO_MANIFEST_DIR")));
     let missing: Vec<_> = public.difference(&known).collect();
     assert!(missing.is_empty(), "plant a secret in these: {missing:?}");
-    let stale: Vec<_> = PUBLIC.iter().filter(|(name, _)| !public.contains(*name)).collect();
+    let stale: Vec<_> = PUBLIC
+        .iter()
+        .filter(|(name, _)| !public.contains(*name))
+        .collect();
     assert!(stale.is_empty(), "{stale:?}");
 }

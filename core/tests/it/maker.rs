@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keybound_core::dpop::{Policy, VerifiedProof};
+use keybound_core::dpop::{ProofVerifier, VerifiedProof};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
-use keybound_core::{ClientAuth, Exchange, Misuse, Secret, Token};
+use keybound_core::{ClientAuth, InvalidInput, Operation, Secret, Token};
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey};
 use serde_json::{Value, json};
@@ -29,8 +29,7 @@ impl Maker {
         let point = key.verifying_key().to_encoded_point(false);
         let coordinate =
             |bytes: Option<&p256::FieldBytes>| URL_SAFE_NO_PAD.encode(bytes.expect("a coordinate"));
-        let jwk =
-            json!({ "kty": "EC", "crv": "P-256", "x": coordinate(point.x()), "y": coordinate(point.y()) });
+        let jwk = json!({ "kty": "EC", "crv": "P-256", "x": coordinate(point.x()), "y": coordinate(point.y()) });
         Self {
             key,
             header: json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": jwk }),
@@ -66,17 +65,24 @@ impl Maker {
 
     /// Signs any two texts.
     pub(crate) fn sign(&self, header: &str, payload: &str) -> String {
-        let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        let input = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(payload)
+        );
         let signature: Signature = self.key.sign(input.as_bytes());
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
     }
 
     pub(crate) fn verified(&self) -> VerifiedProof {
-        Policy::default().inspect(&self.proof(), START).verified().expect("a sound proof")
+        ProofVerifier::default()
+            .verify(&self.proof(), START)
+            .verified()
+            .expect("a sound proof")
     }
 
     /// This proof on its way to Treasury Prime.
-    pub(crate) fn relay(&self) -> Result<Exchange<Token>, Misuse> {
+    pub(crate) fn relay(&self) -> Result<Operation<Token>, InvalidInput> {
         TreasuryPrime::sandbox(ClientAuth::basic("key_1", Secret::new("key-value"))?)
             .uxt_access_token("psn_1", self.verified())
     }

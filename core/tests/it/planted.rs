@@ -26,7 +26,12 @@ impl Planted {
                 let whole = STANDARD.encode(format!("{}{secret}", "x".repeat(shift)));
                 whole[4..whole.len() - 4].to_owned()
             });
-            let forms = [(*secret).to_owned(), bytes.trim_matches(['[', ']']).to_owned(), hex, base64];
+            let forms = [
+                (*secret).to_owned(),
+                bytes.trim_matches(['[', ']']).to_owned(),
+                hex,
+                base64,
+            ];
             for form in forms.into_iter().chain(shifted) {
                 planted.push(((*secret).to_owned(), without_space(&form)));
             }
@@ -58,10 +63,10 @@ impl Planted {
             if let Some(error) = error.downcast_ref::<keybound_core::Error>() {
                 use keybound_core::Error;
                 match error {
-                    Error::Misuse(error) => self.are_not_shown(&[error]),
+                    Error::InvalidInput(error) => self.are_not_shown(&[error]),
                     Error::Server(error) => self.are_not_shown(&[error]),
-                    Error::Response(error) => self.are_not_shown(&[error, error.why()]),
-                    Error::Lost(error) => self.are_not_shown(&[error]),
+                    Error::Response(error) => self.are_not_shown(&[error, error.kind()]),
+                    Error::NoResponse(error) => self.are_not_shown(&[error]),
                     other => panic!("{other:?} is not looked into"),
                 }
             }
@@ -99,5 +104,7 @@ pub(crate) fn looked_at_by(tests: &[fn()]) -> BTreeSet<String> {
 /// `Option` and `Token`, for `core::option::Option<keybound_core::token::Token>`.
 fn names_in(type_name: &str) -> impl Iterator<Item = String> {
     let paths = type_name.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
-    paths.filter_map(|path| path.rsplit("::").next()).map(str::to_owned)
+    paths
+        .filter_map(|path| path.rsplit("::").next())
+        .map(str::to_owned)
 }

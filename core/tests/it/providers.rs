@@ -1,10 +1,11 @@
 //! What `keybound_core::provider` says of providers that have no type of their own.
 
-use keybound_core::dpop::{Policy, Problem};
+use keybound_core::dpop::{ProofError, ProofVerifier};
+use keybound_core::driver::{ServerState, Step};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    AuthorizationRequest, Client, ClientAuth, Error, Exchange, Grant, Issuer, Origins, Received, Retry,
-    Scope, Secret, Sent, Token, TokenType, WhyBad,
+    AuthorizationRequest, Client, ClientAuth, Error, Grant, InvalidResponseKind, Issuer, Operation,
+    Retry, Scope, Secret, Sent, Token, TokenType,
 };
 use serde_json::json;
 
@@ -27,9 +28,9 @@ fn plain() -> Client {
         .device_authorization_endpoint(endpoint("https://as.example/device"))
 }
 
-fn done<T>(exchange: Exchange<T>, answer: serde_json::Value) -> T {
-    match answered(exchange, json_response(200, &answer)) {
-        Ok(Received::Done(done)) => done,
+fn done<T>(operation: Operation<T>, answer: serde_json::Value) -> T {
+    match answered(operation, json_response(200, &answer)) {
+        Ok(Step::Done(done)) => done,
         other => panic!("{:?}", other.map(drop)),
     }
 }
@@ -39,8 +40,8 @@ fn okta_wants_a_nonce_first_and_an_assertion_by_another_key() {
     let mut world = World::with(Peer::bound());
     world.peer.authorization_server.asks = Asks::Always;
     let client_key = es256();
-    let client =
-        Client::new(endpoint(TOKEN_URL), signing("app", &client_key)).dpop(world.key.public().clone());
+    let client = Client::new(endpoint(TOKEN_URL), signing("app", &client_key))
+        .dpop(world.key.public().clone());
     world.client_key = Some(client_key);
     let grant = || Grant::client_credentials().scope(Scope::new("okta.users.read").unwrap());
     let first = world.run(client.token(grant()).unwrap()).unwrap();
@@ -55,21 +56,31 @@ fn bluesky_has_a_url_for_an_id_and_another_nonce_with_every_answer() {
     let mut world = World::with(Peer::bound());
     world.peer.authorization_server.asks = Asks::Rotating;
     world.peer.authorizations.client_id = id;
-    world.peer.token_members.insert("sub".into(), json!("did:plc:abc"));
+    world
+        .peer
+        .token_members
+        .insert("sub".into(), json!("did:plc:abc"));
     let client_key = es256();
     let client = Client::new(endpoint(TOKEN_URL), signing(id, &client_key))
         .issuer(Issuer::https(ISSUER).unwrap())
-        .iss_in_redirects()
+        .require_iss()
         .authorization_endpoint(endpoint("https://as.example/authorize"))
         .pushed_authorization_request_endpoint(endpoint("https://as.example/par"))
         .dpop(world.key.public().clone());
     world.client_key = Some(client_key);
-    let builder = client.authorization("https://app.example/callback").unwrap();
-    let pushed = builder.scope(Scope::new("atproto transition:generic").unwrap()).push([1; 32]).unwrap();
+    let builder = client
+        .authorization("https://app.example/callback")
+        .unwrap();
+    let pushed = builder
+        .scope(Scope::new("atproto transition:generic").unwrap())
+        .push([1; 32])
+        .unwrap();
     let AuthorizationRequest { url, pending } = world.run(pushed).unwrap();
     let redirect = world.peer.authorizations.agree(&url);
-    let token = world.run(client.token(pending.receive(&redirect).unwrap()).unwrap()).unwrap();
-    assert_eq!(token.other("sub").map(Secret::expose), Some("did:plc:abc"));
+    let token = world
+        .run(client.token(pending.receive(&redirect).unwrap()).unwrap())
+        .unwrap();
+    assert_eq!(token.extra("sub").map(Secret::expose), Some("did:plc:abc"));
     let refresh = Grant::refresh_token(token.refresh_token().unwrap().clone()).unwrap();
     world.run(client.token(refresh).unwrap()).unwrap();
     // One request is for the first nonce; every other one has the latest.
@@ -79,16 +90,29 @@ fn bluesky_has_a_url_for_an_id_and_another_nonce_with_every_answer() {
 #[test]
 fn github_reports_errors_in_a_200_to_devices_as_well() {
     let code = || {
-        plain().token(Grant::extension("authorization_code").unwrap().param("code", "x").unwrap()).unwrap()
+        plain()
+            .token(
+                Grant::extension("authorization_code")
+                    .unwrap()
+                    .param("code", "x")
+                    .unwrap(),
+            )
+            .unwrap()
     };
     let refusal = json!({ "error": "bad_verification_code", "error_description": "The code passed is incorrect or expired." });
     let Err(Error::Server(error)) = answered(code(), json_response(200, &refusal)) else {
         panic!("no refusal")
     };
-    assert_eq!((error.code(), error.status().as_u16()), (Some("bad_verification_code"), 200));
+    assert_eq!(
+        (error.code(), error.status().as_u16()),
+        (Some("bad_verification_code"), 200)
+    );
     let answer = json!({ "access_token": "gho_1", "scope": "repo,gist", "token_type": "bearer" });
     let token = done(code(), answer.clone());
-    assert_eq!((token.token_type(), token.expires_at()), (&TokenType::Bearer, None));
+    assert_eq!(
+        (token.token_type(), token.expires_at()),
+        (&TokenType::Bearer, None)
+    );
     assert_eq!(token.scope(), Some(&Scope::new("repo gist").unwrap()));
 
     let put_off = |code: &str| json_response(200, &json!({ "error": code }));
@@ -105,7 +129,9 @@ fn github_reports_errors_in_a_200_to_devices_as_well() {
         json_response(200, &answer),
     ];
     let mut world = World::scripted(Peer::bearer(), answers);
-    let device = world.run(plain().device_authorization(None).unwrap()).unwrap();
+    let device = world
+        .run(plain().device_authorization(None).unwrap())
+        .unwrap();
     let token = world.run(plain().token(device.grant()).unwrap()).unwrap();
     assert_eq!(token.access_token().expose(), "gho_1");
     assert_eq!(world.waits, [millis(5000), millis(5000), millis(10_000)]);
@@ -113,7 +139,9 @@ fn github_reports_errors_in_a_200_to_devices_as_well() {
 
 #[test]
 fn azure_v1_writes_its_seconds_as_texts() {
-    let grant = Grant::client_credentials().param("resource", "https://graph.example").unwrap();
+    let grant = Grant::client_credentials()
+        .param("resource", "https://graph.example")
+        .unwrap();
     let token = done(
         plain().token(grant).unwrap(),
         json!({
@@ -121,8 +149,14 @@ fn azure_v1_writes_its_seconds_as_texts() {
             "not_before": "1699999699", "resource": "https://graph.example", "access_token": "eyJ",
         }),
     );
-    assert_eq!(token.expires_at(), Some(START.saturating_add(millis(3_599_000))));
-    assert_eq!(token.other("resource").map(Secret::expose), Some("https://graph.example"));
+    assert_eq!(
+        token.expires_at(),
+        Some(START.saturating_add(millis(3_599_000)))
+    );
+    assert_eq!(
+        token.extra("resource").map(Secret::expose),
+        Some("https://graph.example")
+    );
 }
 
 #[test]
@@ -141,8 +175,14 @@ fn auth0_ends_its_issuer_with_a_slash_and_wants_an_audience() {
         .param("audience", "https://api.example")
         .unwrap();
     let AuthorizationRequest { url, pending } = builder.build([1; 32]).unwrap();
-    assert!(url.to_string().contains("&audience=https%3A%2F%2Fapi.example&"));
-    let back = format!("?code=x&state={}&iss=https://tenant.auth0.example/", pending.state());
+    assert!(
+        url.to_string()
+            .contains("&audience=https%3A%2F%2Fapi.example&")
+    );
+    let back = format!(
+        "?code=x&state={}&iss=https://tenant.auth0.example/",
+        pending.state()
+    );
     assert!(pending.receive(&back).is_ok());
 }
 
@@ -153,14 +193,23 @@ fn marqeta_gets_the_browsers_proof_as_it_is_and_once() {
         .header("X-Source-Client", "relay")
         .unwrap();
     let relay = || {
-        let grant = Grant::client_credentials().param("user_token", "user-1").unwrap();
+        let grant = Grant::client_credentials()
+            .param("user_token", "user-1")
+            .unwrap();
         client
-            .relay(grant.param("audience", "https://uxt.example").unwrap(), Maker::new().verified())
+            .relay(
+                grant.param("audience", "https://uxt.example").unwrap(),
+                Maker::new().verified(),
+            )
             .unwrap()
     };
-    let sent = |exchange: Exchange<Token>| {
-        let ambient = keybound_core::Ambient::new(START, [1; 16]);
-        exchange.prepare(&Origins::new(), ambient).unwrap().finish(|request| key.sign(request)).unwrap()
+    let sent = |operation: Operation<Token>| {
+        let context = keybound_core::driver::RequestContext::new(START, [1; 16]);
+        operation
+            .prepare(&ServerState::new(), context)
+            .unwrap()
+            .finish(|request| key.sign(request))
+            .unwrap()
     };
     let request = sent(relay()).request;
     assert_eq!(request.headers().get_all("dpop").iter().count(), 1);
@@ -176,36 +225,64 @@ fn marqeta_gets_the_browsers_proof_as_it_is_and_once() {
     let answer = |status, body: &str, headers: &[(&'static str, &str)]| {
         let answer = headers
             .iter()
-            .fold(response(status, body), |answer, (name, value)| with_header(answer, name, value));
-        sent(relay()).pending.receive(answer, &mut Origins::new(), START)
+            .fold(response(status, body), |answer, (name, value)| {
+                with_header(answer, name, value)
+            });
+        sent(relay())
+            .pending
+            .receive(answer, &mut ServerState::new(), START)
     };
-    let Ok(Received::Done(token)) = answer(200, r#"{"access_token":"a","token_type":"DPoP"}"#, &[]) else {
+    let Ok(Step::Done(token)) = answer(200, r#"{"access_token":"a","token_type":"DPoP"}"#, &[])
+    else {
         panic!("no token")
     };
     assert_eq!(token.key(), Some(Maker::new().verified().key()));
-    let Err(Error::Server(wish)) = answer(400, r#"{"error":"use_dpop_nonce"}"#, &[("dpop-nonce", "n-1")])
-    else {
+    let Err(Error::Server(wish)) = answer(
+        400,
+        r#"{"error":"use_dpop_nonce"}"#,
+        &[("dpop-nonce", "n-1")],
+    ) else {
         panic!("a proof of its own was made")
     };
-    assert_eq!(wish.nonce().map(|nonce| nonce.as_str().to_owned()), Some("n-1".into()));
+    assert_eq!(
+        wish.nonce().map(|nonce| nonce.as_str().to_owned()),
+        Some("n-1".into())
+    );
     for status in [429, 502, 503, 504] {
-        assert!(answer(status, "", &[("retry-after", "1")]).is_err(), "{status}");
+        assert!(
+            answer(status, "", &[("retry-after", "1")]).is_err(),
+            "{status}"
+        );
     }
     for lost in [Sent::No, Sent::Maybe] {
-        assert!(sent(relay()).pending.lost(lost, START).is_err());
+        assert!(sent(relay()).pending.transport_failed(lost, START).is_err());
     }
-    let echoed = answer(400, &json!({ "error": format!("bad {}", Maker::new().proof()) }).to_string(), &[]);
+    let echoed = answer(
+        400,
+        &json!({ "error": format!("bad {}", Maker::new().proof()) }).to_string(),
+        &[],
+    );
     assert!(echoed.unwrap_err().to_string().contains("bad [redacted]"));
 }
 
 #[test]
 fn zoom_has_a_grant_of_its_own() {
-    let grant =
-        Grant::extension("account_credentials").unwrap().param("account_id", "abc").unwrap().repeatable();
-    let exchange = plain().token(grant.clone()).unwrap();
-    let body = outgoing(exchange).request.into_body().into_vec();
-    assert!(String::from_utf8(body).unwrap().starts_with("grant_type=account_credentials&account_id=abc&"));
-    let busy = answered(plain().token(grant).unwrap().at_most(1), response(504, ""));
+    let grant = Grant::extension("account_credentials")
+        .unwrap()
+        .param("account_id", "abc")
+        .unwrap()
+        .repeatable();
+    let operation = plain().token(grant.clone()).unwrap();
+    let body = outgoing(operation).request.into_body().into_vec();
+    assert!(
+        String::from_utf8(body)
+            .unwrap()
+            .starts_with("grant_type=account_credentials&account_id=abc&")
+    );
+    let busy = answered(
+        plain().token(grant).unwrap().max_attempts(1),
+        response(504, ""),
+    );
     assert_eq!(busy.map(drop).unwrap_err().retry(), Retry::Later(None));
 }
 
@@ -213,32 +290,59 @@ fn zoom_has_a_grant_of_its_own() {
 fn what_no_setting_takes_care_of_is_refused_or_has_a_way_around() {
     let url = "https://as.example/token?grant_type=client_credentials";
     let auth = || ClientAuth::post("app", Secret::new("a secret")).unwrap();
-    let client = Client::new(endpoint(url), auth()).param("client_key", "app").unwrap();
+    let client = Client::new(endpoint(url), auth())
+        .param("client_key", "app")
+        .unwrap();
     let request = outgoing(client.token(Grant::client_credentials()).unwrap()).request;
-    assert_eq!((request.method().as_str(), request.uri().to_string()), ("POST", url.to_owned()));
+    assert_eq!(
+        (request.method().as_str(), request.uri().to_string()),
+        ("POST", url.to_owned())
+    );
     assert_eq!(request.headers()["accept"], "application/json");
     let params = params(&request);
-    assert_eq!((params["client_key"].as_str(), params["client_id"].as_str()), ("app", "app"));
+    assert_eq!(
+        (params["client_key"].as_str(), params["client_id"].as_str()),
+        ("app", "app")
+    );
 
     let form = response(200, "access_token=gho_1&scope=repo&token_type=bearer");
-    let Err(Error::Response(bad)) = answered(plain().token(Grant::client_credentials()).unwrap(), form)
+    let Err(Error::Response(bad)) =
+        answered(plain().token(Grant::client_credentials()).unwrap(), form)
     else {
         panic!("a form was read")
     };
-    assert!(matches!(bad.why(), WhyBad::NotJson { .. }));
+    assert!(matches!(bad.kind(), InvalidResponseKind::NotJson { .. }));
 
     let inner = json!({ "access_token": "at", "expires_in": 3600, "token_type": "Bearer" });
-    let token = plain().read_token(inner.to_string().as_bytes(), START).unwrap();
-    assert_eq!(token.expires_at(), Some(START.saturating_add(millis(3_600_000))));
-    assert!(plain().read_token(json!({ "AuthResponse": inner }).to_string().as_bytes(), START).is_err());
+    let token = plain()
+        .parse_token_response(inner.to_string().as_bytes(), START)
+        .unwrap();
+    assert_eq!(
+        token.expires_at(),
+        Some(START.saturating_add(millis(3_600_000)))
+    );
+    assert!(
+        plain()
+            .parse_token_response(
+                json!({ "AuthResponse": inner }).to_string().as_bytes(),
+                START
+            )
+            .is_err()
+    );
 
-    let problems = |policy: &Policy, proof: &Maker| policy.inspect(&proof.proof(), START).problems().to_vec();
+    let problems = |policy: &ProofVerifier, proof: &Maker| {
+        policy.verify(&proof.proof(), START).problems().to_vec()
+    };
     for alg in ["ES512", "ES256K"] {
         let proof = Maker::new().header("alg", json!(alg));
-        assert_eq!(problems(&Policy::default(), &proof), [Problem::Alg], "{alg}");
+        assert_eq!(
+            problems(&ProofVerifier::default(), &proof),
+            [ProofError::Alg],
+            "{alg}"
+        );
     }
     let lower = Maker::new().claim("htm", json!("get"));
-    let policy = Policy::default().method("GET");
-    assert_eq!(problems(&policy, &lower), [Problem::HtmMismatch]);
+    let policy = ProofVerifier::default().method("GET");
+    assert_eq!(problems(&policy, &lower), [ProofError::HtmMismatch]);
     assert_eq!(problems(&policy.method("get"), &lower), []);
 }

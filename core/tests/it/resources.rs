@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
-use keybound_core::{AuthHeaders, Authorized, Error, Grant, Judged, Origins, Role, Sent, Signing, Token};
+use keybound_core::driver::{AuthHeaders, PreparedCall, Role, ServerState, Signing, Verdict};
+use keybound_core::{Error, Grant, Sent, Token};
 use serde_json::json;
 
 use crate::peer::{AT_THE_RESOURCE, Answer, Asks, Challenge, Peer, response, with_header};
@@ -22,16 +23,25 @@ fn with_token(peer: Peer) -> (World, Token) {
 #[test]
 fn a_bound_token_goes_out_with_a_proof_that_names_it() {
     let (mut world, token) = with_token(Peer::bound());
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
+    assert_eq!(
+        world.call(&token, RESOURCE_URL),
+        Called::Delivered(StatusCode::OK)
+    );
     assert_eq!(world.peer.seen[0].headers[AUTHORIZATION], "DPoP access-1");
 }
 
 #[test]
 fn a_bearer_token_goes_out_alone() {
     let (mut world, token) = with_token(Peer::bearer());
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
+    assert_eq!(
+        world.call(&token, RESOURCE_URL),
+        Called::Delivered(StatusCode::OK)
+    );
     let headers = &world.peer.seen[0].headers;
-    assert_eq!((&headers[AUTHORIZATION], headers.get("dpop")), (&"Bearer access-1".parse().unwrap(), None));
+    assert_eq!(
+        (&headers[AUTHORIZATION], headers.get("dpop")),
+        (&"Bearer access-1".parse().unwrap(), None)
+    );
 }
 
 #[test]
@@ -40,11 +50,19 @@ fn headers_replace_what_stood_there_and_are_sensitive() {
         let bound = peer.bound;
         let (mut world, token) = with_token(peer);
         let uri: Uri = RESOURCE_URL.parse().unwrap();
-        let ambient = world.ambient();
-        let signing = token.authorize(&Method::GET, &uri).unwrap().prepare(&world.origins, ambient).unwrap();
+        let context = world.context();
+        let signing = token
+            .authorize(&Method::GET, &uri)
+            .unwrap()
+            .prepare(&world.origins, context)
+            .unwrap();
         assert_eq!(matches!(signing, Signing::Needs(_)), bound);
-        let Authorized { headers, .. } = signing.finish(|request| world.key.sign(request)).unwrap();
-        assert_eq!(applied(headers).get_all("dpop").iter().count(), usize::from(bound));
+        let PreparedCall { headers, .. } =
+            signing.finish(|request| world.key.sign(request)).unwrap();
+        assert_eq!(
+            applied(headers).get_all("dpop").iter().count(),
+            usize::from(bound)
+        );
     }
 }
 
@@ -62,22 +80,44 @@ fn applied(headers: AuthHeaders) -> HeaderMap {
 fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
     let shapes = [
         AT_THE_RESOURCE,
-        Challenge { fields: &[r#"DPoP algs="ES256 EdDSA", error="use_dpop_nonce""#], ..AT_THE_RESOURCE },
-        Challenge { fields: &[r#"Bearer, DPoP algs="ES256", error="use_dpop_nonce""#], ..AT_THE_RESOURCE },
         Challenge {
-            fields: &[r#"Bearer realm="a, b", error="invalid_token""#, "dPoP error = use_dpop_nonce"],
+            fields: &[r#"DPoP algs="ES256 EdDSA", error="use_dpop_nonce""#],
             ..AT_THE_RESOURCE
         },
-        Challenge { fields: &[r#"Bearer error="use_dpop_nonce""#], ..AT_THE_RESOURCE },
-        Challenge { fields: &[], body: "", status: 401 },
-        Challenge { status: 400, ..AT_THE_RESOURCE },
+        Challenge {
+            fields: &[r#"Bearer, DPoP algs="ES256", error="use_dpop_nonce""#],
+            ..AT_THE_RESOURCE
+        },
+        Challenge {
+            fields: &[
+                r#"Bearer realm="a, b", error="invalid_token""#,
+                "dPoP error = use_dpop_nonce",
+            ],
+            ..AT_THE_RESOURCE
+        },
+        Challenge {
+            fields: &[r#"Bearer error="use_dpop_nonce""#],
+            ..AT_THE_RESOURCE
+        },
+        Challenge {
+            fields: &[],
+            body: "",
+            status: 401,
+        },
+        Challenge {
+            status: 400,
+            ..AT_THE_RESOURCE
+        },
     ];
     for shape in shapes {
         let (mut world, token) = with_token(Peer::bound());
         world.peer.resource_server.asks = Asks::Always;
         world.peer.resource_server.challenge = shape;
         for _ in 0..2 {
-            assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
+            assert_eq!(
+                world.call(&token, RESOURCE_URL),
+                Called::Delivered(StatusCode::OK)
+            );
         }
         let expected = [None, Some("rs-1"), Some("rs-1")];
         assert_eq!(world.nonces_seen(), expected, "{:?}", shape.fields);
@@ -88,8 +128,13 @@ fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
 fn wanted_nonce(world: &mut World, token: &Token) -> Option<String> {
     let request = Request::get(RESOURCE_URL).body(()).unwrap();
     let call = token.authorize(request.method(), request.uri()).unwrap();
-    let Err(Error::Server(refusal)) = world.perform(call, request) else { panic!("it is never content") };
-    assert_eq!((refusal.status(), refusal.code()), (StatusCode::UNAUTHORIZED, Some("use_dpop_nonce")));
+    let Err(Error::Server(refusal)) = world.perform(call, request) else {
+        panic!("it is never content")
+    };
+    assert_eq!(
+        (refusal.status(), refusal.code()),
+        (StatusCode::UNAUTHORIZED, Some("use_dpop_nonce"))
+    );
     refusal.nonce().map(|nonce| nonce.as_str().to_owned())
 }
 
@@ -121,7 +166,10 @@ fn a_nonce_that_comes_with_any_answer_is_in_the_next_call() {
     for _ in 0..3 {
         world.call(&token, RESOURCE_URL);
     }
-    assert_eq!(world.nonces_seen(), [None, Some("rs-1"), Some("rs-2"), Some("rs-3")]);
+    assert_eq!(
+        world.nonces_seen(),
+        [None, Some("rs-1"), Some("rs-2"), Some("rs-3")]
+    );
     world.peer.resource_server.asks = Asks::Never;
     for (status, nonce) in [(302, "of-302"), (404, "of-404"), (503, "of-503")] {
         let answer = with_header(response(status, ""), "dpop-nonce", nonce);
@@ -153,7 +201,11 @@ fn a_nonce_is_for_no_other_origin() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Always;
     world.call(&token, RESOURCE_URL);
-    for other in ["https://rs.example:8443/", "http://localhost:443/", "https://rs2.example/"] {
+    for other in [
+        "https://rs.example:8443/",
+        "http://localhost:443/",
+        "https://rs2.example/",
+    ] {
         world.peer.seen.clear();
         world.call(&token, other);
         assert_eq!(world.nonces_seen()[0], None, "{other}");
@@ -166,7 +218,11 @@ fn the_answer_is_the_applications_unless_it_refuses_the_token() {
         (401, &[r#"DPoP error="invalid_token""#], true),
         (401, &[r#"Bearer error="invalid_token""#], true),
         (400, &[r#"DPoP error="invalid_token""#], true),
-        (401, &[r#"Bearer error="invalid_token""#, r#"DPoP algs="ES256""#], true),
+        (
+            401,
+            &[r#"Bearer error="invalid_token""#, r#"DPoP algs="ES256""#],
+            true,
+        ),
         (401, &[r#"Basic realm="x""#], true),
         (401, &[], true),
         (401, &[r#"DPoP error="invalid_dpop_proof""#], false),
@@ -195,25 +251,48 @@ fn the_answer_is_the_applications_unless_it_refuses_the_token() {
 fn a_bearer_call_is_not_repeated_for_a_nonce() {
     let (mut world, token) = with_token(Peer::bearer());
     let challenge = with_header(
-        with_header(response(401, ""), "www-authenticate", r#"DPoP error="use_dpop_nonce""#),
+        with_header(
+            response(401, ""),
+            "www-authenticate",
+            r#"DPoP error="use_dpop_nonce""#,
+        ),
         "dpop-nonce",
         "rs-1",
     );
     world.peer.script.push_back(Answer::Response(challenge));
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::UNAUTHORIZED));
+    assert_eq!(
+        world.call(&token, RESOURCE_URL),
+        Called::Delivered(StatusCode::UNAUTHORIZED)
+    );
 }
 
 #[test]
 fn a_challenge_is_judged_by_its_head_alone() {
     let (mut world, token) = with_token(Peer::bound());
     let uri: Uri = RESOURCE_URL.parse().unwrap();
-    let ambient = world.ambient();
-    let signing = token.authorize(&Method::GET, &uri).unwrap().prepare(&world.origins, ambient).unwrap();
-    let pending = signing.finish(|request| world.key.sign(request)).unwrap().pending;
-    let head = with_header(response(401, ""), "dpop-nonce", "n").into_parts().0;
-    let judged = pending.judge(head.status, &head.headers, &mut world.origins, START).unwrap();
-    assert!(matches!(judged, Judged::Again(_)));
-    assert!(world.origins.to_json().contains(&format!("{:?}", Role::ResourceServer)));
+    let context = world.context();
+    let signing = token
+        .authorize(&Method::GET, &uri)
+        .unwrap()
+        .prepare(&world.origins, context)
+        .unwrap();
+    let pending = signing
+        .finish(|request| world.key.sign(request))
+        .unwrap()
+        .pending;
+    let head = with_header(response(401, ""), "dpop-nonce", "n")
+        .into_parts()
+        .0;
+    let judged = pending
+        .verdict(head.status, &head.headers, &mut world.origins, START)
+        .unwrap();
+    assert!(matches!(judged, Verdict::RetryAfter(_)));
+    assert!(
+        world
+            .origins
+            .to_json()
+            .contains(&format!("{:?}", Role::ResourceServer))
+    );
 }
 
 #[test]
@@ -222,18 +301,32 @@ fn a_token_that_no_scheme_fits_authorizes_nothing() {
     for (named, argument) in [("MAC", "token"), ("DPoP", "token")] {
         // Nothing is known of a key here, so that a token of type DPoP can't be used either.
         let mut world = World::with(Peer::bearer());
-        world.peer.token_members.insert("token_type".into(), json!(named));
+        world
+            .peer
+            .token_members
+            .insert("token_type".into(), json!(named));
         let token = world.token(Grant::client_credentials()).unwrap();
-        assert_eq!(token.authorize(&Method::GET, &uri).unwrap_err().argument(), argument, "{named}");
+        assert_eq!(
+            token.authorize(&Method::GET, &uri).unwrap_err().argument(),
+            argument,
+            "{named}"
+        );
     }
 }
 
 #[test]
 fn a_url_that_a_proof_can_not_name_is_refused() {
     let (_, token) = with_token(Peer::bound());
-    for url in ["/relative", "ftp://rs.example/", "https://user:pw@rs.example/", "rs.example:443"] {
-        let misuse = token.authorize(&Method::GET, &url.parse().unwrap()).unwrap_err();
-        assert_eq!(misuse.argument(), "url", "{url}");
+    for url in [
+        "/relative",
+        "ftp://rs.example/",
+        "https://user:pw@rs.example/",
+        "rs.example:443",
+    ] {
+        let invalid = token
+            .authorize(&Method::GET, &url.parse().unwrap())
+            .unwrap_err();
+        assert_eq!(invalid.argument(), "url", "{url}");
     }
 }
 
@@ -241,12 +334,26 @@ fn a_url_that_a_proof_can_not_name_is_refused() {
 fn a_token_leaves_this_machine_by_https_alone() {
     for peer in [Peer::bound(), Peer::bearer()] {
         let (mut world, token) = with_token(peer);
-        for url in ["http://rs.example/", "http://10.0.0.1/", "http://localhost.example/"] {
-            let misuse = token.authorize(&Method::GET, &url.parse().unwrap()).unwrap_err();
-            assert_eq!(misuse.argument(), "url", "{url}");
+        for url in [
+            "http://rs.example/",
+            "http://10.0.0.1/",
+            "http://localhost.example/",
+        ] {
+            let invalid = token
+                .authorize(&Method::GET, &url.parse().unwrap())
+                .unwrap_err();
+            assert_eq!(invalid.argument(), "url", "{url}");
         }
-        for url in ["http://localhost:8080/me", "http://127.0.0.1/me", "http://[::1]:1/me"] {
-            assert_eq!(world.call(&token, url), Called::Delivered(StatusCode::OK), "{url}");
+        for url in [
+            "http://localhost:8080/me",
+            "http://127.0.0.1/me",
+            "http://[::1]:1/me",
+        ] {
+            assert_eq!(
+                world.call(&token, url),
+                Called::Delivered(StatusCode::OK),
+                "{url}"
+            );
         }
     }
 }
@@ -255,11 +362,15 @@ fn a_token_leaves_this_machine_by_https_alone() {
 fn what_was_learned_of_every_server_survives_its_json() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
-    for url in [RESOURCE_URL, "http://localhost:8080/me", "https://RS.example:8443/me"] {
+    for url in [
+        RESOURCE_URL,
+        "http://localhost:8080/me",
+        "https://RS.example:8443/me",
+    ] {
         world.call(&token, &url.to_lowercase());
     }
     let json = world.origins.to_json();
-    let restored = Origins::from_json(&json, START).unwrap();
+    let restored = ServerState::from_json(&json, START).unwrap();
     assert_eq!(restored.to_json(), json);
     assert_eq!(json.matches("rs-").count(), 3);
 }
@@ -267,8 +378,14 @@ fn what_was_learned_of_every_server_survives_its_json() {
 /// How often a request with this method and header is sent to a server that answers so for ever.
 fn sends(request: &Request<()>, answer: &Response<Vec<u8>>) -> (usize, Called) {
     let (mut world, token) = with_token(Peer::bound());
-    world.peer.script.extend((0..9).map(|_| Answer::Response(answer.clone())));
-    let call = token.authorize(request.method(), request.uri()).unwrap().with_headers(request.headers());
+    world
+        .peer
+        .script
+        .extend((0..9).map(|_| Answer::Response(answer.clone())));
+    let call = token
+        .authorize(request.method(), request.uri())
+        .unwrap()
+        .detect_idempotency_key(request.headers());
     let called = world.perform(call, request.clone()).unwrap();
     (world.peer.seen.len(), called)
 }
@@ -276,10 +393,18 @@ fn sends(request: &Request<()>, answer: &Response<Vec<u8>>) -> (usize, Called) {
 #[test]
 fn a_busy_server_is_asked_again_as_far_as_that_can_do_no_harm() {
     let soon = |status| with_header(response(status, ""), "retry-after", "1");
-    let request = |method: &str| Request::builder().method(method).uri(RESOURCE_URL).body(()).unwrap();
+    let request = |method: &str| {
+        Request::builder()
+            .method(method)
+            .uri(RESOURCE_URL)
+            .body(())
+            .unwrap()
+    };
     let keyed = |name: &str| {
         let mut request = request("POST");
-        request.headers_mut().insert(HeaderName::try_from(name).unwrap(), "k".parse().unwrap());
+        request
+            .headers_mut()
+            .insert(HeaderName::try_from(name).unwrap(), "k".parse().unwrap());
         request
     };
     for idempotent in [
@@ -291,10 +416,18 @@ fn a_busy_server_is_asked_again_as_far_as_that_can_do_no_harm() {
         keyed("X-Idempotency-Key"),
     ] {
         for status in [429, 502, 503, 504] {
-            assert_eq!(sends(&idempotent, &response(status, "")).0, 4, "{idempotent:?} {status}");
+            assert_eq!(
+                sends(&idempotent, &response(status, "")).0,
+                4,
+                "{idempotent:?} {status}"
+            );
         }
         for status in [400, 403, 408, 409, 500, 501] {
-            assert_eq!(sends(&idempotent, &soon(status)).0, 1, "{idempotent:?} {status}");
+            assert_eq!(
+                sends(&idempotent, &soon(status)).0,
+                1,
+                "{idempotent:?} {status}"
+            );
         }
     }
     for method in ["POST", "PATCH", "MINT"] {
@@ -309,7 +442,11 @@ fn a_busy_server_is_asked_again_as_far_as_that_can_do_no_harm() {
             (soon(500), 1),
         ] {
             let status = answer.status();
-            assert_eq!(sends(&request(method), &answer), (expected, Called::Delivered(status)), "{method}");
+            assert_eq!(
+                sends(&request(method), &answer),
+                (expected, Called::Delivered(status)),
+                "{method}"
+            );
         }
     }
 }
@@ -321,26 +458,47 @@ fn a_call_waits_as_long_as_the_server_asks_but_never_beyond_its_budget() {
         let busy = with_header(response(503, ""), "retry-after", wait);
         world.peer.script.push_back(Answer::Response(busy));
     }
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::OK));
-    assert_eq!(world.waits, [Duration::from_secs(7), Duration::from_secs(12)]);
+    assert_eq!(
+        world.call(&token, RESOURCE_URL),
+        Called::Delivered(StatusCode::OK)
+    );
+    assert_eq!(
+        world.waits,
+        [Duration::from_secs(7), Duration::from_secs(12)]
+    );
 
     let (mut world, token) = with_token(Peer::bound());
     let busy = with_header(response(503, ""), "retry-after", "31");
     world.peer.script.push_back(Answer::Response(busy));
-    assert_eq!(world.call(&token, RESOURCE_URL), Called::Delivered(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(
+        world.call(&token, RESOURCE_URL),
+        Called::Delivered(StatusCode::SERVICE_UNAVAILABLE)
+    );
     assert_eq!(world.waits, []);
 
     let (mut world, token) = with_token(Peer::bound());
     let uri = RESOURCE_URL.parse().unwrap();
     let request = || Request::get(RESOURCE_URL).body(()).unwrap();
-    world.peer.script.extend((0..9).map(|_| Answer::Response(response(429, ""))));
-    let call = token.authorize(&Method::GET, &uri).unwrap().at_most(2);
-    assert_eq!(world.perform(call, request()).unwrap(), Called::Delivered(StatusCode::TOO_MANY_REQUESTS));
+    world
+        .peer
+        .script
+        .extend((0..9).map(|_| Answer::Response(response(429, ""))));
+    let call = token.authorize(&Method::GET, &uri).unwrap().max_attempts(2);
+    assert_eq!(
+        world.perform(call, request()).unwrap(),
+        Called::Delivered(StatusCode::TOO_MANY_REQUESTS)
+    );
     assert_eq!(world.peer.seen.len(), 2);
-    let call = token.authorize(&Method::GET, &uri).unwrap().within(Duration::ZERO);
+    let call = token
+        .authorize(&Method::GET, &uri)
+        .unwrap()
+        .timeout(Duration::ZERO);
     let busy = with_header(response(503, ""), "retry-after", "1");
     world.peer.script.push_front(Answer::Response(busy));
-    assert_eq!(world.perform(call, request()).unwrap(), Called::Delivered(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(
+        world.perform(call, request()).unwrap(),
+        Called::Delivered(StatusCode::SERVICE_UNAVAILABLE)
+    );
 }
 
 #[test]
@@ -355,11 +513,26 @@ fn a_lost_call_is_sent_again_where_it_can_not_have_done_anything_or_may_do_it_tw
     ] {
         let (mut world, token) = with_token(Peer::bound());
         world.peer.script.extend((0..9).map(|_| Answer::Lost(sent)));
-        let request = Request::builder().method(method).uri(RESOURCE_URL).body(()).unwrap();
+        let request = Request::builder()
+            .method(method)
+            .uri(RESOURCE_URL)
+            .body(())
+            .unwrap();
         let call = token.authorize(request.method(), request.uri()).unwrap();
-        let Err(Error::Lost(lost)) = world.perform(call, request) else { panic!("it is lost for good") };
-        assert_eq!((lost.sent(), world.peer.seen.len()), (sent, sends), "{method}");
-        let ids: BTreeSet<_> = world.peer.seen.iter().filter_map(|seen| seen.jti.as_ref()).collect();
+        let Err(Error::NoResponse(lost)) = world.perform(call, request) else {
+            panic!("it is lost for good")
+        };
+        assert_eq!(
+            (lost.sent(), world.peer.seen.len()),
+            (sent, sends),
+            "{method}"
+        );
+        let ids: BTreeSet<_> = world
+            .peer
+            .seen
+            .iter()
+            .filter_map(|seen| seen.jti.as_ref())
+            .collect();
         assert_eq!(ids.len(), sends, "each has a proof of its own");
     }
 }
@@ -367,7 +540,11 @@ fn a_lost_call_is_sent_again_where_it_can_not_have_done_anything_or_may_do_it_tw
 #[test]
 fn a_request_whose_body_is_used_up_is_sent_once_whatever_comes() {
     let challenge = with_header(
-        with_header(response(401, ""), "www-authenticate", r#"DPoP error="use_dpop_nonce""#),
+        with_header(
+            response(401, ""),
+            "www-authenticate",
+            r#"DPoP error="use_dpop_nonce""#,
+        ),
         "dpop-nonce",
         "rs-1",
     );
@@ -380,7 +557,10 @@ fn a_request_whose_body_is_used_up_is_sent_once_whatever_comes() {
         let (mut world, token) = with_token(Peer::bound());
         world.peer.script.push_back(answer);
         let request = Request::get(RESOURCE_URL).body(()).unwrap();
-        let call = token.authorize(request.method(), request.uri()).unwrap().unrepeatable();
+        let call = token
+            .authorize(request.method(), request.uri())
+            .unwrap()
+            .single_use_body();
         let _ = world.perform(call, request);
         assert_eq!(world.peer.seen.len(), 1);
     }

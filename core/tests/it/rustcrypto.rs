@@ -23,7 +23,9 @@ pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
 }
 
 pub(crate) fn decode(part: &str) -> Vec<u8> {
-    URL_SAFE_NO_PAD.decode(part).expect("base64url without padding")
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .expect("base64url without padding")
 }
 
 pub(crate) fn parse(part: &str) -> Value {
@@ -56,7 +58,10 @@ pub(crate) fn thumbprint(jwk: &Value) -> String {
         Some("RSA") => &["e", "kty", "n"],
         _ => panic!("a key of no known type: {jwk}"),
     };
-    let members: Vec<String> = required.iter().map(|name| format!(r#""{name}":{}"#, jwk[*name])).collect();
+    let members: Vec<String> = required
+        .iter()
+        .map(|name| format!(r#""{name}":{}"#, jwk[*name]))
+        .collect();
     encode(Sha256::digest(format!("{{{}}}", members.join(","))))
 }
 
@@ -66,12 +71,16 @@ pub(crate) fn verifies(alg: &str, jwk: &Value, message: &[u8], raw: &[u8]) -> bo
     let rsa = || RsaPublicKey::new(number(jwk, "n"), number(jwk, "e")).expect("an RSA key");
     match (alg, jwk["kty"].as_str(), jwk["crv"].as_str()) {
         ("ES256", Some("EC"), Some("P-256")) => {
-            let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&point()).expect("a point on P-256");
-            p256::ecdsa::Signature::from_slice(raw).is_ok_and(|raw| key.verify(message, &raw).is_ok())
+            let key =
+                p256::ecdsa::VerifyingKey::from_sec1_bytes(&point()).expect("a point on P-256");
+            p256::ecdsa::Signature::from_slice(raw)
+                .is_ok_and(|raw| key.verify(message, &raw).is_ok())
         }
         ("ES384", Some("EC"), Some("P-384")) => {
-            let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(&point()).expect("a point on P-384");
-            p384::ecdsa::Signature::from_slice(raw).is_ok_and(|raw| key.verify(message, &raw).is_ok())
+            let key =
+                p384::ecdsa::VerifyingKey::from_sec1_bytes(&point()).expect("a point on P-384");
+            p384::ecdsa::Signature::from_slice(raw)
+                .is_ok_and(|raw| key.verify(message, &raw).is_ok())
         }
         ("EdDSA" | "Ed25519", Some("OKP"), Some("Ed25519")) => {
             let key = member(jwk, "x").try_into().expect("32 bytes");
@@ -108,8 +117,12 @@ impl Theirs {
     /// The same at each call, except that signatures by PSS are random.
     pub(crate) fn new(algorithm: Algorithm) -> Self {
         let pair = match algorithm {
-            Algorithm::Es256 => Pair::P256(p256::ecdsa::SigningKey::from_slice(&[9; 32]).expect("a scalar")),
-            Algorithm::Es384 => Pair::P384(p384::ecdsa::SigningKey::from_slice(&[9; 48]).expect("a scalar")),
+            Algorithm::Es256 => {
+                Pair::P256(p256::ecdsa::SigningKey::from_slice(&[9; 32]).expect("a scalar"))
+            }
+            Algorithm::Es384 => {
+                Pair::P384(p384::ecdsa::SigningKey::from_slice(&[9; 48]).expect("a scalar"))
+            }
             Algorithm::EdDsa | Algorithm::Ed25519 => {
                 Pair::Ed25519(ed25519_dalek::SigningKey::from_bytes(&[9; 32]))
             }
@@ -129,8 +142,14 @@ impl Theirs {
             json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) })
         };
         match &self.pair {
-            Pair::P256(key) => elliptic("P-256", key.verifying_key().to_encoded_point(false).as_bytes()),
-            Pair::P384(key) => elliptic("P-384", key.verifying_key().to_encoded_point(false).as_bytes()),
+            Pair::P256(key) => elliptic(
+                "P-256",
+                key.verifying_key().to_encoded_point(false).as_bytes(),
+            ),
+            Pair::P384(key) => elliptic(
+                "P-384",
+                key.verifying_key().to_encoded_point(false).as_bytes(),
+            ),
             Pair::Ed25519(key) => {
                 json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(key.verifying_key().as_bytes()) })
             }
@@ -144,17 +163,25 @@ impl Theirs {
     /// A signature as JOSE writes it.
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         match &self.pair {
-            Pair::P256(key) => p256::ecdsa::signature::Signer::<p256::ecdsa::Signature>::sign(key, message)
-                .to_bytes()
-                .to_vec(),
-            Pair::P384(key) => p384::ecdsa::signature::Signer::<p384::ecdsa::Signature>::sign(key, message)
-                .to_bytes()
-                .to_vec(),
+            Pair::P256(key) => {
+                p256::ecdsa::signature::Signer::<p256::ecdsa::Signature>::sign(key, message)
+                    .to_bytes()
+                    .to_vec()
+            }
+            Pair::P384(key) => {
+                p384::ecdsa::signature::Signer::<p384::ecdsa::Signature>::sign(key, message)
+                    .to_bytes()
+                    .to_vec()
+            }
             Pair::Ed25519(key) => key.sign(message).to_vec(),
             Pair::Rsa(key) if self.algorithm == Algorithm::Ps256 => {
-                pss::SigningKey::<Sha256>::new(key.clone()).sign_with_rng(&mut OsRng, message).to_vec()
+                pss::SigningKey::<Sha256>::new(key.clone())
+                    .sign_with_rng(&mut OsRng, message)
+                    .to_vec()
             }
-            Pair::Rsa(key) => pkcs1v15::SigningKey::<Sha256>::new(key.clone()).sign(message).to_vec(),
+            Pair::Rsa(key) => pkcs1v15::SigningKey::<Sha256>::new(key.clone())
+                .sign(message)
+                .to_vec(),
         }
     }
 
@@ -162,19 +189,29 @@ impl Theirs {
     pub(crate) fn sign_der(&self, message: &[u8]) -> Vec<u8> {
         let raw = self.sign(message);
         match &self.pair {
-            Pair::P256(_) => {
-                p256::ecdsa::Signature::from_slice(&raw).expect("R and S").to_der().as_bytes().to_vec()
+            Pair::P256(_) => p256::ecdsa::Signature::from_slice(&raw)
+                .expect("R and S")
+                .to_der()
+                .as_bytes()
+                .to_vec(),
+            Pair::P384(_) => p384::ecdsa::Signature::from_slice(&raw)
+                .expect("R and S")
+                .to_der()
+                .as_bytes()
+                .to_vec(),
+            Pair::Ed25519(_) | Pair::Rsa(_) => {
+                panic!("{} has no signatures in DER", self.algorithm)
             }
-            Pair::P384(_) => {
-                p384::ecdsa::Signature::from_slice(&raw).expect("R and S").to_der().as_bytes().to_vec()
-            }
-            Pair::Ed25519(_) | Pair::Rsa(_) => panic!("{} has no signatures in DER", self.algorithm),
         }
     }
 
     /// A JWS of the two texts.
     pub(crate) fn jws(&self, header: &Value, payload: &Value) -> String {
-        let input = format!("{}.{}", encode(header.to_string()), encode(payload.to_string()));
+        let input = format!(
+            "{}.{}",
+            encode(header.to_string()),
+            encode(payload.to_string())
+        );
         let signature = self.sign(input.as_bytes());
         format!("{input}.{}", encode(signature))
     }

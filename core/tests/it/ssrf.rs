@@ -1,7 +1,10 @@
 //! Documents and refusals that would have us send requests to where their authors can't (RFC 9728 §7.7): server-side request
 //! forgery.
 
-use keybound_core::{Error, Issuer, Metadata, Misuse, ProtectedResource, Received, WhyBad};
+use keybound_core::driver::Step;
+use keybound_core::{
+    Error, InvalidInput, InvalidResponseKind, Issuer, Metadata, ProtectedResource,
+};
 use serde_json::{Value, json};
 
 use crate::peer::{json_response, response, with_header};
@@ -23,15 +26,17 @@ const INTERNAL: [&str; 12] = [
     "https://0x7f.1/x",
 ];
 
-fn metadata(issuer: &str, members: &[(&str, &str)]) -> Result<Metadata, WhyBad> {
+fn metadata(issuer: &str, members: &[(&str, &str)]) -> Result<Metadata, InvalidResponseKind> {
     let mut document = json!({ "issuer": issuer });
     for (name, url) in members {
         document[*name] = json!(url);
     }
-    let issuer = Issuer::https(issuer).or_else(|_| Issuer::loopback_http(issuer)).unwrap();
+    let issuer = Issuer::https(issuer)
+        .or_else(|_| Issuer::loopback_http(issuer))
+        .unwrap();
     match answered(issuer.discover().unwrap(), json_response(200, &document)) {
-        Ok(Received::Done(metadata)) => Ok(metadata),
-        Err(Error::Response(bad)) => Err(bad.why().clone()),
+        Ok(Step::Done(metadata)) => Ok(metadata),
+        Err(Error::Response(bad)) => Err(bad.kind().clone()),
         other => panic!("{other:?}"),
     }
 }
@@ -39,42 +44,81 @@ fn metadata(issuer: &str, members: &[(&str, &str)]) -> Result<Metadata, WhyBad> 
 #[test]
 fn no_metadata_from_outside_name_an_internal_address() {
     for url in INTERNAL {
-        for member in ["token_endpoint", "jwks_uri", "introspection_endpoint", "authorization_endpoint"] {
+        for member in [
+            "token_endpoint",
+            "jwks_uri",
+            "introspection_endpoint",
+            "authorization_endpoint",
+        ] {
             let refused = metadata("https://as.example", &[(member, url)]);
-            assert_eq!(refused.map(drop), Err(WhyBad::Member(member)), "{url}");
+            assert_eq!(
+                refused.map(drop),
+                Err(InvalidResponseKind::InvalidMember(member)),
+                "{url}"
+            );
         }
     }
     // A public address is as good as a name.
-    assert!(metadata("https://as.example", &[("token_endpoint", "https://93.184.216.34/x")]).is_ok());
+    assert!(
+        metadata(
+            "https://as.example",
+            &[("token_endpoint", "https://93.184.216.34/x")]
+        )
+        .is_ok()
+    );
 }
 
 #[test]
 fn an_issuer_on_an_internal_network_may_name_its_neighbours() {
-    for issuer in ["https://10.0.0.1", "https://[fd00::1]", "https://localhost", "http://127.0.0.1:8080"] {
-        assert!(metadata(issuer, &[("token_endpoint", "https://10.0.0.2/token")]).is_ok(), "{issuer}");
+    for issuer in [
+        "https://10.0.0.1",
+        "https://[fd00::1]",
+        "https://localhost",
+        "http://127.0.0.1:8080",
+    ] {
+        assert!(
+            metadata(issuer, &[("token_endpoint", "https://10.0.0.2/token")]).is_ok(),
+            "{issuer}"
+        );
     }
     // But not by http, unless it is on this machine by itself.
-    assert!(metadata("https://10.0.0.1", &[("token_endpoint", "http://127.0.0.1/token")]).is_err());
+    assert!(
+        metadata(
+            "https://10.0.0.1",
+            &[("token_endpoint", "http://127.0.0.1/token")]
+        )
+        .is_err()
+    );
 }
 
 #[test]
 fn a_resource_names_no_authorization_server_at_an_internal_address() {
     const RESOURCE: &str = "https://rs.example/api";
-    let servers: Vec<Value> =
-        INTERNAL.iter().map(|url| json!(url)).chain([json!("https://as.example")]).collect();
+    let servers: Vec<Value> = INTERNAL
+        .iter()
+        .map(|url| json!(url))
+        .chain([json!("https://as.example")])
+        .collect();
     let document = json!({ "resource": RESOURCE, "authorization_servers": servers });
-    let exchange = ProtectedResource::discover(RESOURCE).unwrap();
-    let Ok(Received::Done(resource)) = answered(exchange, json_response(200, &document)) else { panic!() };
-    let servers: Vec<&str> = resource.authorization_servers().map(Issuer::as_str).collect();
+    let operation = ProtectedResource::discover(RESOURCE).unwrap();
+    let Ok(Step::Done(resource)) = answered(operation, json_response(200, &document)) else {
+        panic!()
+    };
+    let servers: Vec<&str> = resource
+        .authorization_servers()
+        .map(Issuer::as_str)
+        .collect();
     assert_eq!(servers, ["https://as.example"]);
 }
 
 #[test]
 fn a_refusal_sends_nobody_to_an_internal_address_for_metadata() {
-    let told = |place: &str, resource: &str| -> Result<(), Misuse> {
+    let told = |place: &str, resource: &str| -> Result<(), InvalidInput> {
         let challenge = format!("DPoP resource_metadata=\"{place}\"");
         let refusal = with_header(response(401, ""), "www-authenticate", &challenge);
-        ProtectedResource::told_by(refusal.headers(), resource).unwrap().map(drop)
+        ProtectedResource::discover_from_challenge(refusal.headers(), resource)
+            .unwrap()
+            .map(drop)
     };
     for (place, resource) in [
         ("https://RS.example:443/meta", "https://rs.example/api"),

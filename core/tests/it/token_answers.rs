@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::Response;
-use keybound_core::{Error, ExpiresIn, Grant, Secret, Token, TokenType, UnixTime, WhyBad};
+use keybound_core::{
+    Error, ExpiresIn, Grant, InvalidResponseKind, Secret, Token, TokenType, UnixTime,
+};
 use serde_json::{Value, json};
 
 use crate::peer::{Peer, response, with_header};
@@ -15,8 +17,11 @@ fn read(body: &str) -> Result<Token, Error> {
 
 fn answer(expires_in: ExpiresIn, answer: Response<Vec<u8>>) -> Result<Token, Error> {
     let mut world = World::scripted(Peer::bearer(), [answer]);
-    let exchange = world.client().expires_in(expires_in).token(Grant::client_credentials())?;
-    world.run(exchange)
+    let operation = world
+        .client()
+        .expires_in(expires_in)
+        .token(Grant::client_credentials())?;
+    world.run(operation)
 }
 
 /// The answer of a server that says this of `member`, and else no more than it must.
@@ -26,9 +31,9 @@ fn with(member: &str, value: &Value) -> String {
     answer.to_string()
 }
 
-fn why(body: &str) -> WhyBad {
+fn why(body: &str) -> InvalidResponseKind {
     match read(body) {
-        Err(Error::Response(bad)) => bad.why().clone(),
+        Err(Error::Response(bad)) => bad.kind().clone(),
         other => panic!("{body}: {other:?}"),
     }
 }
@@ -55,9 +60,18 @@ fn expires_in_is_read_in_every_form_that_servers_have() {
         (json!("1736964352"), at(1_736_964_352)),
         (json!(2_147_483_648_u64), at(2_147_483_648)),
         (json!(253_402_300_799_u64), at(253_402_300_799)),
-        (json!(1_736_964_352_123_u64), Some(UnixTime::from_millis(1_736_964_352_123))),
-        (json!("1736964352999"), Some(UnixTime::from_millis(1_736_964_352_999))),
-        (json!(253_402_300_799_999_u64), Some(UnixTime::from_millis(253_402_300_799_999))),
+        (
+            json!(1_736_964_352_123_u64),
+            Some(UnixTime::from_millis(1_736_964_352_123)),
+        ),
+        (
+            json!("1736964352999"),
+            Some(UnixTime::from_millis(1_736_964_352_999)),
+        ),
+        (
+            json!(253_402_300_799_999_u64),
+            Some(UnixTime::from_millis(253_402_300_799_999)),
+        ),
         (json!(0), None),
         (json!(-1), None),
         (json!("-3600"), None),
@@ -81,11 +95,27 @@ fn expires_in_is_read_in_every_form_that_servers_have() {
 #[test]
 fn expires_in_is_read_as_it_is_told_whatever_its_magnitude() {
     for (meaning, value, expected) in [
-        (ExpiresIn::Relative, json!(1_736_964_352), after(1_736_964_352_000)),
-        (ExpiresIn::Relative, json!(1e15), after(1_000_000_000_000_000_000)),
-        (ExpiresIn::Relative, json!(1.8e19), Some(UnixTime::from_millis(u64::MAX))),
+        (
+            ExpiresIn::Relative,
+            json!(1_736_964_352),
+            after(1_736_964_352_000),
+        ),
+        (
+            ExpiresIn::Relative,
+            json!(1e15),
+            after(1_000_000_000_000_000_000),
+        ),
+        (
+            ExpiresIn::Relative,
+            json!(1.8e19),
+            Some(UnixTime::from_millis(u64::MAX)),
+        ),
         (ExpiresIn::AbsoluteSeconds, json!(86_400), at(86_400)),
-        (ExpiresIn::AbsoluteSeconds, json!(253_402_300_799_u64), at(253_402_300_799)),
+        (
+            ExpiresIn::AbsoluteSeconds,
+            json!(253_402_300_799_u64),
+            at(253_402_300_799),
+        ),
         (ExpiresIn::AbsoluteMillis, json!(86_400_000), at(86_400)),
         (
             ExpiresIn::AbsoluteMillis,
@@ -104,16 +134,32 @@ fn an_absolute_time_that_is_past_by_our_clock_is_counted_from_the_servers() {
     // START is 22:13:20 that day.
     for (date, expires, expected) in [
         // Our clock is a day ahead.
-        ("Mon, 13 Nov 2023 22:13:20 GMT", 1_699_913_600 + 900, after(900_000)),
+        (
+            "Mon, 13 Nov 2023 22:13:20 GMT",
+            1_699_913_600 + 900,
+            after(900_000),
+        ),
         // It is a day behind: the token seems to live longer, and will be refused.
-        ("Wed, 15 Nov 2023 22:13:20 GMT", 1_700_086_400 + 900, at(1_700_086_400 + 900)),
+        (
+            "Wed, 15 Nov 2023 22:13:20 GMT",
+            1_700_086_400 + 900,
+            at(1_700_086_400 + 900),
+        ),
         // Both are right, whatever the one says.
-        ("Tue, 14 Nov 2023 22:13:21 GMT", 1_700_000_000 + 900, at(1_700_000_000 + 900)),
+        (
+            "Tue, 14 Nov 2023 22:13:21 GMT",
+            1_700_000_000 + 900,
+            at(1_700_000_000 + 900),
+        ),
         // It is past by both.
         ("Tue, 14 Nov 2023 22:13:20 GMT", 1_699_999_990, after(0)),
         ("nonsense", 1_699_999_990, at(1_699_999_990)),
     ] {
-        let answered = with_header(response(200, &with("expires_in", &json!(expires))), "date", date);
+        let answered = with_header(
+            response(200, &with("expires_in", &json!(expires))),
+            "date",
+            date,
+        );
         let token = answer(ExpiresIn::Auto, answered).unwrap();
         assert_eq!(token.expires_at(), expected, "{date}");
     }
@@ -144,7 +190,10 @@ fn the_captures_of_moovs_reference_through_the_years_are_all_understood() {
             "token_type": token_type,
         });
         let token = read(&body.to_string()).unwrap();
-        assert_eq!((token.expires_at(), token.token_type()), (expected, &TokenType::Bearer));
+        assert_eq!(
+            (token.expires_at(), token.token_type()),
+            (expected, &TokenType::Bearer)
+        );
     }
 }
 
@@ -199,7 +248,10 @@ fn answers_of_other_servers_are_understood() {
     ] {
         let token = read(body).unwrap();
         assert_eq!(
-            (token.expires_at(), token.scope().map(|scope| scope.as_str())),
+            (
+                token.expires_at(),
+                token.scope().map(|scope| scope.as_str())
+            ),
             (expires_at, scope),
             "{server}"
         );
@@ -210,7 +262,10 @@ fn answers_of_other_servers_are_understood() {
 #[test]
 fn scope_is_read_in_every_form_that_servers_have() {
     for (value, expected) in [
-        (json!("/accounts.read /accounts.write"), Some("/accounts.read /accounts.write")),
+        (
+            json!("/accounts.read /accounts.write"),
+            Some("/accounts.read /accounts.write"),
+        ),
         (json!("  a   b "), Some("a b")),
         (json!("a,b"), Some("a b")),
         (json!(["a", "b"]), Some("a b")),
@@ -223,7 +278,11 @@ fn scope_is_read_in_every_form_that_servers_have() {
         (json!({}), None),
     ] {
         let token = read(&with("scope", &value)).unwrap();
-        assert_eq!(token.scope().map(|scope| scope.as_str()), expected, "{value}");
+        assert_eq!(
+            token.scope().map(|scope| scope.as_str()),
+            expected,
+            "{value}"
+        );
     }
     assert_eq!(read(r#"{"access_token":"at"}"#).unwrap().scope(), None);
 }
@@ -250,7 +309,11 @@ fn token_type_is_an_open_set_in_which_case_does_not_count() {
 #[test]
 fn any_success_will_do_and_the_content_type_does_not_matter() {
     for status in [200, 201, 203] {
-        let token = answer(ExpiresIn::Auto, response(status, r#"{"access_token":"at"}"#)).unwrap();
+        let token = answer(
+            ExpiresIn::Auto,
+            response(status, r#"{"access_token":"at"}"#),
+        )
+        .unwrap();
         assert_eq!(token.access_token().expose(), "at");
     }
 }
@@ -266,10 +329,11 @@ fn a_token_of_4096_characters_is_a_token() {
 
 #[test]
 fn members_that_have_no_method_are_kept_by_name() {
-    let token = read(r#"{"id_token":"eyJ","access_token":"at","expires_at":7,"deep":{"a":[{}]}}"#).unwrap();
-    assert_eq!(token.other("id_token").map(Secret::expose), Some("eyJ"));
+    let token =
+        read(r#"{"id_token":"eyJ","access_token":"at","expires_at":7,"deep":{"a":[{}]}}"#).unwrap();
+    assert_eq!(token.extra("id_token").map(Secret::expose), Some("eyJ"));
     for absent in ["expires_at", "deep", "access_token", "nothing"] {
-        assert!(token.other(absent).is_none(), "{absent}");
+        assert!(token.extra(absent).is_none(), "{absent}");
     }
 }
 
@@ -287,24 +351,42 @@ fn of_a_member_that_stands_twice_the_last_counts() {
     assert_eq!(token.scope().unwrap().as_str(), "w");
     assert_eq!(token.refresh_token().unwrap().expose(), "r");
     assert_eq!(token.token_type(), &TokenType::Bearer);
-    assert_eq!(token.other("x").map(Secret::expose), Some("2"));
+    assert_eq!(token.extra("x").map(Secret::expose), Some("2"));
     let last = r#"{"access_token":"a","access_token":null}"#;
-    assert_eq!(why(last), WhyBad::Missing("access_token"));
+    assert_eq!(why(last), InvalidResponseKind::Missing("access_token"));
 }
 
 #[test]
 fn an_answer_without_a_token_says_what_is_wrong_and_where() {
     for (body, expected) in [
-        (r"{}", WhyBad::Missing("access_token")),
-        (r#"{"access_token":null}"#, WhyBad::Missing("access_token")),
-        (r#"{"access_token":""}"#, WhyBad::Missing("access_token")),
-        (r#"{"error":null}"#, WhyBad::Missing("access_token")),
-        (r#"{"access_token":4711}"#, WhyBad::Member("access_token")),
-        (r#"{"access_token":["at"]}"#, WhyBad::Member("access_token")),
-        (r#"{"access_token":"a\nb"}"#, WhyBad::Member("access_token")),
-        (r#"["access_token"]"#, WhyBad::NotAnObject),
-        (r#""at""#, WhyBad::NotAnObject),
-        ("null", WhyBad::NotAnObject),
+        (r"{}", InvalidResponseKind::Missing("access_token")),
+        (
+            r#"{"access_token":null}"#,
+            InvalidResponseKind::Missing("access_token"),
+        ),
+        (
+            r#"{"access_token":""}"#,
+            InvalidResponseKind::Missing("access_token"),
+        ),
+        (
+            r#"{"error":null}"#,
+            InvalidResponseKind::Missing("access_token"),
+        ),
+        (
+            r#"{"access_token":4711}"#,
+            InvalidResponseKind::InvalidMember("access_token"),
+        ),
+        (
+            r#"{"access_token":["at"]}"#,
+            InvalidResponseKind::InvalidMember("access_token"),
+        ),
+        (
+            r#"{"access_token":"a\nb"}"#,
+            InvalidResponseKind::InvalidMember("access_token"),
+        ),
+        (r#"["access_token"]"#, InvalidResponseKind::NotAnObject),
+        (r#""at""#, InvalidResponseKind::NotAnObject),
+        ("null", InvalidResponseKind::NotAnObject),
     ] {
         assert_eq!(why(body), expected, "{body}");
     }
@@ -321,12 +403,14 @@ fn what_is_no_json_is_told_by_its_place_alone() {
         // serde_json names the last character that is good.
         ("{\"access_token\":\"\u{1}\"}", (1, 17)),
     ] {
-        let WhyBad::NotJson { line, column, .. } = why(body) else { panic!("{body} is JSON") };
+        let InvalidResponseKind::NotJson { line, column, .. } = why(body) else {
+            panic!("{body} is JSON")
+        };
         assert_eq!((line, column), place, "{body}");
     }
     assert!(matches!(
         answer(ExpiresIn::Auto, Response::new(b"{\"access_token\":\"at\",\xff}".to_vec())),
-        Err(Error::Response(bad)) if matches!(bad.why(), WhyBad::NotJson { line: 1, column: 22, .. })
+        Err(Error::Response(bad)) if matches!(bad.kind(), InvalidResponseKind::NotJson { line: 1, column: 22, .. })
     ));
 }
 
@@ -341,15 +425,24 @@ fn the_value_of_a_wrong_member_is_not_shown() {
     ] {
         let error = read(body).unwrap_err();
         let shown = format!("{error} {error:?}");
-        assert!(!shown.contains("4711") && !shown.contains("s3cr3t"), "{shown}");
+        assert!(
+            !shown.contains("4711") && !shown.contains("s3cr3t"),
+            "{shown}"
+        );
     }
 }
 
 #[test]
 fn an_error_in_a_200_is_a_refusal() {
-    let body = r#"{"error":"bad_verification_code","error_description":"The code passed is incorrect."}"#;
-    let Err(Error::Server(error)) = read(body) else { panic!("no refusal") };
-    assert_eq!((error.status().as_u16(), error.code()), (200, Some("bad_verification_code")));
+    let body =
+        r#"{"error":"bad_verification_code","error_description":"The code passed is incorrect."}"#;
+    let Err(Error::Server(error)) = read(body) else {
+        panic!("no refusal")
+    };
+    assert_eq!(
+        (error.status().as_u16(), error.code()),
+        (200, Some("bad_verification_code"))
+    );
     let both = read(r#"{"error":"","access_token":"at"}"#).unwrap();
     assert_eq!(both.access_token().expose(), "at");
 }
@@ -365,23 +458,43 @@ fn json_of_any_depth_is_no_danger() {
             }
         }
     }
-    let shallow = format!(r#"{{"access_token":"at","x":{}0{}}}"#, "[".repeat(100), "]".repeat(100));
+    let shallow = format!(
+        r#"{{"access_token":"at","x":{}0{}}}"#,
+        "[".repeat(100),
+        "]".repeat(100)
+    );
     assert!(read(&shallow).is_ok());
 }
 
 #[test]
 fn an_answer_that_somebody_else_got_is_read_like_any_other() {
     let client = World::with(Peer::bound()).client();
-    let bound =
-        client.read_token(br#"{"access_token":"at","token_type":"DPoP","expires_in":60}"#, START).unwrap();
-    assert_eq!((bound.key(), bound.expires_at()), (client.key(), after(60_000)));
+    let bound = client
+        .parse_token_response(
+            br#"{"access_token":"at","token_type":"DPoP","expires_in":60}"#,
+            START,
+        )
+        .unwrap();
+    assert_eq!(
+        (bound.key(), bound.expires_at()),
+        (client.key(), after(60_000))
+    );
     for (answer, why) in [
-        (r#"{"access_token":"at","token_type":"Bearer"}"#, WhyBad::NotBound),
-        (r#"{"error":"invalid_grant"}"#, WhyBad::Missing("access_token")),
-        (r#"{"access_token":1}"#, WhyBad::Member("access_token")),
+        (
+            r#"{"access_token":"at","token_type":"Bearer"}"#,
+            InvalidResponseKind::NotBound,
+        ),
+        (
+            r#"{"error":"invalid_grant"}"#,
+            InvalidResponseKind::Missing("access_token"),
+        ),
+        (
+            r#"{"access_token":1}"#,
+            InvalidResponseKind::InvalidMember("access_token"),
+        ),
     ] {
-        match client.read_token(answer.as_bytes(), START) {
-            Err(Error::Response(bad)) => assert_eq!(bad.why(), &why),
+        match client.parse_token_response(answer.as_bytes(), START) {
+            Err(Error::Response(bad)) => assert_eq!(bad.kind(), &why),
             other => panic!("{answer}: {other:?}"),
         }
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keybound_core::dpop::{Policy, Problem};
-use keybound_core::{Endpoint, Misuse};
+use keybound_core::dpop::{ProofError, ProofVerifier};
+use keybound_core::{Endpoint, InvalidInput};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,18 +16,31 @@ use crate::world::START;
 /// Where we take a URL and leave what a browser would rewrite. In each case the server gets what its operator wrote, and the
 /// proof names just that.
 const DIFFERENCES: [(&str, Differs); 4] = [
-    ("dot segments", |url| url.path().split('/').any(is_dot_segment)),
+    ("dot segments", |url| {
+        url.path().split('/').any(is_dot_segment)
+    }),
     // No proof names it.
-    ("query", |url| url.query().is_some_and(|query| query.contains('\'') || !query.is_ascii())),
-    ("IPv6 spelling", |url| url.host().is_some_and(|host| host.starts_with('['))),
+    ("query", |url| {
+        url.query()
+            .is_some_and(|query| query.contains('\'') || !query.is_ascii())
+    }),
+    ("IPv6 spelling", |url| {
+        url.host().is_some_and(|host| host.starts_with('['))
+    }),
     // What is no Punycode is no name in DNS either.
-    ("Punycode", |url| url.host().is_some_and(|host| host.split('.').any(|label| label.starts_with("xn--")))),
+    ("Punycode", |url| {
+        url.host()
+            .is_some_and(|host| host.split('.').any(|label| label.starts_with("xn--")))
+    }),
 ];
 
 type Differs = fn(&http::Uri) -> bool;
 
 fn is_dot_segment(segment: &str) -> bool {
-    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+    matches!(
+        segment.to_ascii_lowercase().replace("%2e", ".").as_str(),
+        "." | ".."
+    )
 }
 
 #[derive(Deserialize)]
@@ -44,32 +57,55 @@ fn table() -> Vec<Row> {
     serde_json::from_str(include_str!("../vectors/urls.json")).unwrap()
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, Misuse> {
-    Endpoint::https(url).or_else(|misuse| Endpoint::loopback_http(url).map_err(|_| misuse))
+fn endpoint(url: &str) -> Result<Endpoint, InvalidInput> {
+    Endpoint::https(url).or_else(|invalid| Endpoint::loopback_http(url).map_err(|_| invalid))
 }
 
 #[test]
 fn listed_urls_are_read_as_the_table_says_and_each_difference_is_named() {
     let mut named = BTreeSet::new();
-    for Row { url, endpoint: expected, whatwg, why } in table() {
-        assert_eq!(Url::parse(&url).ok().map(String::from), whatwg, "the url crate on {url:?}");
+    for Row {
+        url,
+        endpoint: expected,
+        whatwg,
+        why,
+    } in table()
+    {
+        assert_eq!(
+            Url::parse(&url).ok().map(String::from),
+            whatwg,
+            "the url crate on {url:?}"
+        );
         let ours = endpoint(&url);
         if let Some(uri) = url.parse().ok().filter(|_| !url.contains('#')) {
-            let of_a_request = Endpoint::of(&uri).map(|endpoint| endpoint.to_string());
+            let of_a_request = Endpoint::from_uri(&uri).map(|endpoint| endpoint.to_string());
             assert_eq!(of_a_request.ok(), expected, "{url:?}, as a request has it");
         }
         match &ours {
             Ok(ours) => {
                 assert_eq!(Some(ours.to_string()), expected, "{url:?}");
-                let difference = DIFFERENCES.iter().find(|(name, _)| Some(*name) == why.as_deref());
+                let difference = DIFFERENCES
+                    .iter()
+                    .find(|(name, _)| Some(*name) == why.as_deref());
                 assert_eq!(difference.is_some(), expected != whatwg, "{url:?}: {why:?}");
-                assert!(difference.is_none_or(|(_, differs)| differs(ours.uri())), "{url:?}: {why:?}");
+                assert!(
+                    difference.is_none_or(|(_, differs)| differs(ours.uri())),
+                    "{url:?}: {why:?}"
+                );
                 named.extend(difference.map(|(name, _)| *name));
             }
-            Err(misuse) => assert_eq!((None, Some(misuse.rule())), (expected, why.as_deref()), "{url:?}"),
+            Err(invalid) => assert_eq!(
+                (None, Some(invalid.rule())),
+                (expected, why.as_deref()),
+                "{url:?}"
+            ),
         }
     }
-    assert_eq!(named, DIFFERENCES.map(|(name, _)| name).into(), "each difference has an example");
+    assert_eq!(
+        named,
+        DIFFERENCES.map(|(name, _)| name).into(),
+        "each difference has an example"
+    );
 }
 
 /// Texts like URLs, with what has deceived parsers: signs in ports, numbers for hosts, brackets, backslashes, escapes.
@@ -88,12 +124,22 @@ fn urls() -> impl Strategy<Value = String> {
         "(/(\\.|\\.\\.|%2e|%2E\\.|a|b){0,1}){1,5}",
         "(/[a-zA-Z0-9%./\\\\\"<>\\[\\]{}|^`é \\t-]{0,6}){0,3}",
     ];
-    let query = prop_oneof![Just(String::new()), "\\?[a-zA-Z0-9._~!$&'()*+,;=:@/?%\"<>`{}é-]{0,12}"];
-    let scheme =
-        prop_oneof![4 => Just("https://"), 1 => Just("http://"), 1 => Just("HTTPS://"), 1 => Just("https:/")];
-    (scheme, prop_oneof![8 => Just(""), 1 => Just("me@"), 1 => Just("@")], host, port, path, query).prop_map(
-        |(scheme, user, host, port, path, query)| format!("{scheme}{user}{host}{port}{path}{query}"),
+    let query = prop_oneof![
+        Just(String::new()),
+        "\\?[a-zA-Z0-9._~!$&'()*+,;=:@/?%\"<>`{}é-]{0,12}"
+    ];
+    let scheme = prop_oneof![4 => Just("https://"), 1 => Just("http://"), 1 => Just("HTTPS://"), 1 => Just("https:/")];
+    (
+        scheme,
+        prop_oneof![8 => Just(""), 1 => Just("me@"), 1 => Just("@")],
+        host,
+        port,
+        path,
+        query,
     )
+        .prop_map(|(scheme, user, host, port, path, query)| {
+            format!("{scheme}{user}{host}{port}{path}{query}")
+        })
 }
 
 proptest! {
@@ -148,7 +194,9 @@ proptest! {
 }
 
 fn is_named(difference: &str, endpoint: &Endpoint) -> bool {
-    DIFFERENCES.iter().any(|(name, differs)| *name == difference && differs(endpoint.uri()))
+    DIFFERENCES
+        .iter()
+        .any(|(name, differs)| *name == difference && differs(endpoint.uri()))
 }
 
 fn in_browsers_spelling(host: &str) -> String {
@@ -160,11 +208,26 @@ fn in_browsers_spelling(host: &str) -> String {
 
 /// Another spelling of the same URL: letters of the path as escapes, the scheme in capitals, a default port, dots.
 fn respelled(url: &str) -> String {
-    let Some((start, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((start, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
     let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let port = if start.eq_ignore_ascii_case("https") && !host.contains(':') { ":443" } else { "" };
-    let path = if path.starts_with('/') { format!("/./b/..{path}") } else { format!("/{path}") };
-    format!("{}://{}{port}{}", start.to_uppercase(), host.to_uppercase(), path.replace('a', "%61"))
+    let port = if start.eq_ignore_ascii_case("https") && !host.contains(':') {
+        ":443"
+    } else {
+        ""
+    };
+    let path = if path.starts_with('/') {
+        format!("/./b/..{path}")
+    } else {
+        format!("/{path}")
+    };
+    format!(
+        "{}://{}{port}{}",
+        start.to_uppercase(),
+        host.to_uppercase(),
+        path.replace('a', "%61")
+    )
 }
 
 fn unescaped(segment: &str) -> Vec<u8> {
@@ -174,9 +237,19 @@ fn unescaped(segment: &str) -> Vec<u8> {
 /// Whether a policy for one URL takes the `htu` of another. The signature is of no account here.
 fn is_proof_for(url: &str, htu: &str) -> bool {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let proof = format!("{}.{}.AA", part(json!({ "typ": "dpop+jwt" })), part(json!({ "htu": htu })));
-    let inspection = Policy::default().url(url).unwrap().inspect(&proof, START);
-    !inspection.problems().iter().any(|problem| matches!(problem, Problem::HtuMismatch | Problem::HtuMissing))
+    let proof = format!(
+        "{}.{}.AA",
+        part(json!({ "typ": "dpop+jwt" })),
+        part(json!({ "htu": htu }))
+    );
+    let inspection = ProofVerifier::default()
+        .url(url)
+        .unwrap()
+        .verify(&proof, START);
+    !inspection
+        .problems()
+        .iter()
+        .any(|problem| matches!(problem, ProofError::HtuMismatch | ProofError::HtuMissing))
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Proofs that others have published.
 
-use keybound_core::dpop::{Policy, Problem};
+use keybound_core::dpop::{ProofError, ProofVerifier};
 use keybound_core::jose::PublicJwk;
 use keybound_core::{Secret, UnixTime};
 use serde_json::Value;
@@ -21,8 +21,11 @@ fn text<'a>(vector: &'a Value, name: &str) -> &'a str {
 }
 
 /// The policy that the vector's own claims fit, but for `ath`.
-fn fitting(vector: &Value) -> Policy {
-    Policy::default().method(text(vector, "htm")).url(text(vector, "htu")).unwrap()
+fn fitting(vector: &Value) -> ProofVerifier {
+    ProofVerifier::default()
+        .method(text(vector, "htm"))
+        .url(text(vector, "htu"))
+        .unwrap()
 }
 
 fn made_at(vector: &Value) -> UnixTime {
@@ -38,7 +41,7 @@ fn the_proofs_of_rfc_9449_are_sound_at_their_time() {
             Some(_) => fitting(vector).access_token(&token),
             None => fitting(vector).no_access_token(),
         };
-        let inspection = policy.inspect(text(vector, "proof"), made_at(vector));
+        let inspection = policy.verify(text(vector, "proof"), made_at(vector));
         assert_eq!(inspection.problems(), [], "{}", vector["id"]);
         let key = PublicJwk::from_json(vector["header"]["jwk"].to_string().as_bytes()).unwrap();
         assert_eq!(inspection.key(), Some(&key));
@@ -56,20 +59,26 @@ fn the_ath_of_rfc_9449_is_the_hash_of_its_token_and_of_no_other() {
     let vector = &file["proofs"][2];
     assert_eq!(vector["ath"], file["access_token_ath"]);
     let policy = fitting(vector).access_token(&Secret::new("another"));
-    let inspection = policy.inspect(text(vector, "proof"), made_at(vector));
-    assert_eq!(inspection.problems(), [Problem::AthMismatch]);
+    let inspection = policy.verify(text(vector, "proof"), made_at(vector));
+    assert_eq!(inspection.problems(), [ProofError::AthMismatch]);
 }
 
 #[test]
 fn treasury_primes_example_is_a_sound_proof_of_a_resource_request_at_its_time() {
     let vector = treasury_prime();
-    let inspection = fitting(&vector).inspect(text(&vector, "proof"), made_at(&vector));
+    let inspection = fitting(&vector).verify(text(&vector, "proof"), made_at(&vector));
     assert_eq!(inspection.problems(), []);
     let verified = inspection.verified().unwrap();
     assert_eq!(verified.key().thumbprint(), text(&vector, "jkt"));
     let claims = inspection.claims().unwrap();
-    assert_eq!((claims.jti.as_deref(), claims.nonce.as_deref()), (Some(text(&vector, "jti")), None));
-    assert_eq!((claims.htm.as_deref(), claims.htu.as_deref()), (Some("GET"), Some(text(&vector, "htu"))));
+    assert_eq!(
+        (claims.jti.as_deref(), claims.nonce.as_deref()),
+        (Some(text(&vector, "jti")), None)
+    );
+    assert_eq!(
+        (claims.htm.as_deref(), claims.htu.as_deref()),
+        (Some("GET"), Some(text(&vector, "htu")))
+    );
     assert_eq!(claims.ath.as_deref(), Some(text(&vector, "ath")));
     let all: Value = serde_json::from_str(inspection.claims_json().unwrap()).unwrap();
     assert_eq!(all["exp"], vector["exp"]);
@@ -78,38 +87,51 @@ fn treasury_primes_example_is_a_sound_proof_of_a_resource_request_at_its_time() 
 #[test]
 fn treasury_primes_example_would_be_relayed_by_nobody() {
     let vector = treasury_prime();
-    let relay = Policy::default()
+    let relay = ProofVerifier::default()
         .method("POST")
         .url("https://ux-toolkit-api-sandbox.marqeta.com/api/v1/oauth/token")
         .unwrap()
         .no_access_token();
     // The signature holds, so that it isn't among what is wrong.
-    let today = relay.inspect(text(&vector, "proof"), START.max(UnixTime::from_secs(1_790_000_000)));
+    let today = relay.verify(
+        text(&vector, "proof"),
+        START.max(UnixTime::from_secs(1_790_000_000)),
+    );
     let wrong = [
-        Problem::HtmMismatch,
-        Problem::HtuMismatch,
-        Problem::TooOld,
-        Problem::Expired,
-        Problem::AthUnexpected,
+        ProofError::HtmMismatch,
+        ProofError::HtuMismatch,
+        ProofError::TooOld,
+        ProofError::Expired,
+        ProofError::AthUnexpected,
     ];
     assert_eq!(today.problems(), wrong);
     assert!(today.verified().is_none());
     // Its 60 seconds end before the 300 that a proof may be old, and the leeway of 30.
     let minutes_later = UnixTime::from_secs(1_748_905_791 + 30);
-    let expired = fitting(&vector).inspect(text(&vector, "proof"), minutes_later);
-    assert_eq!(expired.problems(), [Problem::Expired]);
+    let expired = fitting(&vector).verify(text(&vector, "proof"), minutes_later);
+    assert_eq!(expired.problems(), [ProofError::Expired]);
 }
 
 #[test]
 fn a_proof_with_any_one_character_changed_is_refused() {
-    for proof in [Maker::new().proof(), text(&treasury_prime(), "proof").to_owned()] {
-        let now = if proof.len() < 600 { START } else { made_at(&treasury_prime()) };
-        assert!(Policy::default().inspect(&proof, now).is_valid());
+    for proof in [
+        Maker::new().proof(),
+        text(&treasury_prime(), "proof").to_owned(),
+    ] {
+        let now = if proof.len() < 600 {
+            START
+        } else {
+            made_at(&treasury_prime())
+        };
+        assert!(ProofVerifier::default().verify(&proof, now).is_valid());
         for at in 0..proof.len() {
             let mut changed = proof.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
-            assert!(!Policy::default().inspect(&changed, now).is_valid(), "{at}: {changed}");
+            assert!(
+                !ProofVerifier::default().verify(&changed, now).is_valid(),
+                "{at}: {changed}"
+            );
         }
     }
 }
@@ -118,13 +140,27 @@ fn a_proof_with_any_one_character_changed_is_refused() {
 fn bits_that_stand_for_nothing_at_the_end_of_a_part_must_be_zero() {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let proof = Maker::new().proof();
-    for end in [proof.find('.').unwrap(), proof.rfind('.').unwrap(), proof.len()] {
-        let last = ALPHABET.iter().position(|letter| *letter == proof.as_bytes()[end - 1]).unwrap();
-        for (other, letter) in ALPHABET.iter().enumerate().filter(|(other, _)| *other != last) {
+    for end in [
+        proof.find('.').unwrap(),
+        proof.rfind('.').unwrap(),
+        proof.len(),
+    ] {
+        let last = ALPHABET
+            .iter()
+            .position(|letter| *letter == proof.as_bytes()[end - 1])
+            .unwrap();
+        for (other, letter) in ALPHABET
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != last)
+        {
             let mut changed = proof.clone().into_bytes();
             changed[end - 1] = *letter;
             let changed = String::from_utf8(changed).unwrap();
-            assert!(!Policy::default().inspect(&changed, START).is_valid(), "{other} at {end}");
+            assert!(
+                !ProofVerifier::default().verify(&changed, START).is_valid(),
+                "{other} at {end}"
+            );
         }
     }
 }

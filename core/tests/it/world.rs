@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use keybound_core::driver::{
+    PreparedCall, PreparedRequest, RequestContext, ResourceCall, ServerState, Signing, Step,
+    Verdict,
+};
 use keybound_core::jose::{Algorithm, Signature, SigningKey};
 use keybound_core::{
-    Ambient, Authorized, Client, ClientAuth, Endpoint, Error, Exchange, Grant, Issuer, Judged, Origins,
-    Outgoing, Received, ResourceCall, Sent, SignRequest, Signing, Token, UnixTime,
+    Client, ClientAuth, Endpoint, Error, Grant, Issuer, Operation, Sent, SignRequest, Token,
+    UnixTime,
 };
 
 use crate::peer::{Answer, ISSUER, Peer};
@@ -23,7 +27,7 @@ pub(crate) struct World {
     pub(crate) key: SigningKey,
     /// The key by which the client authenticates itself, where it does so.
     pub(crate) client_key: Option<SigningKey>,
-    pub(crate) origins: Origins,
+    pub(crate) origins: ServerState,
     pub(crate) now: UnixTime,
     /// Every wait that was not zero.
     pub(crate) waits: Vec<Duration>,
@@ -44,7 +48,7 @@ impl World {
             peer,
             key: SigningKey::generate(Algorithm::Es256).expect("random numbers"),
             client_key: None,
-            origins: Origins::new(),
+            origins: ServerState::new(),
             now: START,
             waits: Vec::new(),
             drawn: 0,
@@ -52,9 +56,15 @@ impl World {
     }
 
     /// A world in which the peer gives these answers first.
-    pub(crate) fn scripted(peer: Peer, answers: impl IntoIterator<Item = Response<Vec<u8>>>) -> Self {
+    pub(crate) fn scripted(
+        peer: Peer,
+        answers: impl IntoIterator<Item = Response<Vec<u8>>>,
+    ) -> Self {
         let mut world = Self::with(peer);
-        world.peer.script.extend(answers.into_iter().map(Answer::Response));
+        world
+            .peer
+            .script
+            .extend(answers.into_iter().map(Answer::Response));
         world
     }
 
@@ -71,48 +81,60 @@ impl World {
             .revocation_endpoint(endpoint("https://as.example/revoke"))
             .authorization_endpoint(endpoint("https://as.example/authorize"))
             .issuer(Issuer::https(ISSUER).expect("an issuer"));
-        if self.peer.bound { client.dpop(self.key.public().clone()) } else { client }
+        if self.peer.bound {
+            client.dpop(self.key.public().clone())
+        } else {
+            client
+        }
     }
 
-    pub(crate) fn ambient(&mut self) -> Ambient {
+    pub(crate) fn context(&mut self) -> RequestContext {
         self.drawn += 1;
-        Ambient::new(self.now, self.drawn.to_be_bytes())
+        RequestContext::new(self.now, self.drawn.to_be_bytes())
     }
 
     pub(crate) fn token(&mut self, grant: Grant) -> Result<Token, Error> {
-        let exchange = self.client().token(grant)?;
-        self.run(exchange)
+        let operation = self.client().token(grant)?;
+        self.run(operation)
     }
 
-    pub(crate) fn run<T>(&mut self, mut exchange: Exchange<T>) -> Result<T, Error> {
+    pub(crate) fn run<T>(&mut self, mut operation: Operation<T>) -> Result<T, Error> {
         loop {
-            if !exchange.wait().is_zero() {
-                self.waits.push(exchange.wait());
-                self.now = self.now.saturating_add(exchange.wait());
+            if !operation.delay().is_zero() {
+                self.waits.push(operation.delay());
+                self.now = self.now.saturating_add(operation.delay());
             }
-            let ambient = self.ambient();
-            let signing = exchange.prepare(&self.origins, ambient)?;
-            let Outgoing { request, pending } = signing.finish(|request| self.sign(request))?;
+            let context = self.context();
+            let signing = operation.prepare(&self.origins, context)?;
+            let PreparedRequest { request, pending } =
+                signing.finish(|request| self.sign(request))?;
             let received = match self.peer.ask(&request, self.now) {
-                Answer::Response(response) => pending.receive(response, &mut self.origins, self.now)?,
-                Answer::Lost(sent) => pending.lost(sent, self.now)?,
+                Answer::Response(response) => {
+                    pending.receive(response, &mut self.origins, self.now)?
+                }
+                Answer::Lost(sent) => pending.transport_failed(sent, self.now)?,
             };
             match received {
-                Received::Done(done) => return Ok(done),
-                Received::Again(next) => exchange = next,
+                Step::Done(done) => return Ok(done),
+                Step::RetryAfter(next) => operation = next,
             }
         }
     }
 
     /// By whichever key is asked for.
     fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
-        let client_key = self.client_key.as_ref().filter(|key| key.public().is_same_key(request.key()));
+        let client_key = self
+            .client_key
+            .as_ref()
+            .filter(|key| key.public().is_same_key(request.key()));
         client_key.unwrap_or(&self.key).sign(request)
     }
 
     pub(crate) fn call(&mut self, token: &Token, uri: &str) -> Called {
         let request = Request::get(uri).body(()).expect("a request");
-        let call = token.authorize(request.method(), request.uri()).expect("a call");
+        let call = token
+            .authorize(request.method(), request.uri())
+            .expect("a call");
         self.perform(call, request).expect("an answer")
     }
 
@@ -123,46 +145,61 @@ impl World {
         mut request: Request<()>,
     ) -> Result<Called, Error> {
         loop {
-            if !call.wait().is_zero() {
-                self.waits.push(call.wait());
-                self.now = self.now.saturating_add(call.wait());
+            if !call.delay().is_zero() {
+                self.waits.push(call.delay());
+                self.now = self.now.saturating_add(call.delay());
             }
-            let ambient = self.ambient();
-            let signing = call.prepare(&self.origins, ambient)?;
-            let Authorized { headers, pending } = signing.finish(|request| self.key.sign(request))?;
+            let context = self.context();
+            let signing = call.prepare(&self.origins, context)?;
+            let PreparedCall { headers, pending } =
+                signing.finish(|request| self.key.sign(request))?;
             headers.apply(request.headers_mut());
             let response = match self.peer.call(&request, self.now) {
                 Answer::Response(response) => response,
                 Answer::Lost(sent) => {
-                    call = pending.lost(sent, self.now)?;
+                    call = pending.transport_failed(sent, self.now)?;
                     continue;
                 }
             };
-            match pending.judge(response.status(), response.headers(), &mut self.origins, self.now)? {
-                Judged::Deliver => return Ok(Called::Delivered(response.status())),
-                Judged::Rejected => return Ok(Called::Rejected),
-                Judged::Again(next) => call = next,
+            match pending.verdict(
+                response.status(),
+                response.headers(),
+                &mut self.origins,
+                self.now,
+            )? {
+                Verdict::Deliver => return Ok(Called::Delivered(response.status())),
+                Verdict::TokenRejected => return Ok(Called::Rejected),
+                Verdict::RetryAfter(next) => call = next,
             }
         }
     }
 
     /// The nonce of each proof that the peer has seen.
     pub(crate) fn nonces_seen(&self) -> Vec<Option<&str>> {
-        self.peer.seen.iter().map(|seen| seen.nonce.as_deref()).collect()
+        self.peer
+            .seen
+            .iter()
+            .map(|seen| seen.nonce.as_deref())
+            .collect()
     }
 }
 
 /// The first request of an exchange that proves no key, and what will read its response.
-pub(crate) fn outgoing<T>(exchange: Exchange<T>) -> Outgoing<T> {
-    match exchange.prepare(&Origins::new(), Ambient::new(START, [0; 16])) {
+pub(crate) fn outgoing<T>(operation: Operation<T>) -> PreparedRequest<T> {
+    match operation.prepare(&ServerState::new(), RequestContext::new(START, [0; 16])) {
         Ok(Signing::Ready(outgoing)) => outgoing,
         other => panic!("{:?}", other.err()),
     }
 }
 
 /// What a first response leads to.
-pub(crate) fn answered<T>(exchange: Exchange<T>, response: Response<Vec<u8>>) -> Result<Received<T>, Error> {
-    outgoing(exchange).pending.receive(response, &mut Origins::new(), START)
+pub(crate) fn answered<T>(
+    operation: Operation<T>,
+    response: Response<Vec<u8>>,
+) -> Result<Step<T>, Error> {
+    outgoing(operation)
+        .pending
+        .receive(response, &mut ServerState::new(), START)
 }
 
 pub(crate) fn endpoint(url: &str) -> Endpoint {

@@ -7,12 +7,15 @@ use crate::root;
 use crate::sources::public_types;
 
 const SHOWN: [(&str, &str); 7] = [
-    ("Error", "the core's errors, and what a browser says of itself; `package.test.mjs` plants secrets"),
-    ("Key", "a `ProofKey`"),
-    ("Page", "a `Session`"),
+    (
+        "Error",
+        "the core's errors, and what a browser says of itself; `package.test.mjs` plants secrets",
+    ),
+    ("JsProofKey", "a `ProofKey`"),
+    ("JsSession", "a `Session`"),
     ("ProofKey", "the public half"),
     ("Session", "its name, and the core's `Client`"),
-    ("Source", "the core's `Grant`, or a word"),
+    ("TokenSource", "the core's `Grant`, or a word"),
     ("Transport", "a `ProofKey`"),
 ];
 

@@ -2,44 +2,55 @@
 //!
 //! The rule, for all sources but the sandbox, whose credentials are public: nothing that [`is_told_by`] calls a secret stands
 //! in a comparison (`==`, `!=`, a `match` on literals, `contains` and the like). What is compared goes through
-//! `secret::is_same`, a `secret::Fingerprint` or `hmac::verify`. Types help: `Secret`, `SecretBytes`, `AccessTokenHash` and `Seed` have no `==` at all.
+//! `secret::constant_time_eq`, a `secret::ConstantTimeTag` or `hmac::verify`. Types help: `Secret`, `SecretBytes`, `AccessTokenHash` and `Seed` have no `==` at all.
 
 use std::collections::BTreeSet;
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens as _;
 use syn::visit::{self, Visit};
-use syn::{BinOp, Expr, ExprBinary, ExprMatch, ExprMethodCall, ImplItemFn, ItemFn, Local, Macro, Pat};
+use syn::{
+    BinOp, Expr, ExprBinary, ExprMatch, ExprMethodCall, ImplItemFn, ItemFn, Local, Macro, Pat,
+};
 
 use crate::sources_of;
 
 /// Where it is done all the same: the file, the code, and why nobody learns anything by it.
 const EXCEPTIONS: [(&str, &str, &str); 4] = [
     (
-        "adapter-ureq/src/bin/keybound/trace.rs",
+        "adapter-ureq/command/src/trace.rs",
         "text . contains (secret . as_str ())",
         "struck out of a trace that only this user reads",
     ),
     (
-        "adapter-ureq/src/storage/sealed.rs",
+        "adapter-ureq/src/storage/encrypted.rs",
         "head . strip_prefix (& [VERSION])",
         "the version of what is sealed, which stands in clear",
     ),
     (
-        "core/src/wire/refusal.rs",
+        "core/src/wire/error_response.rs",
         "form != secret",
         "a secret and its own escaped form: nobody else's text is in it",
     ),
     (
-        "core/src/wire/refusal.rs",
+        "core/src/wire/error_response.rs",
         "line . contains (secret . expose ())",
         "struck out of what the server says, which was sent the secret",
     ),
 ];
 
 /// Parts of names that tell of a secret, or of a hash of one.
-const WORDS: [&str; 9] =
-    ["expose", "secret", "password", "verifier", "assertion", "seed", "hash", "ath", "mac"];
+const WORDS: [&str; 9] = [
+    "expose",
+    "secret",
+    "password",
+    "verifier",
+    "assertion",
+    "seed",
+    "hash",
+    "ath",
+    "mac",
+];
 
 const COMPARING: [&str; 11] = [
     "eq",
@@ -61,13 +72,27 @@ const HARMLESS: [&str; 5] = ["len", "is_empty", "is_some", "is_none", "as_ptr"];
 #[test]
 fn secrets_and_hashes_are_compared_by_ring_alone() {
     let mut found = BTreeSet::new();
-    for (path, items) in sources_of(&["core", "adapter-ureq", "adapter-wasm"]) {
-        if !path.starts_with("adapter-ureq/src/sandbox/") {
-            found.extend(comparisons(&items).into_iter().map(|code| (path.clone(), code)));
+    for (path, items) in sources_of(&[
+        "core",
+        "adapter-ureq",
+        "adapter-ureq/command",
+        "adapter-ureq/sandbox",
+        "adapter-wasm",
+    ]) {
+        if !path.starts_with("adapter-ureq/sandbox/src/") {
+            found.extend(
+                comparisons(&items)
+                    .into_iter()
+                    .map(|code| (path.clone(), code)),
+            );
         }
     }
     let excepted = EXCEPTIONS.map(|(path, code, _)| (path.to_owned(), code.to_owned()));
-    assert_eq!(found, BTreeSet::from(excepted), "compare by `secret::is_same`, or say here why not");
+    assert_eq!(
+        found,
+        BTreeSet::from(excepted),
+        "compare by `secret::constant_time_eq`, or say here why not"
+    );
 }
 
 #[test]
@@ -158,7 +183,12 @@ impl<'ast> Visit<'ast> for Finder {
     }
 
     fn visit_local(&mut self, local: &'ast Local) {
-        let exposes = |init: &syn::LocalInit| init.expr.to_token_stream().to_string().contains("expose ()");
+        let exposes = |init: &syn::LocalInit| {
+            init.expr
+                .to_token_stream()
+                .to_string()
+                .contains("expose ()")
+        };
         if local.init.as_ref().is_some_and(exposes) {
             names(&local.pat, &mut self.exposed);
         }
@@ -193,10 +223,17 @@ impl<'ast> Visit<'ast> for Finder {
 
     /// Macros are not parsed: a comparison anywhere in one, and a secret anywhere in it, is one too many.
     fn visit_macro(&mut self, called: &'ast Macro) {
-        let name = called.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+        let name = called
+            .path
+            .segments
+            .last()
+            .map(|segment| segment.ident.to_string())
+            .unwrap_or_default();
         let text = called.tokens.to_string();
-        let compares =
-            text.contains("==") || text.contains("!=") || name.ends_with("_eq") || name.ends_with("_ne");
+        let compares = text.contains("==")
+            || text.contains("!=")
+            || name.ends_with("_eq")
+            || name.ends_with("_ne");
         let matches_text = name == "matches" && text.contains('"');
         if (compares || matches_text) && self.is_told_by_tokens(called.tokens.clone()) {
             self.found.insert(called.to_token_stream().to_string());

@@ -1,7 +1,10 @@
 //! Secrets are looked for in every piece of memory that is freed. Where one is found, it must be a place that SECURITY.md names
 //! under "What is not held".
 
-#![expect(clippy::disallowed_types, reason = "the core's rules are not for an allocator")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "the core's rules are not for an allocator"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
@@ -12,24 +15,33 @@ use std::sync::{Mutex, RwLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::Response;
-use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{
-    Ambient, Client, ClientAuth, Endpoint, Grant, Kept, Origins, Outgoing, Received, Secret, SecretBytes,
-    Signing, Token, UnixTime,
+use keybound_core::driver::{
+    PreparedRequest, RequestContext, ServerState, SessionState, Signing, Step,
 };
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret, SecretBytes, Token, UnixTime};
 
 const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 
 /// What holds a copy that isn't wiped: a part of the backtrace of its release, and its name in SECURITY.md. A key inside ring
 /// has another form than any that is looked for here.
-const NOT_WIPED: [(&str, &str); 2] =
-    [("http::header::", "header values"), ("serde_json::de::Deserializer", "serde_json")];
+const NOT_WIPED: [(&str, &str); 2] = [
+    ("http::header::", "header values"),
+    ("serde_json::de::Deserializer", "serde_json"),
+];
 
 #[test]
 fn the_allocator_finds_what_is_not_wiped() {
-    let left = left_by(b"a secret in a plain text", || drop(String::from("x a secret in a plain text x")));
+    let left = left_by(b"a secret in a plain text", || {
+        drop(String::from("x a secret in a plain text x"))
+    });
     assert_eq!(left.len(), 1);
-    assert!(left_by(b"a secret in a plain text", || drop(String::from("another text"))).is_empty());
+    assert!(
+        left_by(b"a secret in a plain text", || drop(String::from(
+            "another text"
+        )))
+        .is_empty()
+    );
     let grown = left_by(b"a secret that moves", || {
         let mut bytes = b"a secret that moves".to_vec();
         bytes.reserve(1 << 20);
@@ -66,11 +78,18 @@ fn credentials_for_a_header_stay_in_it_alone() {
     let bearer = || client(ClientAuth::bearer(Secret::new("planted-client-secret")).unwrap());
     let pair = STANDARD.encode("app:planted-client-secret");
     assert_eq!(
-        places(&left_by(pair.as_bytes(), || outgoing(&basic(), Grant::client_credentials()))),
+        places(&left_by(pair.as_bytes(), || outgoing(
+            &basic(),
+            Grant::client_credentials()
+        ))),
         ["header values"]
     );
-    wiped(b"planted-client-secret", || outgoing(&basic(), Grant::client_credentials()));
-    let left = left_by(b"planted-client-secret", || outgoing(&bearer(), Grant::client_credentials()));
+    wiped(b"planted-client-secret", || {
+        outgoing(&basic(), Grant::client_credentials())
+    });
+    let left = left_by(b"planted-client-secret", || {
+        outgoing(&bearer(), Grant::client_credentials())
+    });
     assert_eq!(places(&left), ["header values"]);
 }
 
@@ -88,19 +107,30 @@ fn a_token_stays_in_a_header_alone() {
         (escaped, "planted-access", &["header values", "serde_json"]),
         (refresh_escaped, "planted-refresh", &["serde_json"]),
     ] {
-        assert_eq!(places(&left_by(needle.as_bytes(), || token(answer))), expected, "{needle}");
+        assert_eq!(
+            places(&left_by(needle.as_bytes(), || token(answer))),
+            expected,
+            "{needle}"
+        );
     }
 }
 
 #[test]
 fn what_a_session_keeps_is_wiped() {
     let answer = br#"{"access_token":"planted-access","refresh_token":"planted-refresh"}"#;
-    let kept = Kept::new(token(answer));
+    let kept = SessionState::new(token(answer));
     for needle in ["planted-access", "planted-refresh"] {
         wiped(needle.as_bytes(), || kept.to_json());
     }
     let json = kept.to_json();
-    let read = || Kept::from_json(json.expose(), &client(ClientAuth::none("app").unwrap()), NOW).unwrap();
+    let read = || {
+        SessionState::from_json(
+            json.expose(),
+            &client(ClientAuth::none("app").unwrap()),
+            NOW,
+        )
+        .unwrap()
+    };
     wiped(b"planted-refresh", read);
     assert_eq!(places(&left_by(b"planted-access", read)), ["header values"]);
 }
@@ -109,11 +139,24 @@ fn what_a_session_keeps_is_wiped() {
 fn a_private_key_is_wiped_in_every_form_in_which_it_comes_and_goes() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let (der, pem, jwk) = (key.to_pkcs8_der(), key.to_pkcs8_pem(), key.to_jwk());
-    let d = jwk.expose().split("\"d\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let d = jwk
+        .expose()
+        .split("\"d\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned();
     let scalar = URL_SAFE_NO_PAD.decode(&d).unwrap();
     let little_endian: Vec<u8> = scalar.iter().rev().copied().collect();
     let in_pem = pem.expose().lines().nth(1).unwrap().to_owned();
-    for needle in [scalar.as_slice(), d.as_bytes(), in_pem.as_bytes(), &little_endian] {
+    for needle in [
+        scalar.as_slice(),
+        d.as_bytes(),
+        in_pem.as_bytes(),
+        &little_endian,
+    ] {
         let left = left_by(needle, || {
             let keys = [
                 SigningKey::from_pkcs8_der(der.expose()).unwrap(),
@@ -130,9 +173,9 @@ fn client(auth: ClientAuth) -> Client {
     Client::new(Endpoint::https("https://as.example/token").unwrap(), auth)
 }
 
-fn outgoing(client: &Client, grant: Grant) -> Outgoing<Token> {
-    let exchange = client.token(grant).unwrap();
-    match exchange.prepare(&Origins::new(), Ambient::new(NOW, [1; 16])) {
+fn outgoing(client: &Client, grant: Grant) -> PreparedRequest<Token> {
+    let operation = client.token(grant).unwrap();
+    match operation.prepare(&ServerState::new(), RequestContext::new(NOW, [1; 16])) {
         Ok(Signing::Ready(outgoing)) => outgoing,
         _ => panic!("no key signs"),
     }
@@ -140,9 +183,13 @@ fn outgoing(client: &Client, grant: Grant) -> Outgoing<Token> {
 
 /// A token from an answer that is never freed.
 fn token(answer: &'static [u8]) -> Token {
-    let pending = outgoing(&client(ClientAuth::none("app").unwrap()), Grant::client_credentials()).pending;
-    match pending.receive(Response::new(answer), &mut Origins::new(), NOW) {
-        Ok(Received::Done(token)) => token,
+    let pending = outgoing(
+        &client(ClientAuth::none("app").unwrap()),
+        Grant::client_credentials(),
+    )
+    .pending;
+    match pending.receive(Response::new(answer), &mut ServerState::new(), NOW) {
+        Ok(Step::Done(token)) => token,
         _ => panic!("the answer is sound"),
     }
 }
@@ -157,15 +204,23 @@ fn wiped<T>(needle: &[u8], make: impl FnOnce() -> T) {
 fn places(left: &[String]) -> Vec<&'static str> {
     let place = |trace: &String| {
         let known = NOT_WIPED.iter().find(|(part, _)| trace.contains(part));
-        known.unwrap_or_else(|| panic!("freed unwiped by {trace}")).1
+        known
+            .unwrap_or_else(|| panic!("freed unwiped by {trace}"))
+            .1
     };
-    left.iter().map(place).collect::<BTreeSet<_>>().into_iter().collect()
+    left.iter()
+        .map(place)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// Makes something and drops it; returns the backtraces of whatever freed memory with the needle still in it.
 fn left_by<T>(needle: &[u8], make: impl FnOnce() -> T) -> Vec<String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     *NEEDLE.write().unwrap() = needle.to_vec();
     WATCHING.set(true);
     drop(make());
@@ -183,8 +238,14 @@ thread_local! {
 
 fn look_into(freed: &[u8]) {
     let needle = NEEDLE.read().unwrap();
-    if freed.windows(needle.len()).any(|window| window == needle.as_slice()) {
-        FOUND.lock().unwrap().push(Backtrace::force_capture().to_string());
+    if freed
+        .windows(needle.len())
+        .any(|window| window == needle.as_slice())
+    {
+        FOUND
+            .lock()
+            .unwrap()
+            .push(Backtrace::force_capture().to_string());
     }
 }
 

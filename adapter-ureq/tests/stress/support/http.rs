@@ -35,23 +35,46 @@ impl Asked {
         }
         let head = String::from_utf8(bytes.clone()).map_err(io::Error::other)?;
         let mut lines = head.lines();
-        let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
-        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut words = lines
+            .next()
+            .unwrap_or_default()
+            .split(' ')
+            .map(str::to_owned);
+        let (method, path) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
         let headers: HeaderMap = lines
             .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .map(|(name, value)| {
+                (
+                    name.parse::<HeaderName>().unwrap(),
+                    value.parse::<HeaderValue>().unwrap(),
+                )
+            })
             .collect();
-        let length =
-            headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+        let length = headers
+            .get("content-length")
+            .map_or(0, |value| value.to_str().unwrap().parse().unwrap());
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         bytes.extend(&body);
-        Ok(Some(Self { method, path, headers, body: String::from_utf8_lossy(&body).into_owned(), bytes }))
+        Ok(Some(Self {
+            method,
+            path,
+            headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+            bytes,
+        }))
     }
 
     /// The URL as its sender has it.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}{}", self.header("host").unwrap_or_default(), self.path)
+        format!(
+            "http://{}{}",
+            self.header("host").unwrap_or_default(),
+            self.path
+        )
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -60,7 +83,9 @@ impl Asked {
 
     /// What stands behind the scheme in `Authorization`.
     pub(crate) fn token(&self) -> Option<&str> {
-        self.header("authorization").and_then(|value| value.split_once(' ')).map(|(_, token)| token)
+        self.header("authorization")
+            .and_then(|value| value.split_once(' '))
+            .map(|(_, token)| token)
     }
 
     pub(crate) fn field(&self, name: &str) -> Option<String> {
@@ -70,13 +95,21 @@ impl Asked {
 
 /// A field of a form.
 pub(crate) fn field(form: &[u8], name: &str) -> Option<String> {
-    form_urlencoded::parse(form).find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+    form_urlencoded::parse(form)
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.into_owned())
 }
 
 /// A response, after which the connection is closed.
 pub(crate) fn response(status: &str, headers: &[(&str, &str)], body: &str) -> String {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Answers whatever comes, until it is dropped.

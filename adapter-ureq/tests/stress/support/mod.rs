@@ -21,7 +21,9 @@ use keybound_ureq::jose::{Algorithm, SigningKey};
 /// A setting from the environment.
 pub(crate) fn setting<T: FromStr<Err: Debug>>(name: &str, otherwise: T) -> T {
     match env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error:?}")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}={text}: {error:?}")),
         Err(_) => otherwise,
     }
 }
@@ -55,7 +57,10 @@ pub(crate) fn end_with_parent() {
 pub(crate) fn wait_for(what: &str, within: Duration, mut is_there: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_there() {
-        assert!(began.elapsed() < within, "{what} did not come within {within:?}");
+        assert!(
+            began.elapsed() < within,
+            "{what} did not come within {within:?}"
+        );
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use keybound_ureq::dpop::Policy;
+use keybound_ureq::dpop::ProofVerifier;
 use keybound_ureq::{Client, ClientAuth, Endpoint, Secret, UnixTime};
 use serde_json::{Value, json};
 
@@ -95,14 +95,25 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: &'static str, code: &'static str, why: impl Into<String>) -> Self {
-        Self { status, code, why: why.into().replace(['"', '\\'], "'") }
+        Self {
+            status,
+            code,
+            why: why.into().replace(['"', '\\'], "'"),
+        }
     }
 }
 
 impl Peer {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        let state = State { life: settings.life, ..State::default() };
-        Arc::new(Self { settings, ahead: AtomicI64::new(0), state: Mutex::new(state) })
+        let state = State {
+            life: settings.life,
+            ..State::default()
+        };
+        Arc::new(Self {
+            settings,
+            ahead: AtomicI64::new(0),
+            state: Mutex::new(state),
+        })
     }
 
     pub(crate) fn serve(self: &Arc<Self>) -> Server {
@@ -130,7 +141,11 @@ impl Peer {
     }
 
     pub(crate) fn answer(&self, asked: &Asked) -> String {
-        let role = if asked.path == "/token" { Role::As } else { Role::Rs };
+        let role = if asked.path == "/token" {
+            Role::As
+        } else {
+            Role::Rs
+        };
         let mut state = self.state();
         let answer = match role {
             Role::As => self.token(&mut state, asked),
@@ -140,26 +155,41 @@ impl Peer {
             *state.nonces.entry(role).or_default() += 1;
         }
         let nonce = self.nonce(&state, role);
-        let date =
-            httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(self.now().as_secs()));
+        let date = httpdate::fmt_http_date(
+            SystemTime::UNIX_EPOCH + Duration::from_secs(self.now().as_secs()),
+        );
         let mut headers = vec![("Date", date.as_str())];
         headers.extend(nonce.as_ref().map(|nonce| ("DPoP-Nonce", nonce.as_str())));
         match answer {
             Ok(body) => response("200 OK", &headers, &body),
             Err(Refusal { status, code, why }) => {
                 let challenge = format!("DPoP error=\"{code}\", error_description=\"{why}\"");
-                headers.extend((role == Role::Rs).then_some(("WWW-Authenticate", challenge.as_str())));
-                response(status, &headers, &json!({ "error": code, "error_description": why }).to_string())
+                headers
+                    .extend((role == Role::Rs).then_some(("WWW-Authenticate", challenge.as_str())));
+                response(
+                    status,
+                    &headers,
+                    &json!({ "error": code, "error_description": why }).to_string(),
+                )
             }
         }
     }
 
     fn token(&self, state: &mut State, asked: &Asked) -> Result<String, Refusal> {
         state.token_requests += 1;
-        self.prove(state, asked, Role::As, Policy::default().no_access_token())?;
+        self.prove(
+            state,
+            asked,
+            Role::As,
+            ProofVerifier::default().no_access_token(),
+        )?;
         let grant_type = asked.field("grant_type").unwrap_or_default();
         let rotates = self.settings.grants != Grants::ClientCredentials;
-        let begins = if rotates { "authorization_code" } else { "client_credentials" };
+        let begins = if rotates {
+            "authorization_code"
+        } else {
+            "client_credentials"
+        };
         if rotates && grant_type == "refresh_token" {
             let given = asked.field("refresh_token").unwrap_or_default();
             *state.presented.entry(given.clone()).or_default() += 1;
@@ -168,15 +198,22 @@ impl Peer {
             }
             state.previous = Some(given);
         } else if grant_type != begins {
-            return Err(Refusal::new("400 Bad Request", "unsupported_grant_type", "not here"));
+            return Err(Refusal::new(
+                "400 Bad Request",
+                "unsupported_grant_type",
+                "not here",
+            ));
         }
-        state.renewals.push((Instant::now(), asked.header("x-process").map(str::to_owned)));
+        state
+            .renewals
+            .push((Instant::now(), asked.header("x-process").map(str::to_owned)));
         state.made += 1;
         let access = format!("a{}", state.made);
-        state.access.insert(access.clone(), Instant::now() + state.life);
+        state
+            .access
+            .insert(access.clone(), Instant::now() + state.life);
         state.current = rotates.then(|| format!("r{}", state.made));
-        let mut body =
-            json!({ "access_token": access, "token_type": "DPoP", "expires_in": state.life.as_secs() });
+        let mut body = json!({ "access_token": access, "token_type": "DPoP", "expires_in": state.life.as_secs() });
         if let Some(refresh) = &state.current {
             body["refresh_token"] = Value::from(refresh.as_str());
         }
@@ -187,36 +224,77 @@ impl Peer {
         state.calls += 1;
         let unauthorized = |why| Refusal::new("401 Unauthorized", "invalid_token", why);
         let token = asked.token().ok_or_else(|| unauthorized("there is none"))?;
-        if state.access.get(token).is_none_or(|until| *until <= Instant::now()) {
+        if state
+            .access
+            .get(token)
+            .is_none_or(|until| *until <= Instant::now())
+        {
             return Err(unauthorized("it is not good, or no longer"));
         }
-        self.prove(state, asked, Role::Rs, Policy::default().access_token(&Secret::new(token)))?;
+        self.prove(
+            state,
+            asked,
+            Role::Rs,
+            ProofVerifier::default().access_token(&Secret::new(token)),
+        )?;
         if state.good_for_one_call {
             state.access.remove(token);
         }
-        let times = state.carried_out.entry(format!("{} {}", asked.method, asked.path)).or_default();
+        let times = state
+            .carried_out
+            .entry(format!("{} {}", asked.method, asked.path))
+            .or_default();
         *times += 1;
         if *times > 1 && asked.method == "POST" {
-            state.wrongs.push(format!("POST {} was carried out twice", asked.path));
+            state
+                .wrongs
+                .push(format!("POST {} was carried out twice", asked.path));
         }
         Ok("here it is".to_owned())
     }
 
-    fn prove(&self, state: &mut State, asked: &Asked, role: Role, policy: Policy) -> Result<(), Refusal> {
-        let status = if role == Role::As { "400 Bad Request" } else { "401 Unauthorized" };
+    fn prove(
+        &self,
+        state: &mut State,
+        asked: &Asked,
+        role: Role,
+        policy: ProofVerifier,
+    ) -> Result<(), Refusal> {
+        let status = if role == Role::As {
+            "400 Bad Request"
+        } else {
+            "401 Unauthorized"
+        };
         let policy = policy.method(&asked.method).url(&asked.url()).unwrap();
-        let policy = policy.max_age(Duration::from_secs(60)).leeway(Duration::from_secs(5));
-        let inspection = policy.inspect_headers(&asked.headers, self.now());
+        let policy = policy
+            .max_age(Duration::from_secs(60))
+            .leeway(Duration::from_secs(5));
+        let inspection = policy.verify_headers(&asked.headers, self.now());
         let given = inspection.claims().and_then(|claims| claims.nonce.clone());
-        if given.as_ref().is_some_and(|nonce| !nonce.starts_with(role.prefix())) {
-            state.wrongs.push(format!("{role:?} was given the nonce {given:?}"));
+        if given
+            .as_ref()
+            .is_some_and(|nonce| !nonce.starts_with(role.prefix()))
+        {
+            state
+                .wrongs
+                .push(format!("{role:?} was given the nonce {given:?}"));
         }
         let Some(verified) = inspection.verified() else {
-            let problems: Vec<&str> = inspection.problems().iter().map(|problem| problem.code()).collect();
-            return Err(Refusal::new(status, "invalid_dpop_proof", problems.join(", ")));
+            let problems: Vec<&str> = inspection
+                .problems()
+                .iter()
+                .map(|problem| problem.code())
+                .collect();
+            return Err(Refusal::new(
+                status,
+                "invalid_dpop_proof",
+                problems.join(", "),
+            ));
         };
         if !state.jtis.insert(verified.jti().to_owned()) {
-            state.wrongs.push(format!("the proof {} came twice", verified.jti()));
+            state
+                .wrongs
+                .push(format!("the proof {} came twice", verified.jti()));
         }
         if given != self.nonce(state, role) {
             return Err(Refusal::new(status, "use_dpop_nonce", "it needs the nonce"));
@@ -243,5 +321,8 @@ impl Peer {
 /// A client of the peer behind this address.
 pub(crate) fn client(address: SocketAddr) -> Client {
     let auth = ClientAuth::basic("id", Secret::new("secret")).unwrap();
-    Client::new(Endpoint::loopback_http(&format!("http://{address}/token")).unwrap(), auth)
+    Client::new(
+        Endpoint::loopback_http(&format!("http://{address}/token")).unwrap(),
+        auth,
+    )
 }

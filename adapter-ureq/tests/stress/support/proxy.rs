@@ -87,7 +87,11 @@ impl Proxy {
             likelihood,
         });
         let mut listener = listen(address);
-        let mut forecast = Forecast { weather: Arc::clone(&weather), rng: Rng::with_seed(seed), storm: None };
+        let mut forecast = Forecast {
+            weather: Arc::clone(&weather),
+            rng: Rng::with_seed(seed),
+            storm: None,
+        };
         spawn(move || {
             let mut fault = None;
             loop {
@@ -96,7 +100,13 @@ impl Proxy {
                     return;
                 }
                 if let Some(fault) = fault {
-                    *forecast.weather.tally.lock().unwrap().entry(fault).or_default() += 1;
+                    *forecast
+                        .weather
+                        .tally
+                        .lock()
+                        .unwrap()
+                        .entry(fault)
+                        .or_default() += 1;
                 }
                 let rng = forecast.rng.fork();
                 let served = spawn(move || {
@@ -116,7 +126,11 @@ impl Proxy {
                 }
             }
         });
-        Self { address, weather, _bound: bound }
+        Self {
+            address,
+            weather,
+            _bound: bound,
+        }
     }
 
     pub(crate) fn storm(&self, is_stormy: bool) {
@@ -165,11 +179,18 @@ fn listen(address: SocketAddr) -> TcpListener {
     TcpListener::from(socket)
 }
 
-fn serve(mut stream: TcpStream, fault: Option<Fault>, upstream: SocketAddr, mut rng: Rng) -> io::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    fault: Option<Fault>,
+    upstream: SocketAddr,
+    mut rng: Rng,
+) -> io::Result<()> {
     if fault == Some(Fault::ResetAtOnce) {
         return reset(&stream);
     }
-    let Some(asked) = Asked::read(&stream)? else { return Ok(()) };
+    let Some(asked) = Asked::read(&stream)? else {
+        return Ok(());
+    };
     let html = "<html><body><h1>Bad gateway</h1></body></html>";
     match fault {
         Some(Fault::Status429 | Fault::Status503) => {
@@ -177,20 +198,33 @@ fn serve(mut stream: TcpStream, fault: Option<Fault>, upstream: SocketAddr, mut 
                 Some(Fault::Status429) => "429 Too Many Requests",
                 _ => "503 Service Unavailable",
             };
-            let wait = [("Retry-After", "0"), ("Retry-After", "1"), ("X-Nothing", "")][rng.usize(0..3)];
+            let wait = [
+                ("Retry-After", "0"),
+                ("Retry-After", "1"),
+                ("X-Nothing", ""),
+            ][rng.usize(0..3)];
             return stream.write_all(response(status, &[wait], "").as_bytes());
         }
         Some(Fault::Html502 | Fault::Html200) => {
             if rng.bool() {
                 let _ = forward(&asked, upstream)?;
             }
-            let status = if fault == Some(Fault::Html200) { "200 OK" } else { "502 Bad Gateway" };
-            return stream.write_all(response(status, &[("Content-Type", "text/html")], html).as_bytes());
+            let status = if fault == Some(Fault::Html200) {
+                "200 OK"
+            } else {
+                "502 Bad Gateway"
+            };
+            return stream
+                .write_all(response(status, &[("Content-Type", "text/html")], html).as_bytes());
         }
         _ => {}
     }
     let answer = forward(&asked, upstream)?;
-    let body = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    let body = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap()
+        + 4;
     match fault {
         Some(Fault::ResetBefore) => reset(&stream),
         Some(Fault::ResetInside) => {
@@ -199,7 +233,11 @@ fn serve(mut stream: TcpStream, fault: Option<Fault>, upstream: SocketAddr, mut 
             reset(&stream)
         }
         Some(Fault::ResetAfter) => {
-            stream.write_all(&replaced(&answer, "Connection: close", "Connection: keep-alive"))?;
+            stream.write_all(&replaced(
+                &answer,
+                "Connection: close",
+                "Connection: keep-alive",
+            ))?;
             thread::sleep(Duration::from_millis(rng.u64(5..50)));
             reset(&stream)
         }
@@ -214,8 +252,15 @@ fn serve(mut stream: TcpStream, fault: Option<Fault>, upstream: SocketAddr, mut 
         Some(Fault::Truncated) => stream.write_all(&answer[..rng.usize(body..answer.len())]),
         Some(Fault::LengthTooLarge | Fault::LengthTooSmall) => {
             let right = answer.len() - body;
-            let wrong = if fault == Some(Fault::LengthTooLarge) { right + 7 } else { right / 2 };
-            let (right, wrong) = (format!("Content-Length: {right}"), format!("Content-Length: {wrong}"));
+            let wrong = if fault == Some(Fault::LengthTooLarge) {
+                right + 7
+            } else {
+                right / 2
+            };
+            let (right, wrong) = (
+                format!("Content-Length: {right}"),
+                format!("Content-Length: {wrong}"),
+            );
             stream.write_all(&replaced(&answer, &right, &wrong))
         }
         _ => stream.write_all(&answer),
@@ -231,7 +276,9 @@ fn forward(asked: &Asked, upstream: SocketAddr) -> io::Result<Vec<u8>> {
 }
 
 fn replaced(answer: &[u8], from: &str, to: &str) -> Vec<u8> {
-    String::from_utf8_lossy(answer).replacen(from, to, 1).into_bytes()
+    String::from_utf8_lossy(answer)
+        .replacen(from, to, 1)
+        .into_bytes()
 }
 
 /// Closes a connection as a machine does that knows nothing of it.

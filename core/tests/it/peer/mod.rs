@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, Request, Response};
-use keybound_core::{Body, Role, Sent, UnixTime};
+use keybound_core::driver::{Body, Role};
+use keybound_core::{Sent, UnixTime};
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::authorization::{Authorizations, ISSUER};
@@ -47,12 +48,18 @@ pub(crate) struct Challenge {
 }
 
 /// RFC 9449 §8.
-pub(crate) const AT_THE_TOKEN_ENDPOINT: Challenge =
-    Challenge { status: 400, fields: &[], body: r#"{"error":"use_dpop_nonce"}"# };
+pub(crate) const AT_THE_TOKEN_ENDPOINT: Challenge = Challenge {
+    status: 400,
+    fields: &[],
+    body: r#"{"error":"use_dpop_nonce"}"#,
+};
 
 /// RFC 9449 §9.
-pub(crate) const AT_THE_RESOURCE: Challenge =
-    Challenge { status: 401, fields: &[r#"DPoP error="use_dpop_nonce""#], body: "" };
+pub(crate) const AT_THE_RESOURCE: Challenge = Challenge {
+    status: 401,
+    fields: &[r#"DPoP error="use_dpop_nonce""#],
+    body: "",
+};
 
 /// One of the two parts that the peer plays.
 pub(crate) struct Side {
@@ -65,18 +72,28 @@ pub(crate) struct Side {
 
 impl Side {
     fn new(name: &'static str, challenge: Challenge) -> Self {
-        Self { name, asks: Asks::Never, challenge, given: Vec::new() }
+        Self {
+            name,
+            asks: Asks::Never,
+            challenge,
+            given: Vec::new(),
+        }
     }
 
     fn fresh_nonce(&mut self) -> String {
-        self.given.push(format!("{}-{}", self.name, self.given.len() + 1));
+        self.given
+            .push(format!("{}-{}", self.name, self.given.len() + 1));
         self.given.last().cloned().expect("just given")
     }
 
     /// The nonce that a refusal asks for, if this one isn't good enough.
     fn demands(&mut self, nonce: Option<&str>) -> Option<String> {
         if let Some(nonce) = nonce {
-            assert!(self.given.iter().any(|given| given == nonce), "{} never gave {nonce}", self.name);
+            assert!(
+                self.given.iter().any(|given| given == nonce),
+                "{} never gave {nonce}",
+                self.name
+            );
         }
         let current = self.given.last().cloned();
         match self.asks {
@@ -159,7 +176,10 @@ impl Peer {
     }
 
     pub(crate) fn bearer() -> Self {
-        Self { bound: false, ..Self::bound() }
+        Self {
+            bound: false,
+            ..Self::bound()
+        }
     }
 
     /// The documents, by GET; the token and the revocation endpoint, by POST: whoever sends a `grant_type` wants a token.
@@ -170,7 +190,10 @@ impl Peer {
         assert_eq!(request.method(), "POST");
         let params = params(request);
         if let Some(answer) = self.answers.get(request.uri().path()) {
-            assert!(!request.headers().contains_key("dpop"), "a proof where none is asked for");
+            assert!(
+                !request.headers().contains_key("dpop"),
+                "a proof where none is asked for"
+            );
             let answer = json_response(200, answer);
             self.remember(request.headers(), params, None);
             return Answer::Response(answer);
@@ -189,7 +212,8 @@ impl Peer {
         let answer = match params.get("grant_type").map(String::as_str) {
             Some("client_credentials") => self.issue(claims),
             Some("authorization_code") => {
-                self.authorizations.redeem(&params, claims.as_ref().map(|claims| &claims.key));
+                self.authorizations
+                    .redeem(&params, claims.as_ref().map(|claims| &claims.key));
                 self.issue(claims)
             }
             Some("refresh_token") if params.get("refresh_token") == self.refresh_token.as_ref() => {
@@ -212,7 +236,10 @@ impl Peer {
     /// A document, to somebody who proves nothing and says nothing of themselves.
     fn serve(&mut self, request: &Request<Body>) -> Answer {
         let names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
-        assert_eq!((names, request.body().as_ref()), (vec!["accept", "accept-encoding"], &b""[..]));
+        assert_eq!(
+            (names, request.body().as_ref()),
+            (vec!["accept", "accept-encoding"], &b""[..])
+        );
         let url = request.uri().to_string();
         self.served.push(url.clone());
         assert!(self.served.len() < MAX_STEPS, "the client goes on for ever");
@@ -221,7 +248,9 @@ impl Peer {
             Answer::Response(
                 self.documents
                     .get(&url)
-                    .map_or(response(404, "nothing here"), |json| json_response(200, json)),
+                    .map_or(response(404, "nothing here"), |json| {
+                        json_response(200, json)
+                    }),
             )
         })
     }
@@ -239,8 +268,16 @@ impl Peer {
         if let Some(challenge) = self.challenge(Role::ResourceServer, claims.as_ref()) {
             return Answer::Response(challenge);
         }
-        let issued = self.issued.iter().find(|issued| issued.access_token == token).expect("a token of ours");
-        assert_eq!(issued.key, claims.map(|claims| claims.key), "the key that the token is bound to");
+        let issued = self
+            .issued
+            .iter()
+            .find(|issued| issued.access_token == token)
+            .expect("a token of ours");
+        assert_eq!(
+            issued.key,
+            claims.map(|claims| claims.key),
+            "the key that the token is bound to"
+        );
         Answer::Response(self.with_next_nonce(Role::ResourceServer, response(200, "the resource")))
     }
 
@@ -260,20 +297,41 @@ impl Peer {
     ) -> Option<Claims> {
         assert!(self.seen.len() < MAX_STEPS, "the client goes on for ever");
         let proofs: Vec<_> = request.headers().get_all("dpop").iter().collect();
-        assert_eq!(proofs.len(), usize::from(self.bound), "as many proofs as a request must have");
+        assert_eq!(
+            proofs.len(),
+            usize::from(self.bound),
+            "as many proofs as a request must have"
+        );
         let proof = proofs.first()?;
         assert!(proof.is_sensitive());
         let url = request.uri().to_string();
-        let htu = url.split_once('?').map_or(&*url, |(before, _)| before).to_owned();
-        let expected = Expected { method: request.method().as_str(), htu, now: now.as_secs(), token };
+        let htu = url
+            .split_once('?')
+            .map_or(&*url, |(before, _)| before)
+            .to_owned();
+        let expected = Expected {
+            method: request.method().as_str(),
+            htu,
+            now: now.as_secs(),
+            token,
+        };
         let claims = proof::check(proof.to_str().expect("text"), &expected);
         assert!(self.jtis.insert(claims.jti.clone()), "a jti twice");
         let side = self.side(role);
-        assert!(claims.nonce.is_none() || !side.given.is_empty(), "{} never asked for a nonce", side.name);
+        assert!(
+            claims.nonce.is_none() || !side.given.is_empty(),
+            "{} never asked for a nonce",
+            side.name
+        );
         Some(claims)
     }
 
-    fn remember(&mut self, headers: &HeaderMap, params: BTreeMap<String, String>, claims: Option<&Claims>) {
+    fn remember(
+        &mut self,
+        headers: &HeaderMap,
+        params: BTreeMap<String, String>,
+        claims: Option<&Claims>,
+    ) {
         self.seen.push(Seen {
             headers: headers.clone(),
             params,
@@ -286,7 +344,10 @@ impl Peer {
     fn scripted(&mut self, role: Role) -> Option<Answer> {
         let answer = self.script.pop_front()?;
         if let Answer::Response(response) = &answer {
-            let given = response.headers().get("dpop-nonce").map(|nonce| nonce.to_str().expect("text"));
+            let given = response
+                .headers()
+                .get("dpop-nonce")
+                .map(|nonce| nonce.to_str().expect("text"));
             self.side(role).given.extend(given.map(str::to_owned));
         }
         Some(answer)
@@ -295,10 +356,16 @@ impl Peer {
     fn challenge(&mut self, role: Role, claims: Option<&Claims>) -> Option<Response<Vec<u8>>> {
         let side = self.side(role);
         let nonce = side.demands(claims.and_then(|claims| claims.nonce.as_deref()))?;
-        let Challenge { status, fields, body } = side.challenge;
+        let Challenge {
+            status,
+            fields,
+            body,
+        } = side.challenge;
         let mut refusal = with_header(response(status, body), "dpop-nonce", &nonce);
         for field in fields {
-            refusal.headers_mut().append(WWW_AUTHENTICATE, field.parse().expect("a field"));
+            refusal
+                .headers_mut()
+                .append(WWW_AUTHENTICATE, field.parse().expect("a field"));
         }
         Some(refusal)
     }
@@ -327,7 +394,10 @@ impl Peer {
         for (name, value) in &self.token_members {
             answer[name] = value.clone();
         }
-        self.issued.push(Issued { access_token, key: claims.map(|claims| claims.key) });
+        self.issued.push(Issued {
+            access_token,
+            key: claims.map(|claims| claims.key),
+        });
         json_response(200, &answer)
     }
 }
@@ -342,8 +412,12 @@ pub(crate) fn params(request: &Request<Body>) -> BTreeMap<String, String> {
 }
 
 fn form(text: &str) -> BTreeMap<String, String> {
-    let pairs = text.split('&').map(|pair| pair.split_once('=').expect("a name and a value"));
-    let params: Vec<_> = pairs.map(|(name, value)| (unescape(name), unescape(value))).collect();
+    let pairs = text
+        .split('&')
+        .map(|pair| pair.split_once('=').expect("a name and a value"));
+    let params: Vec<_> = pairs
+        .map(|(name, value)| (unescape(name), unescape(value)))
+        .collect();
     let by_name: BTreeMap<_, _> = params.iter().cloned().collect();
     assert_eq!(by_name.len(), params.len(), "a parameter twice");
     by_name
@@ -357,7 +431,8 @@ fn unescape(text: &str) -> String {
             b'+' => b' ',
             b'%' => {
                 let digits = [rest.next().expect("a digit"), rest.next().expect("a digit")];
-                u8::from_str_radix(std::str::from_utf8(&digits).expect("ASCII"), 16).expect("hexadecimal")
+                u8::from_str_radix(std::str::from_utf8(&digits).expect("ASCII"), 16)
+                    .expect("hexadecimal")
             }
             _ => byte,
         });
@@ -366,11 +441,18 @@ fn unescape(text: &str) -> String {
 }
 
 pub(crate) fn response(status: u16, body: &str) -> Response<Vec<u8>> {
-    Response::builder().status(status).body(body.into()).expect("a response")
+    Response::builder()
+        .status(status)
+        .body(body.into())
+        .expect("a response")
 }
 
 pub(crate) fn json_response(status: u16, body: &Value) -> Response<Vec<u8>> {
-    with_header(response(status, &body.to_string()), "content-type", "application/json")
+    with_header(
+        response(status, &body.to_string()),
+        "content-type",
+        "application/json",
+    )
 }
 
 pub(crate) fn with_header(
@@ -378,6 +460,8 @@ pub(crate) fn with_header(
     name: &'static str,
     value: &str,
 ) -> Response<Vec<u8>> {
-    response.headers_mut().append(name, value.parse().expect("a field"));
+    response
+        .headers_mut()
+        .append(name, value.parse().expect("a field"));
     response
 }

@@ -33,17 +33,24 @@ pub(crate) struct Claims {
 /// Panics unless the proof is all that RFC 9449 §4.2 and §4.3 ask for, and no more.
 pub(crate) fn check(proof: &str, expected: &Expected<'_>) -> Claims {
     let parts: Vec<&str> = proof.split('.').collect();
-    let [header, payload, signature] = parts[..] else { panic!("a proof of {} parts", parts.len()) };
+    let [header, payload, signature] = parts[..] else {
+        panic!("a proof of {} parts", parts.len())
+    };
     let signed = &proof[..header.len() + 1 + payload.len()];
     let (header, payload) = (object(header), object(payload));
 
     assert_eq!(names(&header), ["alg", "jwk", "typ"]);
-    assert_eq!((&header["typ"], &header["alg"]), (&"dpop+jwt".into(), &"ES256".into()));
+    assert_eq!(
+        (&header["typ"], &header["alg"]),
+        (&"dpop+jwt".into(), &"ES256".into())
+    );
     let jwk = header["jwk"].as_object().expect("a jwk");
     assert_eq!(names(jwk), ["crv", "kty", "x", "y"]);
     assert_eq!((&jwk["kty"], &jwk["crv"]), (&"EC".into(), &"P-256".into()));
     let coordinate = |name: &str| -> FieldBytes {
-        <[u8; 32]>::try_from(decode(text(&jwk[name]))).expect("32 bytes").into()
+        <[u8; 32]>::try_from(decode(text(&jwk[name])))
+            .expect("32 bytes")
+            .into()
     };
     let point = EncodedPoint::from_affine_coordinates(&coordinate("x"), &coordinate("y"), false);
     let signature = Signature::from_slice(&decode(signature)).expect("R and S");
@@ -53,13 +60,26 @@ pub(crate) fn check(proof: &str, expected: &Expected<'_>) -> Claims {
         .expect("the signature holds");
 
     let known = BTreeSet::from(["ath", "htm", "htu", "iat", "jti", "nonce"]);
-    assert!(names(&payload).iter().all(|name| known.contains(name)), "a claim too many: {payload:?}");
+    assert!(
+        names(&payload).iter().all(|name| known.contains(name)),
+        "a claim too many: {payload:?}"
+    );
     assert_eq!(payload["htm"], expected.method);
     assert_eq!(payload["htu"], *expected.htu);
     let iat = payload["iat"].as_u64().expect("a whole number of seconds");
-    assert!(iat <= expected.now, "iat {iat} lies ahead of {}", expected.now);
-    assert!(expected.now - iat <= MAX_AGE, "iat {iat} is stale at {}", expected.now);
-    let ath = expected.token.map(|token| URL_SAFE_NO_PAD.encode(sha256(token)));
+    assert!(
+        iat <= expected.now,
+        "iat {iat} lies ahead of {}",
+        expected.now
+    );
+    assert!(
+        expected.now - iat <= MAX_AGE,
+        "iat {iat} is stale at {}",
+        expected.now
+    );
+    let ath = expected
+        .token
+        .map(|token| URL_SAFE_NO_PAD.encode(sha256(token)));
     assert_eq!(payload.get("ath").map(text), ath.as_deref(), "ath");
     let jti = text(&payload["jti"]).to_owned();
     assert!(decode(&jti).len() >= 16, "a jti of too few bits");
@@ -87,7 +107,9 @@ fn text(value: &Value) -> &str {
 }
 
 fn decode(part: &str) -> Vec<u8> {
-    URL_SAFE_NO_PAD.decode(part).expect("base64url without padding")
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .expect("base64url without padding")
 }
 
 fn sha256(text: &str) -> Vec<u8> {

@@ -1,0 +1,159 @@
+//! What a token is asked for with: the options that `token` and `call` share.
+
+use clap::Args;
+use keybound_ureq::{Client, Grant, Scope, Secret, Session, Transport};
+use ring::hmac;
+
+use crate::client::{ClientOptions, Ready};
+use crate::failure::{Failure, warn};
+use crate::input::{PAIR, secret};
+
+#[derive(Args)]
+pub(crate) struct TokenOptions {
+    #[command(flatten)]
+    pub(crate) client: ClientOptions,
+    /// client_credentials, refresh_token, device_code, token-exchange, jwt-bearer, or the name or URN of another grant.
+    #[arg(long, value_name = "GRANT", default_value = "client_credentials")]
+    grant: String,
+    /// The environment variable that holds the refresh token. `call` doesn't keep the one that may come in its place:
+    /// it is for refresh tokens that the server doesn't replace.
+    #[arg(long, value_name = "NAME")]
+    refresh_token_env: Option<String>,
+    /// Scopes, separated by spaces.
+    #[arg(long)]
+    scope: Option<String>,
+    /// Where the token is to be used (RFC 8707). May be given several times.
+    #[arg(long, value_name = "URI")]
+    resource: Vec<String>,
+    /// A further parameter of the token request, if it is no secret.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
+    param: Vec<(String, String)>,
+    /// A further parameter whose value is secret, and in this environment variable: subject_token, assertion, ….
+    #[arg(long, value_name = "NAME=VARIABLE", value_parser = PAIR)]
+    param_env: Vec<(String, String)>,
+}
+
+/// The grants that go by the last part of their URN.
+const SHORT: [&str; 2] = ["jwt-bearer", "token-exchange"];
+const DEVICE_CODE: &str = "device_code";
+const URN: &str = "urn:ietf:params:oauth:grant-type:";
+
+/// The parameters that never come from arguments.
+const SECRET_PARAMS: [&str; 7] = [
+    "actor_token",
+    "assertion",
+    "client_assertion",
+    "client_secret",
+    "password",
+    "refresh_token",
+    "subject_token",
+];
+
+impl TokenOptions {
+    /// The client, and the grant for its token. For a device code that is when the person has been told what to do.
+    pub(crate) fn ready(&self) -> Result<(Ready, Grant), Failure> {
+        if self.grant.strip_prefix(URN).unwrap_or(&self.grant) == DEVICE_CODE {
+            // Whatever is wrong with the options shows before anything is sent.
+            let _ = self.with_options(Grant::extension(DEVICE_CODE)?)?;
+            let ready = self.client.ready()?;
+            let grant = self.device(&ready)?;
+            return Ok((ready, self.with_options(grant)?));
+        }
+        let grant = match (self.grant.as_str(), &self.refresh_token_env) {
+            ("refresh_token", Some(name)) => Grant::refresh_token(secret(name)?)?,
+            ("refresh_token", None) => {
+                return Err(Failure::usage(
+                    "--refresh-token-env must be given for this grant",
+                ));
+            }
+            (_, Some(_)) => {
+                return Err(Failure::usage(
+                    "--refresh-token-env is for --grant refresh_token",
+                ));
+            }
+            ("authorization_code", None) if !self.has_code() => {
+                return Err(Failure::usage(
+                    "--grant authorization_code needs a code: use `keybound login`",
+                ));
+            }
+            ("client_credentials", None) => Grant::client_credentials(),
+            (short, None) if SHORT.contains(&short) => Grant::extension(&format!("{URN}{short}"))?,
+            (name, None) => Grant::extension(name)?,
+        };
+        let grant = self.with_options(grant)?;
+        let grant = self.scope()?.into_iter().fold(grant, Grant::scope);
+        Ok((self.client.ready()?, grant))
+    }
+
+    /// A session that begins with this grant. What brings one token alone brings it here.
+    pub(crate) fn session(
+        &self,
+        transport: Transport,
+        client: Client,
+        grant: Grant,
+    ) -> Result<Session, Failure> {
+        if grant.is_repeatable() {
+            return Ok(Session::new(transport, client, grant));
+        }
+        let token = transport.execute(client.token(grant)?)?;
+        let used = self.refresh_token_env.as_deref().map(secret).transpose()?;
+        let is_new = |got: &Secret| used.is_none_or(|used| !constant_time_eq(got, &used));
+        if token.refresh_token().is_some_and(is_new) {
+            warn(
+                &"warning: a new refresh token came, and is lost; `keybound token` would have printed it",
+            );
+        }
+        Ok(Session::resume(transport, client).token(token).build())
+    }
+
+    fn with_options(&self, mut grant: Grant) -> Result<Grant, Failure> {
+        for uri in &self.resource {
+            grant = grant.resource(uri)?;
+        }
+        for (name, value) in &self.param {
+            if SECRET_PARAMS.contains(&name.as_str()) {
+                return Err(Failure::usage(format!(
+                    "{name} is secret, and others can see arguments: give it by --param-env {name}=VARIABLE"
+                )));
+            }
+            grant = grant.param(name, value)?;
+        }
+        for (name, variable) in &self.param_env {
+            grant = grant.secret_param(name, secret(variable)?)?;
+        }
+        Ok(grant)
+    }
+
+    /// Whether somebody has got a code in another way.
+    fn has_code(&self) -> bool {
+        self.param
+            .iter()
+            .chain(&self.param_env)
+            .any(|(name, _)| name == "code")
+    }
+
+    fn scope(&self) -> Result<Option<Scope>, Failure> {
+        Ok(self.scope.as_deref().map(Scope::new).transpose()?)
+    }
+
+    /// Tells the person where to go; the token is asked for until they have decided.
+    fn device(&self, ready: &Ready) -> Result<Grant, Failure> {
+        let device = ready
+            .client
+            .device_authorization(self.scope()?)
+            .map_err(|invalid| ready.explain(invalid))?;
+        let device = ready.transport.execute(device)?;
+        let (at, code) = (device.verification_uri(), device.user_code());
+        warn(&format_args!("to sign in, go to {at} and type {code}"));
+        if let Some(complete) = device.verification_uri_complete() {
+            warn(&format_args!("or go to {complete}"));
+        }
+        Ok(device.grant())
+    }
+}
+
+/// Whether two secrets are the same, in constant time.
+fn constant_time_eq(one: &Secret, other: &Secret) -> bool {
+    let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
+    hmac::verify(&key(one), b"", hmac::sign(&key(other), b"").as_ref()).is_ok()
+}

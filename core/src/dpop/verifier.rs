@@ -1,0 +1,485 @@
+//! Judging a proof that somebody else made (RFC 9449 §4.3).
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::{AccessTokenHash, ProofError, htu};
+use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
+use crate::types::input::InvalidInput;
+use crate::types::nonce::Nonce;
+use crate::types::secret::{ConstantTimeTag, Secret};
+use crate::types::time::UnixTime;
+use crate::wire::json::{JsonObject, JsonValue};
+
+/// What a proof is held against. What is not set is not expected, but each check that needs no
+/// expectation (form, key, signature, age) is always made.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ProofVerifier {
+    methods: Vec<String>,
+    urls: Vec<String>,
+    nonces: Vec<Nonce>,
+    ath: Ath,
+    jkt: Option<String>,
+    algorithms: Vec<Algorithm>,
+    max_age: Duration,
+    leeway: Duration,
+    max_len: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Ath {
+    Unchecked,
+    Absent,
+    Of(ConstantTimeTag),
+}
+
+impl Default for ProofVerifier {
+    /// Any method, URL, nonce and `ath`; at most 300 s old, at most 30 s ahead, at most 8 KiB long.
+    fn default() -> Self {
+        Self {
+            methods: Vec::new(),
+            urls: Vec::new(),
+            nonces: Vec::new(),
+            ath: Ath::Unchecked,
+            jkt: None,
+            algorithms: Algorithm::ALL.to_vec(),
+            max_age: Duration::from_secs(300),
+            leeway: Duration::from_secs(30),
+            max_len: 8 * 1024,
+        }
+    }
+}
+
+impl ProofVerifier {
+    /// `htm` must be this method, or one of several if called again. Case counts (RFC 9110 §9.1).
+    pub fn method(mut self, method: &str) -> Self {
+        self.methods.push(method.to_owned());
+        self
+    }
+
+    /// `htu` must be equivalent to this URL, or to one of several if called again. Query and fragment of
+    /// either don't count (RFC 9449 §4.3, check 9; normalised by RFC 3986 §6.2.2 and §6.2.3).
+    ///
+    /// # Errors
+    /// `InvalidInput` unless it is an absolute `http` or `https` URL without user information.
+    pub fn url(mut self, url: &str) -> Result<Self, InvalidInput> {
+        let url = htu::normalise(url).ok_or(InvalidInput::new(
+            "url",
+            "must be absolute, http or https, without a user name",
+        ))?;
+        self.urls.push(url);
+        Ok(self)
+    }
+
+    /// `nonce` must be this one (check 10), or one of several if called again: when a server gives a new one
+    /// (RFC 9449 §8.2), proofs with the one before are still on their way.
+    pub fn nonce(mut self, nonce: Nonce) -> Self {
+        self.nonces.push(nonce);
+        self
+    }
+
+    /// `ath` must be the hash of this access token (check 12): the proof of a resource request.
+    pub fn access_token(mut self, token: &Secret) -> Self {
+        self.ath = Ath::Of(ConstantTimeTag::new(
+            AccessTokenHash::new(token.expose()).as_bytes(),
+        ));
+        self
+    }
+
+    /// The proof must be by the key with this thumbprint, which the access token, refresh token or code is bound to
+    /// (check 12, RFC 9449 §5, §10).
+    pub fn bound_to(mut self, jkt: &str) -> Self {
+        self.jkt = Some(jkt.to_owned());
+        self
+    }
+
+    /// There must be no `ath`: the proof of a token request.
+    pub fn no_access_token(mut self) -> Self {
+        self.ath = Ath::Absent;
+        self
+    }
+
+    /// How old `iat` may be (check 11). 300 s unless set.
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
+    /// How far the maker's clock may be ahead, for `iat` and `nbf`, and behind, for `exp`. 30 s unless set.
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    /// `alg` must be one of these (check 5); FAPI 2.0, for one, leaves RS256 out. Any that is
+    /// [supported](Algorithm::ALL) unless set.
+    pub fn algorithms(mut self, algorithms: &[Algorithm]) -> Self {
+        self.algorithms = algorithms.to_vec();
+        self
+    }
+
+    /// How long the proof may be, in bytes. 8 KiB unless set.
+    pub fn max_len(mut self, max_len: usize) -> Self {
+        self.max_len = max_len;
+        self
+    }
+
+    /// Judges the proof of a request with these headers, of which exactly one must be `DPoP` (check 1); otherwise
+    /// like [`verify`](Self::verify).
+    pub fn verify_headers(&self, headers: &HeaderMap, now: UnixTime) -> Inspection {
+        let mut proofs = headers.get_all("dpop").iter();
+        let problem = match (proofs.next().map(|proof| proof.to_str()), proofs.next()) {
+            (Some(Ok(proof)), None) => return self.verify(proof, now),
+            (Some(Err(_)), None) => ProofError::NotJws,
+            (None, _) => ProofError::ProofMissing,
+            (Some(_), Some(_)) => ProofError::ProofTwice,
+        };
+        Inspection {
+            problems: vec![problem],
+            ..Inspection::default()
+        }
+    }
+
+    /// Judges `proof` at the time `now`. Every problem is found, not only the first; a signature is only
+    /// looked at where nothing is wrong with the form.
+    pub fn verify(&self, proof: &str, now: UnixTime) -> Inspection {
+        let mut found = Inspection::default();
+        if proof.len() > self.max_len {
+            found.problems.push(ProofError::TooLong);
+            return found;
+        }
+        let Some(jws) = Jws::split(proof) else {
+            found.problems.push(ProofError::NotJws);
+            return found;
+        };
+        let key = found.read_header(&jws.header, &self.algorithms);
+        let Ok(claims) = JsonObject::parse_strict(&jws.payload) else {
+            found.problems.push(ProofError::PayloadMalformed);
+            return found;
+        };
+        self.check_claims(&claims, now, &mut found);
+        if let Some(key) = key {
+            if self
+                .jkt
+                .as_deref()
+                .is_some_and(|jkt| jkt != key.thumbprint())
+            {
+                found.problems.push(ProofError::KeyMismatch);
+            }
+            found.check_signature(&key, jws.signing_input, &jws.signature);
+            if found.is_valid() {
+                found.verified = self.verified(proof, key, &claims);
+            }
+        }
+        found.claims_json = String::from_utf8(jws.payload).ok();
+        found
+    }
+
+    /// What is needed of a proof, in which no problem was found.
+    fn verified(
+        &self,
+        proof: &str,
+        key: PublicJwk,
+        claims: &JsonObject<'_>,
+    ) -> Option<VerifiedProof> {
+        Some(VerifiedProof {
+            proof: Secret::new(proof),
+            key,
+            jti: claims.str("jti")?.into_owned(),
+            iat: numeric_date(claims.get("iat")?)?,
+            exp: claims.get("exp").and_then(numeric_date),
+            max_age: self.max_age,
+            leeway: self.leeway,
+        })
+    }
+
+    fn check_claims(&self, claims: &JsonObject<'_>, now: UnixTime, found: &mut Inspection) {
+        let mut problem = |condition: bool, problem: ProofError| {
+            if condition {
+                found.problems.push(problem);
+            }
+        };
+        let jti = claims.str("jti");
+        problem(
+            jti.as_deref()
+                .is_none_or(|jti| jti.is_empty() || jti.len() > 1024),
+            ProofError::JtiMissing,
+        );
+
+        let htm = claims.str("htm").filter(|htm| !htm.is_empty());
+        problem(htm.is_none(), ProofError::HtmMissing);
+        let method_known = htm
+            .as_deref()
+            .is_none_or(|htm| self.methods.is_empty() || self.methods.iter().any(|m| m == htm));
+        problem(!method_known, ProofError::HtmMismatch);
+
+        let htu = claims.str("htu").and_then(|htu| htu::normalise(&htu));
+        problem(htu.is_none(), ProofError::HtuMissing);
+        let url_known = htu.is_none_or(|htu| self.urls.is_empty() || self.urls.contains(&htu));
+        problem(!url_known, ProofError::HtuMismatch);
+
+        let iat = claims.get("iat").and_then(numeric_date);
+        problem(iat.is_none(), ProofError::IatMissing);
+        if let Some(iat) = iat {
+            problem(now.saturating_since(iat) > self.max_age, ProofError::TooOld);
+            problem(
+                iat.saturating_since(now) > self.leeway,
+                ProofError::FromTheFuture,
+            );
+        }
+        if let Some(exp) = claims.get("exp") {
+            let alive = numeric_date(exp).is_some_and(|exp| now < exp.saturating_add(self.leeway));
+            problem(!alive, ProofError::Expired);
+        }
+        if let Some(nbf) = claims.get("nbf") {
+            let begun =
+                numeric_date(nbf).is_some_and(|nbf| nbf.saturating_since(now) <= self.leeway);
+            problem(!begun, ProofError::NotYetValid);
+        }
+
+        let nonce = claims.str("nonce");
+        problem(
+            claims.get("nonce").is_some() && nonce.is_none(),
+            ProofError::NonceMismatch,
+        );
+        problem(
+            !self.nonces.is_empty() && claims.get("nonce").is_none(),
+            ProofError::NonceMissing,
+        );
+        let nonce_known = nonce.as_deref().is_none_or(|nonce| {
+            self.nonces.is_empty() || self.nonces.iter().any(|known| known.as_str() == nonce)
+        });
+        problem(!nonce_known, ProofError::NonceMismatch);
+
+        let ath = claims.str("ath");
+        let has_ath = claims.get("ath").is_some();
+        match &self.ath {
+            Ath::Absent => problem(has_ath, ProofError::AthUnexpected),
+            Ath::Of(_) if !has_ath => problem(true, ProofError::AthMissing),
+            Ath::Of(expected) => {
+                problem(
+                    !ath.as_deref()
+                        .is_some_and(|ath| expected.matches(ath.as_bytes())),
+                    ProofError::AthMismatch,
+                );
+            }
+            Ath::Unchecked => problem(has_ath && ath.is_none(), ProofError::AthMismatch),
+        }
+
+        found.claims = Some(ProofClaims {
+            jti: jti.map(Cow::into_owned),
+            htm: htm.map(Cow::into_owned),
+            htu: claims.str("htu").map(Cow::into_owned),
+            iat,
+            nonce: nonce.map(Cow::into_owned),
+            ath: ath.map(Cow::into_owned),
+        });
+    }
+}
+
+/// What was found in a proof.
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    problems: Vec<ProofError>,
+    alg: Option<String>,
+    key: Option<PublicJwk>,
+    claims: Option<ProofClaims>,
+    claims_json: Option<String>,
+    /// Only if there are no problems.
+    verified: Option<VerifiedProof>,
+}
+
+impl Inspection {
+    /// Whether no problem was found.
+    pub fn is_valid(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All problems, in the order of the checks.
+    pub fn problems(&self) -> &[ProofError] {
+        &self.problems
+    }
+
+    /// The header's `alg`, whatever it says.
+    pub fn alg(&self) -> Option<&str> {
+        self.alg.as_deref()
+    }
+
+    /// The key in the header, if it can be used; believe it only if the proof [is valid](Self::is_valid).
+    pub fn key(&self) -> Option<&PublicJwk> {
+        self.key.as_ref()
+    }
+
+    /// The claims that RFC 9449 §4.2 names.
+    pub fn claims(&self) -> Option<&ProofClaims> {
+        self.claims.as_ref()
+    }
+
+    /// All claims, as the JSON that was signed.
+    pub fn claims_json(&self) -> Option<&str> {
+        self.claims_json.as_deref()
+    }
+
+    /// The proof as one that has passed; `None` if there are problems.
+    pub fn verified(&self) -> Option<VerifiedProof> {
+        self.verified.clone()
+    }
+
+    fn read_header(&mut self, header: &[u8], algorithms: &[Algorithm]) -> Option<PublicJwk> {
+        let Ok(header) = JsonObject::parse_strict(header) else {
+            self.problems.push(ProofError::HeaderMalformed);
+            return None;
+        };
+        if header.str("typ").as_deref() != Some("dpop+jwt") {
+            self.problems.push(ProofError::Typ);
+        }
+        if header.has("crit") {
+            self.problems.push(ProofError::Crit);
+        }
+        let alg = header.str("alg");
+        let algorithm = alg.as_deref().and_then(Algorithm::from_alg);
+        let algorithm = algorithm.filter(|algorithm| algorithms.contains(algorithm));
+        if algorithm.is_none() {
+            self.problems.push(ProofError::Alg);
+        }
+        self.alg = alg.map(Cow::into_owned);
+        let key = match header.get("jwk").map(key_of) {
+            None => Err(ProofError::JwkMissing),
+            Some(Err(BadJwk::Private)) => Err(ProofError::JwkPrivate),
+            Some(Err(_)) => Err(ProofError::JwkInvalid),
+            // Without an algorithm the key can still be named, but nothing can be checked with it.
+            Some(Ok(key)) => algorithm.map_or(Ok(key.clone()), |algorithm| {
+                key.verifying_by(algorithm).ok_or(ProofError::JwkInvalid)
+            }),
+        };
+        match key {
+            Ok(key) => {
+                self.key = Some(key.clone());
+                algorithm.map(|_| key)
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    fn check_signature(&mut self, key: &PublicJwk, input: &str, signature: &[u8]) {
+        if !key.verify(input.as_bytes(), signature) {
+            let on_curve = key.is_on_curve();
+            self.problems.push(if on_curve {
+                ProofError::Signature
+            } else {
+                ProofError::JwkInvalid
+            });
+        }
+    }
+}
+
+/// The claims of a proof, as far as they are of their type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProofClaims {
+    /// RFC 9449 §4.2: unique to the proof.
+    pub jti: Option<String>,
+    /// RFC 9449 §4.2: the request's method.
+    pub htm: Option<String>,
+    /// RFC 9449 §4.2: the request's URL, as it is written.
+    pub htu: Option<String>,
+    /// RFC 9449 §4.2: when it was made.
+    pub iat: Option<UnixTime>,
+    /// RFC 9449 §8: the server's nonce.
+    pub nonce: Option<String>,
+    /// RFC 9449 §4.2: the access token's hash.
+    pub ath: Option<String>,
+}
+
+/// A proof without problems, and the key that it proves.
+#[derive(Clone, Debug)]
+pub struct VerifiedProof {
+    pub(crate) proof: Secret,
+    pub(crate) key: PublicJwk,
+    pub(crate) jti: String,
+    iat: UnixTime,
+    exp: Option<UnixTime>,
+    /// Those of the policy that it has passed.
+    pub(crate) max_age: Duration,
+    pub(crate) leeway: Duration,
+}
+
+impl VerifiedProof {
+    /// The key whose possession the proof demonstrates; its thumbprint is the token's `jkt`.
+    pub fn key(&self) -> &PublicJwk {
+        &self.key
+    }
+
+    /// The last moment at which its age, or its own `exp`, lets it pass a policy with this `max_age` and leeway.
+    pub(crate) fn good_until(&self, max_age: Duration, leeway: Duration) -> UnixTime {
+        let by_age = self.iat.saturating_add(max_age);
+        let by_exp = self.exp.map(|exp| exp.saturating_add(leeway));
+        by_exp.map_or(by_age, |by_exp| by_age.min(by_exp))
+    }
+
+    /// What tells it from all other proofs by its key.
+    pub fn jti(&self) -> &str {
+        &self.jti
+    }
+}
+
+/// The parts of a compact JWS (RFC 7515 §7.1), decoded.
+pub(crate) struct Jws<'a> {
+    pub(crate) header: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    signature: Vec<u8>,
+    signing_input: &'a str,
+}
+
+impl<'a> Jws<'a> {
+    pub(crate) fn split(jws: &'a str) -> Option<Self> {
+        let (signing_input, signature) = jws.rsplit_once('.')?;
+        let (header, payload) = signing_input.split_once('.')?;
+        Some(Self {
+            header: jose::decode(header)?,
+            payload: jose::decode(payload)?,
+            signature: jose::decode(signature)?,
+            signing_input,
+        })
+    }
+
+    pub(crate) fn is_signed_by(&self, key: &PublicJwk) -> bool {
+        key.verify(self.signing_input.as_bytes(), &self.signature)
+    }
+}
+
+fn key_of(jwk: JsonValue<'_>) -> Result<PublicJwk, BadJwk> {
+    PublicJwk::from_members(&JwkMembers::from_object(
+        jwk.as_object().ok_or(BadJwk::Malformed)?,
+    )?)
+}
+
+/// A `NumericDate` (RFC 7519 §2), which may have a fraction.
+fn numeric_date(claim: JsonValue<'_>) -> Option<UnixTime> {
+    let since =
+        Duration::try_from_secs_f64(claim.as_f64().filter(|_| claim.as_str().is_none())?).ok()?;
+    u64::try_from(since.as_millis())
+        .ok()
+        .map(UnixTime::from_millis)
+}
+
+/// Whether a text is a DPoP proof by its own account, sound or not.
+pub(crate) fn is_dpop_proof(text: &str) -> bool {
+    // In base64url a JSON object begins with an `e`. Most access tokens don't.
+    if !text.starts_with('e') {
+        return false;
+    }
+    let Some((header, _)) = text.split_once('.') else {
+        return false;
+    };
+    let Some(header) = jose::decode(header) else {
+        return false;
+    };
+    JsonObject::parse(&header).is_ok_and(|header| header.str("typ").as_deref() == Some("dpop+jwt"))
+}

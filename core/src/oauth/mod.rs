@@ -1,0 +1,19 @@
+//! OAuth's flows: clients, grants, tokens, metadata, and calls of protected resources.
+
+pub(crate) mod authorization_code;
+pub(crate) mod client;
+pub(crate) mod device;
+pub(crate) mod grant;
+pub(crate) mod id_token;
+pub(crate) mod introspection;
+pub(crate) mod issuer;
+pub(crate) mod lineage;
+pub(crate) mod metadata;
+pub(crate) mod polling;
+pub(crate) mod protected_resource;
+pub(crate) mod relay;
+pub(crate) mod resource_call;
+pub(crate) mod revocation;
+pub(crate) mod step_up;
+pub(crate) mod token;
+pub(crate) mod token_request;

@@ -1,0 +1,256 @@
+//! How a client authenticates itself.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use crate::jose::PublicJwk;
+use crate::request::client_assertion::ClientAssertion;
+use crate::types::escape::push_form;
+use crate::types::input::InvalidInput;
+use crate::types::secret::Secret;
+use crate::wire::params::Params;
+
+/// How a client authenticates itself (RFC 6749 §2.3).
+#[derive(Clone)]
+pub struct ClientAuth {
+    /// `client_id`; none where a bearer credential says who it is.
+    id: Option<String>,
+    secret: Option<Secret>,
+    /// Whether they stand in the body.
+    in_body: bool,
+    header: Option<HeaderValue>,
+    /// The key that signs an assertion for each request, and whom the assertion is for, if that is set.
+    signing: Option<(PublicJwk, Option<String>)>,
+}
+
+impl ClientAuth {
+    /// A public client: the body has its `client_id`. That is also all that `tls_client_auth` needs here (RFC 8705 §2): the
+    /// certificate is the transport's.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the id is empty.
+    pub fn none(id: &str) -> Result<Self, InvalidInput> {
+        Ok(Self {
+            id: Some(checked_id(id)?),
+            secret: None,
+            in_body: true,
+            header: None,
+            signing: None,
+        })
+    }
+
+    /// `Authorization: Basic`, id and secret form-encoded first (RFC 6749 §2.3.1).
+    ///
+    /// # Errors
+    /// `InvalidInput` if either is empty.
+    pub fn basic(id: &str, secret: Secret) -> Result<Self, InvalidInput> {
+        checked_id(id)?;
+        let mut pair = Zeroizing::new(Vec::with_capacity(
+            3 * (id.len() + secret.expose().len()) + 1,
+        ));
+        push_form(id, &mut pair);
+        pair.push(b':');
+        push_form(checked_secret(&secret)?, &mut pair);
+        let header = basic_header(&pair)?;
+        Ok(Self {
+            secret: Some(secret),
+            in_body: false,
+            header: Some(header),
+            ..Self::none(id)?
+        })
+    }
+
+    /// `Authorization: Basic` with id and secret as they are (RFC 7617), for servers that don't decode them: it tells where
+    /// they have other characters than letters, digits and `-._`.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the id has a colon, or this client has no such header.
+    pub fn verbatim(mut self) -> Result<Self, InvalidInput> {
+        let (Some(id), Some(secret), Some(_)) = (&self.id, &self.secret, &self.header) else {
+            return Err(InvalidInput::new(
+                "client_auth",
+                "must be Basic to be sent verbatim",
+            ));
+        };
+        if id.contains(':') {
+            return Err(InvalidInput::new(
+                "client_id",
+                "must not have a colon where it is sent verbatim",
+            ));
+        }
+        let pair = Zeroizing::new([id, ":", secret.expose()].concat());
+        self.header = Some(basic_header(pair.as_bytes())?);
+        Ok(self)
+    }
+
+    /// `client_id` and `client_secret` in the body.
+    ///
+    /// # Errors
+    /// `InvalidInput` if either is empty.
+    pub fn post(id: &str, secret: Secret) -> Result<Self, InvalidInput> {
+        checked_secret(&secret)?;
+        Ok(Self {
+            secret: Some(secret),
+            ..Self::none(id)?
+        })
+    }
+
+    /// [`basic`](Self::basic) and [`post`](Self::post) at once. RFC 6749 forbids it; Moov's own SDKs do it.
+    ///
+    /// # Errors
+    /// `InvalidInput` if either is empty.
+    pub fn both(id: &str, secret: Secret) -> Result<Self, InvalidInput> {
+        Ok(Self {
+            in_body: true,
+            ..Self::basic(id, secret)?
+        })
+    }
+
+    /// `Authorization: Bearer`, with a credential that was got elsewhere (Treasury Prime's `apiKey`).
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is empty or can't stand in a header.
+    pub fn bearer(credential: Secret) -> Result<Self, InvalidInput> {
+        let header = authorization("Bearer ", checked_secret(&credential)?)?;
+        Ok(Self {
+            id: None,
+            secret: Some(credential),
+            in_body: false,
+            header: Some(header),
+            signing: None,
+        })
+    }
+
+    /// `private_key_jwt`: each request has an assertion of its own, signed by the key whose public half this is (RFC 7523
+    /// §2.2, OpenID Connect Core §9). Its `kid` goes along; most servers want one.
+    ///
+    /// The assertion is for the client's [issuer](crate::Client::issuer), where that is known, and else for the token
+    /// endpoint. RFC 7523 leaves it open; FAPI 2.0 and the successor of RFC 7523 want the issuer alone, because a server
+    /// that could name its own audience could use the assertion at another's.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the id is empty.
+    pub fn private_key_jwt(id: &str, key: PublicJwk) -> Result<Self, InvalidInput> {
+        Ok(Self {
+            signing: Some((key, None)),
+            ..Self::none(id)?
+        })
+    }
+
+    /// Whom the assertions of [`private_key_jwt`](Self::private_key_jwt) are for: for servers that insist on another
+    /// name of theirs.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is empty, or this client signs no assertions.
+    pub fn audience(mut self, audience: &str) -> Result<Self, InvalidInput> {
+        match &mut self.signing {
+            Some((_, chosen)) if !audience.is_empty() => *chosen = Some(audience.to_owned()),
+            Some(_) => return Err(InvalidInput::new("audience", "must not be empty")),
+            None => {
+                return Err(InvalidInput::new(
+                    "audience",
+                    "must be for a client that signs assertions",
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    /// `client_id`.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Returns whether the client has no credential (RFC 6749 §2.1).
+    pub(crate) fn is_public(&self) -> bool {
+        self.secret.is_none() && self.header.is_none() && self.signing.is_none()
+    }
+
+    /// The assertion that a request must have, for this audience if no other is set.
+    pub(crate) fn assertion(&self, audience: &str) -> Option<ClientAssertion> {
+        let (key, chosen) = self.signing.as_ref()?;
+        Some(ClientAssertion {
+            client_id: self.id.clone()?,
+            key: key.clone(),
+            audience: chosen.as_deref().unwrap_or(audience).to_owned(),
+        })
+    }
+
+    pub(crate) fn header(&self) -> Option<&HeaderValue> {
+        self.header.as_ref()
+    }
+
+    pub(crate) fn add_params(&self, fields: &mut Params) -> Result<(), InvalidInput> {
+        if !self.in_body {
+            return Ok(());
+        }
+        if let Some(id) = self
+            .id
+            .as_ref()
+            .filter(|id| fields.get("client_id") != Some(id.as_str()))
+        {
+            fields.push("client_id", id.clone())?;
+        }
+        if let Some(secret) = &self.secret {
+            fields.push("client_secret", secret.clone())?;
+        }
+        Ok(())
+    }
+
+    /// What must not be seen of it, in any text that the server sends back: the secret itself, and what the
+    /// header makes of it.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let credential = self
+            .header
+            .as_ref()
+            .and_then(|header| header.to_str().ok()?.split_once(' '));
+        let credential = credential.map(|(_scheme, credential)| credential);
+        self.secret.iter().map(Secret::expose).chain(credential)
+    }
+}
+
+impl fmt::Debug for ClientAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match (&self.header, &self.secret) {
+            (Some(_), _) if self.in_body => "header and body",
+            (Some(_), _) => "header",
+            (None, Some(_)) => "body",
+            (None, None) if self.signing.is_some() => "assertion",
+            (None, None) => "none",
+        };
+        write!(f, "ClientAuth({place})")
+    }
+}
+
+fn checked_id(id: &str) -> Result<String, InvalidInput> {
+    if id.is_empty() {
+        Err(InvalidInput::new("client_id", "must not be empty"))
+    } else {
+        Ok(id.to_owned())
+    }
+}
+
+fn checked_secret(secret: &Secret) -> Result<&str, InvalidInput> {
+    let text = secret.expose();
+    if text.is_empty() {
+        Err(InvalidInput::new("client_secret", "must not be empty"))
+    } else {
+        Ok(text)
+    }
+}
+
+fn basic_header(pair: &[u8]) -> Result<HeaderValue, InvalidInput> {
+    authorization("Basic ", &Zeroizing::new(STANDARD.encode(pair)))
+}
+
+fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, InvalidInput> {
+    let value = Zeroizing::new([scheme, credential].concat());
+    let mut header = HeaderValue::try_from(value.as_str())
+        .map_err(|_| InvalidInput::new("client_secret", "must not have control characters"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}

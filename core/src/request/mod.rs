@@ -1,0 +1,10 @@
+//! One request to a server: authentication, proofs and their correction, retries, and what a response means.
+
+pub(crate) mod client_assertion;
+pub(crate) mod client_auth;
+pub(crate) mod clock_offset;
+pub(crate) mod correction;
+pub(crate) mod nonce_outcome;
+pub(crate) mod operation;
+pub(crate) mod retry;
+pub(crate) mod server_state;

@@ -1,0 +1,89 @@
+//! Resource servers that refuse every token, and how they are kept from causing a storm of token requests.
+
+use std::time::Duration;
+
+use http::Uri;
+
+use crate::oauth::token::Token;
+use crate::types::endpoint::{HttpTarget, Origin};
+use crate::types::time::UnixTime;
+
+/// How many fresh tokens in a row an origin may refuse before its refusals cause no token request for a while.
+const FRESH_TOKENS: u8 = 2;
+
+/// How long that lasts: 30 s.
+const HOLD_OFF: Duration = Duration::from_secs(30);
+
+/// How many origins are remembered.
+const CAPACITY: usize = 64;
+
+/// The origins that refused fresh tokens since they last accepted one.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Vec<Refusal>);
+
+#[derive(Debug)]
+struct Refusal {
+    origin: Origin,
+    /// The fresh token that it refused last.
+    token: Token,
+    /// How many different ones it has refused in a row.
+    tokens: u8,
+    hold_until: Option<UnixTime>,
+}
+
+impl Refusals {
+    /// Counts a fresh token that was refused.
+    pub(crate) fn add(&mut self, uri: &Uri, token: &Token, now: UnixTime) {
+        let Ok(target) = HttpTarget::parse(uri) else {
+            return;
+        };
+        let mut refusal = match self.position(&target) {
+            Some(at) => self.0.remove(at),
+            None => Refusal {
+                origin: target.origin(),
+                token: token.clone(),
+                tokens: 0,
+                hold_until: None,
+            },
+        };
+        // Many calls may have waited for one token.
+        if refusal.tokens == 0 || !refusal.token.is_same_as(token) {
+            refusal.tokens = refusal.tokens.saturating_add(1);
+            refusal.token = token.clone();
+        }
+        if refusal.tokens >= FRESH_TOKENS {
+            refusal.hold_until = Some(now.saturating_add(HOLD_OFF));
+        }
+        if self.0.len() >= CAPACITY {
+            self.0.remove(0);
+        }
+        self.0.push(refusal);
+    }
+
+    /// Returns whether a refusal by this origin is to cause no token request now.
+    pub(crate) fn is_on_hold(&self, uri: &Uri, now: UnixTime) -> bool {
+        let refusal = HttpTarget::parse(uri)
+            .ok()
+            .and_then(|target| self.0.get(self.position(&target)?));
+        // A time further ahead than it was ever set is from a clock that has been set back since.
+        refusal
+            .and_then(|refusal| refusal.hold_until)
+            .is_some_and(|until| now < until && until.saturating_since(now) <= HOLD_OFF)
+    }
+
+    /// Forgets the refusals of an origin that has accepted a token.
+    pub(crate) fn clear(&mut self, uri: &Uri) {
+        if let Some(at) = HttpTarget::parse(uri)
+            .ok()
+            .and_then(|target| self.position(&target))
+        {
+            self.0.remove(at);
+        }
+    }
+
+    fn position(&self, target: &HttpTarget<'_>) -> Option<usize> {
+        self.0
+            .iter()
+            .position(|refusal| refusal.origin.matches(target))
+    }
+}

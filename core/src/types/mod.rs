@@ -1,0 +1,11 @@
+//! The types that everything else is made of: secrets, time, URLs, nonces, errors.
+
+pub(crate) mod endpoint;
+pub(crate) mod error;
+pub(crate) mod escape;
+pub(crate) mod input;
+pub(crate) mod internal_address;
+pub(crate) mod limits;
+pub(crate) mod nonce;
+pub(crate) mod secret;
+pub(crate) mod time;

@@ -1,0 +1,72 @@
+//! What a document says, for whoever asks by name later on.
+
+use std::time::Duration;
+
+use super::json::{JsonObject, JsonValue, number};
+
+/// An object's members, with the values that are texts, lists of texts, numbers or flags. Of two that have one name the
+/// later counts, whatever it is.
+#[derive(Clone)]
+pub(crate) struct OwnedJsonObject(Vec<(String, Option<OwnedJsonValue>)>);
+
+#[derive(Clone)]
+enum OwnedJsonValue {
+    Text(String),
+    Texts(Vec<String>),
+    Number(f64),
+    Flag(bool),
+}
+
+impl OwnedJsonValue {
+    fn from_value(value: JsonValue<'_>) -> Option<Self> {
+        let text = value.as_str().map(|text| Self::Text(text.into_owned()));
+        let flag = || value.as_bool().map(Self::Flag);
+        let number = || value.as_f64().map(Self::Number);
+        let texts = || Some(Self::Texts(value.texts()?.map(Into::into).collect()));
+        text.or_else(flag).or_else(number).or_else(texts)
+    }
+}
+
+impl OwnedJsonObject {
+    pub(crate) fn new(members: &JsonObject<'_>) -> Self {
+        Self(
+            members
+                .iter()
+                .map(|(name, value)| (name.to_owned(), OwnedJsonValue::from_value(value)))
+                .collect(),
+        )
+    }
+
+    fn get(&self, name: &str) -> Option<&OwnedJsonValue> {
+        self.0.iter().rev().find(|(own, _)| own == name)?.1.as_ref()
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name)? {
+            OwnedJsonValue::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn list(&self, name: &str) -> Option<impl Iterator<Item = &str>> {
+        match self.get(name)? {
+            OwnedJsonValue::Texts(texts) => Some(texts.iter().map(String::as_str)),
+            _ => None,
+        }
+    }
+
+    /// No, where it isn't there.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name), Some(OwnedJsonValue::Flag(true)))
+    }
+
+    /// Seconds, as a number or as a text.
+    pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
+        let seconds = match self.get(name)? {
+            OwnedJsonValue::Number(seconds) => *seconds,
+            OwnedJsonValue::Text(text) => number(text)?,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}

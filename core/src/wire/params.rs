@@ -1,0 +1,229 @@
+//! The parameters of a request's body.
+
+use std::borrow::Cow;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::types::escape::push_form;
+use crate::types::input::InvalidInput;
+use crate::types::secret::{Body, Secret};
+
+/// How a request's parameters are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyFormat {
+    /// `application/x-www-form-urlencoded`, as RFC 6749 has it.
+    #[default]
+    Form,
+    /// `application/json`: one object of strings, as Moov and Treasury Prime have it.
+    Json,
+}
+
+impl BodyFormat {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Form => "application/x-www-form-urlencoded",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// Parameters in the order in which they were given; no name stands twice (RFC 6749 §3.2), but for those that may
+/// (RFC 8707 §2, RFC 8693 §2.1).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Params(Vec<(Cow<'static, str>, ParamValue)>);
+
+#[derive(Clone, Debug)]
+pub(crate) enum ParamValue {
+    Plain(Cow<'static, str>),
+    Secret(Secret),
+}
+
+impl ParamValue {
+    fn expose(&self) -> &str {
+        match self {
+            Self::Plain(text) => text,
+            Self::Secret(secret) => secret.expose(),
+        }
+    }
+}
+
+impl From<&'static str> for ParamValue {
+    fn from(text: &'static str) -> Self {
+        Self::Plain(Cow::Borrowed(text))
+    }
+}
+
+impl From<String> for ParamValue {
+    fn from(text: String) -> Self {
+        Self::Plain(Cow::Owned(text))
+    }
+}
+
+impl From<Secret> for ParamValue {
+    fn from(secret: Secret) -> Self {
+        Self::Secret(secret)
+    }
+}
+
+impl Params {
+    pub(crate) fn new(name: &'static str, value: impl Into<ParamValue>) -> Self {
+        Self(vec![(Cow::Borrowed(name), value.into())])
+    }
+
+    /// One more, under a name of this crate's own that is not among them yet.
+    pub(crate) fn and(mut self, name: &'static str, value: impl Into<ParamValue>) -> Self {
+        self.0.push((Cow::Borrowed(name), value.into()));
+        self
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// The values of a name that may stand more than once.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter(move |(known, _)| known == name)
+            .map(|(_, value)| value.expose())
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<ParamValue>,
+    ) -> Result<(), InvalidInput> {
+        let name = name.into();
+        if name.is_empty() {
+            return Err(InvalidInput::new("param", "must have a name"));
+        }
+        if !matches!(&*name, "resource" | "audience") && self.get(&name).is_some() {
+            return Err(InvalidInput::new(
+                "param",
+                "must not be given twice, nor replace one that the request has by itself",
+            ));
+        }
+        self.0.push((name, value.into()));
+        Ok(())
+    }
+
+    pub(crate) fn append(&mut self, others: &Self) -> Result<(), InvalidInput> {
+        others
+            .0
+            .iter()
+            .try_for_each(|(name, value)| self.push(name.clone(), value.clone()))
+    }
+
+    /// What must not be seen of these, in any text that the server sends back.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|(_, value)| match value {
+            ParamValue::Secret(secret) => Some(secret.expose()),
+            ParamValue::Plain(_) => None,
+        })
+    }
+
+    pub(crate) fn encode(&self, format: BodyFormat) -> Body {
+        // Room enough for most: what a growing buffer leaves behind is not wiped.
+        let room = self
+            .0
+            .iter()
+            .map(|(name, value)| name.len() + 3 * value.expose().len() + 8)
+            .sum();
+        let mut out = Vec::with_capacity(room);
+        match format {
+            BodyFormat::Form => {
+                for (name, value) in &self.0 {
+                    if !out.is_empty() {
+                        out.push(b'&');
+                    }
+                    push_form(name, &mut out);
+                    out.push(b'=');
+                    push_form(value.expose(), &mut out);
+                }
+            }
+            BodyFormat::Json => {
+                // A map of strings, written to memory, can't fail.
+                let _ = serde_json::to_writer(&mut out, self);
+            }
+        }
+        Body::new(out)
+    }
+}
+
+/// One member for each name; a list, where a name stands more than once.
+impl Serialize for Params {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            let mut others = self
+                .0
+                .iter()
+                .enumerate()
+                .filter(|(_, (known, _))| known == name);
+            if others.any(|(other, _)| other < at) {
+                continue;
+            }
+            let values: Vec<&str> = self
+                .0
+                .iter()
+                .filter(|(known, _)| known == name)
+                .map(|(_, value)| value.expose())
+                .collect();
+            match values.as_slice() {
+                [_] => map.serialize_entry(name, value.expose())?,
+                _ => map.serialize_entry(name, &values)?,
+            }
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Params {
+        let mut fields = Params::default();
+        fields.push("grant_type", "refresh_token").unwrap();
+        fields
+            .push("refresh_token", Secret::new("a b\"/&="))
+            .unwrap();
+        fields
+    }
+
+    #[test]
+    fn both_formats_carry_the_same() {
+        assert_eq!(
+            fields().encode(BodyFormat::Form).as_ref(),
+            b"grant_type=refresh_token&refresh_token=a+b%22%2F%26%3D"
+        );
+        assert_eq!(
+            fields().encode(BodyFormat::Json).as_ref(),
+            br#"{"grant_type":"refresh_token","refresh_token":"a b\"/&="}"#
+        );
+    }
+
+    #[test]
+    fn a_resource_may_stand_more_than_once() {
+        let mut fields = Params::new("resource", "a").and("x", "y");
+        fields.push("resource", "b").unwrap();
+        assert_eq!(
+            fields.encode(BodyFormat::Form).as_ref(),
+            b"resource=a&x=y&resource=b"
+        );
+        assert_eq!(
+            fields.encode(BodyFormat::Json).as_ref(),
+            br#"{"resource":["a","b"],"x":"y"}"#
+        );
+    }
+
+    #[test]
+    fn a_parameter_stands_once() {
+        assert_eq!(
+            fields().push("grant_type", "x").unwrap_err().argument(),
+            "param"
+        );
+        assert!(fields().push("", "x").is_err());
+    }
+}
