@@ -1,4 +1,4 @@
-//! A threaded backend with a session for each person, bound to one key, kept in files and sealed.
+//! A threaded backend with a session for each user, bound to one key and stored in encrypted files.
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --features file --example backend
@@ -21,22 +21,22 @@ use ureq::http::Request;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-const PEOPLE: usize = 20;
+const USERS: usize = 20;
 const CALLS: usize = 200;
 
 fn main() -> Result<(), BoxError> {
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
-    let folder = tempfile::tempdir()?;
-    let backend = Backend::new(&sandbox.oauth(), folder.path())?;
-    for person in 0..PEOPLE {
-        // The sandbox has no people: the application's own authority stands for a login.
-        backend.login(&format!("person/{person}"), Grant::client_credentials())?;
+    let directory = tempfile::tempdir()?;
+    let backend = Backend::new(&sandbox.oauth(), directory.path())?;
+    for user in 0..USERS {
+        // The sandbox has no users: client credentials stand for a login.
+        backend.login(&format!("user/{user}"), Grant::client_credentials())?;
     }
     let calls = AtomicUsize::new(0);
     thread::scope(|scope| {
         let work = || {
             while let call @ 0..CALLS = calls.fetch_add(1, Ordering::Relaxed) {
-                backend.resource(&format!("person/{}", call % PEOPLE))?;
+                backend.resource(&format!("user/{}", call % USERS))?;
             }
             Ok::<_, BoxError>(())
         };
@@ -46,8 +46,8 @@ fn main() -> Result<(), BoxError> {
             .try_for_each(|thread| thread.join().map_err(|_| "a call panicked")?)
     })?;
     println!(
-        "{CALLS} calls for {PEOPLE} people, {} sessions open",
-        backend.people.len()
+        "{CALLS} calls for {USERS} users, {} sessions open",
+        backend.sessions.len()
     );
     Ok(())
 }
@@ -57,11 +57,11 @@ struct Backend {
     transport: Arc<Transport>,
     client: Client,
     storage: Arc<dyn Storage>,
-    people: SessionPool<String>,
+    sessions: SessionPool<String>,
 }
 
 impl Backend {
-    fn new(server: &str, folder: &Path) -> Result<Self, BoxError> {
+    fn new(server: &str, directory: &Path) -> Result<Self, BoxError> {
         let key = SigningKey::generate(Algorithm::Es256)?;
         let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
         let client = Client::new(
@@ -70,18 +70,20 @@ impl Backend {
         )
         .dpop(key.public().clone());
         let transport = Arc::new(Transport::new().signer(key));
-        // An application has this key from elsewhere: a key service, or its environment.
-        let mut seal = [0; 32];
+        // An application gets this key from a key service or from its environment.
+        let mut storage_key = [0; 32];
         SystemRandom::new()
-            .fill(&mut seal)
+            .fill(&mut storage_key)
             .map_err(|_| "no random numbers")?;
-        let storage: Arc<dyn Storage> =
-            Arc::new(EncryptedStorage::new(FileStorage::new(folder)?, &seal)?);
-        let people = SessionPool::new(PEOPLE / 2, {
+        let storage: Arc<dyn Storage> = Arc::new(EncryptedStorage::new(
+            FileStorage::new(directory)?,
+            &storage_key,
+        )?);
+        let sessions = SessionPool::new(USERS / 2, {
             let (transport, client, storage) = (transport.clone(), client.clone(), storage.clone());
-            move |person: &String| {
+            move |user: &String| {
                 let session = Session::resume(transport.clone(), client.clone());
-                session.storage(storage.clone(), person.as_str()).build()
+                session.storage(storage.clone(), user.as_str()).build()
             }
         });
         Ok(Self {
@@ -89,25 +91,25 @@ impl Backend {
             transport,
             client,
             storage,
-            people,
+            sessions,
         })
     }
 
-    fn login(&self, person: &str, grant: Grant) -> Result<Token, BoxError> {
+    fn login(&self, user: &str, grant: Grant) -> Result<Token, BoxError> {
         let session = Session::builder(self.transport.clone(), self.client.clone(), grant);
         let token = session
-            .storage(self.storage.clone(), person)
+            .storage(self.storage.clone(), user)
             .build()
             .token()?;
-        self.people.close(&person.to_owned());
+        self.sessions.close(&user.to_owned());
         Ok(token)
     }
 
-    fn resource(&self, person: &str) -> Result<String, BoxError> {
+    fn resource(&self, user: &str) -> Result<String, BoxError> {
         let request = Request::get(format!("{}/resource", self.server)).body(Vec::new())?;
-        let mut response = self.people.session(&person.to_owned()).send(request)?;
+        let mut response = self.sessions.session(&user.to_owned()).send(request)?;
         if !response.status().is_success() {
-            return Err(format!("the server answered {}", response.status()).into());
+            return Err(format!("the server responded with {}", response.status()).into());
         }
         Ok(response.body_mut().read_to_string()?)
     }

@@ -1,8 +1,9 @@
-//! A key service that answers late, from another thread, and rotates its keys meanwhile.
+//! A key service that responds late, from another thread, and rotates its keys meanwhile.
 //!
-//! What [`keybound_ureq::Transport`] does by itself is driven by hand here, because the interesting part is the
-//! wait: what is unsigned is a value, names the key that must sign it, and keeps for as long as that takes.
-//! (Not for ever: a proof says when it was begun, and servers take it for some seconds or minutes.)
+//! This example drives the core directly instead of using [`keybound_ureq::Transport`], in order to
+//! show the wait for a signature: an unsigned request is a value that names its key and can be
+//! stored until the signature is available. (Not without limit: a proof contains the time of its
+//! creation, and servers accept it for some seconds or minutes.)
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --example delayed_signer
@@ -34,7 +35,7 @@ fn main() -> Result<(), BoxError> {
             .max_redirects(0)
             .build()
             .new_agent(),
-        origins: ServerState::new(),
+        server_state: ServerState::new(),
         service: KeyService::start(),
     };
 
@@ -49,21 +50,21 @@ fn main() -> Result<(), BoxError> {
     assert_eq!(
         token.key(),
         Some(&key),
-        "the token belongs to the key that was asked for it, however old"
+        "the token is bound to the key of its request, although the service has rotated its keys"
     );
 
-    let answer = app.call(&token, &(sandbox.oauth() + "/resource"))?;
-    println!("the resource says: {answer}");
+    let response = app.call(&token, &(sandbox.oauth() + "/resource"))?;
+    println!("resource: {response}");
     assert!(
-        answer.contains(&format!(r#""jkt":"{}""#, key.thumbprint())),
-        "the server sees the same key"
+        response.contains(&format!(r#""jkt":"{}""#, key.thumbprint())),
+        "the server must report the same key"
     );
     Ok(())
 }
 
 struct App {
     agent: ureq::Agent,
-    origins: ServerState,
+    server_state: ServerState,
     service: KeyService,
 }
 
@@ -72,15 +73,16 @@ impl App {
         let mut operation = client.token(Grant::client_credentials())?;
         loop {
             thread::sleep(operation.delay());
-            let signing = operation.prepare(&self.origins, context()?)?;
-            // The proof is written, and names its key. From here on the service would use another.
+            let signing = operation.prepare(&self.server_state, context()?)?;
+            // The proof is prepared and names its key. From here on the service uses another one by
+            // default.
             self.service.rotate()?;
             let PreparedRequest { request, pending } = self.sign(signing)?;
             let (head, body) = request.into_parts();
             let response = self.send(Request::from_parts(head, body.as_ref()))?;
-            match pending.receive(response, &mut self.origins, now())? {
+            match pending.receive(response, &mut self.server_state, now())? {
                 Step::Done(token) => return Ok(token),
-                Step::RetryAfter(again) => operation = again, // with the nonce that the server wants
+                Step::RetryAfter(next) => operation = next, // with the nonce that the server requires
             }
         }
     }
@@ -89,24 +91,24 @@ impl App {
         let mut request = Request::get(url).body(&[][..])?;
         let mut call = token.authorize(request.method(), request.uri())?;
         loop {
-            let signing = call.prepare(&self.origins, context()?)?;
+            let signing = call.prepare(&self.server_state, context()?)?;
             let PreparedCall { headers, pending } = self.sign(signing)?;
             headers.apply(request.headers_mut());
             let response = self.send(request.clone())?;
             match pending.verdict(
                 response.status(),
                 response.headers(),
-                &mut self.origins,
+                &mut self.server_state,
                 now(),
             )? {
-                Verdict::RetryAfter(again) => call = again,
+                Verdict::RetryAfter(next) => call = next,
                 Verdict::Deliver => return Ok(String::from_utf8(response.into_body())?),
-                Verdict::TokenRejected => return Err("the token is refused".into()),
+                Verdict::TokenRejected => return Err("the server rejected the token".into()),
             }
         }
     }
 
-    /// One function for whatever is to be signed.
+    /// Completes any signature: proofs of token requests and of calls.
     fn sign<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, BoxError> {
         loop {
             let unsigned = match signing {
@@ -114,11 +116,13 @@ impl App {
                 Signing::Needs(unsigned) => unsigned,
             };
             let key = unsigned.request().key();
-            let answer = self.service.order(key, unsigned.request().message())?;
+            let response = self
+                .service
+                .request_signature(key, unsigned.request().message())?;
             let raw = loop {
-                match answer.recv_timeout(Duration::from_millis(20)) {
+                match response.recv_timeout(Duration::from_millis(20)) {
                     Err(RecvTimeoutError::Timeout) => println!("… time for other work"),
-                    answer => break answer?,
+                    response => break response?,
                 }
             };
             println!("signed by {}", key.thumbprint());
@@ -133,81 +137,88 @@ impl App {
     }
 }
 
-/// A stand-in for a service on the network: it knows its keys by their thumbprints, the old ones too.
-struct KeyService(Sender<Order>);
+/// A stand-in for a remote service, which stores its keys, including the old ones, by thumbprint.
+struct KeyService(Sender<ServiceRequest>);
 
-enum Order {
+enum ServiceRequest {
     Rotate {
-        answer: Sender<PublicJwk>,
+        response: Sender<PublicJwk>,
     },
     Sign {
         thumbprint: String,
         message: Vec<u8>,
-        answer: Sender<Vec<u8>>,
+        response: Sender<Vec<u8>>,
     },
 }
 
 impl KeyService {
     fn start() -> Self {
-        let (orders, inbox) = mpsc::channel();
+        let (requests, inbox) = mpsc::channel();
         thread::spawn(move || {
-            // It ends when the application is gone. An answer that isn't given shows as a closed channel.
+            // The thread exits when the application drops the channel. A missing response shows as
+            // a closed channel.
             if let Err(error) = serve(&inbox) {
                 eprintln!("the key service failed: {error}");
             }
         });
-        Self(orders)
+        Self(requests)
     }
 
-    /// Makes a new key, and says which it is.
+    /// Creates a new key and returns its public half.
     fn rotate(&self) -> Result<PublicJwk, BoxError> {
-        let (answer, key) = mpsc::channel();
-        self.0.send(Order::Rotate { answer })?;
+        let (response, key) = mpsc::channel();
+        self.0.send(ServiceRequest::Rotate { response })?;
         let key: PublicJwk = key.recv()?;
         println!("new key   {}", key.thumbprint());
         Ok(key)
     }
 
-    /// Orders a signature, which comes when it comes.
-    fn order(&self, key: &PublicJwk, message: &[u8]) -> Result<Receiver<Vec<u8>>, BoxError> {
-        let (answer, signature) = mpsc::channel();
+    /// Requests a signature. It arrives later on the returned channel.
+    fn request_signature(
+        &self,
+        key: &PublicJwk,
+        message: &[u8],
+    ) -> Result<Receiver<Vec<u8>>, BoxError> {
+        let (response, signature) = mpsc::channel();
         let (thumbprint, message) = (key.thumbprint().to_owned(), message.to_vec());
-        self.0.send(Order::Sign {
+        self.0.send(ServiceRequest::Sign {
             thumbprint,
             message,
-            answer,
+            response,
         })?;
         Ok(signature)
     }
 }
 
-fn serve(inbox: &Receiver<Order>) -> Result<(), BoxError> {
+fn serve(inbox: &Receiver<ServiceRequest>) -> Result<(), BoxError> {
     let random = SystemRandom::new();
     let mut keys = HashMap::new();
-    for order in inbox {
-        match order {
-            Order::Rotate { answer } => {
+    for request in inbox {
+        match request {
+            ServiceRequest::Rotate { response } => {
                 let key = SigningKey::generate(Algorithm::Es256)?;
                 let pair = EcdsaKeyPair::from_pkcs8(
                     &ECDSA_P256_SHA256_FIXED_SIGNING,
                     key.to_pkcs8_der().expose(),
                     &random,
                 )
-                .map_err(|_| "the new key is no good")?;
+                .map_err(|_| "the new key is invalid")?;
                 keys.insert(key.public().thumbprint().to_owned(), pair);
-                answer.send(key.public().clone())?;
+                response.send(key.public().clone())?;
             }
-            Order::Sign {
+            ServiceRequest::Sign {
                 thumbprint,
                 message,
-                answer,
+                response,
             } => {
                 thread::sleep(Duration::from_millis(50));
-                let pair = keys.get(&thumbprint).ok_or("there is no such key")?;
+                let pair = keys
+                    .get(&thumbprint)
+                    .ok_or("the service has no key with this thumbprint")?;
                 let raw = pair
                     .sign(&random, &message)
                     .map_err(|_| "no random numbers")?;
-                answer.send(raw.as_ref().to_vec())?;
+                response.send(raw.as_ref().to_vec())?;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A fleet that shares one token through Redis: here, four processes in one.
+//! A fleet that shares one token through Redis; here four threads stand for four processes.
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --features redis --example fleet -- redis://127.0.0.1/
@@ -23,10 +23,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 fn main() -> Result<(), BoxError> {
     let redis = std::env::args()
         .nth(1)
-        .ok_or("say where Redis is: redis://127.0.0.1/")?;
+        .ok_or("pass the URL of Redis as argument, such as redis://127.0.0.1/")?;
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
     let server = sandbox.oauth();
-    // Each process loads the same key, from where the application keeps it.
+    // Each process loads the same key from the application's own storage.
     let key = SigningKey::generate(Algorithm::Es256)?.to_pkcs8_der();
     let prefix = format!("keybound-example-{}:", std::process::id());
     let token_requests = Arc::new(AtomicUsize::new(0));
@@ -40,7 +40,9 @@ fn main() -> Result<(), BoxError> {
                     let request = Request::get(format!("{server}/resource")).body(Vec::new())?;
                     let status = session.send(request)?.status();
                     if !status.is_success() {
-                        return Err(BoxError::from(format!("the server answered {status}")));
+                        return Err(BoxError::from(format!(
+                            "the server responded with {status}"
+                        )));
                     }
                     Ok(status)
                 })
@@ -54,7 +56,7 @@ fn main() -> Result<(), BoxError> {
     let token_requests = token_requests.load(Ordering::Relaxed);
     println!("{token_requests} token requests, one of them for the nonce");
     if token_requests != 2 {
-        Err("the processes share no token".into())
+        Err("the processes don't share one token".into())
     } else {
         Ok(())
     }

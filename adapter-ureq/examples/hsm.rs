@@ -4,13 +4,14 @@
 //! KEYBOUND_PKCS11_PIN=… cargo run -p keybound-ureq --example hsm
 //! ```
 //!
-//! | variable | what it is | unless set |
+//! | variable | meaning | default |
 //! |---|---|---|
-//! | `KEYBOUND_PKCS11_PIN` | the user's PIN | an error |
-//! | `KEYBOUND_PKCS11_MODULE` | the token's PKCS#11 library | SoftHSM2's, where Debian has it |
-//! | `KEYBOUND_PKCS11_TOKEN` | the token's label | the first token that is initialised |
+//! | `KEYBOUND_PKCS11_PIN` | the user's PIN | none: required |
+//! | `KEYBOUND_PKCS11_MODULE` | the token's PKCS#11 library | SoftHSM2's, in Debian's path |
+//! | `KEYBOUND_PKCS11_TOKEN` | the token's label | the first initialised token |
 //!
-//! The server is a sandbox in this very process; `.ci/hsm` makes a token and runs this.
+//! The server is a sandbox in the same process. `.ci/hsm` creates a SoftHSM2 token and runs this
+//! example.
 
 use std::env;
 use std::error::Error;
@@ -53,14 +54,14 @@ fn main() -> Result<(), BoxError> {
     let body = response.body_mut().read_to_string()?;
     println!("resource:         {status} {body}");
     if !status.is_success() || !body.contains(public.thumbprint()) {
-        return Err("the resource didn't take the token".into());
+        return Err("the resource server did not accept the token".into());
     }
     Ok(())
 }
 
-/// An EC P-256 key pair in a token. The private half is a handle, and nothing more.
+/// An EC P-256 key pair in a token. The private half is only a handle.
 struct TokenKey {
-    /// A session does one thing at a time.
+    /// A PKCS#11 session supports one operation at a time.
     session: Mutex<Session>,
     private: ObjectHandle,
     public: PublicJwk,
@@ -71,16 +72,17 @@ impl Signer for TokenKey {
         if request.key() != &self.public {
             return Err("the request names another key than the token's".into());
         }
-        // Not CKM_ECDSA_SHA256, which many tokens lack: hashing needs no secret.
+        // Not CKM_ECDSA_SHA256, which many tokens don't support. The hash needs no secret, so it is
+        // computed here.
         let hash = digest(&SHA256, request.message());
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let raw = session.sign(&Mechanism::Ecdsa, self.private, hash.as_ref())?;
-        // PKCS#11 writes R‖S, as JOSE does.
+        // PKCS#11 encodes signatures as R‖S, like JOSE.
         Ok(Signature::from_jose(request.key().algorithm(), &raw)?)
     }
 }
 
-/// Under this name the key stays in the token from run to run.
+/// The label of the key, which stays in the token between runs.
 const LABEL: &[u8] = b"keybound-dpop";
 
 impl TokenKey {
@@ -116,18 +118,20 @@ fn log_in() -> Result<Session, BoxError> {
             return Ok(session);
         }
     }
-    Err("there is no such token, or none is initialised".into())
+    Err("no initialised token has this label".into())
 }
 
 fn module() -> Result<String, BoxError> {
     if let Ok(module) = env::var("KEYBOUND_PKCS11_MODULE") {
         return Ok(module);
     }
-    let usual = [
+    let default_paths = [
         "/usr/lib/softhsm/libsofthsm2.so",
         "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
     ];
-    let found = usual.into_iter().find(|path| Path::new(path).exists());
+    let found = default_paths
+        .into_iter()
+        .find(|path| Path::new(path).exists());
     Ok(found
         .ok_or("SoftHSM2 is not installed: set KEYBOUND_PKCS11_MODULE")?
         .to_owned())
@@ -157,19 +161,19 @@ fn generate(session: &Session) -> Result<(ObjectHandle, ObjectHandle), BoxError>
         Attribute::Extractable(false),
         Attribute::Sign(true),
     ];
-    println!("key pair:         none yet, the token makes one");
+    println!("key pair:         none yet, generated in the token");
     Ok(session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)?)
 }
 
-/// The curve's name in DER: OID 1.2.840.10045.3.1.7.
+/// The curve's OID 1.2.840.10045.3.1.7 in DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 fn public_jwk(session: &Session, public: ObjectHandle) -> Result<PublicJwk, BoxError> {
     let attributes = session.get_attributes(public, &[AttributeType::EcPoint])?;
     let Some(Attribute::EcPoint(der)) = attributes.first() else {
-        return Err("the token doesn't show the public key".into());
+        return Err("the token does not return the public key".into());
     };
-    // An OCTET STRING of 65 bytes, which are 4 (uncompressed), x and y.
+    // An OCTET STRING of 65 bytes: 4 (uncompressed point), x and y.
     let point = der
         .strip_prefix(&[0x04, 65, 0x04])
         .filter(|point| point.len() == 64);

@@ -1,4 +1,5 @@
-//! The core alone, over a `TcpStream`: what a transport of one's own has to do. Only the sandbox is not the core's.
+//! A minimal driver of `keybound-core` over a `TcpStream`, without `keybound-ureq`. The server is a
+//! sandbox.
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --example own_transport
@@ -18,12 +19,12 @@ use keybound_core::{Client, ClientAuth, Endpoint, Grant, Operation, Secret, Toke
 use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type BoxResult<T> = Result<T, Box<dyn Error>>;
 
-/// A token from a server that wants nonces, and a call with it.
-pub fn main() -> Outcome<()> {
+/// Requests a token from a server that requires nonces, and sends a request with it.
+pub fn main() -> BoxResult<()> {
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
-    let (key, mut origins) = (SigningKey::generate(Algorithm::Es256)?, ServerState::new());
+    let (key, mut state) = (SigningKey::generate(Algorithm::Es256)?, ServerState::new());
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
     let client = Client::new(
         Endpoint::loopback_http(&format!("{}/token", sandbox.oauth()))?,
@@ -32,9 +33,9 @@ pub fn main() -> Outcome<()> {
     let operation = client
         .dpop(key.public().clone())
         .token(Grant::client_credentials())?;
-    let token = run(operation, &key, &mut origins)?;
+    let token = run(operation, &key, &mut state)?;
     let request = Request::get(format!("{}/resource", sandbox.oauth())).body(Vec::new())?;
-    let response = call(&token, request, &key, &mut origins)?;
+    let response = call(&token, request, &key, &mut state)?;
     println!(
         "{} {}",
         response.status(),
@@ -43,52 +44,53 @@ pub fn main() -> Outcome<()> {
     if response.status().is_success() {
         Ok(())
     } else {
-        Err("the resource refused".into())
+        Err("the resource server refused the request".into())
     }
 }
 
-/// Any exchange, to its end.
-fn run<T>(mut operation: Operation<T>, key: &SigningKey, origins: &mut ServerState) -> Outcome<T> {
+/// Executes any operation and returns its result.
+fn run<T>(mut operation: Operation<T>, key: &SigningKey, state: &mut ServerState) -> BoxResult<T> {
     loop {
         std::thread::sleep(operation.delay());
-        let signing = operation.prepare(origins, context()?)?;
+        let signing = operation.prepare(state, context()?)?;
         let PreparedRequest { request, pending } = signing.finish(|request| key.sign(request))?;
-        match pending.receive(send(&request)?, origins, now()?)? {
+        match pending.receive(send(&request)?, state, now()?)? {
             Step::Done(done) => return Ok(done),
-            Step::RetryAfter(again) => operation = again,
+            Step::RetryAfter(next) => operation = next,
         }
     }
 }
 
-/// A call of a resource: its headers are the core's, its body is nobody's business.
+/// Calls a protected resource. The core needs only the headers of the request and the response, not
+/// their bodies.
 fn call(
     token: &Token,
     mut request: Request<Vec<u8>>,
     key: &SigningKey,
-    origins: &mut ServerState,
-) -> Outcome<Response<Vec<u8>>> {
+    state: &mut ServerState,
+) -> BoxResult<Response<Vec<u8>>> {
     let mut call = token.authorize(request.method(), request.uri())?;
     loop {
         std::thread::sleep(call.delay());
         let PreparedCall { headers, pending } = call
-            .prepare(origins, context()?)?
+            .prepare(state, context()?)?
             .finish(|request| key.sign(request))?;
         headers.apply(request.headers_mut());
         let response = send(&request)?;
-        match pending.verdict(response.status(), response.headers(), origins, now()?)? {
-            Verdict::RetryAfter(again) => call = again,
+        match pending.verdict(response.status(), response.headers(), state, now()?)? {
+            Verdict::RetryAfter(next) => call = next,
             Verdict::Deliver | Verdict::TokenRejected => return Ok(response),
         }
     }
 }
 
-fn now() -> Outcome<UnixTime> {
+fn now() -> BoxResult<UnixTime> {
     Ok(UnixTime::from_secs(
         SystemTime::UNIX_EPOCH.elapsed()?.as_secs(),
     ))
 }
 
-fn context() -> Outcome<RequestContext> {
+fn context() -> BoxResult<RequestContext> {
     let mut entropy = [0; 16];
     SystemRandom::new()
         .fill(&mut entropy)
@@ -96,8 +98,9 @@ fn context() -> Outcome<RequestContext> {
     Ok(RequestContext::new(now()?, entropy))
 }
 
-/// One request over one connection, in clear: for servers of this machine. A real transport has TLS and time-outs.
-fn send(request: &Request<impl AsRef<[u8]>>) -> Outcome<Response<Vec<u8>>> {
+/// Sends one request over a new plain-text connection, for servers on loopback. A real transport
+/// needs TLS and timeouts.
+fn send(request: &Request<impl AsRef<[u8]>>) -> BoxResult<Response<Vec<u8>>> {
     let (uri, body) = (request.uri(), request.body().as_ref());
     let authority = uri.authority().ok_or("no host")?.as_str();
     let mut head = format!(
@@ -113,17 +116,17 @@ fn send(request: &Request<impl AsRef<[u8]>>) -> Outcome<Response<Vec<u8>>> {
 
     let mut stream = TcpStream::connect(authority)?;
     stream.write_all(&[&head, body].concat())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
 
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut parsed = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(length) = parsed.parse(&answer)? else {
-        return Err("cut off".into());
+    let httparse::Status::Complete(length) = parsed.parse(&bytes)? else {
+        return Err("the response is incomplete".into());
     };
     let mut response = Response::builder().status(parsed.code.unwrap_or_default());
     for header in parsed.headers.iter() {
         response = response.header(header.name, header.value);
     }
-    Ok(response.body(answer.split_off(length))?)
+    Ok(response.body(bytes.split_off(length))?)
 }

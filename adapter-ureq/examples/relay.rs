@@ -1,13 +1,15 @@
-//! A backend that relays a page's proof to Treasury Prime, so that the token is bound to the page's key, which never
-//! leaves the browser. The page posts its proof to `/uxt`, as the header `DPoP` (so does Marqeta's SDK) or as the body;
-//! what it gets is the token, or why not, as the provider has said it: with the nonce to make another proof with.
+//! A backend that relays a page's proof to Treasury Prime, so that the token is bound to the page's
+//! key, which never leaves the browser. The page posts its proof to `/uxt`, in the `DPoP` header
+//! (like Marqeta's SDK) or in the body. The response is the token or the provider's error, with the
+//! nonce for another proof.
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --example relay -- https://the.page.example
 //! ```
 //!
-//! It prints where it is, where the sandbox is, and what the proof must name. `tests/package.test.mjs` of adapter-wasm
-//! has the page. The argument is the page's origin; without it, pages of any may come.
+//! It prints its URL, the sandbox's URL and the URL that the proof must name.
+//! `tests/package.test.mjs` of adapter-wasm contains the page. The argument is the page's origin;
+//! without it, pages of all origins are allowed.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -32,7 +34,7 @@ use serde_json::json;
 type BoxError = Box<dyn Error + Send + Sync>;
 type Response = http::Response<Full<Bytes>>;
 
-/// A proof is shorter.
+/// The maximum length of a proof.
 const MAX_PROOF: usize = 8 * 1024;
 
 fn main() -> Result<(), BoxError> {
@@ -42,11 +44,11 @@ fn main() -> Result<(), BoxError> {
     let relay = Arc::new(Relay {
         provider: TreasuryPrime::at(Endpoint::https_or_loopback(&sandbox.treasury_prime())?, key),
         transport: Transport::new().timeout(Duration::from_secs(5)),
-        policy: ProofVerifier::default()
+        verifier: ProofVerifier::default()
             .method("POST")
             .url(&proof_url)?
             .no_access_token(),
-        seen: SharedReplayCache::new(10_000),
+        replay_cache: SharedReplayCache::new(10_000),
         page: HeaderValue::try_from(std::env::args().nth(1).unwrap_or("*".to_owned()))?,
     });
     tokio::runtime::Builder::new_current_thread()
@@ -64,7 +66,7 @@ fn main() -> Result<(), BoxError> {
                 let relay = Arc::clone(&relay);
                 tokio::spawn(async move {
                     let service = service_fn(|request| respond(Arc::clone(&relay), request));
-                    // A connection that breaks concerns its client alone.
+                    // A broken connection affects only its client.
                     let _ = http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -91,21 +93,21 @@ async fn respond(relay: Arc<Relay>, request: Request<Incoming>) -> Result<Respon
                     headers.insert("dpop", proof);
                 }
             }
-            // It blocks until the provider has answered.
-            let answer = tokio::task::spawn_blocking(move || relay.relay(&headers)).await;
-            answer
+            // Blocks until the provider responds.
+            let response = tokio::task::spawn_blocking(move || relay.relay(&headers)).await;
+            response
                 .unwrap_or_else(|panic| Err(panic.into()))
                 .unwrap_or_else(|error| {
-                    refused(StatusCode::BAD_GATEWAY, "server_error", &error.to_string())
+                    error_response(StatusCode::BAD_GATEWAY, "server_error", &error.to_string())
                 })
         }
-        _ => refused(
+        _ => error_response(
             StatusCode::NOT_FOUND,
             "invalid_request",
-            "there is nothing but POST /uxt",
+            "unknown path or method: use POST /uxt",
         ),
     };
-    // The page is another origin's; a page of this server's own needs none of these.
+    // CORS, for a page of another origin. A page of this server needs none of these headers.
     let headers = response.headers_mut();
     headers.insert("access-control-allow-origin", page);
     headers.insert(
@@ -115,8 +117,9 @@ async fn respond(relay: Arc<Relay>, request: Request<Incoming>) -> Result<Respon
     Ok(response)
 }
 
-/// A page asks first, because of the header `DPoP` and of others that its SDK sends: any are welcome.
-fn preflight(asked: &HeaderMap) -> Response {
+/// Responds to a CORS preflight, which the `DPoP` header causes. All requested headers are allowed:
+/// the SDK sends others.
+fn preflight(request_headers: &HeaderMap) -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -124,8 +127,8 @@ fn preflight(asked: &HeaderMap) -> Response {
         "access-control-allow-methods",
         HeaderValue::from_static("POST"),
     );
-    if let Some(wanted) = asked.get("access-control-request-headers") {
-        headers.insert("access-control-allow-headers", wanted.clone());
+    if let Some(requested) = request_headers.get("access-control-request-headers") {
+        headers.insert("access-control-allow-headers", requested.clone());
     }
     response
 }
@@ -133,34 +136,36 @@ fn preflight(asked: &HeaderMap) -> Response {
 struct Relay {
     provider: TreasuryPrime,
     transport: Transport,
-    policy: ProofVerifier,
-    seen: SharedReplayCache,
+    verifier: ProofVerifier,
+    replay_cache: SharedReplayCache,
     /// The page's origin.
     page: HeaderValue,
 }
 
 impl Relay {
-    /// Which person the page is for, an application knows from its own session.
+    /// Relays the proof for a fixed person. A real application takes the person from its own
+    /// session with the page.
     fn relay(&self, headers: &HeaderMap) -> Result<Response, BoxError> {
         let now = UnixTime::from_secs(SystemTime::UNIX_EPOCH.elapsed()?.as_secs());
-        let not_sound = |why: &str| refused(StatusCode::BAD_REQUEST, "invalid_dpop_proof", why);
-        let inspection = self.policy.verify_headers(headers, now);
+        let invalid_proof =
+            |why: &str| error_response(StatusCode::BAD_REQUEST, "invalid_dpop_proof", why);
+        let inspection = self.verifier.verify_headers(headers, now);
         let Some(proof) = inspection.verified() else {
             let problems: Vec<_> = inspection
                 .problems()
                 .iter()
-                .map(|problem| problem.code())
+                .map(|error| error.code())
                 .collect();
-            return Ok(not_sound(&problems.join(", ")));
+            return Ok(invalid_proof(&problems.join(", ")));
         };
-        if let Err(replay) = self.seen.check_and_insert(&proof, now) {
-            return Ok(not_sound(&replay.to_string()));
+        if let Err(replay) = self.replay_cache.check_and_insert(&proof, now) {
+            return Ok(invalid_proof(&replay.to_string()));
         }
         match self
             .transport
             .execute(self.provider.uxt_access_token("psn_1", proof)?)
         {
-            Ok(token) => Ok(answer_with(
+            Ok(token) => Ok(json_response(
                 StatusCode::OK,
                 &json!({
                     "access_token": token.access_token().expose(),
@@ -168,29 +173,30 @@ impl Relay {
                     "expires_in": token.expires_at().map(|at| at.saturating_since(now).as_secs()),
                 }),
             )),
-            Err(keybound_ureq::Error::Core(CoreError::Server(refusal))) => handed_on(&refusal),
+            Err(keybound_ureq::Error::Core(CoreError::Server(error))) => forward_error(&error),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// What the provider has said: the page knows best when to come back, and only the page can put a nonce into a proof.
-fn handed_on(refusal: &ServerError) -> Result<Response, BoxError> {
-    // An error may come in a 200.
-    let status = Some(refusal.status()).filter(|status| !status.is_success());
-    let mut response = refused(
+/// Returns the provider's error to the page. The page needs `Retry-After` for its own retry, and
+/// only the page can create a proof with the nonce.
+fn forward_error(error: &ServerError) -> Result<Response, BoxError> {
+    // Some providers return errors with a 200.
+    let status = Some(error.status()).filter(|status| !status.is_success());
+    let mut response = error_response(
         status.unwrap_or(StatusCode::BAD_GATEWAY),
-        refusal.code().unwrap_or("server_error"),
-        refusal.description().unwrap_or_default(),
+        error.code().unwrap_or("server_error"),
+        error.description().unwrap_or_default(),
     );
-    if let Some(pause) = refusal.retry_after() {
-        // Whole seconds, rounded up.
-        let seconds = pause
+    if let Some(retry_after) = error.retry_after() {
+        // In whole seconds, rounded up.
+        let seconds = retry_after
             .as_secs()
-            .saturating_add(u64::from(pause.subsec_nanos() > 0));
+            .saturating_add(u64::from(retry_after.subsec_nanos() > 0));
         response.headers_mut().insert("retry-after", seconds.into());
     }
-    if let Some(nonce) = refusal.nonce() {
+    if let Some(nonce) = error.nonce() {
         response
             .headers_mut()
             .insert("dpop-nonce", HeaderValue::from_str(nonce.as_str())?);
@@ -198,11 +204,11 @@ fn handed_on(refusal: &ServerError) -> Result<Response, BoxError> {
     Ok(response)
 }
 
-fn refused(status: StatusCode, code: &str, why: &str) -> Response {
-    answer_with(status, &json!({ "error": code, "error_description": why }))
+fn error_response(status: StatusCode, code: &str, why: &str) -> Response {
+    json_response(status, &json!({ "error": code, "error_description": why }))
 }
 
-fn answer_with(status: StatusCode, body: &serde_json::Value) -> Response {
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
     response

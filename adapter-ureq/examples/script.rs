@@ -1,4 +1,4 @@
-//! A script that is run now and then: the second run has the first one's token.
+//! A script that runs from time to time: the second run reuses the token of the first one.
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --features file --example script
@@ -14,14 +14,14 @@ use keybound_ureq::{Client, ClientAuth, Endpoint, Event, Grant, Secret, Session,
 
 fn main() -> Result<(), Box<dyn Error>> {
     let sandbox = Sandbox::start(Options::default())?;
-    let folder = tempfile::tempdir()?;
+    let directory = tempfile::tempdir()?;
     for _ in 0..2 {
-        println!("{}", script(&sandbox.oauth(), folder.path())?);
+        println!("{}", script(&sandbox.oauth(), directory.path())?);
     }
     Ok(())
 }
 
-fn script(server: &str, folder: &Path) -> Result<String, Box<dyn Error>> {
+fn script(server: &str, directory: &Path) -> Result<String, Box<dyn Error>> {
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
     let client = Client::new(
         Endpoint::https_or_loopback(&format!("{server}/token"))?,
@@ -33,7 +33,7 @@ fn script(server: &str, folder: &Path) -> Result<String, Box<dyn Error>> {
         }
     });
     let session = Session::builder(transport, client, Grant::client_credentials())
-        .storage(Arc::new(FileStorage::new(folder)?), "default")
+        .storage(Arc::new(FileStorage::new(directory)?), "default")
         .build();
 
     let agent = ureq::Agent::config_builder()

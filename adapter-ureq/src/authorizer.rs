@@ -1,4 +1,4 @@
-//! Authorises what an application's own agent sends.
+//! A middleware that authorizes the requests of an application's own agent.
 
 use std::io::{self, Cursor, Read as _};
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use crate::clock::Deadline;
 use crate::transport::{ReplayableRequest, TimeoutScope};
 use crate::{Error, Event, Session};
 
-/// The longest body that is kept to be sent again: 10 MiB.
+/// The maximum length of a body that is buffered for retries: 10 MiB.
 const MAX_BODY: u64 = 10 * 1024 * 1024;
 
-/// A ureq middleware that authorises requests by a [`Session`], and leaves all others as they are.
+/// A ureq middleware that authorizes requests to the given origins with the token of a [`Session`].
+/// It passes other requests on unchanged.
 ///
 /// ```no_run
 /// # fn get(session: &keybound_ureq::Session) -> Result<(), Box<dyn std::error::Error>> {
@@ -31,16 +32,18 @@ const MAX_BODY: u64 = 10 * 1024 * 1024;
 /// # }
 /// ```
 ///
-/// Only requests to the origins that it is given get a token, and none that has an `Authorization` already. Such a
-/// request follows no redirection.
+/// Only requests to the given origins get a token, and only if they have no `Authorization` header.
+/// Redirects of such requests are not followed.
 ///
-/// The first request goes down the agent's chain. If it has to be sent again, as [`Session::send`] would, that goes
-/// by the session's own transport with the agent's settings, past the middleware that comes after this one. A body
-/// of more than 10 MiB is not kept, so its request is sent once, whatever comes.
+/// The first attempt uses the agent's middleware chain. Retries, for the same reasons as those of
+/// [`Session::send`], use the session's own transport with the agent's settings and bypass the
+/// middleware after this one. A body of more than 10 MiB is not buffered, so its request is never
+/// retried.
 ///
-/// An agent that makes errors of statuses, as agents do unless told otherwise, hides the head of a refusal: a
-/// `401`, or for a bound token a `400`, is then asked for once more to read it, and a `Retry-After` is not seen the
-/// first time. `http_status_as_error(false)` spares that.
+/// By default an agent converts 4xx and 5xx into errors, which hides their headers. Then this
+/// middleware repeats a request after a `401`, and for a bound token after a `400`, once more in
+/// order to read them, and the first `Retry-After` is ignored. `http_status_as_error(false)` avoids
+/// this.
 #[derive(Clone, Debug)]
 pub struct Authorizer {
     session: Session,
@@ -48,11 +51,12 @@ pub struct Authorizer {
 }
 
 impl Session {
-    /// A middleware for an agent of the application's, which authorises its requests to these origins
-    /// (`https://rs.example`; a path is not looked at).
+    /// Returns a middleware for an agent of the application. It authorizes the agent's requests to
+    /// these origins, such as `https://rs.example`; paths are ignored.
     ///
     /// # Errors
-    /// `InvalidInput` for what is no URL that may have a token.
+    /// Returns [`InvalidInput`] for a URL that must not get a token: it must be `https`, or `http`
+    /// on loopback.
     pub fn authorizer<'a>(
         &self,
         origins: impl IntoIterator<Item = &'a str>,
@@ -83,11 +87,12 @@ impl Middleware for Authorizer {
 
 impl Authorizer {
     fn is_for(&self, uri: &Uri) -> bool {
-        let place = |url: &Endpoint| (url.uri().scheme().cloned(), url.uri().authority().cloned());
+        let origin_of =
+            |url: &Endpoint| (url.uri().scheme().cloned(), url.uri().authority().cloned());
         Endpoint::from_uri(uri).is_ok_and(|url| {
             self.origins
                 .iter()
-                .any(|origin| place(origin) == place(&url))
+                .any(|origin| origin_of(origin) == origin_of(&url))
         })
     }
 
@@ -97,97 +102,101 @@ impl Authorizer {
         next: MiddlewareNext<'_>,
     ) -> Result<Response<Body>, ureq::Error> {
         let transport = self.session.transport();
-        let clock = Deadline::start(transport.total_timeout());
+        let deadline = Deadline::start(transport.total_timeout());
         let (head, body) = request.into_parts();
-        let (kept, mut streamed) = read(body)?;
-        let request = ReplayableRequest::new(configured(head), &kept).map_err(Error::from)?;
+        let (buffered, mut streamed) = read(body)?;
+        let request = ReplayableRequest::new(configured(head), &buffered).map_err(Error::from)?;
         let started = self.session.generation();
         let token = self
             .session
-            .token_by(&clock)
+            .token_by(&deadline)
             .map_err(|error| ureq::Error::Other(Box::new(error)))?;
-        let is_kept = streamed.is_none();
+        let is_buffered = streamed.is_none();
 
         let mut next = Some(next);
         let mut status_is_error = false;
-        let mut down_the_chain = |request: Request<&[u8]>, left: Duration| {
+        let mut send = |request: Request<&[u8]>, left: Duration| {
             let Some(next) = next.take() else {
                 return transport.send_once(request, left, TimeoutScope::Head);
             };
-            let (head, kept) = request.into_parts();
+            let (head, buffered) = request.into_parts();
             transport.emit(Event::RequestSent {
                 method: &head.method,
                 uri: &head.uri,
                 headers: &head.headers,
-                body: kept,
+                body: buffered,
             });
-            match hand_on(next, head, kept, &mut streamed) {
+            match pass_on(next, head, buffered, &mut streamed) {
                 Err(ureq::Error::StatusCode(status)) => {
                     status_is_error = true;
                     Ok(Response::builder()
                         .status(status)
                         .body(Body::builder().data(Vec::new()))?)
                 }
-                answer => answer,
+                result => result,
             }
         };
-        let call = request.call(&token, clock.left()).map_err(Error::from)?;
-        let call = if is_kept {
+        let call = request.call(&token, deadline.left()).map_err(Error::from)?;
+        let call = if is_buffered {
             call
         } else {
             call.single_use_body()
         };
-        let mut performed = transport.perform_by(&mut down_the_chain, call, &request, &clock)?;
-        let by_ourselves =
-            |token: &Token| transport.perform(request.call(token, clock.left())?, &request, &clock);
-        // What the refusal says, its head would have said: whether it is the nonce, or the token. Only a proof is
-        // refused with 400: any other 400 is the application's.
-        let may_be_the_proof = token.key().is_some() && performed.response.status() == 400;
-        let is_refused = performed.response.status() == 401 || may_be_the_proof;
-        if is_kept && status_is_error && is_refused {
-            performed = by_ourselves(&token)?;
+        let mut result = transport.perform_with(&mut send, call, &request, &deadline)?;
+        let resend = |token: &Token| {
+            transport.perform(request.call(token, deadline.left())?, &request, &deadline)
+        };
+        // The hidden headers show whether the nonce or the token was rejected. A 400 can concern
+        // only a proof: for a bearer token it is passed to the application.
+        let may_be_proof_error = token.key().is_some() && result.response.status() == 400;
+        let is_refused = result.response.status() == 401 || may_be_proof_error;
+        if is_buffered && status_is_error && is_refused {
+            result = resend(&token)?;
         }
-        // Where the head is hidden, the proof may be what was refused.
-        let is_told = is_kept || !status_is_error || !performed.token_is_refused;
-        if is_told
+        // With hidden headers, the proof may have been rejected instead of the token.
+        let is_conclusive = is_buffered || !status_is_error || !result.token_rejected;
+        if is_conclusive
             && self
                 .session
-                .is_refused(&token, &performed, request.uri(), started)
-            && is_kept
+                .is_refused(&token, &result, request.uri(), started)
+            && is_buffered
         {
-            // Without another token, the refusal is the application's.
-            if let Some(other) = self.session.another_token(&clock) {
-                performed = by_ourselves(&other)?;
+            // Without a new token, the application gets the response that rejected the token.
+            if let Some(new_token) = self.session.another_token(&deadline) {
+                result = resend(&new_token)?;
                 self.session
-                    .is_refused(&other, &performed, request.uri(), started);
+                    .is_refused(&new_token, &result, request.uri(), started);
             }
         }
-        let status = performed.response.status();
+        let status = result.response.status();
         if status_is_error && (status.is_client_error() || status.is_server_error()) {
             return Err(ureq::Error::StatusCode(status.as_u16()));
         }
-        Ok(performed.response)
+        Ok(result.response)
     }
 }
 
-/// A body that is too long to be kept.
+/// The unread rest of a body that is too long to be buffered.
 type Streamed<'a> = Option<Box<dyn io::Read + 'a>>;
 
-/// A body as bytes, or, where it is too long to be kept, as what is left to be read.
+/// Returns a body as bytes, or as a reader if it is too long to be buffered.
 fn read(body: SendBody<'_>) -> io::Result<(Vec<u8>, Streamed<'_>)> {
-    let mut kept = Vec::new();
+    let mut buffered = Vec::new();
     let mut rest = body.into_reader();
     rest.by_ref()
         .take(MAX_BODY.saturating_add(1))
-        .read_to_end(&mut kept)?;
-    if u64::try_from(kept.len()).is_ok_and(|length| length <= MAX_BODY) {
-        return Ok((kept, None));
+        .read_to_end(&mut buffered)?;
+    if u64::try_from(buffered.len()).is_ok_and(|length| length <= MAX_BODY) {
+        return Ok((buffered, None));
     }
-    Ok((Vec::new(), Some(Box::new(Cursor::new(kept).chain(rest)))))
+    Ok((
+        Vec::new(),
+        Some(Box::new(Cursor::new(buffered).chain(rest))),
+    ))
 }
 
-/// With the settings of the application's agent, but for redirections: they would take a token, or a proof for
-/// another URL, to wherever the server says.
+/// Applies the settings of the application's agent, except for redirects: they would send a token,
+/// or a proof for another URL, to a URL that the server chooses.
 fn configured(head: request::Parts) -> request::Parts {
     let request = Request::from_parts(head, ());
     let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
@@ -200,24 +209,27 @@ fn configured(head: request::Parts) -> request::Parts {
     config.build().into_parts().0
 }
 
-/// Sends what is left of a long body, or the bytes of a short one.
-fn hand_on(
+/// Passes the request on, with the rest of a long body or the bytes of a short one.
+fn pass_on(
     next: MiddlewareNext<'_>,
     mut head: request::Parts,
-    mut kept: &[u8],
+    mut buffered: &[u8],
     streamed: &mut Streamed<'_>,
 ) -> Result<Response<Body>, ureq::Error> {
     if let Some(rest) = streamed {
         return next.handle(Request::from_parts(head, SendBody::from_reader(rest)));
     }
-    // These have a length even where there is nothing.
-    if kept.is_empty() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+    // These methods have a `Content-Length` even without a body.
+    if buffered.is_empty() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
         return next.handle(Request::from_parts(head, SendBody::none()));
     }
-    // Not both: where the application wants its body in chunks, it gets that.
+    // Not both headers: chunked encoding stays if the application requests it.
     if !head.headers.contains_key(TRANSFER_ENCODING) {
         head.headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
+            .insert(CONTENT_LENGTH, HeaderValue::from(buffered.len()));
     }
-    next.handle(Request::from_parts(head, SendBody::from_reader(&mut kept)))
+    next.handle(Request::from_parts(
+        head,
+        SendBody::from_reader(&mut buffered),
+    ))
 }

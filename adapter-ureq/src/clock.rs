@@ -1,6 +1,6 @@
-//! The time and the entropy that the core asks for.
+//! The time and the entropy that the core needs.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use keybound_core::UnixTime;
 use keybound_core::driver::RequestContext;
@@ -8,8 +8,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::Error;
 
-/// The system's time at the start of a run, and steady from there: a clock that is set in the middle changes
-/// neither budgets nor waits.
+/// A timeout, and a clock that starts at the system's time and is monotonic from there: setting the
+/// system's clock during an operation changes neither timeouts nor delays.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     started: Instant,
@@ -18,12 +18,12 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// For a run that may take so long.
-    pub(crate) fn start(budget: Duration) -> Self {
+    /// Starts the clock of an operation with this timeout.
+    pub(crate) fn start(timeout: Duration) -> Self {
         Self {
             started: Instant::now(),
             at: now(),
-            timeout: budget,
+            timeout,
         }
     }
 
@@ -35,7 +35,7 @@ impl Deadline {
         self.started.elapsed()
     }
 
-    /// How much of the budget is left.
+    /// Returns the time left, zero after the timeout.
     pub(crate) fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.elapsed())
     }
@@ -45,15 +45,12 @@ impl Deadline {
     }
 }
 
-/// What the system's clock shows.
+/// Returns the time of the system's clock.
 pub(crate) fn now() -> UnixTime {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixTime::from_secs(0).saturating_add(since_epoch)
+    SystemTime::now().into()
 }
 
-/// Random bytes from the system.
+/// Returns random bytes from the system.
 pub(crate) fn entropy<const N: usize>() -> Result<[u8; N], Error> {
     let mut entropy = [0; N];
     SystemRandom::new()

@@ -1,44 +1,50 @@
 use std::fmt;
 
 use keybound_core::driver::RefreshFailure;
-use keybound_core::{Error as CoreError, InvalidInput, NoResponse, Retry};
+use keybound_core::{Error as CoreError, InvalidInput, NoResponse, Retry, ServerError};
 
 use crate::storage::StorageError;
 
-/// Why a request has no answer that could be used.
+/// An error of a request, of a token refresh or of a session's storage.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The core's verdict: a misuse, a refusal, an answer that can't be used.
+    /// An error of the core: invalid input, an error response of the server, or a response that
+    /// cannot be used.
     Core(keybound_core::Error),
-    /// No answer came, and it isn't tried again.
+    /// The request got no response, and it is not retried any more.
     #[non_exhaustive]
     NoResponse {
-        /// Whether the request may have been carried out.
+        /// Whether the server may have processed the request.
         lost: NoResponse,
-        /// The host, and its port if that is another than usual.
+        /// The host, and its port if it is not the default port.
         host: String,
-        /// What ureq says.
+        /// The error of ureq.
         cause: Box<ureq::Error>,
     },
-    /// The signer couldn't sign.
+    /// The [`Signer`](crate::Signer) failed.
     Signer(Box<dyn std::error::Error + Send + Sync>),
-    /// A key must sign, and no [`signer`](crate::Transport::signer) is set.
+    /// The request needs a signature, and the transport has no
+    /// [`signer`](crate::Transport::signer).
     NoSigner,
-    /// The system has no random numbers.
+    /// The random number generator of the system failed.
     NoEntropy,
-    /// The renewal that this caller waited for ended without a result: its thread panicked.
+    /// The token refresh that this caller waited for ended without a result: its thread panicked or
+    /// could not be started.
     RefreshAborted,
-    /// The storage of the session failed, and without it a refresh token is not sent.
+    /// The storage of the session failed. A refresh token is not sent without its storage, because
+    /// another process could send it at the same time.
     Storage(StorageError),
-    /// The token that another caller is getting did not come within the budget.
+    /// The token refresh in progress did not complete within the
+    /// [timeout](crate::Transport::timeout) of this caller.
     Timeout,
-    /// The session is over: its grant is used up, and no refresh token is good any longer.
+    /// The session has ended: its grant was used, and it has no valid refresh token. A new grant is
+    /// required.
     LoginRequired,
 }
 
 impl Error {
-    /// What to do next.
+    /// Returns the recommended next step.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Core(error) => error.retry(),
@@ -49,7 +55,8 @@ impl Error {
         }
     }
 
-    /// What a renewal that ended in this has used up.
+    /// Returns the outcome of a token refresh that ended in this error: whether its single-use
+    /// grant was consumed.
     pub(crate) fn refresh_failure(&self) -> RefreshFailure {
         match self {
             Self::Core(error) => RefreshFailure::from_error(error),
@@ -67,23 +74,36 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Returns the server's refusal, if that is the error: its status, code (RFC 6749 §5.2), nonce
+    /// and request id.
+    pub fn server_error(&self) -> Option<&ServerError> {
+        match self {
+            Self::Core(error) => error.server_error(),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Core(error) => error.fmt(f),
             Self::NoResponse { lost, host, cause } => write!(f, "{host}: {lost} ({cause})"),
             Self::Signer(error) => write!(f, "the signer failed: {error}"),
-            Self::NoSigner => f.write_str("a key must sign this request, and no signer is set"),
-            Self::NoEntropy => f.write_str("the system has no random numbers"),
-            Self::RefreshAborted => f.write_str("the renewal of the token ended without a result"),
+            Self::NoSigner => f.write_str("the request needs a signature, but the transport has no signer: set `Transport::signer`"),
+            Self::NoEntropy => f.write_str("the system's random number generator failed"),
+            Self::RefreshAborted => f.write_str("the token refresh ended without a result"),
             Self::Storage(error) => {
                 write!(
                     f,
-                    "the session's storage failed, and a refresh token is not sent without it: {error}"
+                    "the session's storage failed, and its refresh token is not sent without it: {error}"
                 )
             }
-            Self::Timeout => f.write_str("the token that is being got did not come in time"),
-            Self::LoginRequired => f.write_str("the session is over: a new grant is needed"),
+            Self::Timeout => f.write_str("timed out waiting for the token refresh in progress"),
+            Self::LoginRequired => f.write_str(
+                "the session has ended: log in again, or start a session with a new grant",
+            ),
         }
     }
 }
@@ -91,7 +111,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // It says what that says.
+            // `Display` prints the core's error itself, so its source is the next one.
             Self::Core(error) => error.source(),
             Self::NoResponse { cause, .. } => Some(cause),
             Self::Signer(error) | Self::Storage(error) => Some(&**error),
@@ -116,7 +136,8 @@ impl From<InvalidInput> for Error {
     }
 }
 
-/// What ureq's own functions end in: the lost connection as it was, all else inside of [`ureq::Error::Other`].
+/// Converts into the error of ureq's own functions. [`NoResponse`](Error::NoResponse) becomes its
+/// `cause`; other errors are wrapped in [`ureq::Error::Other`].
 impl From<Error> for ureq::Error {
     fn from(error: Error) -> Self {
         match error {

@@ -7,115 +7,128 @@ use keybound_core::Token;
 
 use crate::Error;
 
-/// What happens on the wire, and in sessions. `Debug` shows no body, no header, and no query of a URL.
+/// An event of a [`Transport`](crate::Transport) or of its sessions. `Debug` shows no body, no
+/// query of a URL, and no header except `x-request-id`.
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A request goes out.
+    /// A request is about to be sent.
     #[non_exhaustive]
     RequestSent {
-        /// Its method.
+        /// The request's method.
         method: &'a Method,
-        /// Its URL.
+        /// The request's URL.
         uri: &'a Uri,
-        /// Its headers, but for those that ureq adds.
+        /// The request's headers, without those that ureq adds.
         headers: &'a HeaderMap,
-        /// Its body.
+        /// The request's body.
         body: &'a [u8],
     },
-    /// A response came.
+    /// A response arrived.
     #[non_exhaustive]
     ResponseReceived {
         /// The request's URL.
         uri: &'a Uri,
-        /// Its status.
+        /// The response's status.
         status: StatusCode,
-        /// Its headers.
+        /// The response's headers.
         headers: &'a HeaderMap,
-        /// Its body; `None` where it is left to the application.
+        /// The response's body; `None` if the application reads it.
         body: Option<&'a [u8]>,
     },
-    /// None came.
+    /// A request failed without a response.
     #[non_exhaustive]
     NoResponse {
         /// The request's URL.
         uri: &'a Uri,
-        /// What ureq says.
+        /// The error of ureq.
         cause: &'a ureq::Error,
     },
-    /// The request is made anew and sent again.
+    /// The request is rebuilt, with a new proof if it has one, and retried.
     #[non_exhaustive]
     Retrying {
-        /// After so long; zero where the server wants another proof.
+        /// The delay before the retry; zero if the server requires another proof.
         wait: Duration,
-        /// Why.
+        /// The reason for the retry.
         reason: Reason,
     },
-    /// A session has another token, from its server or from another process.
+    /// A session has a new token, from the authorization server or from another process.
     TokenRefreshed(&'a Token),
-    /// A session could not renew its token. One that is still good stays in use.
+    /// A session could not refresh its token. A token that is still valid stays in use.
     RefreshFailed(&'a Error),
-    /// A session's storage failed. This process goes on by itself, as far as it can.
+    /// A session's storage failed. This process continues without it if that is safe: a refresh
+    /// token is not sent.
     StorageUnavailable(&'a (dyn StdError + 'static)),
 }
 
-/// Why a request is sent again.
+/// The reason for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// It was answered by this: the server is busy, or wants another proof.
+    /// The server responded with this status: it is busy, or it requires another proof.
     ServerResponse(StatusCode),
-    /// It got no answer.
+    /// The request got no response.
     NoResponse,
-    /// The token was refused, and another has been got.
+    /// The server rejected the token, and the session has a new one.
     TokenRejected,
 }
 
-impl fmt::Debug for Event<'_> {
+impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RequestSent { method, uri, .. } => write!(f, "{method} {}", place(uri)),
+            Self::RequestSent { method, uri, .. } => write!(f, "{method} {}", without_query(uri)),
             Self::ResponseReceived {
                 uri,
                 status,
                 headers,
                 ..
             } => {
-                write!(f, "{status} from {}", place(uri))?;
+                write!(f, "{status} from {}", without_query(uri))?;
                 match headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
                     Some(id) => write!(f, " [request id {id}]"),
                     None => Ok(()),
                 }
             }
-            Self::NoResponse { uri, cause } => write!(f, "no answer from {}: {cause}", place(uri)),
+            Self::NoResponse { uri, cause } => {
+                write!(f, "no response from {}: {cause}", without_query(uri))
+            }
             Self::Retrying { wait, reason } => {
                 let wait = wait.as_millis();
                 match reason {
                     Reason::ServerResponse(status) => {
-                        write!(f, "again in {wait} ms, after {}", status.as_u16())
+                        write!(f, "retrying in {wait} ms, after {}", status.as_u16())
                     }
-                    Reason::NoResponse => write!(f, "again in {wait} ms, after a lost connection"),
-                    Reason::TokenRejected => write!(f, "again in {wait} ms, with another token"),
+                    Reason::NoResponse => {
+                        write!(f, "retrying in {wait} ms, after a lost connection")
+                    }
+                    Reason::TokenRejected => write!(f, "retrying in {wait} ms, with a new token"),
                 }
             }
             Self::TokenRefreshed(token) => match token.expires_at() {
-                Some(at) => write!(f, "a token that expires at {} (Unix time)", at.as_secs()),
-                None => f.write_str("a token without an expiry"),
+                Some(at) => write!(f, "new token, expires at {} (Unix time)", at.as_secs()),
+                None => f.write_str("new token, without an expiry"),
             },
-            Self::RefreshFailed(error) => write!(f, "no new token: {error}"),
+            Self::RefreshFailed(error) => write!(f, "token refresh failed: {error}"),
             Self::StorageUnavailable(error) => write!(
                 f,
-                "the storage failed, and this process goes on alone: {error}"
+                "the session's storage failed, this process continues without it: {error}"
             ),
         }
     }
 }
 
-/// A URL without its query, which may tell more than a log should.
-fn place(uri: &Uri) -> String {
+/// Returns a URL without its query, which may contain data that must not be logged.
+fn without_query(uri: &Uri) -> String {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     format!(
         "{}://{authority}{}",
         uri.scheme_str().unwrap_or_default(),
         uri.path()
     )
+}
+
+/// Formats as [`Display`](fmt::Display) does.
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }

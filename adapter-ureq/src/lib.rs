@@ -1,27 +1,92 @@
-//! OAuth access tokens bound to a key (DPoP, RFC 9449), for synchronous programs: the exchanges of
-//! [`keybound_core`], performed over [`ureq`]. The core is re-exported here, so that one crate is enough.
+//! OAuth access tokens bound to a key (DPoP, RFC 9449), and plain bearer tokens, for synchronous
+//! Rust.
 //!
-//! A [`Transport`] performs; everything that is decided, is decided in the core. A [page for each task](guide): Moov, Treasury
-//! Prime, a transport of one's own, keys in an HSM, and coming from `oauth2`.
+//! This crate drives the protocol of [`keybound_core`] over [`ureq`], and re-exports the core, so
+//! that no other crate is needed. It adds the parts that need IO: connections, timeouts, threads
+//! and storage. All protocol decisions, such as retries, nonces and refreshes, are made by the
+//! core.
+//!
+//! # A session
+//!
+//! A [`Session`] fetches a token on first use, refreshes it before it expires, and shares it
+//! between threads. Concurrent callers cause a single token request. With [`Client::dpop`] and
+//! [`Transport::signer`] its tokens are bound to a key, and each request gets a new proof; without
+//! them they are bearer tokens.
 //!
 //! ```no_run
+//! use std::sync::Arc;
+//!
 //! use keybound_ureq::jose::{Algorithm, SigningKey};
-//! use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, Transport};
+//! use keybound_ureq::storage::MemoryStorage;
+//! use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, Session, Transport};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
 //! let auth = ClientAuth::basic("my-client", Secret::new(std::env::var("CLIENT_SECRET")?))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
 //! let transport = Transport::new().signer(key);
+//! let session = Session::builder(transport, client, Grant::client_credentials())
+//!     .storage(Arc::new(MemoryStorage::new()), "accounts-api")
+//!     .build();
 //!
-//! let token = transport.execute(client.token(Grant::client_credentials())?)?;
 //! let request = ureq::http::Request::get("https://rs.example/accounts").body(Vec::new())?;
-//! let response = transport.send(&token, request)?;
+//! let mut response = session.send(request)?;
+//! if !response.status().is_success() {
+//!     return Err(format!("the API refused: {}", response.status()).into());
+//! }
+//! println!("{}", response.body_mut().read_to_string()?);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A refusal by the API is a response, not an error: check its status. [`Error`] covers requests
+//! without a response and tokens that cannot be fetched; [`Error::retry`] returns the recommended
+//! next step.
+//!
+//! Without a session, [`Transport::execute`] runs one operation, such as [`Client::token`],
+//! [`Client::revoke`] or [`Issuer::discover`], and [`Transport::send`] sends one request with a
+//! token.
+//!
+//! # Modules and types
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`Session`], [`SessionBuilder`] | tokens that are fetched, refreshed, stored and shared; authorized requests |
+//! | [`SessionPool`] | one session for each user or key, bounded |
+//! | [`Authorizer`] | a ureq middleware that authorizes the requests of an existing agent |
+//! | [`Transport`], [`Signer`] | single operations and calls; keys in the process, an HSM or a key service |
+//! | [`open_key`] | a signing key in a file, created on first use |
+//! | [`Event`] | requests, responses, retries and refreshes, for traces and metrics |
+//! | [`SharedReplayCache`] | replay protection for servers that verify proofs |
+//! | [`storage`] | sessions in memory, files or Redis, optionally encrypted |
+//! | [`Client`], [`Grant`], [`Issuer`], [`Token`] | OAuth: clients, grants, discovery, tokens (core) |
+//! | [`dpop`], [`jose`] | proofs and their verification; keys, signatures, thumbprints (core) |
+//! | [`provider`] | settings for Moov and Treasury Prime (core) |
+//! | [`driver`] | the steps of an operation, for other transports (core) |
+//!
+//! # Features
+//!
+//! All features are off by default.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `file` | `storage::FileStorage`: sessions in files, for the processes of one machine |
+//! | `redis` | `storage::RedisStorage`: sessions in Redis, for a fleet |
+//! | `serde` | `Serialize` and `Deserialize` for the types that hold no secret |
+//! | `log` | all events as records of the [`log`](https://docs.rs/log) crate, with the target `keybound` |
+//!
+//! # Guides
+//!
+//! * [Call Moov](guide::call_moov)
+//! * [Relay a browser's proof to Treasury Prime](guide::relay_for_treasury_prime)
+//! * [Keep keys in an HSM](guide::keys_in_an_hsm)
+//! * [Bring your own transport](guide::own_transport), also `async`
+//! * [From oauth2 to keybound](guide::from_oauth2)
+//! * [Embed it in an application](https://github.com/keybound/keybound/blob/main/adapter-ureq/EMBEDDING.md):
+//!   a script, a threaded backend, and a fleet
 
-// On docs.rs, whatever wants a feature says so.
+#![cfg_attr(not(test), warn(clippy::disallowed_macros))]
+// On docs.rs, items show the feature that they require.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod authorizer;
@@ -30,6 +95,7 @@ mod error;
 mod event;
 #[cfg(any(doc, doctest))]
 pub mod guide;
+mod key_file;
 #[cfg(feature = "log")]
 mod log;
 mod names;
@@ -44,6 +110,7 @@ mod transport;
 pub use authorizer::Authorizer;
 pub use error::Error;
 pub use event::{Event, Reason};
+pub use key_file::open_key;
 pub use keybound_core::{Error as CoreError, *};
 pub use pool::SessionPool;
 pub use replay::SharedReplayCache;
@@ -51,13 +118,13 @@ pub use session::{Session, SessionBuilder};
 pub use signer::Signer;
 pub use transport::Transport;
 
-/// The README's examples, compiled.
+/// Compiles the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
 
-/// The examples of the page on embedding, compiled.
+/// Compiles the examples of EMBEDDING.md.
 #[cfg(all(doctest, feature = "file", feature = "redis"))]
 #[doc = include_str!("../EMBEDDING.md")]
 #[derive(Debug)]

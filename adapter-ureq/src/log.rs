@@ -1,4 +1,4 @@
-//! Events for the `log` crate, under the target `keybound`.
+//! Writes events as records of the `log` crate, with the target `keybound`.
 
 use crate::Event;
 

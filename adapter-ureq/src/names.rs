@@ -1,4 +1,4 @@
-//! Which hosts' names have been found lately.
+//! The hosts whose names were resolved recently.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use http::Uri;
 use http::uri::Authority;
 
-/// ureq looks a name up before each request, even where it has a connection, and starts a thread for it where that
-/// may take only so long: a thread for each call costs more than the call. So the system's own time-outs have to do
-/// for a name that was found a moment ago.
+/// The hosts that were reachable recently.
+///
+/// ureq resolves the name before each request, even when it reuses a connection. With a timeout for
+/// the lookup, ureq starts a thread for it, and a thread for each call costs more than the call.
+/// For a host that was reachable a moment ago there is therefore no such timeout: the system's own
+/// timeouts apply.
 #[derive(Default)]
 pub(crate) struct ResolvedHosts {
-    /// The newest name stands last.
+    /// The hosts with the time of their last response; the most recently added host is last.
     reachable: Mutex<VecDeque<(Authority, Instant)>>,
 }
 
@@ -20,38 +23,39 @@ impl ResolvedHosts {
     const CAPACITY: usize = 64;
     const RECENT: Duration = Duration::from_secs(10);
 
-    /// Its server has answered.
+    /// Records that the host of this URL responded.
     pub(crate) fn mark_reachable(&self, uri: &Uri) {
-        let Some(name) = uri.authority() else { return };
-        let mut found = self.lock();
-        match found
+        let Some(host) = uri.authority() else { return };
+        let mut hosts = self.lock();
+        match hosts
             .iter_mut()
             .rev()
-            .find(|(known, _)| known.as_str() == name.as_str())
+            .find(|(known, _)| known.as_str() == host.as_str())
         {
             Some((_, at)) => *at = Instant::now(),
             None => {
-                if found.len() >= Self::CAPACITY {
-                    found.pop_front();
+                if hosts.len() >= Self::CAPACITY {
+                    hosts.pop_front();
                 }
-                found.push_back((name.clone(), Instant::now()));
+                hosts.push_back((host.clone(), Instant::now()));
             }
         }
     }
 
-    /// Its server has not, and perhaps because nobody knew where it is.
+    /// Removes the host of this URL after a failure, which may have been a failed lookup.
     pub(crate) fn forget(&self, uri: &Uri) {
         self.lock()
             .retain(|(known, _)| Some(known) != uri.authority());
     }
 
+    /// Whether the host of this URL responded within [`RECENT`](Self::RECENT).
     pub(crate) fn is_recently_reachable(&self, uri: &Uri) -> bool {
-        let name = uri.authority().map(Authority::as_str);
-        let found = self.lock();
-        let known = found
+        let host = uri.authority().map(Authority::as_str);
+        let hosts = self.lock();
+        let known = hosts
             .iter()
             .rev()
-            .find(|(known, _)| Some(known.as_str()) == name);
+            .find(|(known, _)| Some(known.as_str()) == host);
         known.is_some_and(|(_, at)| at.elapsed() < Self::RECENT)
     }
 

@@ -1,4 +1,4 @@
-//! Sessions by key, as many as there is room for.
+//! A bounded cache of sessions by key.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,14 +7,16 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::Session;
 
-/// A session for each key, such as a person or a set of scopes, opened when it is first asked for. Beyond its bound
-/// the one that was asked for longest ago is closed, unless somebody holds it at that moment.
+/// A cache with one session for each key, such as a user or a set of scopes. A session is opened on
+/// first use. When the pool is full, the least recently used session is closed, unless a caller
+/// still holds a clone of it.
 ///
-/// With a session that is closed goes its token, and, where it is [kept](crate::SessionBuilder::storage) nowhere, the
-/// refresh token as well: sessions that can't begin anew by themselves belong into a storage.
+/// Closing a session drops its token. Without a [storage](crate::SessionBuilder::storage) its
+/// refresh token is lost as well, so use a storage for sessions that cannot fetch a new token on
+/// their own.
 pub struct SessionPool<K> {
     open: Box<Open<K>>,
-    bound: usize,
+    capacity: usize,
     sessions: Mutex<Sessions<K>>,
 }
 
@@ -22,14 +24,15 @@ type Open<K> = dyn Fn(&K) -> Session + Send + Sync;
 
 struct Sessions<K> {
     by_key: HashMap<K, (Session, u64)>,
-    /// When each was asked for last, counted in requests; the one longest ago stands first.
+    /// The keys by last use, least recently used first. Times are counted in calls of `session`.
     by_use: BTreeMap<u64, K>,
     uses: u64,
 }
 
 impl<K: Clone + Eq + Hash> SessionPool<K> {
-    /// Room for `bound` sessions, at least one; `open` makes them, and must neither block nor ask this pool.
-    pub fn new(bound: usize, open: impl Fn(&K) -> Session + Send + Sync + 'static) -> Self {
+    /// Creates a pool for at most `capacity` sessions (at least one). `open` creates a session; it
+    /// must neither block nor call this pool.
+    pub fn new(capacity: usize, open: impl Fn(&K) -> Session + Send + Sync + 'static) -> Self {
         let sessions = Sessions {
             by_key: HashMap::new(),
             by_use: BTreeMap::new(),
@@ -37,12 +40,12 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
         };
         Self {
             open: Box::new(open),
-            bound: bound.max(1),
+            capacity: capacity.max(1),
             sessions: Mutex::new(sessions),
         }
     }
 
-    /// The session of this key.
+    /// Returns the session of this key, and opens it if necessary.
     pub fn session(&self, key: &K) -> Session {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.uses += 1;
@@ -51,17 +54,18 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
             let (session, last) = (session.clone(), std::mem::replace(last, now));
             let key = sessions.by_use.remove(&last).unwrap_or_else(|| key.clone());
             sessions.by_use.insert(now, key);
-            sessions.close_down_to(self.bound);
+            sessions.evict_down_to(self.capacity);
             return session;
         }
-        sessions.close_down_to(self.bound - 1);
+        sessions.evict_down_to(self.capacity - 1);
         let session = (self.open)(key);
         sessions.by_use.insert(now, key.clone());
         sessions.by_key.insert(key.clone(), (session.clone(), now));
         session
     }
 
-    /// Closes the session of this key, whoever holds it: for a new grant, or after a [log-out](Session::log_out).
+    /// Closes the session of this key, even if callers still hold clones of it: use it before a new
+    /// grant, or after a [log-out](Session::log_out).
     pub fn close(&self, key: &K) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = sessions.by_key.remove(key);
@@ -69,11 +73,11 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
             sessions.by_use.remove(last);
         }
         drop(sessions);
-        // It may wait for a renewal, and nobody else has to.
+        // Dropped without the lock: it may wait for a refresh, which must not block other callers.
         drop(closed);
     }
 
-    /// How many sessions are open.
+    /// Returns the number of open sessions.
     pub fn len(&self) -> usize {
         self.sessions
             .lock()
@@ -82,22 +86,22 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
             .len()
     }
 
-    /// Whether none is.
+    /// Whether no session is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl<K: Clone + Eq + Hash> Sessions<K> {
-    fn close_down_to(&mut self, many: usize) {
-        while self.by_key.len() > many {
-            let is_held = |key: &K| {
+    fn evict_down_to(&mut self, capacity: usize) {
+        while self.by_key.len() > capacity {
+            let is_in_use = |key: &K| {
                 self.by_key
                     .get(key)
-                    .is_some_and(|(session, _)| session.is_cached())
+                    .is_some_and(|(session, _)| session.is_in_use())
             };
-            let Some((last, key)) = self.by_use.iter().find(|(_, key)| !is_held(key)) else {
-                // All are in use: what is more goes with them.
+            let Some((last, key)) = self.by_use.iter().find(|(_, key)| !is_in_use(key)) else {
+                // All sessions are in use. The excess is closed by a later call.
                 return;
             };
             let (last, key) = (*last, key.clone());
@@ -110,7 +114,7 @@ impl<K: Clone + Eq + Hash> Sessions<K> {
 impl<K> fmt::Debug for SessionPool<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionPool")
-            .field("bound", &self.bound)
+            .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
 }

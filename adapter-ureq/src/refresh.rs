@@ -1,4 +1,4 @@
-//! One renewal of a session's token, from the ticket to the end, however it ends.
+//! One refresh of a session's token, from its ticket to its completion or abort.
 
 use std::sync::Arc;
 use std::thread;
@@ -12,67 +12,72 @@ use crate::session::{Shared, StorageSlot};
 use crate::storage::{Lease, StorageError};
 use crate::{Error, Event, Transport};
 
-/// How often it is looked whether another process has done the work.
+/// The interval at which a process checks whether another one has released the lease or saved a
+/// token.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What comes at the last moment must still be saved, and told, on a busy machine too, before somebody else's turn comes.
+/// The part of the lease that is reserved for saving: a response in the last moment must be saved,
+/// on a busy machine too, before another process can acquire the lease.
 const SAVE_MARGIN: Duration = Duration::from_secs(2);
 
-/// How long a nonce that another process has learned may be of use.
+/// The maximum age of a nonce that is loaded from another process.
 const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 
-/// A renewal that is under way. However it ends, by a panic too, whoever waits for it is told.
+/// A refresh in progress. When it is dropped, also by a panic, it is completed as aborted and the
+/// waiting callers are notified.
 pub(crate) struct Refresh {
     shared: Arc<Shared>,
     ticket: Option<Ticket>,
-    /// How long the ticket lasts, or the lease: whoever comes after it must not meet this one's request.
-    clock: Deadline,
-    /// The storage has refused what came.
+    /// The remaining lifetime of the ticket or the lease. This refresh must not send a request
+    /// after it, because the next holder may send its own.
+    deadline: Deadline,
+    /// Whether the storage failed to save the new token.
     save_failed: bool,
 }
 
-/// Who renews.
+/// The result of waiting for the lease.
 enum LeaseOutcome<'a> {
-    /// This process, under a lease.
-    Ours(Box<dyn Lease + 'a>),
-    /// Another has, and this is its token.
-    Theirs(Token),
+    /// This process has the lease and must refresh.
+    Acquired(Box<dyn Lease + 'a>),
+    /// Another process has refreshed, and this is its token.
+    RefreshedElsewhere(Token),
 }
 
 impl Refresh {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: Ticket) -> Self {
-        let clock = Deadline::start(shared.refresh_timeout);
+        let deadline = Deadline::start(shared.refresh_timeout);
         Self {
             shared: Arc::clone(shared),
             ticket: Some(ticket),
-            clock,
+            deadline,
             save_failed: false,
         }
     }
 
     pub(crate) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        // Given back when all is over.
+        // Released at the end of this function.
         let mut lease = None;
-        let renewed = self.refresh(&shared, &mut lease).map_err(Arc::new);
-        self.end(&renewed);
+        let result = self.refresh(&shared, &mut lease).map_err(Arc::new);
+        self.end(&result);
         if let Some(lease) = &mut lease {
             self.save_rest(&mut **lease);
         }
     }
 
-    /// Saves what is not saved yet: a token that was given, how often the refresh token may still be sent after a failure,
-    /// and what the storage has refused before. It is tried as long as the lease lasts; nobody waits for it.
+    /// Saves unsaved state: a token that the application supplied, the remaining sends of a refresh
+    /// token after a failure, or a token that the storage failed to save. Retries until the lease
+    /// expires. No caller waits for it.
     fn save_rest(&self, lease: &mut (dyn Lease + '_)) {
         let Shared { transport, .. } = &*self.shared;
         let mut has_failed = false;
         loop {
-            // Not in the loop's head, where its lock would be held to the end of the body.
+            // Not in a `while let`, which would hold the lock until the end of the body.
             let unsaved = self.shared.state().tokens.unsaved();
-            let Some(kept) = unsaved else { return };
-            match save(lease, &kept, transport) {
-                Ok(true) => self.shared.state().tokens.saved(&kept),
-                // Somebody with a later lease has saved.
+            let Some(state) = unsaved else { return };
+            match save(lease, &state, transport) {
+                Ok(true) => self.shared.state().tokens.saved(&state),
+                // The holder of a later lease has saved.
                 Ok(false) => return,
                 Err(error) if !has_failed => {
                     has_failed = true;
@@ -80,7 +85,7 @@ impl Refresh {
                 }
                 Err(_) => {}
             }
-            if self.clock.left().is_zero() {
+            if self.deadline.left().is_zero() {
                 return;
             }
             if has_failed {
@@ -94,86 +99,90 @@ impl Refresh {
         shared: &'a Shared,
         lease: &mut Option<Box<dyn Lease + 'a>>,
     ) -> Result<Token, Error> {
-        if let Some(shelf) = &shared.slot {
-            match self.acquire_lease(shared, shelf) {
-                Ok(LeaseOutcome::Theirs(token)) => return Ok(token),
-                Ok(LeaseOutcome::Ours(ours)) => *lease = Some(ours),
+        if let Some(slot) = &shared.slot {
+            match self.acquire_lease(shared, slot) {
+                Ok(LeaseOutcome::RefreshedElsewhere(token)) => return Ok(token),
+                Ok(LeaseOutcome::Acquired(acquired)) => *lease = Some(acquired),
                 Err(error) => {
                     self.proceed_unshared(error)?;
-                    // There is no lease to be kept to.
-                    self.clock = Deadline::start(shared.refresh_timeout);
+                    // Without a lease, only the ticket limits the time.
+                    self.deadline = Deadline::start(shared.refresh_timeout);
                 }
             }
         }
-        let good = shared.state().tokens.good(now());
-        if let Some(token) = good {
-            return Ok(token); // It has only to be saved.
+        let valid = shared.state().tokens.good(now());
+        if let Some(token) = valid {
+            return Ok(token); // It only needs to be saved.
         }
         let attempt = self
             .with_ticket(TokenManager::begin_refresh)
             .flatten()
             .ok_or(Error::LoginRequired)?;
-        let uses_something_up = attempt.checkpoint.is_some();
-        let renewed = self.request_token(shared, attempt, lease.as_deref_mut());
-        match (&renewed, &shared.slot) {
-            // Perhaps somebody whose lease had lapsed was served, and has saved what came.
-            (Err(_), Some(shelf)) if uses_something_up => self
-                .load_shared(shared, shelf)
+        let is_single_use = attempt.checkpoint.is_some();
+        let result = self.request_token(shared, attempt, lease.as_deref_mut());
+        match (&result, &shared.slot) {
+            // Another process whose lease had expired may have consumed the refresh token and saved
+            // its successor.
+            (Err(_), Some(slot)) if is_single_use => self
+                .load_shared(shared, slot)
                 .ok()
                 .flatten()
-                .map_or(renewed, Ok),
-            _ => renewed,
+                .map_or(result, Ok),
+            _ => result,
         }
     }
 
-    /// Waits for the lease, or for what its holder saves.
+    /// Waits for the lease, or for the token that its holder saves.
     fn acquire_lease<'a>(
         &mut self,
         shared: &Shared,
-        shelf: &'a StorageSlot,
+        slot: &'a StorageSlot,
     ) -> Result<LeaseOutcome<'a>, StorageError> {
-        let clock = Deadline::start(shared.refresh_timeout);
+        let deadline = Deadline::start(shared.refresh_timeout);
         loop {
-            self.clock = Deadline::start(shared.refresh_timeout);
-            let lease = shelf.storage.lease(&shelf.name, shared.refresh_timeout)?;
-            let is_ours = lease.is_some();
-            match self.load_shared(shared, shelf) {
-                Ok(Some(token)) => return Ok(LeaseOutcome::Theirs(token)),
+            self.deadline = Deadline::start(shared.refresh_timeout);
+            let lease = slot.storage.lease(&slot.name, shared.refresh_timeout)?;
+            let is_acquired = lease.is_some();
+            match self.load_shared(shared, slot) {
+                Ok(Some(token)) => return Ok(LeaseOutcome::RefreshedElsewhere(token)),
                 Ok(None) => {}
-                // What can't be read is replaced, where it isn't needed.
-                Err(error) if is_ours && shared.state().tokens.replaces_kept() => {
+                // An unreadable state is overwritten if this process does not need it.
+                Err(error) if is_acquired && shared.state().tokens.replaces_kept() => {
                     shared.transport.emit(Event::StorageUnavailable(&*error));
                 }
                 Err(error) => return Err(error),
             }
             if let Some(lease) = lease {
-                return Ok(LeaseOutcome::Ours(lease));
+                return Ok(LeaseOutcome::Acquired(lease));
             }
-            if clock.left().is_zero() {
-                return Err("another process has been renewing the token for too long".into());
+            if deadline.left().is_zero() {
+                return Err(
+                    "timed out waiting for another process that is refreshing the token".into(),
+                );
             }
-            thread::sleep(POLL_INTERVAL.min(clock.left()));
+            thread::sleep(POLL_INTERVAL.min(deadline.left()));
         }
     }
 
-    /// A token that another process has saved, if it makes this renewal needless.
+    /// Loads the stored state. Returns the token of another process if it makes this refresh
+    /// unnecessary.
     fn load_shared(
         &mut self,
         shared: &Shared,
-        shelf: &StorageSlot,
+        slot: &StorageSlot,
     ) -> Result<Option<Token>, StorageError> {
-        let Some(state) = shelf.storage.load(&shelf.name)? else {
+        let Some(stored) = slot.storage.load(&slot.name)? else {
             return Ok(None);
         };
-        let kept = SessionState::from_json(
-            state.expose(),
+        let state = SessionState::from_json(
+            stored.expose(),
             &shared.client,
             now().saturating_sub(NONCE_LIFETIME),
         )?;
-        shared.transport.servers().merge(kept.server_state());
+        shared.transport.servers().merge(state.server_state());
         let seed = seed();
         Ok(self
-            .with_ticket(|store, ticket| store.adopt(ticket, kept, now(), seed))
+            .with_ticket(|tokens, ticket| tokens.adopt(ticket, state, now(), seed))
             .flatten())
     }
 
@@ -186,34 +195,35 @@ impl Refresh {
         let Shared {
             transport, client, ..
         } = shared;
-        if let (Some(lease), Some(keep)) = (&mut lease, attempt.checkpoint) {
-            let saved = match save(*lease, &keep, transport) {
+        if let (Some(lease), Some(checkpoint)) = (&mut lease, attempt.checkpoint) {
+            let saved = match save(*lease, &checkpoint, transport) {
                 Ok(true) => Ok(()),
-                Ok(false) => Err("the lease has lapsed before it could be used".into()),
+                Ok(false) => Err("the lease expired before it could be used".into()),
                 Err(error) => Err(error),
             };
             if let Err(error) = saved {
                 self.with_ticket(TokenManager::withdraw);
                 return Err(Error::Storage(error));
             }
-            shared.state().tokens.saved(&keep);
+            shared.state().tokens.saved(&checkpoint);
         }
-        let left = self.clock.left();
-        let budget = left
+        let left = self.deadline.left();
+        let timeout = left
             .saturating_sub(SAVE_MARGIN.min(left / 2))
             .min(transport.total_timeout());
-        let token = transport.execute_within(budget, client.token(attempt.grant)?)?;
-        // Before anybody uses it: a new refresh token comes only once.
-        let kept = shared.state().tokens.kept_with(token.clone());
-        if let Some(Err(error)) = lease.map(|lease| save(lease, &kept, transport)) {
+        let token = transport.execute_within(timeout, client.token(attempt.grant)?)?;
+        // Saved before it is used: the server sends a new refresh token only once.
+        let state = shared.state().tokens.kept_with(token.clone());
+        if let Some(Err(error)) = lease.map(|lease| save(lease, &state, transport)) {
             transport.emit(Event::StorageUnavailable(&*error));
             self.save_failed = true;
         }
         Ok(token)
     }
 
-    /// Goes on without the storage, where a renewal uses nothing up. A refresh token may be under way from
-    /// another process: sent twice, it is lost for both.
+    /// Continues without the storage if the grant is repeatable, otherwise returns the error.
+    /// Another process may have the same refresh token in flight; sent twice, it would be invalid
+    /// for both.
     fn proceed_unshared(&self, error: StorageError) -> Result<(), Error> {
         if !self.shared.state().tokens.is_repeatable() {
             return Err(Error::Storage(error));
@@ -224,10 +234,10 @@ impl Refresh {
         Ok(())
     }
 
-    fn end(&mut self, renewed: &Result<Token, Arc<Error>>) {
-        // An observer that panics as well would end the process.
+    fn end(&mut self, result: &Result<Token, Arc<Error>>) {
+        // A panic of the event handler during a panic would abort the process.
         if self.ticket.is_some() && !thread::panicking() {
-            self.shared.transport.emit(match renewed {
+            self.shared.transport.emit(match result {
                 Ok(token) => Event::TokenRefreshed(token),
                 Err(error) => Event::RefreshFailed(error),
             });
@@ -236,11 +246,11 @@ impl Refresh {
             return;
         };
         let seed = seed();
-        let outcome = renewed.clone().map_err(|error| error.refresh_failure());
+        let outcome = result.clone().map_err(|error| error.refresh_failure());
         let mut state = self.shared.state();
         if state.tokens.complete(ticket, outcome, now(), seed) {
-            state.failure = renewed.as_ref().err().map(Arc::clone);
-            state.ended += 1;
+            state.failure = result.as_ref().err().map(Arc::clone);
+            state.completed += 1;
         }
         if self.save_failed {
             state.tokens.save_failed();
@@ -262,7 +272,7 @@ impl Drop for Refresh {
     fn drop(&mut self) {
         self.end(&Err(Arc::new(Error::RefreshAborted)));
         let mut state = self.shared.state();
-        state.under_way = state.under_way.saturating_sub(1);
+        state.in_flight = state.in_flight.saturating_sub(1);
         drop(state);
         self.shared.notify_all();
     }
@@ -270,18 +280,19 @@ impl Drop for Refresh {
 
 fn save(
     lease: &mut dyn Lease,
-    kept: &SessionState,
+    state: &SessionState,
     transport: &Transport,
 ) -> Result<bool, StorageError> {
     lease.save(
-        &kept
+        &state
             .clone()
             .with_server_state(transport.server_state())
             .to_json(),
     )
 }
 
-/// Random, for times that are left to chance; where there is no chance, none is needed.
+/// Returns a random seed for jitter, or zero if the system has no entropy: jitter is not
+/// security-relevant.
 fn seed() -> u64 {
     entropy().map_or(0, u64::from_ne_bytes)
 }

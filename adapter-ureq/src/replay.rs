@@ -6,15 +6,17 @@ use keybound_core::dpop::{ReplayCache, ReplayError, VerifiedProof};
 
 const SHARDS: u8 = 16;
 
-/// A [`ReplayCache`] for many threads: they meet only where their proofs fall into the same of 16 parts.
+/// A [`ReplayCache`] that threads can share. It consists of 16 shards with a lock each, so that
+/// threads contend only for proofs of the same shard.
 #[derive(Debug)]
 pub struct SharedReplayCache {
     shards: Vec<Mutex<ReplayCache>>,
 }
 
 impl SharedReplayCache {
-    /// A cache for at most so many proofs. Its parts have a sixteenth of the room each, and one that is full
-    /// refuses although others are not: leave some to spare.
+    /// Creates a cache for at most `capacity` proofs. Each shard holds a sixteenth of them and
+    /// refuses proofs when it is full, even if other shards are not: choose a capacity with some
+    /// reserve.
     pub fn new(capacity: usize) -> Self {
         let each = capacity.div_ceil(SHARDS.into());
         Self {
@@ -24,10 +26,10 @@ impl SharedReplayCache {
         }
     }
 
-    /// Takes a proof, unless it was taken before.
+    /// Inserts a proof, unless the cache contains it already.
     ///
     /// # Errors
-    /// As for [`ReplayCache::check_and_insert`].
+    /// Returns the same errors as [`ReplayCache::check_and_insert`].
     pub fn check_and_insert(
         &self,
         proof: &VerifiedProof,
@@ -36,7 +38,8 @@ impl SharedReplayCache {
         let mut hasher = DefaultHasher::new();
         proof.jti().hash(&mut hasher);
         let shard = usize::try_from(hasher.finish() % u64::from(SHARDS)).unwrap_or_default();
-        // There are as many as the remainder can tell; without one, nothing could be remembered.
+        // The index is always in range. A missing shard counts as a full one, so that a replay is
+        // never accepted.
         let shard = self.shards.get(shard).ok_or(ReplayError::Full)?;
         shard
             .lock()
@@ -68,17 +71,17 @@ mod tests {
                 .verify(proof.as_str(), now)
                 .verified()
                 .unwrap();
-            let taken = AtomicUsize::new(0);
+            let accepted = AtomicUsize::new(0);
             thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| {
                         if cache.check_and_insert(&verified, now).is_ok() {
-                            taken.fetch_add(1, Ordering::Relaxed);
+                            accepted.fetch_add(1, Ordering::Relaxed);
                         }
                     });
                 }
             });
-            assert_eq!(taken.into_inner(), 1);
+            assert_eq!(accepted.into_inner(), 1);
         }
     }
 
@@ -101,11 +104,12 @@ mod tests {
             let cache = SharedReplayCache::new(10_000);
             let used = verified(made, round);
             assert!(cache.check_and_insert(&used, made).is_ok());
-            // Some requests come at the proof's last moment, others a millisecond later.
+            // Some requests arrive in the last millisecond in which the proof is valid, others a
+            // millisecond later.
             let others: Vec<_> = (100..=250)
                 .map(|jti| verified(UnixTime::from_secs(1200), jti))
                 .collect();
-            let taken = AtomicUsize::new(0);
+            let accepted = AtomicUsize::new(0);
             thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
@@ -115,13 +119,13 @@ mod tests {
                                 .check_and_insert(&used, UnixTime::from_millis(last))
                                 .is_ok()
                             {
-                                taken.fetch_add(1, Ordering::Relaxed);
+                                accepted.fetch_add(1, Ordering::Relaxed);
                             }
                         }
                     });
                 }
             });
-            assert_eq!(taken.into_inner(), 0, "{round}");
+            assert_eq!(accepted.into_inner(), 0, "{round}");
         }
     }
 }

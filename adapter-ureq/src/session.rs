@@ -1,4 +1,5 @@
-//! What a synchronous application embeds: it asks for an authorised call, and the token has been taken care of.
+//! A session: authorized calls for synchronous applications, with tokens that are fetched,
+//! refreshed and stored.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,43 +17,49 @@ use crate::storage::{Storage, StorageError};
 use crate::transport::{CallResult, ReplayableRequest};
 use crate::{Error, Transport};
 
-/// A token that is simply there: got when it is first needed, renewed before it expires, shared by all threads.
-/// Cloning a session is cheap, and the clones are one.
+/// A session with an authorization server. It fetches a token on first use, refreshes it before it
+/// expires, and shares it between threads. Clones are cheap and share the same session.
 ///
-/// However many threads need a token, one asks for it. A caller with a token that is still good never waits for a
-/// renewal; one without waits for the one that is under way, and shares its result, its error included.
+/// Concurrent callers cause a single token request. Callers with a valid token never block on a
+/// refresh. Callers without one wait for the refresh in progress and share its result, including
+/// its error.
 #[derive(Clone)]
+#[doc(alias("refresh", "cache", "single flight"))]
 pub struct Session(Arc<Handle>);
 
-/// What the clones of a session share, and its refreshes don't: it is dropped with the last of them.
+/// The handle that all clones of a session share and its refresh threads don't. It is dropped with
+/// the last clone.
 struct Handle(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) transport: Arc<Transport>,
     pub(crate) client: Client,
     pub(crate) slot: Option<StorageSlot>,
-    /// How long a renewal may take.
+    /// The maximum duration of a refresh.
     pub(crate) refresh_timeout: Duration,
     state: Mutex<State>,
-    settled: Condvar,
+    refresh_finished: Condvar,
 }
 
-/// Where a session is kept.
+/// A storage, and the name under which it holds the session.
 pub(crate) struct StorageSlot {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) name: String,
 }
 
 impl StorageSlot {
-    /// Waits for whoever renews just now, and removes what that one saves as well.
-    fn clear(&self, patience: Duration) -> Result<(), StorageError> {
-        let clock = Deadline::start(patience);
+    /// Removes the stored session. If another process is refreshing it, waits for the lease, so
+    /// that the state which that process saves is removed as well.
+    fn clear(&self, timeout: Duration) -> Result<(), StorageError> {
+        let deadline = Deadline::start(timeout);
         loop {
-            if let Some(mut lease) = self.storage.lease(&self.name, patience)? {
+            if let Some(mut lease) = self.storage.lease(&self.name, timeout)? {
                 return lease.remove();
             }
-            if clock.left().is_zero() {
-                return Err("another process has been renewing the token for too long".into());
+            if deadline.left().is_zero() {
+                return Err(
+                    "timed out waiting for another process that is refreshing the token".into(),
+                );
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -61,16 +68,16 @@ impl StorageSlot {
 
 pub(crate) struct State {
     pub(crate) tokens: TokenManager,
-    /// Why the last renewal failed, for those who waited for it.
+    /// The error of the last refresh, for the callers that waited for it.
     pub(crate) failure: Option<Arc<Error>>,
-    /// How many renewals have ended, those left aside whose ticket had lapsed.
-    pub(crate) ended: u64,
-    /// How many have threads.
-    pub(crate) under_way: usize,
+    /// The number of completed refreshes, without those whose ticket had expired.
+    pub(crate) completed: u64,
+    /// The number of refresh threads.
+    pub(crate) in_flight: usize,
 }
 
-/// A session that is being set up.
-#[must_use = "it becomes a session by `open`"]
+/// A builder for a [`Session`].
+#[must_use = "call `build` to create the session"]
 pub struct SessionBuilder {
     transport: Arc<Transport>,
     client: Client,
@@ -83,82 +90,88 @@ pub struct SessionBuilder {
 }
 
 impl SessionBuilder {
-    /// When tokens are renewed.
+    /// Sets the policy for token refreshes: when they start and how long they may take.
     pub fn policy(mut self, policy: RefreshPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Begins with this token, of a login that was made without this session.
+    /// Sets the session's first token, from a login that was made elsewhere.
     ///
-    /// With a [storage](Self::storage) it is stored at once, in the background. It replaces what is stored, unless that
-    /// descends from this token: an application that starts again with an old token goes on with its successor.
+    /// With a [storage](Self::storage) the token is stored immediately, in the background. It
+    /// replaces the stored state, unless that state descends from this token: an application that
+    /// restarts with an old token continues with its successor.
     pub fn token(mut self, token: Token) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// Sets the scope that the session's tokens are for, which is part of the name under which it is
-    /// [stored](Self::storage). Defaults to that of a grant that is [repeatable](Grant::is_repeatable), else to none.
+    /// Sets the scope of the session's tokens. It is part of the name under which the session is
+    /// [stored](Self::storage). Default: the scope of a [repeatable](Grant::is_repeatable) grant,
+    /// otherwise none.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// Adds a resource (RFC 8707) that the session's tokens are for, which is part of the name under which it is
-    /// [stored](Self::storage). Defaults to those of a grant that is [repeatable](Grant::is_repeatable), else to none.
+    /// Adds a resource (RFC 8707) of the session's tokens. It is part of the name under which the
+    /// session is [stored](Self::storage). Default: the resources of a
+    /// [repeatable](Grant::is_repeatable) grant, otherwise none.
     pub fn resource(mut self, uri: &str) -> Self {
         self.resources.push(uri.to_owned());
         self
     }
 
-    /// Keeps the session there, under a name that is its own: the next process goes on with it, and processes that run
-    /// at the same time share one token. One of them renews; a new token is saved before it is used.
+    /// Stores the session in `storage` under a unique name. The next process loads it, and
+    /// concurrent processes share one token: one of them refreshes it, and a new token is saved
+    /// before it is used.
     ///
-    /// If the storage fails, each process goes on by itself, and [`Event::StorageUnavailable`] says so; but a refresh token is not
-    /// sent unless it is certain that no other process sends it.
+    /// If the storage fails, each process continues on its own and emits
+    /// [`Event::StorageUnavailable`]. The exception is a refresh token: it is not sent unless it is
+    /// certain that no other process sends it.
     ///
-    /// The storage has it under this name, a hyphen, and the [fingerprint](Client::session_fingerprint) of client, server,
-    /// [scope](Self::scope) and [resources](Self::resource). A session of another client, or at another server, is not
-    /// found under the same name, nor replaced.
+    /// The key in the storage is `name`, a hyphen, and the
+    /// [fingerprint](Client::session_fingerprint) of client, server, [scope](Self::scope) and
+    /// [resources](Self::resource). A session of another client or server with the same `name` is
+    /// therefore neither loaded nor replaced.
     pub fn storage(mut self, storage: Arc<dyn Storage>, name: impl Into<String>) -> Self {
         self.slot = Some((storage, name.into()));
         self
     }
 
-    /// The session. Nothing is sent before a token is needed, and nothing loaded unless it begins with a
-    /// [token](Self::token).
+    /// Creates the session. It sends no request until a token is needed, and accesses the storage
+    /// only if it starts with a [token](Self::token).
     pub fn build(self) -> Session {
-        let shelf = self.slot.as_ref().map(|(storage, name)| {
+        let slot = self.slot.as_ref().map(|(storage, name)| {
             let name = format!("{name}-{}", self.fingerprint());
             StorageSlot {
                 storage: Arc::clone(storage),
                 name,
             }
         });
-        let store = TokenManager::new(self.policy, self.grant);
-        let store = match self.token {
+        let tokens = TokenManager::new(self.policy, self.grant);
+        let tokens = match self.token {
             Some(token) => {
-                let mut store = store.with_state(SessionState::new(token));
-                if shelf.is_some() {
-                    store.mark_unsaved();
+                let mut tokens = tokens.with_state(SessionState::new(token));
+                if slot.is_some() {
+                    tokens.mark_unsaved();
                 }
-                store
+                tokens
             }
-            None => store,
+            None => tokens,
         };
         let session = Session(Arc::new(Handle(Arc::new(Shared {
             transport: self.transport,
             client: self.client,
-            slot: shelf,
-            refresh_timeout: store.refresh_timeout(),
+            slot,
+            refresh_timeout: tokens.refresh_timeout(),
             state: Mutex::new(State {
-                tokens: store,
+                tokens,
                 failure: None,
-                under_way: 0,
-                ended: 0,
+                in_flight: 0,
+                completed: 0,
             }),
-            settled: Condvar::new(),
+            refresh_finished: Condvar::new(),
         }))));
         session.store_given();
         session
@@ -178,13 +191,14 @@ impl SessionBuilder {
 }
 
 impl Session {
-    /// A session that has no token yet, in memory alone. `grant` gets the first: client credentials get every other
-    /// one as well; any other grant is followed by the refresh tokens that it brings.
+    /// Creates a session without a token and without a storage. `grant` fetches the first token. A
+    /// [repeatable](Grant::is_repeatable) grant, such as client credentials, fetches all later
+    /// tokens as well; after any other grant the session uses its refresh tokens.
     pub fn new(transport: impl Into<Arc<Transport>>, client: Client, grant: Grant) -> Self {
         Self::builder(transport, client, grant).build()
     }
 
-    /// A session with settings of its own.
+    /// Returns a builder for a session with this grant.
     pub fn builder(
         transport: impl Into<Arc<Transport>>,
         client: Client,
@@ -196,8 +210,9 @@ impl Session {
         }
     }
 
-    /// A session that goes on from a token, or from what is [kept](SessionBuilder::storage), and can't begin by
-    /// itself: without either it ends in [`Error::LoginRequired`].
+    /// Returns a builder for a session without a grant, which continues from a
+    /// [token](SessionBuilder::token) or from its [stored state](SessionBuilder::storage). With
+    /// neither, its calls return [`Error::LoginRequired`].
     pub fn resume(transport: impl Into<Arc<Transport>>, client: Client) -> SessionBuilder {
         SessionBuilder {
             transport: transport.into(),
@@ -211,104 +226,104 @@ impl Session {
         }
     }
 
-    /// What performs its requests.
+    /// Returns the transport of the session.
     pub fn transport(&self) -> &Transport {
         &self.shared().transport
     }
 
-    /// A token that is good now.
+    /// Returns a valid token, and fetches or refreshes it if necessary.
     ///
     /// # Errors
-    /// That of the one renewal that all who need a token have waited for, or that no token came in time.
+    /// Returns the error of the refresh, which all callers that waited for it share, or
+    /// [`Error::Timeout`] if the refresh did not complete within the transport's
+    /// [timeout](Transport::timeout).
     pub fn token(&self) -> Result<Token, Arc<Error>> {
         self.token_by(&Deadline::start(self.shared().transport.total_timeout()))
     }
 
-    /// Sends a request with a good token, as [`Transport::send_once`] does. If the server refuses the token all the
-    /// same, it is renewed and the request sent again, once.
+    /// Sends a request with a valid token, as [`Transport::send`] does. If the server rejects the
+    /// token, the session refreshes it and sends the request once more. The response is returned
+    /// for any status.
     ///
     /// # Errors
-    /// If there is no token, or the request gets no answer.
+    /// Returns an error if the session cannot get a token, or if the request gets no response.
     pub fn send<B: AsRef<[u8]>>(
         &self,
         request: Request<B>,
     ) -> Result<Response<ureq::Body>, Arc<Error>> {
         let (head, body) = request.into_parts();
-        let clock = Deadline::start(self.shared().transport.total_timeout());
+        let deadline = Deadline::start(self.shared().transport.total_timeout());
         let request = ReplayableRequest::new(head, body.as_ref()).map_err(Error::from)?;
         let send = |token: &Token| {
-            let call = request.call(token, clock.left())?;
-            self.shared().transport.perform(call, &request, &clock)
+            let call = request.call(token, deadline.left())?;
+            self.shared().transport.perform(call, &request, &deadline)
         };
         let started = self.generation();
-        let token = self.token_by(&clock)?;
-        let performed = send(&token)?;
-        if !self.is_refused(&token, &performed, request.uri(), started) {
-            return Ok(performed.response);
+        let token = self.token_by(&deadline)?;
+        let result = send(&token)?;
+        if !self.is_refused(&token, &result, request.uri(), started) {
+            return Ok(result.response);
         }
-        // Without another token, the refusal is the application's.
-        let Some(other) = self.another_token(&clock) else {
-            return Ok(performed.response);
+        // Without a new token, the application gets the response that rejected the token.
+        let Some(new_token) = self.another_token(&deadline) else {
+            return Ok(result.response);
         };
-        let performed = send(&other)?;
-        self.is_refused(&other, &performed, request.uri(), started);
-        Ok(performed.response)
+        let result = send(&new_token)?;
+        self.is_refused(&new_token, &result, request.uri(), started);
+        Ok(result.response)
     }
 
-    /// Forgets the token, and removes what is kept, for this process and for every other that loads it from now on. What
-    /// is returned was held until now, to be [revoked](Client::revoke). From then on the session ends in
-    /// [`Error::LoginRequired`].
+    /// Clears the session and removes its stored state, also for other processes that load it from
+    /// now on. Returns the last token, so that the caller can [revoke](Client::revoke) it. Later
+    /// calls return [`Error::LoginRequired`].
     ///
     /// # Errors
-    /// If what is kept can't be removed; it is forgotten here all the same.
+    /// Returns [`Error::Storage`] if the stored state cannot be removed. The session in memory is
+    /// cleared nevertheless.
     pub fn log_out(&self) -> Result<Option<Token>, Arc<Error>> {
-        let held = self.shared().state().tokens.clear();
-        if let Some(shelf) = &self.shared().slot {
-            shelf
-                .clear(self.shared().refresh_timeout)
+        let token = self.shared().state().tokens.clear();
+        if let Some(slot) = &self.shared().slot {
+            slot.clear(self.shared().refresh_timeout)
                 .map_err(Error::Storage)?;
         }
-        Ok(held)
+        Ok(token)
     }
 
-    /// A number that grows with every token that the session gets.
+    /// Returns a number that increases with every token of the session.
     pub(crate) fn generation(&self) -> u64 {
         self.shared().state().tokens.generation()
     }
 
-    /// Notes whether the server has taken the token, and returns whether the request is to be sent again with another.
-    /// `started` is the generation of before it was got.
+    /// Records whether the server accepted the token. Returns whether the request must be retried
+    /// with a new token. `started` is the generation before the token was requested.
     pub(crate) fn is_refused(
         &self,
         token: &Token,
-        performed: &CallResult,
+        result: &CallResult,
         uri: &Uri,
         started: u64,
     ) -> bool {
         let mut state = self.shared().state();
-        if performed.token_is_refused {
+        if result.token_rejected {
             return state.tokens.refused(token, uri, started, now());
         }
-        // An error of the server's own is no word about the token.
-        if !performed.response.status().is_server_error() {
-            state.tokens.accepted(uri);
-        }
+        state.tokens.accepted(uri, result.response.status());
         false
     }
 
-    /// Another token, for one more request.
-    pub(crate) fn another_token(&self, clock: &Deadline) -> Option<Token> {
-        let other = self.token_by(clock).ok()?;
+    /// Returns a new token for one retry, or `None` if there is none.
+    pub(crate) fn another_token(&self, deadline: &Deadline) -> Option<Token> {
+        let new_token = self.token_by(deadline).ok()?;
         self.shared().transport.emit(Event::Retrying {
             wait: Duration::ZERO,
             reason: Reason::TokenRejected,
         });
-        Some(other)
+        Some(new_token)
     }
 
-    /// Whether anybody but a pool has it, a renewal included.
-    pub(crate) fn is_cached(&self) -> bool {
-        Arc::strong_count(&self.0) > 1 || self.shared().state().under_way > 0
+    /// Whether the session has clones outside its pool or a refresh in progress.
+    pub(crate) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1 || self.shared().state().in_flight > 0
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -325,14 +340,14 @@ impl Session {
         }
     }
 
-    pub(crate) fn token_by(&self, clock: &Deadline) -> Result<Token, Arc<Error>> {
+    pub(crate) fn token_by(&self, deadline: &Deadline) -> Result<Token, Arc<Error>> {
         let shared = self.shared();
         let mut state = shared.state();
-        let mut ended = state.ended;
+        let mut completed = state.completed;
         loop {
-            if state.ended != ended {
-                ended = state.ended;
-                // All who have waited for a renewal share its result.
+            if state.completed != completed {
+                completed = state.completed;
+                // All callers that waited for a refresh share its result.
                 if let Some(failure) = &state.failure {
                     return Err(Arc::clone(failure));
                 }
@@ -347,16 +362,16 @@ impl Session {
                     self.start_refresh(state, ticket);
                     state = shared.state();
                 }
-                TokenAction::WaitUntil(_) if clock.left().is_zero() => {
+                TokenAction::WaitUntil(_) if deadline.left().is_zero() => {
                     return Err(Arc::new(Error::Timeout));
                 }
                 TokenAction::WaitUntil(until) => {
-                    let wait = until.saturating_since(now()).min(clock.left());
-                    let woken = shared.settled.wait_timeout(state, wait);
-                    state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                    let wait = until.saturating_since(now()).min(deadline.left());
+                    let guard = shared.refresh_finished.wait_timeout(state, wait);
+                    state = guard.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 TokenAction::BackOffUntil(_) => {
-                    // Nobody is asked twice within a moment: the answer is still the one that has just come.
+                    // No refresh starts so soon after a failed one. Its error still applies.
                     return Err(state
                         .failure
                         .clone()
@@ -366,41 +381,44 @@ impl Session {
         }
     }
 
-    /// Renews in a thread of its own, so that no caller's budget ends a request that uses something up. Where no thread
-    /// can be had, the renewal ends at once.
+    /// Refreshes in a separate thread, so that the timeout of a caller does not abort a request
+    /// that consumes a single-use token. If no thread can be started, the refresh is aborted
+    /// immediately.
     fn start_refresh(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) {
-        state.under_way += 1;
+        state.in_flight += 1;
         drop(state);
-        let renewal = Refresh::new(self.shared(), ticket);
+        let refresh = Refresh::new(self.shared(), ticket);
         let _ = thread::Builder::new()
-            .name("keybound-renewal".into())
-            .spawn(move || renewal.run());
+            .name("keybound-refresh".into())
+            .spawn(move || refresh.run());
     }
 }
 
-/// With the last clone ends the session. It waits for a refresh token that is under way or not stored yet, as long as the
-/// policy's patience lasts: the process may be about to end, and the answer comes only once.
+/// Ends the session with its last clone. Waits at most the policy's refresh timeout for a refresh
+/// token that is in flight or not stored yet: the process may be about to exit, and the server
+/// sends a new refresh token only once.
 impl Drop for Handle {
     fn drop(&mut self) {
         let Self(shared) = self;
-        let clock = Deadline::start(shared.refresh_timeout);
+        let deadline = Deadline::start(shared.refresh_timeout);
         let mut state = shared.state();
-        while state.under_way > 0 && state.tokens.may_lose_login() && !clock.left().is_zero() {
-            let woken = shared.settled.wait_timeout(state, clock.left());
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        while state.in_flight > 0 && state.tokens.may_lose_login() && !deadline.left().is_zero() {
+            let guard = shared.refresh_finished.wait_timeout(state, deadline.left());
+            state = guard.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
 impl Shared {
-    /// Never held across IO, and a panic elsewhere leaves nothing half-done in it.
+    /// Locks the state. The lock is never held across IO. A poisoned lock is usable: no code that
+    /// can panic leaves the state inconsistent.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes all who wait for a renewal.
+    /// Wakes all callers that wait for a refresh.
     pub(crate) fn notify_all(&self) {
-        self.settled.notify_all();
+        self.refresh_finished.notify_all();
     }
 }
 

@@ -1,16 +1,19 @@
 use std::error::Error;
+use std::sync::Arc;
 
 use keybound_core::SignRequest;
 use keybound_core::jose::{Signature, SigningKey};
 
-/// Whoever holds the private key: a [`SigningKey`], or a closure that asks an HSM or a key service.
+/// A holder of private keys: a [`SigningKey`], or a closure that calls an HSM or a key service.
 ///
-/// A signer may block. What it signs is [`SignRequest::message`], with [`SignRequest::key`].
+/// A signer may block. It signs [`SignRequest::message`] with the private half of
+/// [`SignRequest::key`].
 pub trait Signer: Send + Sync {
-    /// Signs, or says why not.
+    /// Returns the signature of the request's message.
     ///
     /// # Errors
-    /// Whatever keeps it from signing; it reaches the caller as [`Error::Signer`](crate::Error::Signer).
+    /// Returns any error that prevents the signature. The caller receives it as
+    /// [`Error::Signer`](crate::Error::Signer).
     fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>>;
 }
 
@@ -20,15 +23,41 @@ impl Signer for SigningKey {
     }
 }
 
-/// Several keys, each for its own: one for proofs, another by which the client authenticates itself.
+/// Several keys, selected by [`SignRequest::key`]: for example one for proofs and one for client
+/// authentication.
 impl Signer for Vec<SigningKey> {
     fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
         let key = self
             .iter()
             .find(|key| key.public().is_same_key(request.key()));
         Ok(key
-            .ok_or("none of its keys is the one that must sign")?
+            .ok_or("none of the signer's keys is the one that the request names")?
             .sign(request)?)
+    }
+}
+
+/// A key that several transports share.
+impl<S: Signer + ?Sized> Signer for Arc<S> {
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        (**self).sign(request)
+    }
+}
+
+impl Signer for Box<dyn Signer> {
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        (**self).sign(request)
+    }
+}
+
+impl Signer for &SigningKey {
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        Signer::sign(*self, request)
+    }
+}
+
+impl Signer for &dyn Signer {
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        (**self).sign(request)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one loop, over ureq.
+//! The driver of the core's operations and calls, over ureq.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -21,10 +21,12 @@ use crate::event::{Event, Reason};
 use crate::names::ResolvedHosts;
 use crate::{Error, Signer};
 
-/// Performs exchanges and calls: sends what the core makes, shows it what comes back, waits when it says so.
+/// Sends the requests of the core over ureq: token requests and other [`Operation`]s, and calls of
+/// protected resources. Passes the responses to the core, and waits before retries as the core
+/// requires.
 ///
-/// Whatever the [`ureq::Agent`] is set to, no redirection is followed, every status is an answer, and
-/// `http` goes to this machine alone.
+/// For any settings of the [`ureq::Agent`], redirects are not followed, every status is returned as
+/// a response, and `http` URLs are limited to loopback.
 pub struct Transport {
     agent: ureq::Agent,
     signer: Option<Box<dyn Signer>>,
@@ -38,7 +40,7 @@ pub struct Transport {
 
 type EventHandler = Box<dyn Fn(Event<'_>) + Send + Sync>;
 
-/// Who may send a proof, and how many wait for that.
+/// The gate for requests with proofs, and the number of callers that wait for a permit.
 #[derive(Default)]
 struct GateQueue {
     gate: NonceGate,
@@ -52,12 +54,13 @@ impl Default for Transport {
 }
 
 impl Transport {
-    /// With ureq's own settings, and 30 s for each exchange.
+    /// Creates a transport with ureq's default settings and a [timeout](Self::timeout) of 30 s.
     pub fn new() -> Self {
         Self::with_agent(ureq::Agent::new_with_defaults())
     }
 
-    /// With an agent of the application's, for its proxy, TLS and pool settings.
+    /// Creates a transport with an agent of the application, for its proxy, TLS and pool settings.
+    #[doc(alias("proxy", "tls", "mtls", "certificate"))]
     pub fn with_agent(agent: ureq::Agent) -> Self {
         Self {
             agent,
@@ -71,21 +74,24 @@ impl Transport {
         }
     }
 
-    /// Who signs: proofs, and the assertions of a client that authenticates itself so.
+    /// Sets the signer of proofs, and of the assertions of a client that authenticates with
+    /// `private_key_jwt`.
     #[must_use]
     pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
         self.signer = Some(Box::new(signer));
         self
     }
 
-    /// How long one [`execute`](Self::execute) may take, its waits and repetitions included (but for the waits between two questions
-    /// whether somebody has decided, [`DeviceAuthorization`](crate::DeviceAuthorization)), and one
-    /// [`send`](Self::send_once) until the response's head is there. Marqeta's browser SDK, for one, gives up
-    /// after 5 s. While the name of a server is looked up that has answered a call within the last ten seconds, the
-    /// system's own time-outs hold.
+    /// Sets the timeout of one [`execute`](Self::execute), including its delays and retries (but
+    /// not the polling intervals of a [`DeviceAuthorization`](crate::DeviceAuthorization)), and of
+    /// one [`send`](Self::send) until the response's headers have arrived. Default: 30 s. As an
+    /// example, Marqeta's browser SDK gives up after 5 s.
+    ///
+    /// If the server responded within the last ten seconds, the system's own timeouts apply to the
+    /// lookup of its name.
     #[must_use]
-    pub fn timeout(mut self, budget: Duration) -> Self {
-        self.timeout = budget;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -93,80 +99,87 @@ impl Transport {
         self.timeout
     }
 
-    /// What has been learned of servers before, by another process.
+    /// Sets the nonces and clock offsets of servers, for example those of an earlier process.
     #[must_use]
-    pub fn with_server_state(self, origins: ServerState) -> Self {
-        *self.servers() = origins;
+    pub fn with_server_state(self, state: ServerState) -> Self {
+        *self.servers() = state;
         self
     }
 
-    /// What has been learned of servers up to now.
+    /// Returns the current nonces and clock offsets of servers.
     pub fn server_state(&self) -> ServerState {
         self.servers().clone()
     }
 
-    /// Shows every request and response to `observer`, with all that they carry: for traces.
+    /// Sets a handler for all [`Event`]s, for traces and metrics. Requests and responses are passed
+    /// with their headers and bodies, which contain secrets.
     #[must_use]
-    pub fn on_event(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
-        self.on_event = Some(Box::new(observer));
+    #[doc(alias("metrics", "tracing", "observer"))]
+    pub fn on_event(mut self, handler: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Box::new(handler));
         self
     }
 
-    /// Performs an exchange to its end.
+    /// Executes an operation and returns its result: sends its requests, and retries them where
+    /// that is safe.
     ///
     /// # Errors
-    /// The core's verdict, a lost connection, or a signer that fails.
-    pub fn execute<T>(&self, exchange: Operation<T>) -> Result<T, Error> {
-        self.execute_within(self.timeout, exchange)
+    /// Returns the core's [`Error`](crate::CoreError), [`Error::NoResponse`] after a lost
+    /// connection, or [`Error::Signer`] if the signer failed.
+    pub fn execute<T>(&self, operation: Operation<T>) -> Result<T, Error> {
+        self.execute_within(self.timeout, operation)
     }
 
     pub(crate) fn execute_within<T>(
         &self,
-        budget: Duration,
-        exchange: Operation<T>,
+        timeout: Duration,
+        operation: Operation<T>,
     ) -> Result<T, Error> {
-        let clock = Deadline::start(budget);
-        let mut exchange = exchange.timeout(budget);
-        thread::sleep(exchange.delay());
+        let deadline = Deadline::start(timeout);
+        let mut operation = operation.timeout(timeout);
+        thread::sleep(operation.delay());
         loop {
-            let context = clock.request_context()?;
-            let signing = exchange.prepare(&self.servers(), context)?;
+            let context = deadline.request_context()?;
+            let signing = operation.prepare(&self.servers(), context)?;
             let PreparedRequest { request, pending } =
                 signing.finish(|request| self.sign(request))?;
             let uri = request.uri().clone();
-            let (received, reason) =
-                match self.execute_once(request, pending.time_left(clock.now())) {
-                    Ok(response) => {
-                        let reason = Reason::ServerResponse(response.status());
-                        (
-                            pending.receive(response, &mut self.servers(), clock.now())?,
-                            reason,
-                        )
-                    }
-                    Err(cause) => {
-                        let received = pending.transport_failed(was_sent(&cause), clock.now());
-                        (
-                            received.map_err(|error| Self::no_response(error, &uri, cause))?,
-                            Reason::NoResponse,
-                        )
-                    }
-                };
-            match received {
+            let (step, reason) = match self.execute_once(request, pending.time_left(deadline.now()))
+            {
+                Ok(response) => {
+                    let reason = Reason::ServerResponse(response.status());
+                    (
+                        pending.receive(response, &mut self.servers(), deadline.now())?,
+                        reason,
+                    )
+                }
+                Err(cause) => {
+                    let step = pending.transport_failed(was_sent(&cause), deadline.now());
+                    (
+                        step.map_err(|error| Self::no_response(error, &uri, cause))?,
+                        Reason::NoResponse,
+                    )
+                }
+            };
+            match step {
                 Step::Done(done) => return Ok(done),
-                Step::RetryAfter(again) => exchange = again,
+                Step::RetryAfter(next) => operation = next,
             }
-            self.wait(exchange.delay(), reason);
+            self.wait(operation.delay(), reason);
         }
     }
 
-    /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again if the
-    /// server wants another proof (with its nonce, at its clock's time, or under its name for the algorithm), and
-    /// after 429, 502, 503, 504 and a lost connection, as far as that can do no harm: see [`ResourceCall`]. The
-    /// response is delivered whatever its status, its body unread: a refusal by the API (4xx, 5xx) is a response, not an error.
+    /// Sends a request with a token: adds the `Authorization` header, and a new proof if the token
+    /// is bound.
+    ///
+    /// The request is retried if the server requires another proof (with its nonce, its time, or
+    /// its name for the algorithm), and after 429, 502, 503, 504 and a lost connection where that
+    /// is safe: see [`ResourceCall`]. The response is returned for any status, its body unread: a
+    /// refusal by the API (4xx, 5xx) is a response, not an error.
     ///
     /// # Errors
-    /// `InvalidInput` for a URL that may not have a token (`http`, but for this machine), a lost connection, or a
-    /// signer that fails.
+    /// Returns [`InvalidInput`] for a URL that must not get a token (`http`, except on loopback),
+    /// [`Error::NoResponse`] after a lost connection, or [`Error::Signer`] if the signer failed.
     pub fn send<B: AsRef<[u8]>>(
         &self,
         token: &Token,
@@ -174,46 +187,46 @@ impl Transport {
     ) -> Result<Response<ureq::Body>, Error> {
         let (head, body) = request.into_parts();
         let request = ReplayableRequest::new(head, body.as_ref())?;
-        let clock = Deadline::start(self.timeout);
+        let deadline = Deadline::start(self.timeout);
         Ok(self
-            .perform(request.call(token, clock.left())?, &request, &clock)?
+            .perform(request.call(token, deadline.left())?, &request, &deadline)?
             .response)
     }
 
-    /// Sends a request for as long as its call goes on.
+    /// Sends a request and its retries.
     pub(crate) fn perform(
         &self,
         call: ResourceCall,
         request: &ReplayableRequest<'_>,
-        clock: &Deadline,
+        deadline: &Deadline,
     ) -> Result<CallResult, Error> {
         let mut send = |request: Request<&[u8]>, left: Duration| {
             self.send_once(request, left, TimeoutScope::Head)
         };
-        self.perform_by(&mut send, call, request, clock)
+        self.perform_with(&mut send, call, request, deadline)
     }
 
-    /// The same by another's way of sending.
-    pub(crate) fn perform_by(
+    /// Sends a request and its retries with the given `send` function.
+    pub(crate) fn perform_with(
         &self,
         send: &mut dyn FnMut(Request<&[u8]>, Duration) -> AgentResult,
         mut call: ResourceCall,
         request: &ReplayableRequest<'_>,
-        clock: &Deadline,
+        deadline: &Deadline,
     ) -> Result<CallResult, Error> {
-        let mut turn: Option<PermitGuard<'_>> = None;
+        let mut permit: Option<PermitGuard<'_>> = None;
         loop {
-            if turn.is_none() && call.is_bound() {
-                turn = Some(self.acquire_permit(request.uri(), clock)?);
+            if permit.is_none() && call.is_bound() {
+                permit = Some(self.acquire_permit(request.uri(), deadline)?);
             }
-            let context = clock.request_context()?;
+            let context = deadline.request_context()?;
             let signing = call.prepare(&self.servers(), context)?;
             let PreparedCall { headers, pending } = signing.finish(|request| self.sign(request))?;
-            let response = match send(request.with(headers), clock.left()) {
+            let response = match send(request.with(headers), deadline.left()) {
                 Ok(response) => response,
                 Err(cause) => {
-                    drop(turn.take());
-                    let lost = pending.transport_failed(was_sent(&cause), clock.now());
+                    drop(permit.take());
+                    let lost = pending.transport_failed(was_sent(&cause), deadline.now());
                     call = lost.map_err(|error| Self::no_response(error, request.uri(), cause))?;
                     self.wait(call.delay(), Reason::NoResponse);
                     continue;
@@ -227,45 +240,48 @@ impl Transport {
                 body: None,
             });
             let outcome = pending.nonce_outcome(status, headers);
-            let judged = pending.verdict(status, headers, &mut self.servers(), clock.now());
-            // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
-            let goes_on =
-                matches!(&judged, Ok(Verdict::RetryAfter(again)) if again.delay().is_zero());
-            if let Some(turn) = turn.take_if(|_| !goes_on || outcome == NonceOutcome::Rejected) {
-                turn.finish(outcome);
+            let verdict = pending.verdict(status, headers, &mut self.servers(), deadline.now());
+            // A call that has just received the nonce keeps its permit for an immediate retry. If
+            // the nonce was stale, the permit is released, since other calls may be ahead.
+            let retries_now =
+                matches!(&verdict, Ok(Verdict::RetryAfter(next)) if next.delay().is_zero());
+            if let Some(permit) =
+                permit.take_if(|_| !retries_now || outcome == NonceOutcome::Rejected)
+            {
+                permit.finish(outcome);
             }
-            match judged? {
+            match verdict? {
                 Verdict::Deliver => {
                     return Ok(CallResult {
                         response,
-                        token_is_refused: false,
+                        token_rejected: false,
                     });
                 }
                 Verdict::TokenRejected => {
                     return Ok(CallResult {
                         response,
-                        token_is_refused: true,
+                        token_rejected: true,
                     });
                 }
-                Verdict::RetryAfter(again) => call = again,
+                Verdict::RetryAfter(next) => call = next,
             }
             self.wait(call.delay(), Reason::ServerResponse(status));
         }
     }
 
-    /// Waits for the turn to call a server with a proof, for half of what is left of the budget; then it goes all the
-    /// same: whoever is ahead may hang.
-    fn acquire_permit(&self, uri: &Uri, clock: &Deadline) -> Result<PermitGuard<'_>, Error> {
+    /// Waits for the permit to send a request with a proof to this server, for at most half of the
+    /// time left. Then returns without a permit, because the request that holds it may hang.
+    fn acquire_permit(&self, uri: &Uri, deadline: &Deadline) -> Result<PermitGuard<'_>, Error> {
         let mut reserve = None;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Admission::Admitted(pass) = queue.gate.acquire(Role::ResourceServer, uri)? {
+            if let Admission::Admitted(permit) = queue.gate.acquire(Role::ResourceServer, uri)? {
                 return Ok(PermitGuard {
                     transport: self,
-                    permit: Some(pass),
+                    permit: Some(permit),
                 });
             }
-            let left = clock.left();
+            let left = deadline.left();
             let left = left.saturating_sub(*reserve.get_or_insert(left / 2));
             if left.is_zero() {
                 return Ok(PermitGuard {
@@ -274,8 +290,8 @@ impl Transport {
                 });
             }
             queue.waiting += 1;
-            let woken = self.permit_released.wait_timeout(queue, left);
-            queue = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let guard = self.permit_released.wait_timeout(queue, left);
+            queue = guard.unwrap_or_else(PoisonError::into_inner).0;
             queue.waiting -= 1;
         }
     }
@@ -294,13 +310,13 @@ impl Transport {
                 TimeoutScope::Whole,
             )?
             .into_parts();
-        // One byte beyond the limit tells the core that there is more.
+        // One byte more than the limit, so that the core can detect a longer body.
         let limit = u64::try_from(MAX_RESPONSE)
             .unwrap_or(u64::MAX)
             .saturating_add(1);
         let mut bytes = Vec::new();
         match body.into_reader().take(limit).read_to_end(&mut bytes) {
-            // A refusal is one however little of its body comes.
+            // An error response is valid even if its body is incomplete.
             Err(cut) if head.status.is_success() => {
                 let cause = cut.into();
                 self.emit(Event::NoResponse {
@@ -321,12 +337,12 @@ impl Transport {
         Ok(Response::from_parts(head, bytes))
     }
 
-    /// Sends a request that may take so long.
+    /// Sends one request, within `left`.
     pub(crate) fn send_once(
         &self,
         request: Request<&[u8]>,
         left: Duration,
-        extent: TimeoutScope,
+        scope: TimeoutScope,
     ) -> AgentResult {
         let (head, body) = request.into_parts();
         self.emit(Event::RequestSent {
@@ -338,36 +354,37 @@ impl Transport {
         let uri = head.uri.clone();
         let has_body =
             !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        let answer = if left.is_zero() {
+        let result = if left.is_zero() {
             Err(ureq::Error::Timeout(Timeout::Connect))
         } else if has_body {
             self.agent
-                .run(self.configured(Request::from_parts(head, body), left, extent))
+                .run(self.configured(Request::from_parts(head, body), left, scope))
         } else {
             self.agent
-                .run(self.configured(Request::from_parts(head, ()), left, extent))
+                .run(self.configured(Request::from_parts(head, ()), left, scope))
         };
-        match &answer {
+        match &result {
             Ok(_) => self.resolved_hosts.mark_reachable(&uri),
             Err(cause) => {
                 self.resolved_hosts.forget(&uri);
                 self.emit(Event::NoResponse { uri: &uri, cause });
             }
         }
-        answer
+        result
     }
 
     fn configured<B: ureq::AsSendBody>(
         &self,
         request: Request<B>,
         left: Duration,
-        extent: TimeoutScope,
+        scope: TimeoutScope,
     ) -> Request<B> {
-        // Plain http stays on this machine: no proxy from the environment gets to see it.
+        // Plain http is for loopback only: it must not go to a proxy of the environment.
         let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
-        // Shorter than the rest, so that it is known when nothing was sent.
-        let connecting = left - left / 16;
-        let is_found = self.resolved_hosts.is_recently_reachable(request.uri());
+        // Shorter than the other timeouts, so that a timeout before sending is recognized as
+        // `Sent::No`.
+        let connect_timeout = left - left / 16;
+        let is_resolved = self.resolved_hosts.is_recently_reachable(request.uri());
         let config = self
             .agent
             .configure_request(request)
@@ -375,10 +392,11 @@ impl Transport {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
-            .timeout_resolve((!is_found).then_some(connecting))
-            .timeout_connect(Some(connecting));
-        let config = match extent {
-            // On a connection of its own: one from the pool may be dead, and the request then lost in doubt.
+            .timeout_resolve((!is_resolved).then_some(connect_timeout))
+            .timeout_connect(Some(connect_timeout));
+        let config = match scope {
+            // On a new connection: a pooled one may be closed, and it would then be unknown whether
+            // the request was processed.
             TimeoutScope::Whole => config
                 .timeout_global(Some(left))
                 .max_idle_age(Duration::ZERO),
@@ -421,12 +439,13 @@ impl Transport {
     pub(crate) fn emit(&self, event: Event<'_>) {
         #[cfg(feature = "log")]
         crate::log::log(&event);
-        if let Some(observer) = &self.on_event {
-            observer(event);
+        if let Some(handler) = &self.on_event {
+            handler(event);
         }
     }
 
-    /// Never held across IO; a panic elsewhere leaves nothing half-done in it.
+    /// Locks the state. The lock is never held across IO. A poisoned lock is usable: no code that
+    /// can panic leaves the state inconsistent.
     pub(crate) fn servers(&self) -> MutexGuard<'_, ServerState> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -435,12 +454,13 @@ impl Transport {
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport")
-            .field("budget", &self.timeout)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
 
-/// A turn that was taken. However its request ends, by a panic too, the next is let in.
+/// Holds a permit and releases it when dropped, also by a panic, so that the next request is
+/// admitted.
 struct PermitGuard<'a> {
     transport: &'a Transport,
     permit: Option<Permit>,
@@ -452,17 +472,17 @@ impl PermitGuard<'_> {
     }
 
     fn release(&mut self, outcome: NonceOutcome) {
-        if let Some(pass) = self.permit.take() {
+        if let Some(permit) = self.permit.take() {
             let mut queue = self
                 .transport
                 .queue
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            queue.gate.release(pass, outcome);
-            let somebody_waits = queue.waiting > 0;
+            queue.gate.release(permit, outcome);
+            let has_waiters = queue.waiting > 0;
             drop(queue);
-            // A system call, even where nobody does.
-            if somebody_waits {
+            // `notify_all` is a system call, even if no thread waits.
+            if has_waiters {
                 self.transport.permit_released.notify_all();
             }
         }
@@ -475,7 +495,7 @@ impl Drop for PermitGuard<'_> {
     }
 }
 
-/// A request that can be sent several times, to where a token may go.
+/// A request that can be sent several times, to a URL that may get a token.
 pub(crate) struct ReplayableRequest<'a> {
     head: request::Parts,
     body: &'a [u8],
@@ -483,7 +503,7 @@ pub(crate) struct ReplayableRequest<'a> {
 
 impl<'a> ReplayableRequest<'a> {
     pub(crate) fn new(mut head: request::Parts, body: &'a [u8]) -> Result<Self, InvalidInput> {
-        // What the proof names is what goes over the wire.
+        // The proof and the request must have the same URL.
         head.uri = Endpoint::from_uri(&head.uri)?.uri().clone();
         Ok(Self { head, body })
     }
@@ -491,12 +511,12 @@ impl<'a> ReplayableRequest<'a> {
     pub(crate) fn call(
         &self,
         token: &Token,
-        budget: Duration,
+        timeout: Duration,
     ) -> Result<ResourceCall, InvalidInput> {
         let call = token.authorize(&self.head.method, &self.head.uri)?;
         Ok(call
             .detect_idempotency_key(&self.head.headers)
-            .timeout(budget))
+            .timeout(timeout))
     }
 
     pub(crate) fn uri(&self) -> &Uri {
@@ -510,24 +530,24 @@ impl<'a> ReplayableRequest<'a> {
     }
 }
 
-/// What ureq makes of a request.
+/// The result of sending a request with ureq.
 pub(crate) type AgentResult = Result<Response<ureq::Body>, ureq::Error>;
 
-/// What a call came to.
+/// The final response of a call.
 pub(crate) struct CallResult {
     pub(crate) response: Response<ureq::Body>,
-    pub(crate) token_is_refused: bool,
+    pub(crate) token_rejected: bool,
 }
 
-/// How much of a response the budget is for.
+/// The part of a response that a timeout covers.
 #[derive(Clone, Copy)]
 pub(crate) enum TimeoutScope {
     Whole,
-    /// Its body is the application's.
+    /// Without the body, which the application reads.
     Head,
 }
 
-/// Whether anything of the request may have reached the server.
+/// Returns whether any part of the request may have reached the server.
 fn was_sent(cause: &ureq::Error) -> Sent {
     match cause {
         ureq::Error::HostNotFound
@@ -540,7 +560,8 @@ fn was_sent(cause: &ureq::Error) -> Sent {
     }
 }
 
-/// The standard library and rustls tell some of these by their words alone.
+/// Whether an IO error occurred before anything was sent. Some errors of the standard library and
+/// of rustls can only be recognized by their messages.
 fn is_before_sending(error: &io::Error) -> bool {
     let kinds = [
         io::ErrorKind::ConnectionRefused,
@@ -548,8 +569,8 @@ fn is_before_sending(error: &io::Error) -> bool {
         io::ErrorKind::NetworkUnreachable,
         io::ErrorKind::AddrNotAvailable,
     ];
-    let said = error.to_string();
+    let message = error.to_string();
     kinds.contains(&error.kind())
-        || said.starts_with("failed to lookup address information")
-        || said.contains("invalid peer certificate")
+        || message.starts_with("failed to lookup address information")
+        || message.contains("invalid peer certificate")
 }

@@ -1,5 +1,5 @@
-// Shows what goes over the wire between this page and the sandbox that serves it. `seen` writes down every request and
-// answer; the flows below are what an application would write.
+// Shows the requests and responses between this page and the sandbox that serves it. The replaced `fetch` records them; the
+// flows below are written as in an application.
 
 import { ProofKey, Session } from '../dist/index.js';
 
@@ -8,7 +8,7 @@ const RESOURCE = `${location.origin}/oauth/resource`;
 const CARDS = { proof: `${location.origin}/marqeta/oauth/token`, resource: `${location.origin}/marqeta/api/v1/auth/program-short-code` };
 const BACKEND = `${location.origin}/treasury-prime/person/psn_1/uxt_access_token`;
 
-// The sandbox's own, which guard nothing. A real page has no secret.
+// Credentials of the sandbox. A real page has no client secret.
 const MACHINE = { tokenEndpoint: AUTHORIZATION, clientId: 'sandbox-client', clientSecret: 'sandbox-secret', grant: 'client_credentials', scope: 'demo' };
 
 const element = (id) => document.getElementById(id);
@@ -25,29 +25,29 @@ const flows = {
     const session = await open();
     const responses = await Promise.all(Array.from({ length: 10 }, () => session.fetch(RESOURCE)));
     const read = responses.filter(({ ok }) => ok).length;
-    return [read === 10, `${read} of 10 calls were answered; one of them found out the nonce for all.`];
+    return [read === 10, `${read} of 10 calls succeeded; one of them fetched the nonce for all.`];
   },
 
   async relay() {
     const session = await Session.open({ name: 'cards', token: relayed });
-    return report(await session.fetch(CARDS.resource), 'The card processor took the token, which the backend has never used.');
+    return report(await session.fetch(CARDS.resource), 'The card processor accepted the token, which is useless to the backend.');
   },
 
   async stolen() {
     const { accessToken } = await (await open()).token();
-    return refused(await fetch(RESOURCE, { headers: { Authorization: `DPoP ${accessToken}` } }), 'The token alone is worth nothing.');
+    return refused(await fetch(RESOURCE, { headers: { Authorization: `DPoP ${accessToken}` } }), 'A token is useless without its key.');
   },
 
   async replay() {
     const make = await proofs();
     const proof = await make();
     await make.send(proof);
-    return refused(await make.send(proof), 'A proof is good for once.');
+    return refused(await make.send(proof), 'A proof can be used once.');
   },
 
   async elsewhere() {
     const make = await proofs();
-    return refused(await make.send(await make({ url: 'https://evil.example/' })), 'A proof is for one URL.');
+    return refused(await make.send(await make({ url: 'https://evil.example/' })), 'A proof is valid for one URL.');
   },
 
   async clock() {
@@ -55,7 +55,7 @@ const flows = {
     const now = Date.now;
     Date.now = () => now() - 600_000;
     const proof = await make().finally(() => (Date.now = now));
-    return refused(await make.send(proof), 'A proof is good for a minute. (session.fetch would have corrected the clock.)');
+    return refused(await make.send(proof), 'A proof is valid for about a minute. (session.fetch would have corrected the clock offset.)');
   },
 
   async thief() {
@@ -67,13 +67,13 @@ const flows = {
   async logout() {
     await (await open()).logout();
     await showKey();
-    return [true, 'Token and key are forgotten, in all tabs. The key above is a new one.'];
+    return [true, 'Token and key are deleted, in all tabs. The key above is a new one.'];
   },
 };
 
 const open = () => Session.open(MACHINE);
 
-/** A token by way of the backend, whose part the sandbox's Treasury Prime plays. */
+/** Fetches a token through the backend. The sandbox's Treasury Prime acts as the backend. */
 async function relayed(key, nonce) {
   const proof = await key.proof({ method: 'POST', url: CARDS.proof, nonce });
   const answer = await fetch(BACKEND, {
@@ -87,7 +87,7 @@ async function relayed(key, nonce) {
   return answer.json();
 }
 
-/** Makes proofs by hand, as an attacker would, with a token and a nonce that are good. */
+/** Creates proofs manually, as an attacker would, with a valid token and nonce. */
 async function proofs() {
   const session = await open();
   const { accessToken } = await session.token();
@@ -97,16 +97,16 @@ async function proofs() {
   return make;
 }
 
-const report = (response, text) => [response.ok, response.ok ? text : `The server answered ${response.status}.`];
+const report = (response, text) => [response.ok, response.ok ? text : `The server responded with ${response.status}.`];
 
 const refused = (response, text) =>
-  response.ok ? [false, 'The server took it, and should not have.'] : [true, `Refused, with ${response.status}. ${text}`];
+  response.ok ? [false, 'The server accepted the request, and should not have.'] : [true, `Refused with ${response.status}. ${text}`];
 
 // --------------------------------------------------------------------------------------------------- the diagram
 
 const send = globalThis.fetch;
 
-globalThis.fetch = async function seen(input, init) {
+globalThis.fetch = async function recorded(input, init) {
   const request = new Request(input, init);
   if (!/^\/(oauth|marqeta|treasury-prime)\//.test(new URL(request.url).pathname)) return send(input, init);
   await show(request, 'request');
@@ -124,9 +124,9 @@ async function show(message, kind, { url } = message) {
   const server = isResource ? 'resource server' : 'authorization server';
   const [from, to] = kind === 'request' ? ['Page', server] : [server, 'page'];
   const label = kind === 'request' ? `${message.method} ${path}` : `${message.status} ${await outcome(message)}`;
-  item.innerHTML = `<details><summary><span class="said"></span><b></b></summary><div class="more"></div></details>`;
+  item.innerHTML = `<details><summary><span class="direction"></span><b></b></summary><div class="more"></div></details>`;
   item.querySelector('b').textContent = label;
-  item.querySelector('.said').setAttribute('aria-label', `${from} to ${to}: `);
+  item.querySelector('.direction').setAttribute('aria-label', `${from} to ${to}: `);
   if (proof) item.querySelector('summary').insertAdjacentHTML('beforeend', '<span class="tag">proof</span>');
   item.querySelector('summary').insertAdjacentHTML('beforeend', '<div class="arrow" aria-hidden="true"></div>');
   const more = item.querySelector('.more');
@@ -145,7 +145,7 @@ function add(more, title, text) {
   more.append(heading, block);
 }
 
-/** Header and claims of the proof that a request carries, in its header or in its body. */
+/** Returns the header and the claims of a request's proof, which is in its `DPoP` header or in its body. */
 function proofOf(request, body) {
   const proof = request.headers.get('dpop') ?? /"dpop":"([^"]+)"/.exec(body)?.[1];
   const part = (text) => JSON.parse(atob(text.replaceAll('-', '+').replaceAll('_', '/')));
@@ -153,8 +153,8 @@ function proofOf(request, body) {
 }
 
 async function outcome(response) {
-  const said = await response.clone().json().catch(() => ({}));
-  return said.error ?? (said.access_token ? 'a token' : 'OK');
+  const body = await response.clone().json().catch(() => ({}));
+  return body.error ?? (body.access_token ? 'a token' : 'OK');
 }
 
 const short = (text, length = 120) => (text.length > length ? `${text.slice(0, length)}…` : text);

@@ -1,118 +1,146 @@
-/** A key that proves (RFC 9449): WebCrypto's, kept in IndexedDB. No script can export it, yours included. */
+/**
+ * A DPoP key pair (RFC 9449): created by WebCrypto and stored in IndexedDB. The private key is not extractable: no
+ * script can read it.
+ */
 export class ProofKey {
   private constructor();
 
-  /** The key of this name; a new one, if there is none. Without an algorithm: whatever is there, or a new ES256 key. */
+  /**
+   * Returns the key stored under `name`. Creates and stores one if there is none. Without `algorithm`, an existing key of
+   * any algorithm is returned, and a new key is an ES256 key.
+   *
+   * Rejects with kind `misuse` if `algorithm` is not supported or differs from the stored key's, and with `browser` if
+   * WebCrypto or IndexedDB is not available.
+   */
   static open(name: string, options?: { algorithm?: Algorithm }): Promise<ProofKey>;
 
-  /** Forgets the key of this name for ever: tokens that are bound to it are good for nothing then. */
+  /** Deletes the key stored under `name`. Tokens that are bound to it become unusable. */
   static delete(name: string): Promise<void>;
 
-  /** `alg` of its proofs. `EdDSA` is the name by which most servers know Ed25519. */
+  /** The `alg` of the key's proofs. An Ed25519 key has `EdDSA`, the name that most servers support. */
   readonly algorithm: 'ES256' | 'EdDSA';
 
-  /** The public half. */
+  /** The public key. */
   readonly publicJwk: JsonWebKey;
 
-  /** Its SHA-256 thumbprint (RFC 7638): the `jkt` of tokens that are bound to it. */
+  /** The SHA-256 thumbprint of the public key (RFC 7638): the `jkt` of tokens that are bound to it. */
   readonly thumbprint: string;
 
-  /** A proof for one request, good for once. */
+  /** Creates a proof for one request (RFC 9449 §4.2), and returns it as a JWT. A proof can be used once. */
   proof(this: void, request: ProofRequest): Promise<string>;
 }
 
+/** The algorithm of a new key. */
 export type Algorithm = 'ES256' | 'Ed25519';
 
+/** The request that a proof is for. */
 export interface ProofRequest {
+  /** The HTTP method (`htm`). */
   method: string;
-  /** Query and fragment don't matter. A relative URL is the page's. */
+  /** The URL (`htu`), without its query and fragment. A relative URL is resolved against the page's. */
   url: string | URL;
-  /** What this server last gave. Leave it out towards a server that never asked for one. */
+  /** The last nonce from this server's `DPoP-Nonce` header. Omit it if the server has sent none. */
   nonce?: string;
-  /** The access token that goes along; for resource servers only. */
+  /** The access token of the request (`ath`). Only for requests to resource servers. */
   accessToken?: string;
 }
 
-/** A token that is simply there: got when it is first needed, renewed in time, shared by all tabs and workers. */
-/** Its methods are bound to it, and can be handed to a library. */
+/**
+ * A session: fetches a token on first use, refreshes it before it expires, stores it in IndexedDB, and shares it between
+ * all tabs and workers of the origin. Concurrent callers cause a single token request. The methods are bound to the
+ * session, so `session.fetch` can be passed to a library.
+ *
+ * Failures reject with a `KeyboundError`, except for the reason of an aborted signal and errors thrown by
+ * `SessionOptions.token`.
+ */
 export class Session {
   private constructor();
 
-  /** Opens the session, with what is kept of it. */
+  /** Opens a session, and resumes its stored state. */
   static open(options: SessionOptions): Promise<Session>;
 
-  /** What its tokens are bound to. */
+  /** The key that the session's tokens are bound to. */
   readonly key: ProofKey;
 
   /**
-   * Whether there is a token, or a way to get one without a login. `false` once a token has expired, or was refused, and no
-   * refresh token is good any longer. While a login's redirect is being dealt with, it is `true`.
+   * Whether there is a valid token, or a way to get one without a login. `false` after the token has expired or was
+   * rejected, if there is no valid refresh token. `true` while the redirect of a login is being processed.
    */
   readonly isOpen: boolean;
 
   /**
-   * `fetch`, with the token and a fresh proof. The response is delivered whatever its status. Redirections are not
-   * followed: a proof is for one URL.
+   * Sends a request like the global `fetch`, with the token and a new proof, and returns the response, of any status.
+   * If the server rejects the token, the token is refreshed and the request is retried once. Redirects are not followed:
+   * a proof is valid for one URL.
    */
   fetch(this: void, input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
 
-  /** A token that is good now, for requests that `fetch` can't make. They need a proof, too. */
+  /**
+   * Returns a valid token, for requests that `fetch` can't send. Such a request also needs a proof, from `key.proof`.
+   * `expiresAt` is `undefined` if the server did not send a lifetime.
+   */
   token(this: void): Promise<{ accessToken: string; expiresAt: Date | undefined }>;
 
   /**
-   * Lets the person log in (authorization code with PKCE). By redirect, the page ends here, and `callback` goes on in the
-   * page at `redirectUri`; further calls join the first. By pop-up, call it from a click; it is done when the promise is.
-   * A pop-up that is closed ends the login after five minutes, or when `signal` is aborted or another login begins:
-   * servers that isolate their pages (Cross-Origin-Opener-Policy) make an open one look closed.
+   * Starts a login of the user (authorization code with PKCE, RFC 7636).
+   *
+   * By redirect, the default, this page is left, and `callback` completes the login in the page at `redirectUri`.
+   * Concurrent calls share one redirect.
+   *
+   * By pop-up, call it from a click handler. The promise resolves when the login is complete. If the pop-up is closed,
+   * the promise rejects after five minutes, or earlier when `signal` is aborted or another pop-up login starts. It does not
+   * reject at once, because servers that isolate their pages (Cross-Origin-Opener-Policy) make an open pop-up appear closed.
    */
   login(this: void, options?: { popup?: boolean; signal?: AbortSignal }): Promise<void>;
 
   /**
-   * Call it in the page at `redirectUri`: ends the login, if the page's URL is a login's redirect, and says whether it
-   * was. In a pop-up it hands the redirect over to the page that waits for it. All sessions of a page share one outcome of
-   * one redirect, so it may be called twice, as React's StrictMode does. A redirect of another session's login is left
-   * alone.
+   * Completes a login, to be called in the page at `redirectUri`. Returns whether the page's URL, or `url`, is the
+   * redirect of a login of this session; redirects of other sessions are ignored. In a pop-up it forwards the redirect to
+   * the page that opened the pop-up. It may be called twice, as React's StrictMode does: all sessions of a page share one
+   * outcome per redirect.
    */
   callback(this: void, url?: string): Promise<boolean>;
 
   /**
-   * Ends the session in all tabs: revokes its tokens if it can, and forgets them and the key, unless another session of the
-   * same name has it. Open it anew to go on.
+   * Ends the session in all tabs. Deletes its tokens, and revokes the refresh token if the server has a revocation
+   * endpoint. Deletes the key, unless another session of the same name has tokens bound to it. To log in again, open the
+   * session again.
    */
   logout(this: void): Promise<void>;
 }
 
+/** The options of `Session.open`. One of `issuer`, `tokenEndpoint` and `token` is required. */
 export interface SessionOptions {
   /**
-   * Under which its key and its tokens are kept. `keybound` unless given. Tokens are kept for one server, client and scope
-   * each: an app needs two names for two sessions only where these are the same.
+   * The name under which the key and the tokens are stored. Default: `keybound`. Tokens are stored per server, client and
+   * scope, so an application needs two names only for two sessions that have these in common.
    */
   name?: string;
-  /** The authorization server, which says itself where its endpoints are (RFC 8414, OpenID Connect Discovery). */
+  /** The issuer URL of the authorization server, for discovery of its endpoints (RFC 8414, OpenID Connect Discovery). */
   issuer?: string;
-  /** Where tokens are issued; instead of `issuer`. */
+  /** The token endpoint; instead of `issuer`. */
   tokenEndpoint?: string;
-  /** Where people log in; instead of `issuer`'s. */
+  /** The authorization endpoint; instead of the one that `issuer` publishes. */
   authorizationEndpoint?: string;
-  /** Where tokens are revoked; instead of `issuer`'s. */
+  /** The revocation endpoint (RFC 7009); instead of the one that `issuer` publishes. */
   revocationEndpoint?: string;
-  /** Needed but where `token` is given. */
+  /** The client id. Required unless `token` is given. */
   clientId?: string;
-  /** A page can't keep one. For tests, and for pages that nobody else can load. */
+  /** A client secret. A page can't keep it confidential: only for tests, and for pages that are not public. */
   clientSecret?: string;
-  /** Where logins come back to, as it is registered. The page's own URL, unless given. */
+  /** The redirect URI of logins, as registered. Default: the page's URL without its query and fragment. */
   redirectUri?: string;
-  /** What is asked for, separated by spaces. */
+  /** The requested scopes, separated by spaces. */
   scope?: string;
-  /** Whether a person logs in, which is what is meant if it isn't given, or the client asks for itself. */
+  /** The grant: `authorization_code`, the default, for a login of the user, or `client_credentials`. */
   grant?: 'authorization_code' | 'client_credentials';
-  /** The key's. */
+  /** The algorithm of a new key. Default: `ES256`. */
   algorithm?: Algorithm;
-  /** Gets a token in the page's own way, such as by its backend, with a proof by this key; instead of a grant. */
+  /** Fetches a token, for example from the page's backend, with a proof created by `key`; instead of a grant. */
   token?: (key: ProofKey) => Promise<TokenResponse>;
 }
 
-/** A token response (RFC 6749 §5.1), as the server wrote it. */
+/** A token response (RFC 6749 §5.1), as sent by the server. */
 export interface TokenResponse {
   access_token: string;
   token_type: string;
@@ -121,28 +149,34 @@ export interface TokenResponse {
   [member: string]: unknown;
 }
 
-/** Why something didn't work, and what to do about it. */
+/** An error of this package: its cause, and whether a retry can help. */
 export class KeyboundError extends Error {
   private constructor();
 
   /**
-   * Whose fault it is: `misuse` the caller's; `server` it refused; `response` its answer can't be used; `hidden` its CORS
-   * headers hide what is needed; `redirect` a login came to nothing; `lost` no answer came; `browser` something is
-   * missing in it; `session` it is over.
+   * The cause:
+   * - `misuse`: an argument is invalid;
+   * - `server`: the server returned an error response;
+   * - `response`: the server's response is invalid;
+   * - `hidden`: the server's CORS headers hide a response header that is needed for a retry;
+   * - `redirect`: the redirect of a login contains an error, or is invalid;
+   * - `lost`: no response was received;
+   * - `browser`: a browser feature is missing or failed;
+   * - `session`: the session has ended, or a refresh did not complete.
    */
   readonly kind: 'misuse' | 'server' | 'response' | 'hidden' | 'redirect' | 'lost' | 'browser' | 'session';
-  /** What to do next: nothing, the same again later, or a new login. */
+  /** Whether to retry: `no`, `later` with the same call, or `reauthenticate` with a new login. */
   readonly retry: 'no' | 'later' | 'reauthenticate';
-  /** How many milliseconds later, where the server says so. */
+  /** The delay before a retry in milliseconds, if the server sent one. */
   readonly retryAfter?: number;
-  /** The HTTP status of a refusal. */
+  /** The HTTP status of an error response. */
   readonly status?: number;
-  /** `error` (RFC 6749 §5.2, §4.1.2.1). */
+  /** The error code: `error` (RFC 6749 §5.2, §4.1.2.1). */
   readonly code?: string;
-  /** `error_description`, or what a server has in its place. */
+  /** The error description: `error_description`, or the server's equivalent member. */
   readonly description?: string;
-  /** The nonce that a new proof must carry. */
+  /** The nonce for the next proof (RFC 9449 §8). */
   readonly nonce?: string;
-  /** `x-request-id`, for the provider's support. */
+  /** The response's `x-request-id`, for the provider's support. */
   readonly requestId?: string;
 }

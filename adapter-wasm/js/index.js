@@ -5,16 +5,16 @@ export { KeyboundError };
 
 let started;
 
-/** Loads the wasm: once, and again only if that failed. */
+/** Loads the WebAssembly module once. A failed load is retried by the next call. */
 const ready = () =>
   (started ??= start().catch((cause) => {
     started = undefined;
-    throw unable("keybound_bg.wasm could not be loaded, which belongs beside keybound's scripts", cause);
+    throw unable("keybound_bg.wasm could not be loaded: it must be served beside keybound's scripts", cause);
   }));
 
 const misuse = (message) => new KeyboundError(message, { kind: 'misuse', retry: 'no' });
 
-/** Sees to it that `object` has these members at most, each of its type. */
+/** Throws if `object` has a member that `types` does not list, or one of another type. */
 function check(object, types) {
   for (const [member, value] of Object.entries(object)) {
     if (!Object.hasOwn(types, member)) throw misuse(`${member} is not known here: use ${Object.keys(types).join(', ')}`);
@@ -22,7 +22,7 @@ function check(object, types) {
   }
 }
 
-/** Binds methods to their object, so that they can be handed to a library. */
+/** Binds methods to their object, so that they can be passed as functions. */
 function bind(object, methods) {
   for (const method of methods) object[method] = object[method].bind(object);
 }
@@ -86,9 +86,9 @@ export class Session {
   #key;
   #redirectUri;
   #scope;
-  /** The redirects whose outcome it knows. */
+  /** The redirects whose outcome this session has already reported. */
   #told;
-  /** Ends the last login by pop-up, if its pop-up reads as closed. */
+  /** Ends the previous pop-up login, if its pop-up appears closed. */
   #giveUp;
 
   constructor(session, key, { redirectUri, scope }, told) {
@@ -106,16 +106,16 @@ export class Session {
     if (clientId === undefined && !token) throw misuse('clientId must be given');
     const told = new WeakSet([...redirects.values()].filter(({ isOver }) => isOver));
     const key = await ProofKey.open(name, { algorithm });
-    const session = await JsSession.open({
+    const jsSession = await JsSession.open({
       ...options,
       name,
-      // A page that gets its tokens itself has neither of these; they are never sent then.
+      // With a `token` callback, these two are placeholders, which are never sent.
       clientId: clientId ?? 'page',
       tokenEndpoint: tokenEndpoint ?? (token && 'https://page.invalid/'),
       token: token && (async () => JSON.stringify(await token(key))),
     });
-    const session = new Session(page, key, options, told);
-    if (await session.#redirect(told)?.outcome.catch(() => false)) await page.resume();
+    const session = new Session(jsSession, key, options, told);
+    if (await session.#redirect(told)?.outcome.catch(() => false)) await jsSession.resume();
     return session;
   }
 
@@ -145,14 +145,14 @@ export class Session {
     if (await this.#redirect()?.outcome.catch(() => false)) return this.#session.resume();
     const { id, isOpen } = this.#session;
     if (!popup) {
-      // Another session, or tab, may have logged in just now.
+      // Another session or tab may have logged in since this one was opened.
       await this.#session.resume();
       if (!isOpen && this.#session.isOpen) return undefined;
       if (leaving.has(id)) return leaving.get(id);
     }
-    // At once, or the browser takes it for one that nobody asked for.
+    // Opened before any `await`, or the browser blocks it as a pop-up without a click.
     const other = popup ? open('', '', 'popup,width=480,height=640') : undefined;
-    if (other === null) throw unable('The browser has blocked the pop-up: call login from a click');
+    if (other === null) throw unable('The browser has blocked the pop-up: call login from a click handler');
     let state, url, pending;
     try {
       const redirectUri = this.#redirectUri ?? location.origin + location.pathname;
@@ -185,14 +185,14 @@ export class Session {
     await this.#session.logOut();
   }
 
-  /** The redirect for this session that the page is dealing with, or has dealt with since it was `told` of these. */
+  /** Returns this session's redirect that is being processed, or was processed and is not in `told`. */
   #redirect(told) {
     const { id } = this.#session;
     const isNew = (redirect) => !redirect.isOver || (told && !told.has(redirect));
     return [...redirects.values()].findLast((redirect) => (redirect.owner ?? id) === id && isNew(redirect));
   }
 
-  /** Deals with a redirect, once for all who ask; not with that of another session's login. */
+  /** Processes a redirect once, and returns it to all callers. Ignores redirects of other sessions' logins. */
   #dealWith(url) {
     const { id } = this.#session;
     const state = stateOf(url);
@@ -213,7 +213,7 @@ export class Session {
     return (redirect.owner ?? id) === id ? redirect : undefined;
   }
 
-  /** Ends a login of this tab. */
+  /** Completes a login that was started in this tab. */
   async #end(state, pending, url) {
     if (url === location.href) {
       const clean = new URL(url);
@@ -225,56 +225,59 @@ export class Session {
   }
 }
 
-/** What an authorization server adds to a redirect URI (RFC 6749 §4.1.2, RFC 9207, OpenID Connect). */
+/** The parameters that an authorization server adds to a redirect URI (RFC 6749 §4.1.2, RFC 9207, OpenID Connect). */
 const ANSWER = ['code', 'state', 'iss', 'session_state', 'error', 'error_description', 'error_uri'];
 
-/** The `state` of a URL that is a login's redirect. */
+/** Returns the `state` of a URL that is the redirect of a login. */
 function stateOf(url) {
   const { searchParams } = new URL(url);
   return (searchParams.has('code') || searchParams.has('error')) && searchParams.get('state');
 }
 
-/** By `state`, the redirects that this page has come back with: whose login each is of, and the outcome, which is one for all. */
+/** The redirects that this page has received, by `state`: the session that owns each, and the promise of its outcome. */
 const redirects = new Map();
 
 const storageKey = (state) => `keybound ${state}`;
 
-/** What waits for a redirect to come back to this very tab. */
+/** Returns the storage for pending logins. It belongs to one tab, as a redirect does. */
 function storage() {
   try {
     return sessionStorage;
   } catch (cause) {
-    throw unable("sessionStorage can't be used, and it is where a login waits for its redirect", cause);
+    throw unable("sessionStorage is not available, which a login by redirect requires", cause);
   }
 }
 
-/** Which sessions are leaving this page for a login. */
+/** The promises of logins that are leaving this page, by session id. */
 const leaving = new Map();
 
-/** Leaves this page for `url`, without an end; whoever else logs in to this session meanwhile comes along. */
+/** Navigates to `url`. Returns a promise that never settles; concurrent logins of this session share it. */
 function leave(id, url) {
   const left = new Promise(() => {});
   const forget = () => leaving.delete(id);
   leaving.set(id, left);
-  // It may be come back to, or not be left at all.
+  // The user may return to this page with the back button, or the navigation may not happen.
   addEventListener('pagehide', forget, { once: true });
   setTimeout(forget, 10_000);
   location.assign(url);
   return left;
 }
 
-/** What a pop-up and the page that waits for it tell each other, besides the redirect. */
+/** The messages to a pop-up: its redirect was received, and its login is complete. */
 const [TAKEN, OVER] = ['taken', 'over'];
 
-/** How long a login may take whose pop-up reads as closed: it does if the server isolates its pages (COOP), too. */
+/**
+ * How long a login may take after its pop-up appears closed, in milliseconds. A server that isolates its pages (COOP)
+ * makes an open pop-up appear closed.
+ */
 const GRACE = 300_000;
 
-/** Sends a pop-up to `url`, and waits until the page at its end hands the redirect over. */
+/** Navigates a pop-up to `url`. Returns the promise of the redirect that the pop-up forwards. */
 function send(popup, url, state, signal) {
   const channel = new BroadcastChannel(storageKey(state));
   let giveUp, watch;
   const redirect = new Promise((resolve, reject) => {
-    const gone = () => reject(new KeyboundError('the pop-up was closed before the login was done', { kind: 'lost', retry: 'later' }));
+    const gone = () => reject(new KeyboundError('the pop-up was closed before the login was complete', { kind: 'lost', retry: 'later' }));
     giveUp = () => popup.closed && gone();
     channel.onmessage = ({ data }) => {
       channel.postMessage(TAKEN);
@@ -286,26 +289,29 @@ function send(popup, url, state, signal) {
       watch = setTimeout(gone, GRACE);
     }, 500);
     signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
-    // Or the server could send this page elsewhere.
+    // Otherwise the server's page could navigate this page.
     popup.opener = null;
     popup.location = url;
   });
   const end = () => {
     clearTimeout(watch);
     channel.postMessage(OVER);
-    // Once what it has to say is on its way.
+    // After the message has been posted.
     setTimeout(() => channel.close());
     popup.close();
   };
   return { redirect, giveUp, end };
 }
 
-/** In a pop-up: hands the redirect over to the page that waits for it. It closes, or goes on after the login. */
+/**
+ * In a pop-up: forwards the redirect to the page that waits for it. Closes the pop-up; if the browser doesn't allow that,
+ * resolves after the login.
+ */
 function forwardRedirect(state, url) {
   const channel = new BroadcastChannel(storageKey(state));
   return new Promise((resolve, reject) => {
-    const nobody = () => reject(new KeyboundError('the redirect answers no login of this tab', { kind: 'redirect', retry: 'no' }));
-    const timer = setTimeout(nobody, 3000);
+    const unclaimed = () => reject(new KeyboundError('the redirect belongs to no login of this tab', { kind: 'redirect', retry: 'no' }));
+    const timer = setTimeout(unclaimed, 3000);
     channel.onmessage = ({ data }) => {
       if (data === OVER) resolve();
       if (data !== TAKEN) return;
@@ -316,7 +322,7 @@ function forwardRedirect(state, url) {
   }).finally(() => channel.close());
 }
 
-/** What `promise` brings, unless `signal` is aborted before. */
+/** Settles as `promise` does, or rejects with the signal's reason if `signal` is aborted before. */
 function abortable(signal, promise) {
   return new Promise((resolve, reject) => {
     const abort = () => reject(signal.reason);

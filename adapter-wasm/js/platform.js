@@ -1,6 +1,6 @@
-// What the browser does for the Rust side, a function for each thing. Nothing is decided here.
+// The browser functions that the Rust side calls. They contain no protocol logic.
 
-/** Why something didn't work, whose fault it is (`kind`), and what to do next (`retry`). */
+/** An error, with its cause (`kind`) and whether to retry (`retry`). */
 export class KeyboundError extends Error {
   constructor(message, details, options) {
     super(message, options);
@@ -14,7 +14,7 @@ export const fail = (message, details, cause) =>
 
 export const unable = (message, cause) => fail(message, '{"kind":"browser","retry":"no"}', cause);
 
-// ------------------------------------------------------------------------------------------- time and chance
+// ---------------------------------------------------------------------------------------- time and randomness
 
 export const now = () => BigInt(Date.now());
 
@@ -32,14 +32,14 @@ const headOf = (first, headers) => {
   return head;
 };
 
-/** The head of a response: its status, and a line for each header. */
+/** Returns the head of a response: its status, and a line for each header. */
 export const head = ({ status, headers }) => headOf(status, headers);
 
-/** The head of a request: its mode, its method, its URL, and a line for each header. */
+/** Returns the head of a request: its mode, its method, its URL, and a line for each header. */
 export const requestHead = ({ mode, method, url, headers }) => headOf(`${mode}\n${method}\n${url}`, headers);
 
-/** Sends a request to an authorization server. The answer is its head, an empty line, and its body as text. */
-export async function send(method, url, headers, body, within, limit) {
+/** Sends a request to an authorization server. Returns the response: its head, an empty line, and its body as text. */
+export async function send(method, url, headers, body, timeout, limit) {
   const response = await fetch(url, {
     method,
     headers: lines(headers),
@@ -47,12 +47,12 @@ export async function send(method, url, headers, body, within, limit) {
     cache: method === 'GET' ? 'default' : 'no-store',
     credentials: 'omit',
     redirect: 'error',
-    signal: AbortSignal.timeout(within),
+    signal: AbortSignal.timeout(timeout),
   });
   return `${head(response)}\n${await text(response, limit)}`;
 }
 
-/** A response's body, as far as `limit` bytes. */
+/** Returns the body of a response, which is read until it exceeds `limit` bytes. */
 async function text(response, limit) {
   const reader = response.body?.getReader();
   const decoder = new TextDecoder();
@@ -67,44 +67,44 @@ async function text(response, limit) {
   return text;
 }
 
-/** Sends the application's request with these headers, and follows no redirection with them. It may be sent again. */
+/** Sends the application's request with these headers, and follows no redirects. The request can be sent again afterwards. */
 export function call(request, authorization) {
-  // All names are in lower case. A record is read faster than `Headers`.
+  // All names are in lower case. Passing a record to `fetch` is faster than passing `Headers`.
   const headers = Object.fromEntries([...request.headers, ...lines(authorization)]);
   const hasBody = request.method !== 'GET' && request.method !== 'HEAD';
   const redirect = request.redirect === 'follow' ? 'manual' : request.redirect;
-  // Whatever is given besides a request resets these two.
+  // Any `init` argument resets these two to their defaults.
   const { referrer, referrerPolicy } = request;
   return fetch(hasBody ? request.clone() : request, { headers, redirect, referrer, referrerPolicy });
 }
 
-/** Says why a refusal can't be answered, to whoever develops the page. */
+/** Warns the page's developer on the console that a response header needed for a retry is hidden. */
 export const warnHidden = (url) =>
   console.warn(
-    `keybound: ${new URL(url).origin} answered 401, and no WWW-Authenticate header can be seen. If it sends one, and DPoP-Nonce, ` +
+    `keybound: ${new URL(url).origin} responded with 401, without a visible WWW-Authenticate header. If it sends one, or DPoP-Nonce, ` +
       'it must also send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date`',
   );
 
-/** Whether it is certain that nothing was sent. */
+/** Returns whether it is certain that no request was sent. */
 export const isOffline = () => navigator.onLine === false;
 
 // ------------------------------------------------------------------------------------------------------- keys
 
-/** The key pair that is kept under `name`; a new one that can't be exported, if there is none. */
+/** Returns the key pair stored under `name`. Creates and stores a non-extractable one if there is none. */
 export async function openKey(name, algorithm) {
   if (!globalThis.crypto?.subtle) {
-    throw unable('WebCrypto is missing: browsers have it for secure pages alone. Open this one by https, or at http://localhost');
+    throw unable('WebCrypto is missing: browsers provide it to secure pages only. Open this one by https, or at http://localhost');
   }
-  const kept = await load(name);
-  if (kept) return withAlgorithm(kept);
+  const stored = await load(name);
+  if (stored) return withAlgorithm(stored);
   const parameters = algorithm === 'ES256' ? { name: 'ECDSA', namedCurve: 'P-256' } : { name: algorithm };
   let made;
   try {
     made = await crypto.subtle.generateKey(parameters, false, ['sign']);
   } catch (cause) {
-    throw unable(`This browser makes no ${algorithm} keys`, cause);
+    throw unable(`This browser does not support ${algorithm} keys`, cause);
   }
-  // Another tab may have been quicker.
+  // Another tab may have stored a key since.
   const pair = await transact('readwrite', (store, done) => {
     store.get(name).onsuccess = ({ target }) => {
       if (!target.result) store.put(made, name);
@@ -114,10 +114,10 @@ export async function openKey(name, algorithm) {
   return withAlgorithm(pair);
 }
 
-/** Browsers make it anew whenever a key is asked for it. */
+/** Caches the algorithm's name: browsers create a new `algorithm` object on each access. */
 const withAlgorithm = ({ privateKey, publicKey }) => ({ privateKey, publicKey, algorithm: privateKey.algorithm.name });
 
-/** The public half: an uncompressed point, or the 32 bytes of Ed25519. */
+/** Returns the public key: an uncompressed P-256 point, or the 32 bytes of an Ed25519 key. */
 export const publicBytes = async (pair) => new Uint8Array(await crypto.subtle.exportKey('raw', pair.publicKey));
 
 export const keyAlgorithm = (pair) => pair.algorithm;
@@ -141,8 +141,8 @@ const open = () =>
   }));
 
 /**
- * Does `act` in one transaction, and returns what it hands to `done`, once that is written down. What fails is done again,
- * once: the browser may have closed the database.
+ * Runs `act` in one transaction, and returns the value passed to `done` after the transaction is committed. A failed
+ * transaction is retried once, since the browser may have closed the database.
  */
 async function transact(mode, act, isLast) {
   try {
@@ -156,7 +156,7 @@ async function transact(mode, act, isLast) {
   } catch (cause) {
     database = undefined;
     if (!isLast) return transact(mode, act, true);
-    throw unable("IndexedDB can't be used, and it is where keys are kept: storage may be blocked, full, or switched off in a private window", cause);
+    throw unable('IndexedDB is not available, which stores the keys: storage may be blocked, full, or disabled in a private window', cause);
   }
 }
 
@@ -169,7 +169,10 @@ export const save = (name, value) => transact('readwrite', (store) => store.put(
 
 export const erase = (name) => transact('readwrite', (store) => store.delete(name));
 
-/** Erases a session; and its key, unless there are tokens of others with its name, which differ in their fingerprints alone. */
+/**
+ * Deletes a session, and its key, unless another session of the same name has a token. Storage keys of sessions with the
+ * same name differ only in their fingerprint, the last 16 characters.
+ */
 export const eraseSession = (name, key) =>
   transact('readwrite', (store) => {
     const isOther = (other) => other.length === name.length && other.startsWith(name.slice(0, -16));
@@ -182,18 +185,18 @@ export const eraseSession = (name, key) =>
 
 // ------------------------------------------------------------------------------------------------------- tabs
 
-/** Waits for the lock of this name, which one holder has among all tabs and workers, and returns what gives it back. */
-export const lock = (name, within) =>
+/** Acquires the lock of this name, exclusive among all tabs and workers. Returns the function that releases it. */
+export const lock = (name, timeout) =>
   new Promise((resolve, reject) => {
-    if (!navigator.locks) throw unable('Web Locks are missing, by which tabs take turns: this browser is too old');
-    const options = { signal: AbortSignal.timeout(within) };
+    if (!navigator.locks) throw unable('Web Locks are missing, which synchronize tabs: this browser is too old');
+    const options = { signal: AbortSignal.timeout(timeout) };
     navigator.locks.request(`keybound ${name}`, options, () => new Promise((release) => resolve(release))).catch(reject);
   });
 
-/** Where the tabs tell each other what has changed. */
+/** Returns the channel for messages between tabs. */
 export const channel = (name) => new BroadcastChannel(`keybound ${name}`);
 
 export const post = (channel, message) => channel.postMessage(message);
 
-/** What another tab tells next. */
+/** Returns the promise of the next message from another tab. */
 export const nextMessage = (channel) => new Promise((resolve) => (channel.onmessage = ({ data }) => resolve(data)));

@@ -10,46 +10,47 @@ use wasm_bindgen::JsValue;
 
 use crate::platform;
 
-/// Why something has no result that could be used.
-#[derive(Debug)]
+/// An error of a request, a session or a key.
 #[non_exhaustive]
 pub enum Error {
-    /// The core's verdict: a misuse, a refusal, an answer that can't be used.
+    /// An error of the core: invalid input, an error response of a server, or an invalid response.
     Core(CoreError),
-    /// The server refused the proof, and the browser doesn't show the page what the server said with it.
+    /// The server rejected the proof, and the browser hides the response header that is needed for a
+    /// retry, because the server does not expose it with `Access-Control-Expose-Headers`.
     #[non_exhaustive]
     Hidden {
-        /// The refusal.
+        /// The server's error response.
         refusal: Box<ServerError>,
-        /// The header that would have helped.
+        /// The name of the hidden header.
         header: &'static str,
     },
-    /// No answer came, and it isn't tried again.
+    /// No response was received, and the request is not retried.
     #[non_exhaustive]
     NoResponse {
-        /// Whether the request may have been carried out.
+        /// Whether the server may have processed the request.
         lost: NoResponse,
-        /// Where it went.
+        /// The host and port of the request.
         host: String,
-        /// What `fetch` says.
+        /// The exception that `fetch` threw.
         cause: JsValue,
     },
-    /// The resource answered with a redirection, which is not followed: a proof is for one URL.
+    /// The resource server responded with a redirect, which is not followed: a proof is valid for one
+    /// URL.
     Redirected,
-    /// The application's `AbortSignal` ended it; this is the signal's reason.
+    /// The application's `AbortSignal` was aborted. Contains the signal's reason.
     Aborted(JsValue),
-    /// The page's own way to a token has failed; this is what it has thrown.
+    /// The page's token callback failed. Contains the exception that it threw.
     Page(JsValue),
-    /// The browser can't do what is needed: a `KeyboundError` that says what.
+    /// A required browser feature is missing or failed. Contains a `KeyboundError` that names it.
     Browser(JsValue),
-    /// The renewal that this caller waited for ended without a result.
+    /// The refresh that this caller waited for ended without a result.
     RefreshAborted,
-    /// The session is over: its grant is used up, and no refresh token is good any longer.
+    /// The session has ended: its grant is used, and it has no valid refresh token.
     LoginRequired,
 }
 
 impl Error {
-    /// What to do next.
+    /// Returns whether to retry, and when, or whether a new login is required.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Core(error) => error.retry(),
@@ -64,7 +65,7 @@ impl Error {
         }
     }
 
-    /// What the store is to know of a renewal that ended in this.
+    /// Returns the failure to pass to `TokenManager::complete` for a refresh that ended in this error.
     pub(crate) fn refresh_failure(&self) -> RefreshFailure {
         match self {
             Self::Core(error) => RefreshFailure::from_error(error),
@@ -105,13 +106,41 @@ impl Error {
 }
 
 impl Error {
-    fn denial(&self) -> Option<&AuthorizationError> {
+    fn authorization_error(&self) -> Option<&AuthorizationError> {
         match self {
             Self::Core(CoreError::Redirect(error)) => match &**error {
-                RedirectError::Denied(denial) => Some(denial),
+                RedirectError::Denied(error) => Some(error),
                 _ => None,
             },
             _ => None,
+        }
+    }
+}
+
+/// Consists of the core's errors and of the browser's exceptions; `package.test.mjs` searches both for secrets.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tuple =
+            |name: &str, field: &dyn fmt::Debug| f.debug_tuple(name).field(field).finish();
+        match self {
+            Self::Core(error) => tuple("Core", error),
+            Self::Aborted(reason) => tuple("Aborted", reason),
+            Self::Page(thrown) => tuple("Page", thrown),
+            Self::Browser(error) => tuple("Browser", error),
+            Self::Hidden { refusal, header } => f
+                .debug_struct("Hidden")
+                .field("refusal", refusal)
+                .field("header", header)
+                .finish(),
+            Self::NoResponse { lost, host, cause } => f
+                .debug_struct("NoResponse")
+                .field("lost", lost)
+                .field("host", host)
+                .field("cause", cause)
+                .finish(),
+            Self::Redirected => f.write_str("Redirected"),
+            Self::RefreshAborted => f.write_str("RefreshAborted"),
+            Self::LoginRequired => f.write_str("LoginRequired"),
         }
     }
 }
@@ -123,22 +152,22 @@ impl fmt::Display for Error {
             Self::Hidden { refusal, header } => write!(
                 f,
                 "{refusal}. The browser hides this server's `{header}` header from the page: the server must \
-                 send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date` with its answers"
+                 send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date` in its responses"
             ),
             Self::NoResponse { lost, host, .. } => write!(
                 f,
-                "{lost}. {host} could not be reached, or it doesn't allow this page by CORS (its origin, and the \
-                 headers `Authorization` and `DPoP`): the browser's console knows which"
+                "{lost}. {host} could not be reached, or its CORS headers don't allow this page's origin or the \
+                 headers `Authorization` and `DPoP`: see the browser's console for the cause"
             ),
             Self::Redirected => f.write_str(
-                "the resource answered with a redirection. A proof is for one URL, so none is followed: call the \
-                 other URL itself",
+                "the resource server responded with a redirect, which is not followed because a proof is valid \
+                 for one URL: call the other URL directly",
             ),
-            Self::Aborted(_) => f.write_str("aborted"),
-            Self::Page(_) => f.write_str("the page's own way to a token failed"),
-            Self::Browser(_) => f.write_str("the browser can't do it"),
-            Self::RefreshAborted => f.write_str("the renewal of the token ended without a result"),
-            Self::LoginRequired => f.write_str("the session is over: a new login is needed"),
+            Self::Aborted(_) => f.write_str("aborted by the application's signal"),
+            Self::Page(_) => f.write_str("the page's token callback failed"),
+            Self::Browser(_) => f.write_str("a required browser feature is missing or failed"),
+            Self::RefreshAborted => f.write_str("the token refresh ended without a result"),
+            Self::LoginRequired => f.write_str("the session has ended: a new login is required"),
         }
     }
 }
@@ -157,7 +186,8 @@ impl From<InvalidInput> for Error {
     }
 }
 
-/// For `throw`: a `KeyboundError`, or what a signal was aborted with.
+/// Converts the error to the JavaScript value to throw: a `KeyboundError`, the reason of an aborted
+/// signal, or the exception of the page's token callback.
 impl From<&Error> for JsValue {
     fn from(error: &Error) -> Self {
         let cause = match error {
@@ -168,7 +198,7 @@ impl From<&Error> for JsValue {
             _ => &Self::UNDEFINED,
         };
         let retry = error.retry();
-        let (refusal, denial) = (error.refusal(), error.denial());
+        let (refusal, denied) = (error.refusal(), error.authorization_error());
         let details = Details {
             kind: error.kind(),
             retry: match retry {
@@ -183,16 +213,16 @@ impl From<&Error> for JsValue {
             status: refusal.map(|refusal| refusal.status().as_u16()),
             code: refusal
                 .and_then(ServerError::code)
-                .or(denial.map(AuthorizationError::code)),
+                .or(denied.map(AuthorizationError::code)),
             description: refusal
                 .and_then(ServerError::description)
-                .or(denial.and_then(AuthorizationError::description)),
+                .or(denied.and_then(AuthorizationError::description)),
             nonce: refusal
                 .and_then(ServerError::nonce)
                 .map(|nonce| nonce.as_str()),
             request_id: refusal.and_then(ServerError::request_id),
         };
-        // Strings and numbers, written to memory, can't fail.
+        // Serializing strings and numbers to memory can't fail.
         let details = serde_json::to_string(&details).unwrap_or_default();
         platform::fail(&error.to_string(), &details, cause)
     }
@@ -204,7 +234,7 @@ impl From<Error> for JsValue {
     }
 }
 
-/// The members of a `KeyboundError`.
+/// The members of a `KeyboundError`, as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Details<'a> {

@@ -10,15 +10,17 @@ use wasm_bindgen::JsValue;
 
 use crate::{Error, platform};
 
-/// A key that proves: WebCrypto's, kept in IndexedDB under a name. It can't be exported, so no script can take it
-/// away, and it never enters the memory of this module. Cloning it is cheap.
+/// A DPoP key pair: created by WebCrypto and stored in IndexedDB under a name.
+///
+/// The private key is not extractable: no script can read it, and it is never in the memory of this
+/// module. Cloning is cheap.
 #[derive(Clone)]
 pub struct ProofKey {
     holder: Holder,
     public: PublicJwk,
 }
 
-/// Where the private half is.
+/// The location of the private key.
 #[derive(Clone)]
 enum Holder {
     /// A `CryptoKeyPair`.
@@ -28,14 +30,15 @@ enum Holder {
 }
 
 impl ProofKey {
-    /// The key of this name; a new one, if there is none. `None` leaves the algorithm to the key that is there, and
-    /// makes a new one for ES256.
+    /// Returns the key stored under `name`. Creates and stores one if there is none.
+    ///
+    /// With `None`, an existing key of any algorithm is returned, and a new key is an ES256 key.
     ///
     /// # Errors
-    /// `InvalidInput` for other algorithms than ES256 and Ed25519, and where the key that is there is for another;
-    /// `Browser` where WebCrypto or IndexedDB is missing.
+    /// Returns [`InvalidInput`] if `algorithm` is neither ES256 nor Ed25519, or differs from the stored
+    /// key's, and [`Error::Browser`] if WebCrypto or IndexedDB is not available.
     pub async fn open(name: &str, algorithm: Option<Algorithm>) -> Result<Self, Error> {
-        let asked = match algorithm {
+        let requested = match algorithm {
             None | Some(Algorithm::Es256) => Algorithm::Es256,
             Some(Algorithm::EdDsa | Algorithm::Ed25519) => Algorithm::Ed25519,
             Some(_) => {
@@ -46,18 +49,18 @@ impl ProofKey {
                 .into());
             }
         };
-        let pair = platform::open_key(&storage_key(name), asked.as_str())
+        let pair = platform::open_key(&storage_key(name), requested.as_str())
             .await
             .map_err(Error::Browser)?;
         let found = match platform::key_algorithm(&pair).as_str() {
             "ECDSA" => Algorithm::Es256,
-            // By the name that more servers know, until one says otherwise.
+            // More servers support this name of the algorithm. A server's metadata may select the other.
             _ => Algorithm::EdDsa,
         };
-        if algorithm.is_some() && (found == Algorithm::Es256) != (asked == Algorithm::Es256) {
+        if algorithm.is_some() && (found == Algorithm::Es256) != (requested == Algorithm::Es256) {
             return Err(InvalidInput::new(
                 "algorithm",
-                "must be that of the key that is kept under this name",
+                "must match the key that is stored under this name",
             )
             .into());
         }
@@ -71,17 +74,17 @@ impl ProofKey {
         })
     }
 
-    /// Forgets the key of this name, for ever: tokens that are bound to it are good for nothing then.
+    /// Deletes the key stored under `name`. Tokens that are bound to it become unusable.
     ///
     /// # Errors
-    /// `Browser` where IndexedDB is missing.
+    /// Returns [`Error::Browser`] if IndexedDB is not available.
     pub async fn delete(name: &str) -> Result<(), Error> {
         platform::erase(&storage_key(name))
             .await
             .map_err(Error::Browser)
     }
 
-    /// A key of ring's, in this module's memory.
+    /// Wraps a key of ring's, which is in this module's memory.
     #[cfg(feature = "ring")]
     pub fn in_memory(key: keybound_core::jose::SigningKey) -> Self {
         let public = key.public().clone();
@@ -91,24 +94,24 @@ impl ProofKey {
         }
     }
 
-    /// The public half; its thumbprint is the `jkt` of bound tokens.
+    /// Returns the public key. Its thumbprint is the `jkt` of tokens that are bound to it.
     pub fn public(&self) -> &PublicJwk {
         &self.public
     }
 
-    /// Makes the proof that [`Proof::build`] has begun with the [public half](Self::public).
+    /// Signs a proof that was started by [`Proof::build`] with the [public key](Self::public).
     ///
     /// # Errors
-    /// `Browser` if the browser doesn't sign.
+    /// Returns [`Error::Browser`] if WebCrypto fails to sign.
     pub async fn proof(&self, proof: ProofBuilder<'_>) -> Result<Proof, Error> {
         self.finish(proof.prepare(platform::request_context()))
             .await
     }
 
-    /// Brings the signatures that a step needs.
+    /// Makes the signatures that a step needs, and returns the signed step.
     ///
     /// # Errors
-    /// `Browser` if the browser doesn't sign.
+    /// Returns [`Error::Browser`] if WebCrypto fails to sign.
     pub async fn finish<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, Error> {
         loop {
             match signing {
@@ -138,7 +141,7 @@ impl ProofKey {
     }
 }
 
-/// The name under which IndexedDB has it.
+/// Returns the IndexedDB key of the key pair with this name.
 pub(crate) fn storage_key(name: &str) -> String {
     format!("key {name}")
 }

@@ -1,8 +1,12 @@
-//! OAuth access tokens bound to a key (DPoP, RFC 9449), in browsers: the exchanges of [`keybound_core`], performed
-//! over `fetch`, with keys of WebCrypto's that can't be exported. The core is re-exported here, so that one crate is
-//! enough.
+//! OAuth access tokens bound to a key (DPoP, RFC 9449), in browsers.
+//!
+//! This crate is a driver of [`keybound_core`]: it sends requests with `fetch`, signs proofs with
+//! non-extractable WebCrypto keys, stores tokens in IndexedDB, and synchronizes tabs with Web Locks.
+//! [`Session`] provides a token and authorized calls, [`Transport`] runs single operations, and
+//! [`ProofKey`] is the key. The core is re-exported, so applications depend on this crate alone.
 
 #![cfg(target_arch = "wasm32")]
+#![cfg_attr(not(test), warn(clippy::disallowed_macros))]
 
 mod error;
 mod key;

@@ -9,7 +9,7 @@ use wasm_bindgen_futures::spawn_local;
 
 use crate::platform;
 
-/// Wakes whoever waits for something to change: what a condition variable is among threads.
+/// A condition variable for the tasks of one thread: wakes all waiting tasks.
 #[derive(Clone, Default)]
 pub(crate) struct Notify(Rc<State>);
 
@@ -27,12 +27,12 @@ impl Notify {
         }
     }
 
-    /// Waits until it is rung; after `at_most`, that is done from here.
-    pub(crate) async fn wait_timeout(&self, at_most: Duration) {
-        let bell = self.clone();
+    /// Waits for the next `notify_all`. After `timeout`, calls it, which may wake other tasks early.
+    pub(crate) async fn wait_timeout(&self, timeout: Duration) {
+        let notify = self.clone();
         spawn_local(async move {
-            platform::sleep(at_most).await;
-            bell.notify_all();
+            platform::sleep(timeout).await;
+            notify.notify_all();
         });
         let before = self.0.notified.get();
         poll_fn(|context| {

@@ -1,5 +1,6 @@
-//! What the JavaScript package calls; `js/index.js` gives it its shape.
+//! The exports for the JavaScript package. `js/index.js` wraps them in its public API.
 
+use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -17,19 +18,24 @@ use web_sys::Request;
 
 use crate::{CoreError, Error, ProofKey, Session, TokenSource, Transport, platform};
 
-/// A [`ProofKey`] of JavaScript's.
+/// A [`ProofKey`] for JavaScript.
 #[wasm_bindgen]
-#[derive(Debug)]
 pub struct JsProofKey(ProofKey);
+
+impl fmt::Debug for JsProofKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("JsProofKey").field(&self.0).finish()
+    }
+}
 
 #[wasm_bindgen]
 impl JsProofKey {
-    /// [`ProofKey::open`]
+    /// Calls [`ProofKey::open`].
     pub fn open(name: String, algorithm: Option<String>) -> Promise {
         promise(async move { Ok(Self(open_key(&name, algorithm.as_deref()).await?).into()) })
     }
 
-    /// [`ProofKey::delete`]
+    /// Calls [`ProofKey::delete`].
     pub fn delete(name: String) -> Promise {
         promise(async move {
             ProofKey::delete(&name).await?;
@@ -37,25 +43,25 @@ impl JsProofKey {
         })
     }
 
-    /// `alg`
+    /// Returns the `alg` of the key's proofs.
     #[wasm_bindgen(getter)]
     pub fn algorithm(&self) -> String {
         self.0.public().algorithm().as_str().to_owned()
     }
 
-    /// The public half's JWK, as JSON.
+    /// Returns the JWK of the public key, as JSON.
     #[wasm_bindgen(getter)]
     pub fn jwk(&self) -> String {
         self.0.public().to_json().to_owned()
     }
 
-    /// RFC 7638
+    /// Returns the SHA-256 thumbprint of the public key (RFC 7638).
     #[wasm_bindgen(getter)]
     pub fn thumbprint(&self) -> String {
         self.0.public().thumbprint().to_owned()
     }
 
-    /// [`ProofKey::proof`]
+    /// Creates a proof with [`ProofKey::proof`], and returns it.
     pub fn proof(
         &self,
         method: String,
@@ -66,7 +72,7 @@ impl JsProofKey {
         let key = self.0.clone();
         promise(async move {
             let method = Method::from_bytes(method.as_bytes())
-                .map_err(|_| InvalidInput::new("method", "must be a method of HTTP"))?;
+                .map_err(|_| InvalidInput::new("method", "must be an HTTP method"))?;
             let uri = url
                 .parse()
                 .map_err(|_| InvalidInput::new("url", "must be a URL"))?;
@@ -83,26 +89,32 @@ impl JsProofKey {
     }
 }
 
-/// A [`Session`] of JavaScript's.
+/// A [`Session`] for JavaScript.
 #[wasm_bindgen]
-#[derive(Debug)]
 pub struct JsSession(Session);
+
+impl fmt::Debug for JsSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("JsSession").field(&self.0).finish()
+    }
+}
 
 #[wasm_bindgen]
 impl JsSession {
-    /// A session with these options.
+    /// Opens a session with these options.
     pub fn open(options: Options) -> Promise {
         promise(async move { Ok(Self(open_session(&options).await?).into()) })
     }
 
-    /// What a login is begun with, a line for each: its `state`, the URL for the person, and what must be kept.
+    /// Starts a login, and returns three lines: its `state`, the authorization URL, and the pending
+    /// authorization as JSON, to be stored until the redirect.
     #[wasm_bindgen(js_name = startLogin)]
     pub fn start_login(
         &self,
         redirect_uri: &str,
         scope: Option<String>,
     ) -> Result<String, JsValue> {
-        let begin = || {
+        let start = || {
             self.0.require_key()?;
             let mut request = self.0.client().authorization(redirect_uri)?;
             if let Some(scope) = scope {
@@ -111,7 +123,7 @@ impl JsSession {
             request.build(platform::entropy())
         };
         let AuthorizationRequest { url, pending } =
-            begin().map_err(|invalid| JsValue::from(Error::from(invalid)))?;
+            start().map_err(|invalid| JsValue::from(Error::from(invalid)))?;
         Ok(format!(
             "{}\n{url}\n{}",
             pending.state(),
@@ -119,7 +131,7 @@ impl JsSession {
         ))
     }
 
-    /// Ends a login: by what was kept, and the redirect.
+    /// Completes a login with the stored pending authorization and the redirect's URL.
     #[wasm_bindgen(js_name = endLogin)]
     pub fn end_login(&self, pending: String, redirect: String) -> Promise {
         let session = self.0.clone();
@@ -132,13 +144,13 @@ impl JsSession {
         })
     }
 
-    /// [`Session::fetch`]
+    /// Calls [`Session::fetch`].
     pub fn fetch(&self, request: Request) -> Promise {
         let session = self.0.clone();
         promise(async move { Ok(session.fetch(&request).await?.into()) })
     }
 
-    /// [`Session::log_out`]
+    /// Calls [`Session::log_out`].
     #[wasm_bindgen(js_name = logOut)]
     pub fn log_out(&self) -> Promise {
         let session = self.0.clone();
@@ -148,13 +160,13 @@ impl JsSession {
         })
     }
 
-    /// Tells it from others of this origin: its name and its fingerprint.
+    /// Returns the session's id, which is unique in this origin: its name and its fingerprint.
     #[wasm_bindgen(getter)]
     pub fn id(&self) -> String {
         self.0.id().to_owned()
     }
 
-    /// [`Session::resume`]
+    /// Calls [`Session::resume`].
     pub fn resume(&self) -> Promise {
         let session = self.0.clone();
         promise(async move {
@@ -163,13 +175,14 @@ impl JsSession {
         })
     }
 
-    /// [`Session::is_open`]
+    /// Returns [`Session::is_open`].
     #[wasm_bindgen(getter, js_name = isOpen)]
     pub fn is_open(&self) -> bool {
         self.0.is_open()
     }
 
-    /// [`Session::token`]: what is left of its life in milliseconds, or nothing, and the access token.
+    /// Calls [`Session::token`], and returns the expiry as a Unix time in milliseconds, or nothing, then
+    /// a space and the access token.
     pub fn token(&self) -> Promise {
         let session = self.0.clone();
         promise(async move {
@@ -185,7 +198,7 @@ impl JsSession {
 
 #[wasm_bindgen]
 extern "C" {
-    /// `SessionOptions` of `index.d.ts`, whose types `index.js` has checked.
+    /// `SessionOptions` of `index.d.ts`. `index.js` has checked the types.
     pub type Options;
 
     #[wasm_bindgen(method, getter)]
@@ -208,7 +221,7 @@ extern "C" {
     fn scope(this: &Options) -> Option<String>;
     #[wasm_bindgen(method, getter)]
     fn grant(this: &Options) -> Option<String>;
-    /// `index.js` makes it a function without arguments that promises JSON.
+    /// `index.js` wraps it in a function without arguments, whose promise resolves to JSON.
     #[wasm_bindgen(method, getter)]
     fn token(this: &Options) -> Option<Function>;
 }
@@ -240,7 +253,7 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
         None => {
             let missing = InvalidInput::new(
                 "tokenEndpoint",
-                "must be given, or the issuer, or a function that gets tokens",
+                "must be given, unless `issuer` or `token` is",
             );
             Client::new(
                 Endpoint::https_or_loopback(&options.token_endpoint().ok_or(missing)?)?,
@@ -261,9 +274,9 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
         .transpose()?;
     let source = match (options.token(), options.grant().as_deref()) {
         (Some(get), _) => TokenSource::Callback(Box::new(move || {
-            let answer = get.call0(&JsValue::UNDEFINED);
+            let promised = get.call0(&JsValue::UNDEFINED);
             Box::pin(async move {
-                Ok(JsFuture::from(Promise::from(answer?))
+                Ok(JsFuture::from(Promise::from(promised?))
                     .await?
                     .as_string()
                     .unwrap_or_default())
@@ -288,14 +301,15 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
     Session::open(&name, transport, client, source, scope.as_ref()).await
 }
 
-/// One kind of future for all, so that what drives it is there once.
+/// Converts a future to a promise. The future is boxed, so that the executor's code is generated for
+/// one type only.
 fn promise(future: impl Future<Output = Result<JsValue, Thrown>> + 'static) -> Promise {
     let future: Pin<Box<dyn Future<Output = Result<JsValue, JsValue>>>> =
         Box::pin(async move { future.await.map_err(|thrown| thrown.0) });
     future_to_promise(future)
 }
 
-/// What a promise is rejected with.
+/// The reason of a rejected promise.
 struct Thrown(JsValue);
 
 impl<E: Into<Error>> From<E> for Thrown {

@@ -1,4 +1,4 @@
-//! What the browser does, by `js/platform.js`: time, chance, requests, keys, storage.
+//! Bindings of `js/platform.js`: the browser's clock, randomness, requests, keys, storage and locks.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ extern "C" {
     #[wasm_bindgen(js_name = sleep)]
     async fn sleep_millis(millis: u32);
 
-    /// A `KeyboundError` with what the JSON `details` say.
+    /// Returns a `KeyboundError` with the members of the JSON object `details`.
     pub(crate) fn fail(message: &str, details: &str, cause: &JsValue) -> JsValue;
 
     pub(crate) fn head(response: &Response) -> String;
@@ -30,7 +30,7 @@ extern "C" {
         url: &str,
         headers: &str,
         body: &[u8],
-        within: u32,
+        timeout: u32,
         limit: usize,
     ) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(js_name = warnHidden)]
@@ -58,7 +58,7 @@ extern "C" {
     pub(crate) async fn erase_session(name: &str, key: &str) -> Result<(), JsValue>;
 
     #[wasm_bindgen(catch, js_name = lock)]
-    async fn take_lock(name: &str, within: u32) -> Result<JsValue, JsValue>;
+    async fn acquire_lock(name: &str, timeout: u32) -> Result<JsValue, JsValue>;
     pub(crate) fn channel(name: &str) -> JsValue;
     pub(crate) fn post(channel: &JsValue, message: &str);
     #[wasm_bindgen(js_name = nextMessage)]
@@ -85,24 +85,24 @@ pub(crate) async fn sleep(wait: Duration) {
     }
 }
 
-/// Milliseconds as `setTimeout` takes them.
+/// Returns the milliseconds, clamped to the range of `setTimeout`.
 pub(crate) fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis())
         .unwrap_or(u32::MAX)
         .min(i32::MAX.unsigned_abs())
 }
 
-/// A text that was saved.
+/// Returns the string stored under `name`.
 pub(crate) async fn load(name: &str) -> Result<Option<String>, JsValue> {
     load_value(name).await.map(|value| value.as_string())
 }
 
-/// The lock of a name, which nobody else has in any tab or worker; given back when it is dropped.
+/// An exclusive lock of this name among all tabs and workers. Released on drop.
 pub(crate) struct Lock(Function);
 
 impl Lock {
-    pub(crate) async fn acquire(name: &str, within: Duration) -> Result<Self, JsValue> {
-        take_lock(name, millis(within))
+    pub(crate) async fn acquire(name: &str, timeout: Duration) -> Result<Self, JsValue> {
+        acquire_lock(name, millis(timeout))
             .await
             .map(|release| Self(release.unchecked_into()))
     }
@@ -110,7 +110,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // It resolves a promise, which can't fail.
+        // The function resolves a promise, which can't fail.
         let _ = self.0.call0(&JsValue::UNDEFINED);
     }
 }

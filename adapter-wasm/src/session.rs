@@ -1,4 +1,4 @@
-//! What a page embeds: it asks for an authorised call, and the token has been taken care of.
+//! Sessions: authorized calls with a token that is fetched, refreshed, stored and shared between tabs.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use http::StatusCode;
 use keybound_core::driver::{SessionState, Ticket, TokenAction, TokenManager};
 use keybound_core::{Client, Grant, InvalidInput, RefreshPolicy, Scope, Token, TokenTypeHint};
 use wasm_bindgen::JsValue;
@@ -17,63 +18,67 @@ use crate::platform::Lock;
 use crate::transport::Called;
 use crate::{Error, Transport, key, platform};
 
-/// How long a nonce that another page has learned may be of use.
+/// The maximum age of a stored nonce that is loaded.
 const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 
-/// After how long a save that failed is tried again.
-const SAVE_AGAIN: Duration = Duration::from_millis(200);
+/// The interval between retries of a failed save.
+const SAVE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What tabs tell each other when the person has logged out.
+/// The message to other tabs after a logout.
 const LOGGED_OUT: &str = "over";
 
-/// What they tell each other after a login.
+/// The message to other tabs after a login.
 const LOGGED_IN: &str = "begun";
 
-/// Where a session's tokens come from.
+/// The source of a session's tokens.
 #[non_exhaustive]
 pub enum TokenSource {
-    /// The authorization server gives one for this grant, or for the refresh tokens that it brings. Without a grant,
-    /// a [login](Session::log_in_with) has to bring one.
+    /// The authorization server issues tokens for this grant and for the refresh tokens that follow it.
+    /// `None` if a [login](Session::log_in_with) provides the grant.
     Grant(Option<Grant>),
-    /// The page gets one, perhaps from its own backend, with a proof that it has made: the token response's JSON.
+    /// The page fetches a token, for example from its own backend, with a proof that it has created.
+    /// The future resolves to the JSON of the token response.
     Callback(Box<dyn Fn() -> TokenFuture>),
 }
 
-/// What a page's own way to a token promises.
+/// The future of [`TokenSource::Callback`]: the JSON of the token response, or the exception thrown.
 pub type TokenFuture = Pin<Box<dyn Future<Output = Result<String, JsValue>>>>;
 
-/// A token that is simply there: got when it is first needed, renewed before it expires, shared by all tabs and workers
-/// of the page's origin. Cloning a session is cheap, and the clones are one.
+/// A session: fetches a token on first use, refreshes it before it expires, stores it in IndexedDB, and
+/// shares it between all tabs and workers of the page's origin.
 ///
-/// Whoever needs a token while another caller, tab or worker gets one waits for it, and shares it.
+/// Concurrent callers, tabs and workers cause a single token request and share its result. Callers with
+/// a valid token never wait for a refresh. Cloning is cheap; clones share their state.
 #[derive(Clone)]
 pub struct Session(Rc<Shared>);
 
 struct Shared {
-    /// Of the key.
+    /// The name of the key.
     name: String,
     id: String,
     transport: Transport,
     client: Client,
     source: TokenSource,
-    /// Replaced as a whole when the session begins anew, or ends.
+    /// Replaced as a whole at a login, at a logout, and when stored state is resumed.
     tokens: RefCell<Rc<RefCell<TokenManager>>>,
-    /// Why the last renewal failed, for those who waited for it.
+    /// The error of the last failed refresh, for the callers that waited for it.
     failure: RefCell<Option<Rc<Error>>>,
     settled: Notify,
-    /// To and from this session in other tabs.
+    /// The `BroadcastChannel` to this session in other tabs.
     channel: JsValue,
-    /// The person has logged out, here or elsewhere: the key is gone.
+    /// Whether the user has logged out, in this tab or in another. The key is deleted then.
     closed: Cell<bool>,
 }
 
 impl Session {
-    /// The session of this name, for this client and the `scope` that it asks for (that of a repeatable grant, unless given):
-    /// with the token that is kept in IndexedDB, or else one that comes from `source`. What is kept for another server,
-    /// client, scope, resource or key isn't found.
+    /// Opens the session of this name for `client` and `scope`. Resumes the state stored in IndexedDB;
+    /// otherwise `source` provides the first token.
+    ///
+    /// `scope` defaults to that of a repeatable grant. State that was stored for another server, client,
+    /// scope, resource or key is ignored.
     ///
     /// # Errors
-    /// `Browser` where IndexedDB is missing.
+    /// Returns [`Error::Browser`] if IndexedDB is not available.
     pub async fn open(
         name: &str,
         transport: Transport,
@@ -102,31 +107,33 @@ impl Session {
         Ok(Self(shared))
     }
 
-    /// What performs its requests.
+    /// Returns the transport that sends the session's requests.
     pub fn transport(&self) -> &Transport {
         &self.0.transport
     }
 
-    /// Tells it from other sessions of the page's origin: its name, and a fingerprint of what it is for.
+    /// Returns an id that is unique in the page's origin: the name, and a fingerprint of the server,
+    /// client, scope, resources and key.
     pub(crate) fn id(&self) -> &str {
         &self.0.id
     }
 
-    /// What it is a session of.
+    /// Returns the session's client.
     pub fn client(&self) -> &Client {
         &self.0.client
     }
 
-    /// Whether there is a token that is good now, or something left to get one with, or a login that is being ended.
+    /// Returns whether there is a valid token, a grant or refresh token to get one, or a login in
+    /// progress. If not, a new login is required.
     pub fn is_open(&self) -> bool {
         self.0.tokens().borrow().is_open(platform::now())
     }
 
-    /// Goes on with what other tabs, or other sessions of this page, have kept since it was opened; an open session stays
-    /// as it is.
+    /// Loads the state that other tabs, or other sessions of this page, have stored since this session
+    /// was opened. Does nothing if the session [is open](Self::is_open), or after a logout.
     ///
     /// # Errors
-    /// `Browser` where IndexedDB is missing.
+    /// Returns [`Error::Browser`] if IndexedDB is not available.
     pub async fn resume(&self) -> Result<(), Error> {
         if self.is_open() || self.0.closed.get() {
             return Ok(());
@@ -134,26 +141,26 @@ impl Session {
         self.0.resume().await
     }
 
-    /// A token that is good now.
+    /// Returns a valid token. Waits for a refresh only if there is no valid token.
     ///
     /// # Errors
-    /// That of the one renewal that all who need a token have waited for.
+    /// Returns the error of the refresh. Concurrent callers share one refresh and its error.
     pub async fn token(&self) -> Result<Token, Rc<Error>> {
         let shared = &self.0;
         loop {
-            let store = shared.tokens();
-            let demand = store.borrow_mut().poll(platform::now());
-            match demand {
+            let tokens = shared.tokens();
+            let action = tokens.borrow_mut().poll(platform::now());
+            match action {
                 TokenAction::Use(token, None) => return Ok(token),
                 TokenAction::Use(token, Some(ticket)) => {
-                    let renewal = self.refresh(store, ticket);
+                    let refresh = self.refresh(tokens, ticket);
                     spawn_local(async move {
-                        // Whoever needs its result will ask for it.
-                        let _ = renewal.run().await;
+                        // The next call of `token` returns the result.
+                        let _ = refresh.run().await;
                     });
                     return Ok(token);
                 }
-                TokenAction::Refresh(ticket) => return self.refresh(store, ticket).run().await,
+                TokenAction::Refresh(ticket) => return self.refresh(tokens, ticket).run().await,
                 TokenAction::WaitUntil(until) => {
                     shared
                         .settled
@@ -161,7 +168,7 @@ impl Session {
                         .await;
                 }
                 TokenAction::BackOffUntil(_) => {
-                    // Nobody is asked twice within a moment: the answer is still the one that has just come.
+                    // During the backoff no request is sent: the last error still applies.
                     let failure = shared.failure.borrow().clone();
                     return Err(failure.unwrap_or_else(|| Rc::new(Error::RefreshAborted)));
                 }
@@ -169,12 +176,15 @@ impl Session {
         }
     }
 
-    /// Sends a request with a good token, as [`Transport::send`] does. If the server refuses a token that was there before,
-    /// it is renewed and the request sent again, once. The refusal of a new token is the application's; after two such in a
-    /// row from one origin, its refusals cause no token request for 30 s.
+    /// Sends a request with a valid token, as [`Transport::send`] does, and returns the response.
+    ///
+    /// If the server rejects a token that the session had before the call, the token is refreshed and
+    /// the request is retried once. If it rejects a token that was fetched during the call, the response
+    /// is returned. After two such rejections in a row from one origin, its rejections cause no token
+    /// request for 30 s.
     ///
     /// # Errors
-    /// If there is no token, or the request gets no answer.
+    /// Returns an error if there is no token or no response.
     pub async fn fetch(&self, request: &Request) -> Result<Response, Rc<Error>> {
         let started = self.0.tokens().borrow().generation();
         let (response, refused) = self.call(request, &self.token().await?, started).await?;
@@ -183,13 +193,13 @@ impl Session {
         }
         match self.token().await {
             Ok(other) => Ok(self.call(request, &other, started).await?.0),
-            // Without another token, the refusal is the application's.
+            // Without a new token, the application gets the rejection.
             Err(_) => Ok(response),
         }
     }
 
-    /// Calls with this token, and returns whether the call is to be made again with another. `started` is the generation
-    /// of before it was got.
+    /// Sends the request with this token, and returns the response and whether to retry with a new
+    /// token. `started` is the token manager's generation from before the token was obtained.
     async fn call(
         &self,
         request: &Request,
@@ -201,25 +211,25 @@ impl Session {
             uri,
             is_refused,
         } = self.0.transport.perform(token, request).await?;
-        let store = self.0.tokens();
-        let mut store = store.borrow_mut();
+        let tokens = self.0.tokens();
+        let mut tokens = tokens.borrow_mut();
         if is_refused {
             return Ok((
                 response,
-                store.refused(token, &uri, started, platform::now()),
+                tokens.refused(token, &uri, started, platform::now()),
             ));
         }
-        // An error of the server's own is no word about the token.
-        if response.status() < 500 {
-            store.accepted(&uri);
+        if let Ok(status) = StatusCode::from_u16(response.status()) {
+            tokens.accepted(&uri, status);
         }
         Ok((response, false))
     }
 
-    /// Goes on with what a login has brought, in all tabs; whatever there was before is forgotten.
+    /// Starts the session anew with the grant of a login, in all tabs, and returns its first token.
+    /// Previous state is discarded.
     ///
     /// # Errors
-    /// Why there is no token for the grant, and `InvalidInput` after a log-out.
+    /// Returns the error of the token request, and [`InvalidInput`] after a logout.
     pub async fn log_in_with(&self, grant: Grant) -> Result<Token, Rc<Error>> {
         self.require_key().map_err(Error::from)?;
         self.0.start(Some(grant), None);
@@ -228,20 +238,22 @@ impl Session {
         Ok(token)
     }
 
-    /// Ends the session, in all tabs: its tokens are revoked, where the client knows how, and forgotten, and so is
-    /// the key, unless another session of this name has tokens that are bound to it.
+    /// Ends the session in all tabs. Deletes the tokens, and revokes the refresh token if the client has
+    /// a revocation endpoint. Deletes the key, unless another session of this name has tokens that are
+    /// bound to it.
     ///
     /// # Errors
-    /// `Browser` where IndexedDB is missing, and why the tokens could not be revoked; they are forgotten all the same.
+    /// Returns [`Error::Browser`] if IndexedDB is not available, and the error of the revocation. The
+    /// tokens are deleted even if the revocation fails.
     pub async fn log_out(&self) -> Result<(), Error> {
         let shared = &self.0;
-        let kept = shared.tokens().borrow().snapshot();
-        shared.end();
+        let state = shared.tokens().borrow().snapshot();
+        shared.log_out();
         platform::post(&shared.channel, LOGGED_OUT);
         {
-            // A renewal that is under way in another tab, which has not heard yet, comes to its end first.
-            let patience = shared.tokens().borrow().refresh_timeout();
-            let _lock = Lock::acquire(&shared.id, patience)
+            // A refresh in flight in a tab that has not received the message yet completes first.
+            let refresh_timeout = shared.tokens().borrow().refresh_timeout();
+            let _lock = Lock::acquire(&shared.id, refresh_timeout)
                 .await
                 .map_err(Error::Browser)?;
             let key = key::storage_key(&shared.name);
@@ -249,7 +261,9 @@ impl Session {
                 .await
                 .map_err(Error::Browser)?;
         }
-        let refresh_token = kept.as_ref().and_then(|kept| kept.token()?.refresh_token());
+        let refresh_token = state
+            .as_ref()
+            .and_then(|state| state.token()?.refresh_token());
         let revocation = refresh_token.and_then(|token| {
             shared
                 .client
@@ -262,21 +276,24 @@ impl Session {
         }
     }
 
-    /// Whether its key is still there: a log-out has deleted it.
+    /// Checks that the key still exists.
+    ///
+    /// # Errors
+    /// Returns [`InvalidInput`] after a logout, which deleted the key.
     pub(crate) fn require_key(&self) -> Result<(), InvalidInput> {
         match self.0.closed.get() {
             true => Err(InvalidInput::new(
                 "session",
-                "must be opened anew after a log-out, with a new key",
+                "must be opened again after a logout, with a new key",
             )),
             false => Ok(()),
         }
     }
 
-    fn refresh(&self, store: Rc<RefCell<TokenManager>>, ticket: Ticket) -> Refresh {
+    fn refresh(&self, tokens: Rc<RefCell<TokenManager>>, ticket: Ticket) -> Refresh {
         Refresh {
             shared: Rc::clone(&self.0),
-            tokens: store,
+            tokens,
             ticket: Some(ticket),
             save_failed: false,
         }
@@ -284,7 +301,8 @@ impl Session {
 }
 
 impl TokenSource {
-    /// What the store asks with. A page's own way may be gone again and again.
+    /// Returns the grant for the token manager. A callback is represented by a repeatable grant, since
+    /// it may be called any number of times.
     fn grant(&self) -> Option<Grant> {
         match self {
             Self::Grant(grant) => grant.clone(),
@@ -297,7 +315,7 @@ impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Grant(grant) => f.debug_tuple("Grant").field(grant).finish(),
-            Self::Callback(_) => f.write_str("Page"),
+            Self::Callback(_) => f.write_str("Callback"),
         }
     }
 }
@@ -307,7 +325,8 @@ impl Shared {
         format!("session {}", self.id)
     }
 
-    /// What this page or another has kept. What is of another version or key is as good as nothing.
+    /// Loads the stored state of this or another tab, and merges its server state. Returns `None` for
+    /// state of another format version or key.
     async fn load_state(&self) -> Result<Option<SessionState>, Error> {
         let Some(text) = platform::load(&self.storage_key())
             .await
@@ -316,23 +335,23 @@ impl Shared {
             return Ok(None);
         };
         let since = platform::now().saturating_sub(NONCE_LIFETIME);
-        let kept = SessionState::from_json(text.as_bytes(), &self.client, since).ok();
-        if let Some(kept) = &kept {
-            self.transport.merge_server_state(kept.server_state());
+        let state = SessionState::from_json(text.as_bytes(), &self.client, since).ok();
+        if let Some(state) = &state {
+            self.transport.merge_server_state(state.server_state());
         }
-        Ok(kept)
+        Ok(state)
     }
 
-    /// Goes on with what is kept, if anything is.
+    /// Resumes the stored state, if there is any.
     async fn resume(&self) -> Result<(), Error> {
-        if let Some(kept) = self.load_state().await? {
-            self.start(self.source.grant(), Some(kept));
+        if let Some(state) = self.load_state().await? {
+            self.start(self.source.grant(), Some(state));
         }
         Ok(())
     }
 
-    async fn save_state(&self, kept: &SessionState) -> Result<(), Error> {
-        let json = kept
+    async fn save_state(&self, state: &SessionState) -> Result<(), Error> {
+        let json = state
             .clone()
             .with_server_state(self.transport.server_state())
             .to_json();
@@ -342,19 +361,22 @@ impl Shared {
             .map_err(Error::Browser)
     }
 
-    /// Saves what a store has that isn't saved. `true` if nothing is left to be saved, as when the session has begun anew or
-    /// ended.
-    async fn save_rest(&self, store: &Rc<RefCell<TokenManager>>) -> bool {
-        let unsaved = store.borrow().unsaved().filter(|_| self.is_current(store));
-        let Some(kept) = unsaved else { return true };
-        let saved = self.save_state(&kept).await.is_ok();
+    /// Saves the unsaved state of a token manager. Returns `true` if none is left, also if the token
+    /// manager was replaced by a login or a logout.
+    async fn save_rest(&self, tokens: &Rc<RefCell<TokenManager>>) -> bool {
+        let unsaved = tokens
+            .borrow()
+            .unsaved()
+            .filter(|_| self.is_current(tokens));
+        let Some(state) = unsaved else { return true };
+        let saved = self.save_state(&state).await.is_ok();
         if saved {
-            store.borrow_mut().saved(&kept);
+            tokens.borrow_mut().saved(&state);
         }
         saved
     }
 
-    fn end(&self) {
+    fn log_out(&self) {
         self.closed.set(true);
         self.start(None, None);
     }
@@ -363,72 +385,73 @@ impl Shared {
         Rc::clone(&self.tokens.borrow())
     }
 
-    fn is_current(&self, store: &Rc<RefCell<TokenManager>>) -> bool {
-        Rc::ptr_eq(&self.tokens.borrow(), store)
+    fn is_current(&self, tokens: &Rc<RefCell<TokenManager>>) -> bool {
+        Rc::ptr_eq(&self.tokens.borrow(), tokens)
     }
 
-    fn start(&self, grant: Option<Grant>, kept: Option<SessionState>) {
-        *self.tokens.borrow_mut() = new_token_manager(grant, kept);
+    fn start(&self, grant: Option<Grant>, state: Option<SessionState>) {
+        *self.tokens.borrow_mut() = new_token_manager(grant, state);
         self.settled.notify_all();
     }
 }
 
 fn new_token_manager(
     grant: Option<Grant>,
-    kept: Option<SessionState>,
+    state: Option<SessionState>,
 ) -> Rc<RefCell<TokenManager>> {
-    let store = TokenManager::new(RefreshPolicy::default(), grant);
-    Rc::new(RefCell::new(match kept {
-        Some(kept) => store.with_state(kept),
-        None => store,
+    let tokens = TokenManager::new(RefreshPolicy::default(), grant);
+    Rc::new(RefCell::new(match state {
+        Some(state) => tokens.with_state(state),
+        None => tokens,
     }))
 }
 
-/// Saves what could not be saved, such as a new refresh token: nobody else may use the old one meanwhile.
-async fn save_later(shared: Rc<Shared>, store: Rc<RefCell<TokenManager>>, lock: Lock) {
-    let until = platform::now().saturating_add(store.borrow().refresh_timeout());
+/// Retries a failed save until the refresh timeout, and then releases the lock. Until then, no other tab
+/// uses the stored refresh token, which may have been replaced.
+async fn save_later(shared: Rc<Shared>, tokens: Rc<RefCell<TokenManager>>, lock: Lock) {
+    let until = platform::now().saturating_add(tokens.borrow().refresh_timeout());
     while platform::now() < until {
-        platform::sleep(SAVE_AGAIN).await;
-        if shared.save_rest(&store).await {
+        platform::sleep(SAVE_RETRY_INTERVAL).await;
+        if shared.save_rest(&tokens).await {
             break;
         }
     }
     drop(lock);
 }
 
-/// Does what other tabs have done, as long as there is a session.
+/// Applies logins and logouts of other tabs for as long as the session exists.
 async fn listen(shared: Weak<Shared>, channel: JsValue) {
     loop {
-        let news = platform::next_message(&channel).await;
+        let message = platform::next_message(&channel).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        match news.as_string().as_deref() {
-            Some(LOGGED_OUT) => shared.end(),
-            // What can't be read now will be read when a token is needed.
+        match message.as_string().as_deref() {
+            Some(LOGGED_OUT) => shared.log_out(),
+            // State that can't be loaded now is loaded by the next refresh.
             _ if shared.closed.get() => {}
             _ => drop(shared.resume().await),
         }
     }
 }
 
-/// A renewal that is under way. However it ends, whoever waits for it is told.
+/// A refresh in flight. Completes its ticket and wakes the waiting callers, on drop at the latest.
 struct Refresh {
     shared: Rc<Shared>,
-    /// Which gave the ticket; another may have taken its place since.
+    /// The token manager that issued the ticket. The session may have replaced it since.
     tokens: Rc<RefCell<TokenManager>>,
     ticket: Option<Ticket>,
-    /// What came could not be saved.
+    /// Whether the new token could not be saved.
     save_failed: bool,
 }
 
 impl Refresh {
     async fn run(mut self) -> Result<Token, Rc<Error>> {
         let shared = Rc::clone(&self.shared);
-        // Given back when all is over.
+        // Held until the result is saved.
         let mut lock = None;
-        let renewed = self.refresh(&mut lock).await.map_err(Rc::new);
-        self.end(&renewed);
+        let result = self.refresh(&mut lock).await.map_err(Rc::new);
+        self.end(&result);
         if let Some(lock) = lock
             && !shared.save_rest(&self.tokens).await
         {
@@ -438,38 +461,38 @@ impl Refresh {
                 lock,
             ));
         }
-        renewed
+        result
     }
 
     async fn refresh(&mut self, lock: &mut Option<Lock>) -> Result<Token, Error> {
         let shared = Rc::clone(&self.shared);
-        let patience = self.tokens.borrow().refresh_timeout();
+        let refresh_timeout = self.tokens.borrow().refresh_timeout();
         *lock = Some(
-            Lock::acquire(&shared.id, patience)
+            Lock::acquire(&shared.id, refresh_timeout)
                 .await
                 .map_err(Error::Browser)?,
         );
-        if let Some(kept) = shared.load_state().await? {
-            let theirs = self
-                .with_ticket(|store, ticket| store.adopt(ticket, kept, platform::now(), seed()));
-            if let Some(token) = theirs.flatten() {
+        if let Some(state) = shared.load_state().await? {
+            let adopted = self
+                .with_ticket(|tokens, ticket| tokens.adopt(ticket, state, platform::now(), seed()));
+            if let Some(token) = adopted.flatten() {
                 return Ok(token);
             }
         }
         let good = self.tokens.borrow().good(platform::now());
         if let Some(token) = good {
-            return Ok(token); // It has only to be saved.
+            return Ok(token); // The ticket was issued only to save it.
         }
         let attempt = self
             .with_ticket(TokenManager::begin_refresh)
             .flatten()
             .ok_or(Error::LoginRequired)?;
-        if let Some(keep) = attempt.checkpoint {
-            if let Err(error) = shared.save_state(&keep).await {
+        if let Some(checkpoint) = attempt.checkpoint {
+            if let Err(error) = shared.save_state(&checkpoint).await {
                 self.with_ticket(TokenManager::withdraw);
                 return Err(error);
             }
-            self.tokens.borrow_mut().saved(&keep);
+            self.tokens.borrow_mut().saved(&checkpoint);
         }
         let token = match &shared.source {
             TokenSource::Grant(_) => {
@@ -479,32 +502,32 @@ impl Refresh {
                     .await?
             }
             TokenSource::Callback(get) => {
-                let answer = get().await.map_err(Error::Page)?;
+                let response = get().await.map_err(Error::Page)?;
                 shared
                     .client
-                    .parse_token_response(answer.as_bytes(), platform::now())?
+                    .parse_token_response(response.as_bytes(), platform::now())?
             }
         };
-        // Before anybody uses it: a new refresh token comes only once.
+        // Saved before its first use, since the server returns a new refresh token only once.
         if shared.is_current(&self.tokens) {
-            let kept = self.tokens.borrow().kept_with(token.clone());
-            self.save_failed = shared.save_state(&kept).await.is_err();
+            let state = self.tokens.borrow().kept_with(token.clone());
+            self.save_failed = shared.save_state(&state).await.is_err();
         }
         Ok(token)
     }
 
-    fn end(&mut self, renewed: &Result<Token, Rc<Error>>) {
+    fn end(&mut self, result: &Result<Token, Rc<Error>>) {
         let Some(ticket) = self.ticket.take() else {
             return;
         };
-        let outcome = renewed.clone().map_err(|error| error.refresh_failure());
-        *self.shared.failure.borrow_mut() = renewed.as_ref().err().cloned();
-        let mut store = self.tokens.borrow_mut();
-        store.complete(ticket, outcome, platform::now(), seed());
+        let outcome = result.clone().map_err(|error| error.refresh_failure());
+        *self.shared.failure.borrow_mut() = result.as_ref().err().cloned();
+        let mut tokens = self.tokens.borrow_mut();
+        tokens.complete(ticket, outcome, platform::now(), seed());
         if self.save_failed {
-            store.save_failed();
+            tokens.save_failed();
         }
-        drop(store);
+        drop(tokens);
         self.shared.settled.notify_all();
     }
 

@@ -1,11 +1,11 @@
-//! The one loop, over `fetch`.
+//! The driver's loops: operations and calls of resources over `fetch`.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use http::header::{DATE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response as Answer, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response as HttpResponse, StatusCode, Uri};
 use keybound_core::driver::{
     Admission, Body, MAX_RESPONSE, NonceGate, NonceOutcome, Permit, PreparedCall, PreparedRequest,
     Resumable, Role, ServerState, Signing, Step, Verdict,
@@ -19,7 +19,8 @@ use web_sys::{Request, RequestRedirect, Response};
 use crate::notify::Notify;
 use crate::{Error, ProofKey, platform};
 
-/// Performs exchanges and calls: sends what the core makes, shows it what comes back, waits when it says so.
+/// Executes operations and calls with `fetch`: sends the core's requests, passes responses back to it,
+/// and waits for the delays that it returns.
 pub struct Transport {
     key: Option<ProofKey>,
     servers: RefCell<ServerState>,
@@ -29,7 +30,8 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// With 30 s for each exchange. `key` makes the proofs, where there are any.
+    /// Creates a transport with a timeout of 30 s for each operation, retries included. `key` signs the
+    /// proofs; it may be `None` for bearer tokens.
     pub fn new(key: Option<ProofKey>) -> Self {
         Self {
             key,
@@ -40,62 +42,69 @@ impl Transport {
         }
     }
 
-    /// Who makes the proofs.
+    /// Returns the key that signs the proofs.
     pub fn key(&self) -> Option<&ProofKey> {
         self.key.as_ref()
     }
 
-    /// What has been learned of servers up to now.
+    /// Returns a copy of the nonces and clock offsets that are known now.
     pub fn server_state(&self) -> ServerState {
         self.servers.borrow().clone()
     }
 
-    pub(crate) fn merge_server_state(&self, origins: &ServerState) {
-        self.servers.borrow_mut().merge(origins);
+    pub(crate) fn merge_server_state(&self, servers: &ServerState) {
+        self.servers.borrow_mut().merge(servers);
     }
 
-    /// Performs an exchange to its end.
+    /// Runs an operation, with its retries, and returns its result.
     ///
     /// # Errors
-    /// The core's verdict, a lost connection, or a browser that can't sign.
-    pub async fn execute<T>(&self, exchange: Operation<T>) -> Result<T, Error> {
+    /// Returns [`Error::Core`] for an error response or an invalid response, [`Error::Hidden`] if a
+    /// header needed for a retry is not exposed, [`Error::NoResponse`] if no response was received, and
+    /// [`Error::Browser`] if WebCrypto fails to sign.
+    pub async fn execute<T>(&self, operation: Operation<T>) -> Result<T, Error> {
         let deadline = platform::now().saturating_add(self.timeout);
-        let mut exchange = exchange.timeout(self.timeout);
+        let mut operation = operation.timeout(self.timeout);
         loop {
-            platform::sleep(exchange.delay()).await;
-            let signing = exchange.prepare(&self.servers.borrow(), platform::request_context())?;
+            platform::sleep(operation.delay()).await;
+            let signing = operation.prepare(&self.servers.borrow(), platform::request_context())?;
             let PreparedRequest { request, pending } = self.finish(signing).await?;
             let uri = request.uri().clone();
-            let received = match send(request, deadline).await {
-                Ok(answer) => {
-                    let seen = ExposedHeaders::from_headers(answer.headers());
+            let step = match send(request, deadline).await {
+                Ok(response) => {
+                    let exposed = ExposedHeaders::from_headers(response.headers());
                     pending
-                        .receive(answer, &mut self.servers.borrow_mut(), platform::now())
-                        .map_err(|error| seen.explain(error))?
+                        .receive(response, &mut self.servers.borrow_mut(), platform::now())
+                        .map_err(|error| exposed.explain(error))?
                 }
                 Err(cause) => pending
                     .transport_failed(was_sent(), platform::now())
                     .map_err(|error| no_response(error, &uri, cause))?,
             };
-            match received {
-                Step::Done(done) => return Ok(done),
-                Step::RetryAfter(again) => exchange = again,
+            match step {
+                Step::Done(result) => return Ok(result),
+                Step::RetryAfter(retry) => operation = retry,
             }
         }
     }
 
-    /// Sends a request with a token: `Authorization`, and for a bound token a fresh proof. It is sent again only if
-    /// the server wants another proof. The response is delivered whatever its status, its body unread.
+    /// Sends a request with a token, and returns the response.
+    ///
+    /// Sets `Authorization`, and `DPoP` with a new proof if the token is bound to a key. Retries if the
+    /// server requires another proof or a new nonce, and after transient failures if a retry is safe.
+    /// Any status is returned as a response; the body is unread. Redirects are not followed.
     ///
     /// # Errors
-    /// `InvalidInput` for a request that may not have a token or can't carry it, and as for `fetch`.
+    /// Returns [`InvalidInput`] if the request must not or can't carry the token,
+    /// [`Error::NoResponse`] if no response was received, [`Error::Redirected`] for a redirect, and
+    /// [`Error::Aborted`] if the request's signal is aborted.
     pub async fn send(&self, token: &Token, request: &Request) -> Result<Response, Error> {
         self.perform(token, request)
             .await
             .map(|called| called.response)
     }
 
-    /// [`send`](Self::send), with what a session wants to know of it.
+    /// Sends a request as [`send`](Self::send) does, and also returns whether the token was rejected.
     pub(crate) async fn perform(&self, token: &Token, request: &Request) -> Result<Called, Error> {
         let RequestHead {
             method,
@@ -110,11 +119,11 @@ impl Transport {
             .authorize(&method, &uri)?
             .detect_idempotency_key(&headers)
             .timeout(self.timeout);
-        let mut turn: Option<PermitGuard<'_>> = None;
+        let mut permit: Option<PermitGuard<'_>> = None;
         loop {
             platform::sleep(call.delay()).await;
-            if turn.is_none() && call.is_bound() {
-                turn = Some(self.acquire_permit(&uri, deadline).await?);
+            if permit.is_none() && call.is_bound() {
+                permit = Some(self.acquire_permit(&uri, deadline).await?);
             }
             let signing = call.prepare(&self.servers.borrow(), platform::request_context())?;
             let PreparedCall { headers, pending } = self.finish(signing).await?;
@@ -124,7 +133,7 @@ impl Transport {
                 Ok(response) => response.unchecked_into(),
                 Err(cause) if request.signal().aborted() => return Err(Error::Aborted(cause)),
                 Err(cause) => {
-                    drop(turn.take());
+                    drop(permit.take());
                     call = pending
                         .transport_failed(was_sent(), platform::now())
                         .map_err(|error| no_response(error, &uri, cause))?;
@@ -132,7 +141,7 @@ impl Transport {
                 }
             };
             let Some((status, headers)) = head(&platform::head(&response)) else {
-                // An opaque answer to `redirect: "manual"`: whoever asked for it gets it.
+                // An opaque response: only an application that set `redirect: "manual"` gets it.
                 return match request.redirect() {
                     RequestRedirect::Manual => Ok(Called {
                         response,
@@ -143,18 +152,22 @@ impl Transport {
                 };
             };
             let outcome = pending.nonce_outcome(status, &headers);
-            let judged = pending.verdict(
+            let verdict = pending.verdict(
                 status,
                 &headers,
                 &mut self.servers.borrow_mut(),
                 platform::now(),
             )?;
-            // Whoever has just learned the nonce goes again at once; where it was stale, others may be ahead.
-            let goes_on = matches!(&judged, Verdict::RetryAfter(again) if again.delay().is_zero());
-            if let Some(turn) = turn.take_if(|_| !goes_on || outcome == NonceOutcome::Rejected) {
-                turn.finish(outcome);
+            // A call that has just received the nonce retries at once and keeps its permit. After a stale
+            // nonce it releases it, since other calls may have a newer nonce.
+            let retries_now =
+                matches!(&verdict, Verdict::RetryAfter(retry) if retry.delay().is_zero());
+            if let Some(permit) =
+                permit.take_if(|_| !retries_now || outcome == NonceOutcome::Rejected)
+            {
+                permit.finish(outcome);
             }
-            match judged {
+            match verdict {
                 Verdict::Deliver => {
                     return Ok(Called {
                         response,
@@ -172,12 +185,12 @@ impl Transport {
                         is_refused: true,
                     });
                 }
-                Verdict::RetryAfter(again) => call = again,
+                Verdict::RetryAfter(retry) => call = retry,
             }
         }
     }
 
-    /// Waits for the turn to call a server with a proof, until `deadline`; then it goes without.
+    /// Waits for a permit to call a server with a proof. After `deadline`, the call proceeds without one.
     async fn acquire_permit(
         &self,
         uri: &Uri,
@@ -185,12 +198,12 @@ impl Transport {
     ) -> Result<PermitGuard<'_>, Error> {
         loop {
             let left = deadline.saturating_since(platform::now());
-            let turn = self.gate.borrow_mut().acquire(Role::ResourceServer, uri)?;
-            match turn {
-                Admission::Admitted(pass) => {
+            let admission = self.gate.borrow_mut().acquire(Role::ResourceServer, uri)?;
+            match admission {
+                Admission::Admitted(permit) => {
                     return Ok(PermitGuard {
                         transport: self,
-                        permit: Some(pass),
+                        permit: Some(permit),
                     });
                 }
                 Admission::Wait if left.is_zero() => {
@@ -223,15 +236,15 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// A call that was answered.
+/// A call that received a response.
 pub(crate) struct Called {
     pub(crate) response: Response,
     pub(crate) uri: Uri,
-    /// The server has refused the token.
+    /// Whether the server rejected the token.
     pub(crate) is_refused: bool,
 }
 
-/// A turn that was taken. However its request ends, the next is let in.
+/// Releases its permit on drop, so that the next call is admitted even if this one fails.
 struct PermitGuard<'a> {
     transport: &'a Transport,
     permit: Option<Permit>,
@@ -243,8 +256,8 @@ impl PermitGuard<'_> {
     }
 
     fn release(&mut self, outcome: NonceOutcome) {
-        if let Some(pass) = self.permit.take() {
-            self.transport.gate.borrow_mut().release(pass, outcome);
+        if let Some(permit) = self.permit.take() {
+            self.transport.gate.borrow_mut().release(permit, outcome);
             self.transport.permit_released.notify_all();
         }
     }
@@ -259,7 +272,7 @@ impl Drop for PermitGuard<'_> {
 async fn send(
     request: http::Request<Body>,
     deadline: UnixTime,
-) -> Result<Answer<Vec<u8>>, JsValue> {
+) -> Result<HttpResponse<Vec<u8>>, JsValue> {
     let (method, url, headers) = (
         request.method(),
         request.uri().to_string(),
@@ -271,13 +284,13 @@ async fn send(
     let text = text.as_string().unwrap_or_default();
     let (first, body) = text.split_once("\n\n").unwrap_or((&text, ""));
     let (status, headers) = head(first).ok_or(JsValue::UNDEFINED)?;
-    let mut answer = Answer::new(body.as_bytes().to_vec());
-    *answer.status_mut() = status;
-    *answer.headers_mut() = headers;
-    Ok(answer)
+    let mut response = HttpResponse::new(body.as_bytes().to_vec());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
-/// A line for each header.
+/// Formats headers as lines.
 fn lines(headers: &HeaderMap) -> String {
     let mut lines = String::new();
     for (name, value) in headers {
@@ -289,7 +302,7 @@ fn lines(headers: &HeaderMap) -> String {
     lines
 }
 
-/// Status and headers of an answer; `None` for one that the browser keeps to itself.
+/// Parses the status and the headers of a response. Returns `None` for an opaque response.
 fn head(text: &str) -> Option<(StatusCode, HeaderMap)> {
     let (status, headers) = text.split_once('\n').unwrap_or((text, ""));
     Some((
@@ -298,7 +311,7 @@ fn head(text: &str) -> Option<(StatusCode, HeaderMap)> {
     ))
 }
 
-/// What of the application's request decides.
+/// The parts of the application's request that the core needs.
 struct RequestHead {
     method: Method,
     url: String,
@@ -307,17 +320,17 @@ struct RequestHead {
 
 impl RequestHead {
     fn new(request: &Request) -> Result<Self, InvalidInput> {
-        // At once, since each question to the browser costs more than all that is done with its answer.
+        // One call for all parts: calling into JavaScript costs more than parsing the result.
         let text = platform::request_head(request);
         let mut parts = text.splitn(4, '\n');
         let mut next = || parts.next().unwrap_or_default();
         if next() == "no-cors" {
             let rule =
-                "must not be no-cors: the browser would strip the token, and hide the answer";
+                "must not be no-cors: the browser would remove the token and hide the response";
             return Err(InvalidInput::new("mode", rule));
         }
         let method = Method::from_bytes(next().as_bytes())
-            .map_err(|_| InvalidInput::new("method", "must be a method of HTTP"))?;
+            .map_err(|_| InvalidInput::new("method", "must be an HTTP method"))?;
         Ok(Self {
             method,
             url: next().to_owned(),
@@ -337,7 +350,7 @@ fn read_lines(lines: &str) -> HeaderMap {
     lines.lines().filter_map(header).collect()
 }
 
-/// Which of an answer's headers the browser lets the page see.
+/// Whether the browser exposes the response headers that a retry needs (CORS).
 struct ExposedHeaders {
     nonce: bool,
     date: bool,
@@ -351,7 +364,7 @@ impl ExposedHeaders {
         }
     }
 
-    /// What was refused for want of a header that is hidden.
+    /// Converts a rejection that could have been retried with a hidden header to [`Error::Hidden`].
     fn explain(&self, error: CoreError) -> Error {
         let hidden = |refusal: &ServerError| match refusal.code() {
             Some("use_dpop_nonce") if !self.nonce => Some("DPoP-Nonce"),
@@ -368,7 +381,8 @@ impl ExposedHeaders {
     }
 }
 
-/// Whether a request that got no answer may have reached the server: `fetch` doesn't tell.
+/// Returns whether a request without a response may have reached the server. `fetch` does not report
+/// it, so only an offline browser counts as certain.
 fn was_sent() -> Sent {
     if platform::is_offline() {
         Sent::No

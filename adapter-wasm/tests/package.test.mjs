@@ -530,6 +530,6 @@ describe("a page's own way to a token", () => {
       return session.token().catch((error) => ({ ...error, message: error.message }));
     });
     assert.equal(error.kind, 'response');
-    assert.match(error.message, /bound to none/);
+    assert.match(error.message, /not bound to a key/);
   });
 });

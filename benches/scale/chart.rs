@@ -1,9 +1,9 @@
-//! Charts, as text and as SVG in the colours of the reader's system. By hand: plotting crates write the colours into each
-//! element, where no style sheet reaches them.
+//! Charts, as text and as SVG in the colours of the reader's system. Written by hand: plotting
+//! crates write the colours into each element, where no style sheet reaches them.
 
 use std::fmt;
 
-/// Lines over a few steps, each as far from the next, whatever lies between them.
+/// Lines over a few steps. The steps are equally spaced, regardless of their values.
 pub(crate) struct Chart {
     pub(crate) title: &'static str,
     pub(crate) unit: &'static str,
@@ -12,10 +12,10 @@ pub(crate) struct Chart {
     pub(crate) lines: Vec<Line>,
 }
 
-/// Its name, and its value at each step where it has one.
+/// The name of a line, and its value at each step that has one.
 pub(crate) struct Line(pub(crate) String, pub(crate) Vec<Option<f64>>);
 
-// Of a chart, and of the plot in it. Pixels.
+// The size of a chart, and of the plot in it, in pixels.
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 64.0;
@@ -36,7 +36,7 @@ circle { fill: currentColor }
   .line0 { color: #58b4f0 } .line1 { color: #ff9a5c } .line2 { color: #3fd0a4 }
 }";
 
-/// All charts, two in a row.
+/// Returns an SVG with all charts, two in a row.
 pub(crate) fn svg(charts: &[Chart]) -> String {
     let (mut drawn, mut x, mut y) = (String::new(), 0.0, 0.0);
     for chart in charts {
@@ -110,7 +110,7 @@ impl Chart {
                 x + 4.0
             );
             svg += &text(x + 14.0, 52.5, "", name);
-            // About as wide as its letters are.
+            // An estimate of the width of the letters.
             x += 34.0 + 6.6 * f64::from(u32::try_from(name.len()).unwrap_or(u32::MAX));
         }
         svg
@@ -121,7 +121,7 @@ fn text(x: f64, y: f64, attributes: &str, text: &str) -> String {
     format!("<text x='{x}' y='{y}' {attributes}>{text}</text>\n")
 }
 
-/// A round number, four of which reach as high as `most`.
+/// Returns a round number. Four of them are at least `most`.
 fn tick(most: f64) -> f64 {
     let power = 10_f64.powf((most / 4.0).log10().floor());
     [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5]
@@ -131,7 +131,7 @@ fn tick(most: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-/// With commas between thousands.
+/// Formats a number with commas between thousands.
 fn number(value: f64) -> String {
     if value.fract() != 0.0 {
         return format!("{value:.2}").trim_end_matches('0').to_owned();

@@ -1,5 +1,5 @@
-//! What it costs that there are many: threads, servers, sessions. Draws `benches/scale.svg`, and prints the same.
-//! `../README.md` says how to run it and how to read it.
+//! Measures the cost of many threads, servers and sessions. Draws `benches/scale.svg`, and prints
+//! the same numbers. `../README.md` explains how to run it and how to read it.
 
 mod chart;
 mod memory;

@@ -1,4 +1,4 @@
-//! What is held for each of many: bytes that were asked of the allocator, and not given back.
+//! The memory per session and per server: bytes allocated and not freed.
 
 use keybound_benches::{Outcome, People, Servers, Subject, held};
 
@@ -7,7 +7,7 @@ use crate::chart::{Chart, Line};
 pub(crate) fn items(subject: &Subject) -> Outcome<Chart> {
     let steps = [1, 64, 1_000, 10_000, 100_000];
     let (mut sessions, mut servers) = (Vec::new(), Vec::new());
-    // What they share, above all the transport.
+    // The memory that all sessions share, mainly the transport.
     let (shared, _pool) = held(|| Ok(People::with_sessions(subject, 0)?.into_pool()))?;
     for step in steps {
         let count = usize::try_from(step)?;

@@ -1,4 +1,4 @@
-//! What a call costs where several threads make them, of many servers or for many people.
+//! The time of a call from several threads, to many servers or for many users.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use crate::chart::{Chart, Line};
 
 const THREADS: [usize; 4] = [1, 2, 4, 8];
 
-/// With a driver's lock around what is known of servers.
+/// Measures proofs, with a driver's lock around the state of servers.
 pub(crate) fn proofs(subject: &Subject) -> Outcome<Chart> {
     let mut works = Vec::new();
     for threads in THREADS {
@@ -39,7 +39,7 @@ pub(crate) fn proofs(subject: &Subject) -> Outcome<Chart> {
     chart("A proof by ES256", names, &works)
 }
 
-/// All of a call but its signature: a nonce is looked up, and the answer's kept.
+/// Measures a call without its signature: looks up a nonce, and records the one of the response.
 pub(crate) fn calls(subject: &Subject) -> Outcome<Chart> {
     let counts = [1, 64, 10_000];
     let mut works = Vec::new();
@@ -58,7 +58,7 @@ pub(crate) fn calls(subject: &Subject) -> Outcome<Chart> {
     )
 }
 
-/// What an application asks for each request that it serves.
+/// Measures how an application gets a session's token for each request that it serves.
 pub(crate) fn sessions(subject: &Subject) -> Outcome<Chart> {
     let counts = [1, 1_000, 100_000];
     let mut works = Vec::new();
@@ -84,7 +84,7 @@ fn chart<const N: usize>(
     let cores = thread::available_parallelism()?.get();
     let nanoseconds = in_turns(works)?;
     let lines = names.into_iter().zip(nanoseconds.chunks(THREADS.len()));
-    // Where more threads run than there are cores, a call takes longer, but a core no longer over it.
+    // With more threads than cores, a call takes longer, but not more time of a core.
     let share = |threads: usize| small(threads.min(cores)) / small(threads);
     let line = |values: &[f64]| {
         values
@@ -107,7 +107,7 @@ fn chart<const N: usize>(
     })
 }
 
-/// Somewhere else each time, and for each thread.
+/// Returns another index for each call and each thread.
 fn next() -> usize {
     static THREAD: AtomicUsize = AtomicUsize::new(1);
     thread_local!(static AT: Cell<usize> = Cell::new(THREAD.fetch_add(1, Ordering::Relaxed) * 12_347));

@@ -1,4 +1,4 @@
-//! Asking for a token with client credentials, and its answer: an exchange without a network.
+//! A token request with client credentials and its response, without a network.
 
 use http::{Request, Response};
 use keybound_core::driver::{
@@ -10,7 +10,7 @@ use crate::Outcome;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
-/// A client, what it asks for, and what the server will say.
+/// A client, its grant, and the server's response.
 #[derive(Clone, Debug)]
 pub struct Asking {
     client: Client,
@@ -19,19 +19,19 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Where to.
+    /// The URL of the token endpoint.
     pub const URL: &str = "https://as.example.com/oauth2/token";
-    /// By whom.
+    /// The client's `client_id`.
     pub const CLIENT_ID: &str = "6d1b3a3c-0f0e-4b5e-a9a0";
-    /// And that it is.
+    /// The client's `client_secret`.
     pub const CLIENT_SECRET: &str = "4ZfL-secret_of~32.characters-Q1x";
-    /// What for.
+    /// The requested scope.
     pub const SCOPES: [&str; 2] = ["accounts.read", "transfers.write"];
 
-    /// All as it stands above.
+    /// Creates a client with these constants.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn new() -> Outcome<Self> {
         let auth = ClientAuth::basic(Self::CLIENT_ID, Secret::new(Self::CLIENT_SECRET))?;
         let (access, refresh) = ("a".repeat(1000), "r".repeat(300));
@@ -44,15 +44,15 @@ impl Asking {
         })
     }
 
-    /// What the server says: 1.4 kB of JSON.
+    /// Returns the body of the response: 1.4 kB of JSON.
     pub fn answer(&self) -> &str {
         &self.answer
     }
 
-    /// The request, and what will read the answer.
+    /// Returns the request, and the pending response that parses the server's answer.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn request(&self) -> Outcome<(Request<Body>, PendingResponse<Token>)> {
         let exchange = self.client.token(self.grant.clone())?;
         match exchange.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))? {
@@ -61,10 +61,10 @@ impl Asking {
         }
     }
 
-    /// What the answer becomes.
+    /// Returns the token of the response.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn receive(&self, pending: PendingResponse<Token>) -> Outcome<Token> {
         match pending.receive(Response::new(&self.answer), &mut ServerState::new(), NOW)? {
             Step::Done(token) => Ok(token),
@@ -72,10 +72,10 @@ impl Asking {
         }
     }
 
-    /// Both.
+    /// Prepares the request and parses the response.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn exchange(&self) -> Outcome<Token> {
         self.receive(self.request()?.1)
     }

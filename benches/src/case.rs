@@ -1,4 +1,4 @@
-//! Two things measured in turns, so that a machine that is slow for a while is slow for both.
+//! Measures two functions in alternation, so that a temporarily slow machine slows down both.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -11,30 +11,31 @@ const PAIRS: u32 = 241;
 const ROUNDS: u32 = 41;
 const BATCH: Duration = Duration::from_millis(1);
 
-/// What so many times took together.
+/// The total cost of several iterations.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
     clippy::exhaustive_structs,
     reason = "whoever does the work fills it in"
 )]
 pub struct Spent {
-    /// On the clock.
+    /// The elapsed time.
     pub time: Duration,
-    /// How often memory was asked for.
+    /// The number of allocations.
     pub allocations: u64,
-    /// How much of it.
+    /// The number of bytes allocated.
     pub bytes: u64,
 }
 
-/// Something to be done so many times.
+/// Work that runs a given number of iterations and returns their cost.
 pub type Work<'a> = Box<dyn Fn(u32) -> Outcome<Spent> + 'a>;
 
-/// The same again and again. What it makes is dropped on its own time, and can't be optimised away.
+/// Returns work that repeats a function. Dropping its result is part of the measured time, and the
+/// optimizer can't remove the call.
 pub fn again<'a, T>(work: impl Fn() -> Outcome<T> + 'a) -> Work<'a> {
     Box::new(move |times| spent(|| (0..times).try_for_each(|_| done(&work))))
 }
 
-/// Something that uses up what is made for it beforehand, which doesn't count.
+/// Returns work that consumes prepared inputs. Preparing them is not measured.
 pub fn each<'a, I, T>(
     make: impl Fn() -> Outcome<I> + 'a,
     work: impl Fn(I) -> Outcome<T> + 'a,
@@ -49,8 +50,8 @@ pub fn each<'a, I, T>(
     })
 }
 
-/// The same by several threads at once, each so many times. Ten times as often as asked, since they don't begin
-/// in the same moment.
+/// Returns work that several threads do at once, each with the given number of iterations. The
+/// number is multiplied by ten, since the threads don't start at the same moment.
 pub fn by_threads<'a, T>(threads: usize, work: impl Fn() -> Outcome<T> + Sync + 'a) -> Work<'a> {
     Box::new(move |times| {
         let all = at_once(threads, || {
@@ -72,7 +73,7 @@ pub fn by_threads<'a, T>(threads: usize, work: impl Fn() -> Outcome<T> + Sync + 
     })
 }
 
-/// The same again, but what counts is the time that so many percent of all stay below.
+/// Returns the same work, measured by a percentile of the time of one iteration.
 pub fn percentile_by_threads<'a, T>(
     threads: usize,
     percent: usize,
@@ -103,12 +104,12 @@ fn done<T>(work: impl Fn() -> Outcome<T>) -> Outcome {
     work().map(|made| drop(black_box(made)))
 }
 
-/// What each of several threads makes that begin together.
+/// Runs a function in several threads that start together, and returns their results.
 fn at_once<T: Send>(threads: usize, one: impl Fn() -> Outcome<T> + Sync) -> Outcome<Vec<T>> {
     let ready = Barrier::new(threads);
     let one = || {
         ready.wait();
-        // What goes wrong in a thread can't leave it but as a text.
+        // An error can leave a thread only as text.
         one().map_err(|error| error.to_string())
     };
     thread::scope(|scope| {
@@ -134,10 +135,11 @@ fn spent(work: impl FnOnce() -> Outcome) -> Outcome<Spent> {
     })
 }
 
-/// Nanoseconds for one time of each: the median of batches that are done in turns.
+/// Returns the nanoseconds per iteration of each work: the median of batches that run in
+/// alternation.
 ///
 /// # Errors
-/// Those of the work.
+/// Returns the errors of the work.
 pub fn in_turns(works: &[Work<'_>]) -> Outcome<Vec<f64>> {
     let times = works
         .iter()
@@ -155,17 +157,18 @@ pub fn in_turns(works: &[Work<'_>]) -> Outcome<Vec<f64>> {
         .collect())
 }
 
-/// What is made, and how many bytes it holds.
+/// Returns the result of a function, and the number of bytes that it holds.
 ///
 /// # Errors
-/// Those of the work.
+/// Returns the errors of the work.
 pub fn held<T>(make: impl FnOnce() -> Outcome<T>) -> Outcome<(f64, T)> {
     let mut made = Err("nothing was made".into());
     let counted = allocation_counter::measure(|| made = make());
     Ok((i32::try_from(counted.bytes_current)?.into(), made?))
 }
 
-/// Our way of doing something, beside the least that anybody must do for it.
+/// A benchmark case: keybound's implementation, and its floor, the minimum work that any
+/// implementation must do.
 #[expect(missing_debug_implementations, reason = "it is made of closures")]
 pub struct Case<'a> {
     pub(crate) group: &'static str,
@@ -175,32 +178,32 @@ pub struct Case<'a> {
     pub(crate) limit: Option<Limit>,
 }
 
-/// What was measured.
+/// The measurements of a case.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    /// Of our way: the median of the batches, for one time.
+    /// The nanoseconds per iteration of keybound: the median of the batches.
     pub(crate) ns: f64,
-    /// How it compares.
+    /// The comparison with the floor.
     pub(crate) floor: Option<Floor>,
-    /// Of our way, the first times left out.
+    /// The number of allocations of keybound, without those of the first iteration.
     pub(crate) allocations: u64,
-    /// What these have asked for.
+    /// The number of bytes of these allocations.
     pub(crate) bytes: u64,
 }
 
-/// The least, measured.
+/// The measurements of the floor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Floor {
-    /// The median of its batches, for one time.
+    /// The nanoseconds per iteration: the median of its batches.
     pub(crate) ns: f64,
-    /// The median of the pairs' ratios: what the machine does to both at once is not in it.
+    /// The median of the pairs' ratios. An effect of the machine on both cancels out.
     pub(crate) ratio: f64,
-    /// The ratio of the fastest tenths: of the batches that nothing else came between.
+    /// The ratio of the fastest tenths: the batches that no other process interrupted.
     pub(crate) undisturbed: f64,
 }
 
 impl<'a> Case<'a> {
-    /// A case, without anything to hold it against.
+    /// Creates a case without a floor.
     pub fn new(group: &'static str, name: impl Into<String>, ours: Work<'a>) -> Self {
         Self {
             group,
@@ -211,26 +214,26 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The least that anybody must do for it.
+    /// Sets the floor: the minimum work that any implementation must do.
     #[must_use]
     pub fn beside(mut self, floor: Work<'a>) -> Self {
         self.floor = Some(floor);
         self
     }
 
-    /// What it may cost at most, for CI.
+    /// Sets the limits that CI checks.
     #[must_use]
     pub fn at_most(mut self, limit: impl Into<Option<Limit>>) -> Self {
         self.limit = limit.into();
         self
     }
 
-    /// Its group and its name.
+    /// Returns the group and the name of the case.
     pub fn id(&self) -> String {
         format!("{}/{}", self.group, self.name)
     }
 
-    /// Does it so often, after a first time that may be different.
+    /// Runs the given number of iterations, after a first one that may differ.
     pub(crate) fn repeat(&self, times: u32, floor: bool) -> Outcome {
         let work = if floor {
             self.floor.as_ref().ok_or("this case has no floor")?
@@ -245,7 +248,7 @@ impl<'a> Case<'a> {
         self.floor.is_some()
     }
 
-    /// What one time asks the allocator for, when nothing is done for the first time.
+    /// Returns the allocations of one iteration, after a first one that may differ.
     pub(crate) fn memory(&self) -> Outcome<Spent> {
         (self.ours)(1)?;
         (self.ours)(1)
@@ -258,7 +261,8 @@ impl<'a> Case<'a> {
         if let Some(floor) = &self.floor {
             let floor_times = times_in_a_batch(floor)?;
             for pair in 0..PAIRS {
-                // Who goes first changes as well: the second finds warmer caches, or a processor that has slowed down.
+                // The order alternates as well: the second one finds warmer caches, or a processor
+                // that has slowed down.
                 let ours_first = if pair % 2 == 0 {
                     Some(batch(&self.ours, ours_times)?)
                 } else {
@@ -290,7 +294,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Callgrind knows it by its name.
+/// Not inlined: Callgrind finds this function by its name.
 #[inline(never)]
 fn counted(work: &Work<'_>, times: u32) -> Outcome {
     work(times).map(drop)
@@ -304,7 +308,7 @@ fn times_in_a_batch(work: &Work<'_>) -> Outcome<u32> {
     Ok(times)
 }
 
-/// Nanoseconds for one time.
+/// Returns the nanoseconds per iteration of one batch.
 fn batch(work: &Work<'_>, times: u32) -> Outcome<f64> {
     Ok(work(times)?.time.as_secs_f64() * 1e9 / f64::from(times))
 }
@@ -313,7 +317,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     quantile(values, 2)
 }
 
-/// What one in so many is below.
+/// Returns the value below which one in `one_in` values lies.
 fn quantile(values: impl Iterator<Item = f64>, one_in: usize) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

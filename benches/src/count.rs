@@ -1,4 +1,5 @@
-//! What doesn't depend on how busy a machine is: instructions, by valgrind, and allocations.
+//! Measures that don't depend on the load of the machine: instructions, counted by valgrind, and
+//! allocations.
 
 use std::env;
 use std::process::Command;
@@ -6,22 +7,22 @@ use std::process::Command;
 use crate::Outcome;
 use crate::case::Case;
 
-/// What a case may cost at most.
+/// The limits of a case.
 #[derive(Clone, Copy, Debug)]
 #[expect(
     clippy::exhaustive_structs,
     reason = "it is written down where the case is"
 )]
 pub struct Limit {
-    /// Instructions beside those of the floor.
+    /// The maximum number of instructions beyond those of the floor.
     pub instructions: u64,
-    /// How often memory is asked for.
+    /// The maximum number of allocations.
     pub allocations: u64,
 }
 
 const TIMES: u32 = 100;
 
-/// Counts every case that has a limit.
+/// Counts every case that has a limit, and compares it with that limit.
 pub(crate) fn all(cases: &[Case<'_>]) -> Outcome {
     let columns = ["instructions", "at most", "allocations", "at most"];
     println!(
@@ -60,7 +61,7 @@ fn beside_the_floor(case: &Case<'_>) -> Outcome<u64> {
     Ok(executed("--repeat", case)?.saturating_sub(floor))
 }
 
-/// How many instructions it takes to do a case once.
+/// Returns the number of instructions of one iteration of a case.
 fn executed(task: &str, case: &Case<'_>) -> Outcome<u64> {
     let output = Command::new("valgrind")
         .args([

@@ -1,4 +1,4 @@
-//! ring alone: the least that a signature and its verification cost.
+//! Signs and verifies by ring alone: the minimum cost of a signature and its verification.
 
 use keybound_core::jose::{Algorithm, SigningKey};
 use ring::rand::SystemRandom;
@@ -9,7 +9,7 @@ use ring::signature::{
 
 use crate::Outcome;
 
-/// The same key, in ring's hands.
+/// The same key, as a key of ring.
 #[derive(Debug)]
 pub struct RingKey {
     pair: Pair,
@@ -25,10 +25,10 @@ enum Pair {
 }
 
 impl RingKey {
-    /// Takes over a key.
+    /// Converts a key.
     ///
     /// # Errors
-    /// None that a sound key brings.
+    /// Never fails for a valid key.
     pub fn new(key: &SigningKey) -> Outcome<Self> {
         let (secret, random) = (key.to_pkcs8_der(), SystemRandom::new());
         let der = secret.expose();
@@ -47,10 +47,10 @@ impl RingKey {
         })
     }
 
-    /// Signs, and shows the signature to `take`: nothing is copied that ring doesn't copy itself.
+    /// Signs, and passes the signature to `take`, without a copy beyond those of ring.
     ///
     /// # Errors
-    /// Where the system has no random numbers.
+    /// Fails if the system has no random numbers.
     pub fn sign<T>(&self, message: &[u8], take: impl FnOnce(&[u8]) -> T) -> Outcome<T> {
         let no_random = |_| "there are no random numbers";
         match &self.pair {
@@ -73,10 +73,10 @@ impl RingKey {
         }
     }
 
-    /// Verifies a signature of its own.
+    /// Verifies a signature of this key.
     ///
     /// # Errors
-    /// Where it doesn't hold.
+    /// Fails if the signature is invalid.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Outcome {
         let algorithm: &'static dyn VerificationAlgorithm = match self.algorithm {
             Algorithm::Es256 => &signature::ECDSA_P256_SHA256_FIXED,

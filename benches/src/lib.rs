@@ -1,5 +1,5 @@
-//! What the benchmarks are made of: cases, how they are measured and counted, and what they work on. `README.md` says
-//! how to run them and how to read what they print.
+//! The parts of the benchmarks: cases, their measurement, and their input. `README.md` explains how
+//! to run them and how to read their output.
 
 mod asking;
 mod case;
@@ -25,13 +25,14 @@ pub use many::{People, Servers};
 pub use responder::Responder;
 pub use subject::{Subject, now};
 
-/// What may go wrong where nothing is handled: a benchmark that can't go on says why, and ends.
+/// The result of a benchmark. Errors are not handled: a benchmark reports the first one and ends.
 pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Does with the cases what the command line says; what is measured goes into `file`, too, as JSON.
+/// Runs the cases as the command line requires. The measurements are also written to `file`, as
+/// JSON.
 ///
 /// # Errors
-/// Whatever goes wrong, and a case that costs more than its limit.
+/// Returns any error of a case. Fails if a case exceeds its limit.
 pub fn run(mut cases: Vec<Case<'_>>, file: &Path) -> Outcome {
     let Options { filter, task } = Options::read()?;
     cases.retain(|case| case.id().contains(&filter));
@@ -46,9 +47,9 @@ pub fn run(mut cases: Vec<Case<'_>>, file: &Path) -> Outcome {
 
 enum Task {
     Measure,
-    /// Count instructions and allocations, and hold them against the limits.
+    /// Count instructions and allocations, and compare them with the limits.
     Count,
-    /// Do each so often and measure nothing, for a profiler.
+    /// Run the given number of iterations and measure nothing, for a profiler.
     Repeat {
         times: u32,
         floor: bool,
@@ -56,7 +57,7 @@ enum Task {
 }
 
 struct Options {
-    /// Only cases whose names hold this.
+    /// Runs only cases whose names contain this text.
     filter: String,
     task: Task,
 }
@@ -67,7 +68,7 @@ impl Options {
             filter: String::new(),
             task: Task::Measure,
         };
-        // Cargo itself says `--bench`.
+        // Cargo itself passes `--bench`.
         let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
         while let Some(argument) = arguments.next() {
             match argument.as_str() {

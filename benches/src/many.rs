@@ -1,4 +1,4 @@
-//! Many servers, and many people.
+//! Many servers, and many users.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use keybound_ureq::{Session, SessionPool, Transport};
 
 use crate::{Asking, Outcome, Subject, now};
 
-/// Resource servers that each want a nonce, and what is known of them, behind a lock, as drivers have it.
+/// Resource servers that each require a nonce, and their state behind a lock, as in drivers.
 #[derive(Debug)]
 pub struct Servers {
     uris: Vec<Uri>,
@@ -19,10 +19,10 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// So many, each of which has been called once.
+    /// Creates the given number of servers, and calls each one once.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn known_to(subject: &Subject, count: usize) -> Outcome<Self> {
         let url = |at| format!("https://api-{at}.example.com/v1/accounts/0123456789/transfers");
         let uris = (0..count)
@@ -41,10 +41,11 @@ impl Servers {
         Ok(servers)
     }
 
-    /// A call of one of them, all but its signature: the nonce looked up for the proof, and that of the answer kept.
+    /// Calls one of them, without the signature: looks up the nonce for the proof, and records the
+    /// one of the response.
     ///
     /// # Errors
-    /// None, for a key of ES256.
+    /// Never fails for a key of ES256.
     pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Verdict> {
         let uri = self.uris.get(at).ok_or("there are fewer servers")?;
         let origins = || self.origins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +57,7 @@ impl Servers {
         Ok(pending.verdict(StatusCode::OK, &self.answer, &mut origins(), now)?)
     }
 
-    /// What is known of them.
+    /// Returns the state of the servers.
     pub fn into_origins(self) -> ServerState {
         self.origins
             .into_inner()
@@ -64,7 +65,7 @@ impl Servers {
     }
 }
 
-/// A pool with a session for each person.
+/// A pool with a session for each user.
 #[derive(Debug)]
 pub struct People {
     pool: SessionPool<String>,
@@ -72,10 +73,11 @@ pub struct People {
 }
 
 impl People {
-    /// So many, all with the subject's token, so that what they hold beyond it can be told.
+    /// Creates the given number of sessions, all with the subject's token, so that their memory
+    /// beyond it can be measured.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn with_sessions(subject: &Subject, count: usize) -> Outcome<Self> {
         let auth = ClientAuth::basic(Asking::CLIENT_ID, Secret::new(Asking::CLIENT_SECRET))?;
         let client =
@@ -93,16 +95,16 @@ impl People {
         Ok(Self { pool, names })
     }
 
-    /// What an application asks for when one of them asks something of it.
+    /// Returns the token of one user's session, as an application needs it for each request.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn token(&self, at: usize) -> Outcome<Token> {
         let name = self.names.get(at).ok_or("there are fewer people")?;
         Ok(self.pool.session(name).token()?)
     }
 
-    /// All sessions.
+    /// Returns the pool of all sessions.
     pub fn into_pool(self) -> SessionPool<String> {
         self.pool
     }

@@ -1,4 +1,4 @@
-//! A server that costs next to nothing.
+//! A server that consumes almost no processor time.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,12 +6,12 @@ use std::{io, thread};
 
 use crate::Outcome;
 
-/// Answers every request by the same 200, on loopback and without TLS: whoever asks has all the time there is. It
-/// lives as long as the process.
+/// Answers every request by the same 200, on loopback and without TLS, so that the client gets
+/// nearly all of the processor time. It runs until the process ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Responder(SocketAddr);
 
-/// A resource server's that wants nonces, and keeps to this one.
+/// The response of a resource server that requires nonces, and never changes this one.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     content-type: application/json\r\n\
     dpop-nonce: eyJ7S_zG.eyJH0-Z.HX4w-7v\r\n\
@@ -19,10 +19,10 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     {\"accounts\": []}";
 
 impl Responder {
-    /// Begins to listen.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// Where that is not allowed.
+    /// Fails if the system does not allow it.
     pub fn start() -> Outcome<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -34,13 +34,13 @@ impl Responder {
         Ok(Self(address))
     }
 
-    /// A URL there.
+    /// Returns a URL of this server.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.0)
     }
 }
 
-/// Requests without bodies, one after the other.
+/// Answers requests without bodies, one after the other.
 fn answer(mut connection: TcpStream) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut buffer = [0; 4096];

@@ -1,4 +1,5 @@
-//! What the cases work on: a key, a token that is bound to it, and a request to a server that wants a nonce.
+//! The input of the cases: a key, a token that is bound to it, and a request to a server that
+//! requires a nonce.
 
 use std::env;
 use std::fs;
@@ -13,30 +14,31 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::Outcome;
 
-/// One key and what it is used for.
+/// A key, and the request that it is used for.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Subject {
-    /// The private half.
+    /// The private key.
     pub key: SigningKey,
-    /// Bound to it; 1,000 characters long.
+    /// A token bound to the key; 1,000 characters long.
     pub token: Token,
-    /// What the resource server wants.
+    /// The nonce that the resource server requires.
     pub nonce: Nonce,
-    /// Knows the nonce.
+    /// The server state, which has the nonce.
     pub origins: ServerState,
-    /// Of the request.
+    /// The method of the request.
     pub method: Method,
-    /// Of the request: 56 characters.
+    /// The URL of the request: 56 characters.
     pub uri: Uri,
     random: SystemRandom,
 }
 
 impl Subject {
-    /// One for each algorithm whose key ring can make, and with `KEYBOUND_RSA_KEY` those of RSA.
+    /// Returns a subject for each algorithm whose key ring can generate, and with
+    /// `KEYBOUND_RSA_KEY` those of RSA.
     ///
     /// # Errors
-    /// Where the system has no random numbers, or the RSA key is none.
+    /// Fails if the system has no random numbers, or if the RSA key is invalid.
     pub fn all() -> Outcome<Vec<Self>> {
         let mut keys = Vec::new();
         for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
@@ -56,10 +58,10 @@ impl Subject {
         keys.into_iter().map(Self::new).collect()
     }
 
-    /// For this key.
+    /// Creates a subject for this key.
     ///
     /// # Errors
-    /// None that a sound key brings.
+    /// Never fails for a valid key.
     pub fn new(key: SigningKey) -> Outcome<Self> {
         let nonce = Nonce::new("eyJ7S_zG.eyJH0-Z.HX4w-7v")?;
         let mut subject = Self {
@@ -78,28 +80,28 @@ impl Subject {
         Ok(subject)
     }
 
-    /// What an application does for one request.
+    /// Authorizes one request, as an application does.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn authorized(&self) -> Result<PreparedCall, Error> {
         self.authorized_in(self.context())
     }
 
-    /// The core's part of it: time and entropy are given.
+    /// Authorizes one request with given time and entropy, which is the core's part.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn authorized_in(&self, context: RequestContext) -> Result<PreparedCall, Error> {
         let call = self.token.authorize(&self.method, &self.uri)?;
         call.prepare(&self.origins, context)?
             .finish(|request| self.key.sign(request))
     }
 
-    /// The same proof from its parts, which hashes the access token each time.
+    /// Returns the same proof from its parts, which hashes the access token each time.
     ///
     /// # Errors
-    /// None.
+    /// Never fails with the built-in values.
     pub fn proof(&self) -> Result<Proof, Error> {
         Proof::build(self.key.public(), &self.method, &self.uri)?
             .nonce(&self.nonce)
@@ -108,11 +110,11 @@ impl Subject {
             .finish(|request| self.key.sign(request))
     }
 
-    /// All that a resource server knows of such a proof.
+    /// Returns a verifier of such a proof, with all checks of a resource server.
     ///
     /// # Errors
-    /// None.
-    pub fn policy(&self) -> Outcome<ProofVerifier> {
+    /// Never fails with the built-in values.
+    pub fn verifier(&self) -> Outcome<ProofVerifier> {
         Ok(ProofVerifier::default()
             .method(self.method.as_str())
             .url(&self.uri.to_string())?
@@ -120,16 +122,16 @@ impl Subject {
             .access_token(self.token.access_token()))
     }
 
-    /// As drivers make it: the system's time, and entropy that is fresh for each `jti`.
+    /// Returns a context as drivers create it: the system's time, and fresh entropy for each `jti`.
     pub fn context(&self) -> RequestContext {
         let mut entropy = [0; 16];
-        // ring's signatures need random numbers as well, and tell if there are none.
+        // ring's signatures need random numbers as well, and fail without them.
         let _ = self.random.fill(&mut entropy);
         RequestContext::new(now(), entropy)
     }
 }
 
-/// As a server would issue it.
+/// Returns a token as a server would issue it.
 fn token(key: &SigningKey) -> Outcome<Token> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
@@ -149,7 +151,7 @@ fn token(key: &SigningKey) -> Outcome<Token> {
     }
 }
 
-/// What the system's clock says.
+/// Returns the time of the system's clock.
 pub fn now() -> UnixTime {
     let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     UnixTime::from_secs(0).saturating_add(since_epoch)

@@ -1,5 +1,6 @@
-//! An authorised call to a server on loopback by two threads, against the same call by bare ureq with a signature over
-//! as many bytes: the same headers, made once. The server runs in this process, and has to share its processors.
+//! Makes an authorized call to a server on loopback by two threads, compared with the same call by
+//! bare ureq with a signature over as many bytes: the same headers, made once. The server runs in
+//! this process, and shares its processors.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -69,7 +70,7 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
             |call| percentile_by_threads(THREADS, 99, call),
             None,
         )?,
-        // As long as a session's may.
+        // The same timeout as that of a session.
         case(
             "a call that may take 30 s",
             whole,
@@ -78,7 +79,7 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
     ])
 }
 
-/// Holds the subject's token, and its key.
+/// Returns a session with the subject's token and key.
 fn session(subject: &Subject) -> Outcome<Session> {
     let key = SigningKey::from_pkcs8_der(subject.key.to_pkcs8_der().expose())?;
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;

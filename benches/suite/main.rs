@@ -1,4 +1,5 @@
-//! What keybound costs, by itself. `../README.md` says how to run it and how to read it.
+//! Measures the cost of keybound by itself. `../README.md` explains how to run it and how to read
+//! it.
 
 mod loopback;
 mod proof;
@@ -26,7 +27,7 @@ fn main() -> Outcome {
         cases.extend(sharing::cases(subject)?);
         cases.extend(loopback::cases(subject)?);
     }
-    // `tmp` in the target folder is the one path there that cargo tells.
+    // `tmp` in the target folder is the only path there that cargo provides.
     run(
         cases,
         &Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("keybound-bench.json"),
@@ -38,7 +39,8 @@ fn main() -> Outcome {
     }
 }
 
-/// They are a workspace of their own, and so none of their crates is among ours.
+/// Runs the comparison with other libraries. It is a workspace of its own, so that none of their
+/// crates becomes a dependency of keybound.
 fn beside_peers() -> Outcome {
     let args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let mut cargo = Command::new(env!("CARGO"));

@@ -1,4 +1,4 @@
-//! Making the proof of a resource request, against a bare signature over as many bytes.
+//! Makes the proof of a resource request, compared with a bare signature over as many bytes.
 
 use std::hint::black_box;
 
@@ -20,11 +20,11 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
             allocations: 1,
         })
     };
-    // What the core does: its contract has time and entropy as arguments.
+    // The core's part: its API takes time and entropy as arguments.
     let core = again(|| Ok(subject.authorized_in(RequestContext::new(NOW, [7; 16]))?));
-    // What a driver does, who reads the clock and draws 16 random bytes.
+    // A driver's part as well: it reads the clock and draws 16 random bytes.
     let driver = again(|| Ok(subject.authorized()?));
-    // From the parts, which hashes the access token each time.
+    // The proof from its parts, which hashes the access token each time.
     let parts = again(|| Ok(subject.proof()?));
     Ok(vec![
         case(", time and entropy given", core)?.at_most(limit(6_000)),

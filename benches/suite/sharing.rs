@@ -1,4 +1,5 @@
-//! What all threads of a process share: a token, and what is known of servers. Behind the locks that drivers use.
+//! Measures the state that all threads of a process share, a token and the state of servers, behind
+//! the locks that drivers use.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -46,7 +47,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
             .beside(signatures(threads)?),
         );
     }
-    // By the other core, where there is one: what ring reaches is all that the machine has.
+    // With a second core, if there is one: ring's result is the maximum that the machine can reach.
     cases.push(Case::new("sharing", "proofs, 2 threads beside 1", proofs(2)).beside(proofs(1)));
     cases.push(
         Case::new("sharing", "signatures, 2 threads beside 1", signatures(2)?)
@@ -104,7 +105,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     Ok(cases)
 }
 
-/// Holds the subject's token.
+/// Returns a session with the subject's token.
 fn session(subject: &Subject) -> Outcome<Session> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth);
@@ -112,7 +113,7 @@ fn session(subject: &Subject) -> Outcome<Session> {
     Ok(session.token(subject.token.clone()).build())
 }
 
-/// One after the other, and then from the first.
+/// Returns the indices in order, and starts again after the last one.
 fn in_turn(count: usize) -> impl Fn() -> usize {
     let next = Cell::new(0);
     move || next.replace((next.get() + 1) % count)

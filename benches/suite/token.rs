@@ -1,4 +1,4 @@
-//! Asking for a token, reading the answer, and both; and a call with what came.
+//! Prepares a token request, parses the response, and both; then makes a call with the token.
 
 use http::{Method, Uri};
 use keybound_benches::{Asking, Case, Limit, Outcome, Work, again, each};
@@ -43,7 +43,7 @@ fn bearer<'a>(asking: &Asking) -> Outcome<Work<'a>> {
     }))
 }
 
-/// What anybody does who reads the answer.
+/// The minimum work to parse the response.
 fn plain(asking: &Asking) -> Work<'_> {
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "it is read, and that is what counts")]

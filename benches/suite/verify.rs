@@ -1,5 +1,5 @@
-//! Judging a proof by everything that a resource server knows, against a bare verification and the reading of the
-//! same JSON.
+//! Verifies a proof with all checks of a resource server, compared with a bare verification and
+//! with parsing the same JSON.
 
 use http::HeaderMap;
 use keybound_benches::{Case, Limit, Outcome, RingKey, Subject, again, now};
@@ -7,7 +7,7 @@ use keybound_core::jose::{Algorithm, Signature};
 use serde::Deserialize;
 
 pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
-    let policy = subject.policy()?;
+    let policy = subject.verifier()?;
     let (ring, algorithm) = (
         RingKey::new(&subject.key)?,
         subject.key.public().algorithm(),
@@ -47,7 +47,7 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
         ))
     };
 
-    // ring verifies some signatures in a few thousand instructions more than others.
+    // The instructions of ring's verification differ between signatures by a few thousand.
     let limit = (algorithm == Algorithm::Es256).then_some(Limit {
         instructions: 33_000,
         allocations: 33,

@@ -1,111 +1,119 @@
-//! OAuth access tokens bound to a key (DPoP, RFC 9449): the protocol, and nothing that touches the world.
+//! OAuth access tokens bound to a key (DPoP, RFC 9449): the protocol without any IO.
 //!
-//! This crate builds [`http::Request`]s and reads [`http::Response`]s. It opens no socket, reads no clock, no
-//! file and no environment, starts no thread and is not `async`: whoever drives it brings the time, 16 random
-//! bytes for each request, and the signatures. The one exception is ring's own random source, which makes
-//! keys and the `k` of ECDSA signatures.
+//! This crate builds [`http::Request`]s and parses [`http::Response`]s. It opens no socket, reads no
+//! clock, file or environment variable, starts no thread and is not `async`. The caller, called the
+//! driver, supplies the time, 16 random bytes per request, and the signatures. The only exception is
+//! ring's random number generator, used to generate keys and the nonce `k` of ECDSA signatures.
 //!
-//! Applications that want it driven take `keybound-ureq`, which re-exports all of this.
+//! Applications usually depend on `keybound-ureq`, which is a driver and re-exports this crate.
 //!
 //! # Layers
 //!
+//! Each folder of `core/src` is a layer. A layer uses only the layers below it.
+//!
 //! ```text
-//!  a driver: keybound-ureq, keybound-wasm, your own
-//!      has the clock, random numbers, sockets, locks, files. Sends, signs, waits, keeps. Decides nothing
-//! ─────────────────────────────────────────────────────────────────────────────────────────────────────
-//!  TokenManager · NonceGate · SessionState              many callers: one token, one renewal, one question for a nonce
-//!  Operation · ResourceCall · ServerState one request: with which nonce and time, and whether to send it again
-//!  Client · Grant · Issuer · provider   what is asked for, and of whom
-//!  dpop · jose                       proofs, made and judged; keys, signatures, thumbprints
-//!  Secret · Endpoint · Error         what must not be seen, where it may go, whose fault it was
+//!  driver     keybound-ureq, keybound-wasm, or your own    clock, randomness, sockets, locks, files: sends,
+//!                                                          signs, waits and stores; makes no decisions
+//! ───────────────────────────────────────────────────────────────────────────────────────────────────────
+//!  provider   Moov · TreasuryPrime                         endpoints and settings of known providers
+//!  session    TokenManager · NonceGate · SessionState      one token, one refresh, one nonce for many callers
+//!  oauth      Client · Grant · Issuer · ResourceCall       OAuth's flows, tokens, and authorized calls
+//!  request    Operation · ServerState · ClientAuth         one request: its nonce, its time, its retries
+//!  dpop       Proof · ProofVerifier · ReplayCache          DPoP proofs, created and verified
+//!  jose       SigningKey · PublicJwk · Signature           keys, signatures, thumbprints
+//!  wire       BodyFormat · Challenge                       forms, JSON bodies, header fields
+//!  types      Secret · Endpoint · UnixTime · Error         secrets, URLs, time, errors
 //! ```
 //!
-//! Nothing here calls anything above it, and a driver is free to use no more than the lower layers: to make proofs for a
-//! client of its own, [`dpop::Proof`] is enough.
+//! A driver may use the lower layers alone. To add DPoP proofs to an existing HTTP client,
+//! [`dpop::Proof`] is enough. The [`driver`] module describes how to write a driver.
 //!
-//! # One shape for every exchange
+//! # One shape for every operation
 //!
 //! ```text
-//!  Client::token ─┐                        ┌─ Unsigned::request ──▶ a key, wherever it is
-//!  Client::revoke ┤                        │                              │
-//!  TreasuryPrime… ┘                        │        Unsigned::resume ◀────┘ Signature
-//!         │                                │               │
-//!         ▼                                │               ▼
-//!     Operation<T> ──prepare(&ServerState, RequestContext)──▶ Signing::Needs … Signing::Ready(PreparedRequest)
-//!         ▲                                                               │
-//!         │ wait()                                       request ─────────┤────▶ the transport
-//!         │                                                               ▼              │
-//!     Step::RetryAfter ◀──────── PendingResponse::receive(response, &mut ServerState, now) ◀──────────┤
-//!     Step::Done(T) ◀──────         PendingResponse::transport_failed(Sent, now) ◀──────────── no answer ┘
+//!  Client::token ────┐                       ┌─ Unsigned::request ──▶ signer
+//!  Client::revoke ───┤                       │                          │
+//!  Issuer::discover ─┘                       │    Unsigned::resume ◀────┘ Signature
+//!          │                                 │            │
+//!          ▼                                 │            ▼
+//!    Operation<T> ── prepare(&ServerState, RequestContext) ──▶ Signing::Needs … Signing::Ready(PreparedRequest)
+//!          ▲                                                                       │
+//!          │ delay()                                                       request ┴──▶ transport
+//!          │                                                                              │
+//!    Step::RetryAfter ◀─┬─ PendingResponse::receive(response, &mut ServerState, now) ◀────┤ response
+//!    Step::Done(T) ◀────┴─ PendingResponse::transport_failed(Sent, now) ◀─────────────────┘ no response
 //! ```
 //!
-//! Each step is a value and is consumed by the next, so a response can't be read twice and no step can be
-//! skipped. A nonce challenge, a `Retry-After` and a lost connection are all [`Step::RetryAfter`]: the exchange
-//! says how long to [`delay`](Operation::delay) and is prepared anew, from fresh time and entropy, so that
-//! nothing is sent twice with one `jti`. A driver is one loop, and doesn't change when a flow is added.
+//! Each step is a value that the next step consumes, so a response can't be parsed twice and no step
+//! can be skipped. A nonce challenge, a `Retry-After` header and a lost connection all result in
+//! [`Step::RetryAfter`]. The driver then waits for [`delay`](Operation::delay) and prepares the
+//! operation again with a fresh time and fresh entropy, so no `jti` is ever sent twice. A driver is a
+//! single loop, which does not change when a flow is added.
 //!
-//! Calls of protected resources go the same way, by their headers alone: [`Token::authorize`],
-//! [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingCall::verdict`].
+//! Calls of protected resources follow the same sequence, but only with headers:
+//! [`Token::authorize`], [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingCall::verdict`].
 //!
-//! # A token for many callers
+//! # One token for many callers
 //!
-//! A [`TokenManager`] is asked for a token, and answers by what to do. One [`Ticket`] is out at any time.
+//! [`TokenManager::poll`] returns the [`TokenAction`] to take. At most one [`Ticket`] for a refresh is
+//! outstanding at any time.
 //!
 //! ```text
-//!                      demand: Renew(ticket)                    settle(Ok(token))
-//!   ┌── no token ───────────────────────────▶ ┌────────────┐ ─────────────────────▶ good ── demand: Use(token) ─┐
-//!   │     ▲  ▲                                │  renewing  │                         │ ▲                          │
-//!   │     │  │ its pause is over              │            │ ◀── Use(token, ticket) ─┤ └──────────────────────────┘
-//!   │     │  │                                │ others:    │     where it is due     │
-//!   │     │ pausing ◀──────── settle(Err(…)) ─│ Wait(until)│                         │
-//!   │     │  demand: Pause(until)             └────────────┘                         │
-//!   │     │                                     │ the ticket lapses: the next        │
-//!   │     │                                     ▼ caller gets another                │
-//!   │     └─────────── it expires, or a server refuses it: reject(token) ────────────┘
+//!                       poll: Refresh(ticket)                    complete(Ok(token))
+//!   ┌── no token ───────────────────────────▶ ┌────────────┐ ────────────────────▶ valid ── poll: Use(token) ──┐
+//!   │     ▲  ▲                                │ refreshing │                         │ ▲                        │
+//!   │     │  │ the backoff has elapsed        │            │ ◀── Use(token, ticket) ─┤ └────────────────────────┘
+//!   │     │  │                                │ others:    │     a refresh is due    │
+//!   │     │ backing off ◀── complete(Err(…)) ─│ WaitUntil  │                         │
+//!   │     │  poll: BackOffUntil               └────────────┘                         │
+//!   │     │                                     │ the ticket expires: the next       │
+//!   │     │                                     ▼ caller gets a new one              │
+//!   │     └──────── the token expires, or a server rejects it: refused(token, …) ────┘
 //!   ▼
-//!  attempt(ticket) is None: nothing is left to be sent, and a person must log in
+//!  begin_refresh(ticket) is None: no grant or refresh token is left, a new login is required
 //! ```
 //!
-//! Whoever has a good token never waits: while one caller renews it, the others use it. A renewal that fails leaves
-//! the token that is still good where it is. [`SessionState`] is what is written down, before anybody uses a new token; another
-//! process's is [taken over](TokenManager::adopt). [`NonceGate`] does the like for nonces: one call asks what a server wants, the
-//! others wait for its answer.
+//! A caller with a valid token never blocks: while one caller refreshes the token, the others use it.
+//! A failed refresh leaves a token that is still valid in place. [`SessionState`] is persisted before a
+//! new token is used for the first time; the state of another process is
+//! [adopted](driver::TokenManager::adopt). [`NonceGate`] does the same for nonces: one call fetches a server's
+//! nonce, and concurrent calls wait for it.
 //!
-//! # A whole exchange, without a network
+//! # A complete token request, without a network
 //!
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
 //! use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret, TokenType, UnixTime};
-//! use keybound_core::driver::{RequestContext, ServerState, PreparedRequest, Step};
+//! use keybound_core::driver::{PreparedRequest, RequestContext, ServerState, Step};
 //!
 //! # fn main() -> Result<(), keybound_core::Error> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
 //! let auth = ClientAuth::basic("my-client", Secret::new("my secret"))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
-//! let mut origins = ServerState::new();
+//! let mut servers = ServerState::new();
 //! let now = UnixTime::from_secs(1_800_000_000);
 //!
-//! let exchange = client.token(Grant::client_credentials())?;
-//! let signing = exchange.prepare(&origins, RequestContext::new(now, [1; 16]))?;
+//! let operation = client.token(Grant::client_credentials())?;
+//! let signing = operation.prepare(&servers, RequestContext::new(now, [1; 16]))?;
 //! let PreparedRequest { request, pending } = signing.finish(|request| key.sign(request))?;
 //! assert!(request.headers().contains_key("dpop"));
 //!
-//! // The server wants a nonce first (RFC 9449 §8).
+//! // The server requires a nonce (RFC 9449 §8).
 //! let challenge = http::Response::builder()
 //!     .status(400)
 //!     .header("DPoP-Nonce", "eyJ7S_zG")
 //!     .body(r#"{"error":"use_dpop_nonce"}"#)
 //!     .expect("a valid response");
-//! let Step::RetryAfter(exchange) = pending.receive(challenge, &mut origins, now)? else {
-//!     panic!("the core goes on by itself");
+//! let Step::RetryAfter(operation) = pending.receive(challenge, &mut servers, now)? else {
+//!     panic!("a nonce challenge results in a retry");
 //! };
-//! assert!(exchange.delay().is_zero());
-//! let signing = exchange.prepare(&origins, RequestContext::new(now, [2; 16]))?;
+//! assert!(operation.delay().is_zero());
+//! let signing = operation.prepare(&servers, RequestContext::new(now, [2; 16]))?;
 //! let PreparedRequest { request: _, pending } = signing.finish(|request| key.sign(request))?;
 //!
-//! let answer = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP","expires_in":3600}"#);
-//! let Step::Done(token) = pending.receive(answer, &mut origins, now)? else {
-//!     panic!("this is the token");
+//! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP","expires_in":3600}"#);
+//! let Step::Done(token) = pending.receive(response, &mut servers, now)? else {
+//!     panic!("the response contains the token");
 //! };
 //! assert_eq!(token.token_type(), &TokenType::Dpop);
 //! assert_eq!(token.expires_at(), Some(UnixTime::from_secs(1_800_003_600)));
@@ -113,48 +121,64 @@
 //! # }
 //! ```
 //!
-//! # Where what is
+//! # Supported RFCs
 //!
-//! | RFC | what | here | tests (`core/tests/it`) |
+//! | RFC | feature | API | tests (`core/tests/it`) |
 //! |---|---|---|---|
 //! | 6749 §2.3 | client authentication | [`ClientAuth`] | `flows`, `seeds` |
 //! | 6749 §4.1, 7636 | authorization code, PKCE | [`Client::authorization`], [`PendingAuthorization`] | `authorization` |
-//! | 6749 §4.4, §4.5, §6 | the other grants | [`Grant`] | `flows`, `grants` |
-//! | 6749 §5.1 | token response, as real servers write it | [`Token`], [`ExpiresIn`] | `token_answers` |
-//! | 6749 §5.2 | errors, in every dialect | [`ServerError`] | `seeds`, `leaks` |
+//! | 6749 §4.4, §4.5, §6 | client credentials, extension grants, refresh tokens | [`Grant`] | `flows`, `grants` |
+//! | 6749 §5.1 | token responses, including common deviations | [`Token`], [`ExpiresIn`] | `token_answers` |
+//! | 6749 §5.2 | error responses, including common deviations | [`ServerError`] | `seeds`, `leaks` |
 //! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] | `resources` |
-//! | 7009 | revocation | [`Client::revoke`] | `flows` |
+//! | 7009 | token revocation | [`Client::revoke`] | `flows` |
 //! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] | `algorithms`, `vectors`, `rfcs` |
-//! | 7521, 7523 §2.2 | clients that sign | [`ClientAuth::private_key_jwt`] | `client_assertion` |
-//! | 7523 §2.1, 8693 | JWTs and tokens as grants | [`Grant::jwt_bearer`], [`Grant::token_exchange`] | `grants` |
-//! | 7662 | introspection | [`Client::introspect`], [`Introspection`] | `introspection` |
-//! | 8414, OpenID Connect Discovery | what a server says of itself | [`Issuer::discover`], [`Metadata`] | `discovery` |
-//! | 8628 | devices without a browser | [`Client::device_authorization`], [`DeviceAuthorization`] | `grants` |
+//! | 7521, 7523 §2.2 | client authentication by a signed JWT | [`ClientAuth::private_key_jwt`] | `client_assertion` |
+//! | 7523 §2.1, 8693 | JWT bearer grant, token exchange | [`Grant::jwt_bearer`], [`Grant::token_exchange`] | `grants` |
+//! | 7662 | token introspection | [`Client::introspect`], [`Introspection`] | `introspection` |
+//! | 8414, OpenID Connect Discovery | authorization server metadata | [`Issuer::discover`], [`Metadata`] | `discovery` |
+//! | 8628 | device authorization grant | [`Client::device_authorization`], [`DeviceAuthorization`] | `grants` |
 //! | 8707 | resource indicators | [`Grant::resource`], [`AuthorizationBuilder::resource`] | `grants` |
-//! | OpenID Connect Core §3.1.3.7 | who signed in | [`UnverifiedIdToken`], [`IdToken`] | `id_token` |
-//! | 9110 §5.6.7, §10.2.3 | dates, `Retry-After` | [`ServerError::retry_after`] | `flows` |
+//! | OpenID Connect Core §3.1.3.7 | ID token validation | [`UnverifiedIdToken`], [`IdToken`] | `id_token` |
+//! | 9110 §5.6.7, §10.2.3 | HTTP dates, `Retry-After` | [`ServerError::retry_after`] | `flows` |
 //! | 9110 §11.6.1 | `WWW-Authenticate` | [`Challenge`] | `resources` |
-//! | 9126 | authorization requests that are pushed | [`AuthorizationBuilder::push`] | `authorization` |
-//! | 9207 | the issuer in redirects | [`Client::require_iss`] | `authorization` |
-//! | 9449 §4.2 | proofs | [`dpop::Proof`] | `algorithms`, `vectors` |
-//! | 9449 §4.3 | checking proofs | [`dpop::ProofVerifier`] | `inspect`, `limits` |
-//! | 9449 §5, §7 | bound tokens | [`Client::dpop`], [`Token::authorize`] | `flows`, `resources` |
-//! | 9449 §5 | proofs of somebody else's | [`Client::relay`] | `providers` |
-//! | 9449 §5.1 | which algorithms a server takes | [`Metadata::dpop_key`] | `discovery` |
+//! | 9126 | pushed authorization requests (PAR) | [`AuthorizationBuilder::push`] | `authorization` |
+//! | 9207 | issuer identification in redirects | [`Client::require_iss`] | `authorization` |
+//! | 9449 §4.2 | DPoP proofs | [`dpop::Proof`] | `algorithms`, `vectors` |
+//! | 9449 §4.3 | proof verification | [`dpop::ProofVerifier`] | `inspect`, `limits` |
+//! | 9449 §5, §7 | key-bound tokens | [`Client::dpop`], [`Token::authorize`] | `flows`, `resources` |
+//! | 9449 §5 | relayed proofs of another party, such as a browser | [`Client::relay`] | `providers` |
+//! | 9449 §5.1 | choice of a proof algorithm that the server supports | [`Metadata::dpop_key`] | `discovery` |
 //! | 9449 §8, §9 | nonces | [`ServerState`] | `flows`, `resources` |
-//! | 9449 §10 | codes bound to a key | [`Client::authorization`] | `authorization` |
-//! | 9470 | step-up | [`StepUp`] | `authorization` |
-//! | 9728 | what a resource says of itself | [`ProtectedResource`] | `introspection` |
+//! | 9449 §10 | authorization codes bound to a key | [`Client::authorization`] | `authorization` |
+//! | 9470 | step-up authentication | [`StepUp`] | `authorization` |
+//! | 9728 | protected resource metadata | [`ProtectedResource`] | `introspection` |
 //!
-//! # Left out on purpose
+//! # Deliberate omissions
 //!
-//! * No HTTP client trait and no signer trait: a driver has its own, in its own colour (blocking, `async`).
-//! * No callbacks: what the driver must do, it is told by a value.
-//! * No type parameters that configure: [`Client`] is one type.
-//! * No response body and no secret in any error; serde_json's messages are not passed on, because they quote values.
-//! * No comparison, display or serialisation of [`Secret`]s.
+//! * No HTTP client trait and no signer trait. A driver brings its own, blocking or `async`.
+//! * No callbacks. The driver's next step is a returned value.
+//! * No type parameters for configuration: [`Client`] is a single type.
+//! * No response body and no secret in any error. Messages of serde_json are not passed on, because
+//!   they quote values.
+//! * No comparison, display or serialization of [`Secret`]s.
+//!
+//! [`AuthHeaders::apply`]: driver::AuthHeaders::apply
+//! [`NonceGate`]: driver::NonceGate
+//! [`PendingCall::verdict`]: driver::PendingCall::verdict
+//! [`ResourceCall`]: driver::ResourceCall
+//! [`ResourceCall::prepare`]: driver::ResourceCall::prepare
+//! [`ServerState`]: driver::ServerState
+//! [`SessionState`]: driver::SessionState
+//! [`Step::RetryAfter`]: driver::Step::RetryAfter
+//! [`Ticket`]: driver::Ticket
+//! [`TokenAction`]: driver::TokenAction
+//! [`TokenManager::poll`]: driver::TokenManager::poll
+
+#![cfg_attr(not(test), warn(clippy::disallowed_macros))]
 
 pub mod dpop;
+#[doc(alias("async", "transport"))]
 pub mod driver;
 pub mod jose;
 mod oauth;
@@ -164,6 +188,8 @@ mod session;
 mod types;
 mod wire;
 
+/// The `http` crate, whose types are in this API.
+pub use http;
 pub use jose::signing::SignRequest;
 pub use oauth::authorization_code::{
     AuthorizationBuilder, AuthorizationRequest, PendingAuthorization,

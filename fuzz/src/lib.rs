@@ -1,5 +1,5 @@
-//! What is done with bytes from outside, and what must hold whatever they are. The targets of `cargo fuzz` and the replay
-//! of the corpus are both these functions.
+//! The functions that process untrusted bytes, and their invariants. The targets of `cargo fuzz`
+//! and the replay of the corpus both call these functions.
 
 mod session;
 
@@ -16,10 +16,10 @@ use keybound_core::{
 
 pub use session::session;
 
-/// Takes anything.
+/// A fuzz target, which accepts any input.
 pub type Target = fn(&[u8]);
 
-/// Every target, by its name.
+/// All targets, by name.
 pub const TARGETS: [(&str, Target); 12] = [
     ("token_response", token_response),
     ("error_response", error_response),
@@ -37,7 +37,7 @@ pub const TARGETS: [(&str, Target); 12] = [
 
 const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 
-/// Nothing that a server says may make any of these appear.
+/// A planted secret. No response of a server may make it appear in an error.
 const PLANTED: &str = "planted-secret-7f3a";
 
 const ALGORITHMS: [Algorithm; 6] = [
@@ -57,8 +57,9 @@ fn client() -> Client {
     )
 }
 
-/// What one answer makes of an exchange that no key signs. A second send is not made.
-fn answered<T>(operation: Operation<T>, response: Response<&[u8]>) -> Option<Result<T, Error>> {
+/// Returns the result of an operation without signatures after one response, or `None` if it
+/// retries. It sends no second request.
+fn receive<T>(operation: Operation<T>, response: Response<&[u8]>) -> Option<Result<T, Error>> {
     let Ok(Signing::Ready(PreparedRequest { pending, .. })) =
         operation.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))
     else {
@@ -71,19 +72,19 @@ fn answered<T>(operation: Operation<T>, response: Response<&[u8]>) -> Option<Res
     }
 }
 
-/// What an error says is fit for a log: no secret, no control characters, of a bounded length.
-fn is_fit_for_a_log(error: &Error) {
-    let said = format!("{error} {error:?}");
-    assert!(!said.contains(PLANTED), "{said}");
+/// Asserts that an error is safe to log: no secret, no control characters, and a bounded length.
+fn assert_loggable(error: &Error) {
+    let text = format!("{error} {error:?}");
+    assert!(!text.contains(PLANTED), "{text}");
     assert!(
         !error.to_string().chars().any(char::is_control),
         "{error:?}"
     );
-    assert!(said.len() < 400_000, "{}", said.len());
+    assert!(text.len() < 400_000, "{}", text.len());
 }
 
 pub fn token_response(body: &[u8]) {
-    match answered(
+    match receive(
         client()
             .token(Grant::client_credentials())
             .expect("a request"),
@@ -93,16 +94,16 @@ pub fn token_response(body: &[u8]) {
             let text = token.access_token().expose();
             assert!(text.len() < 12 || !format!("{token:?}").contains(text));
             let json = SessionState::new(token).to_json();
-            let kept = SessionState::from_json(json.expose(), &client(), NOW)
-                .expect("what was written can be read");
-            assert_eq!(kept.to_json().expose(), json.expose());
+            let stored = SessionState::from_json(json.expose(), &client(), NOW)
+                .expect("serialized data can be parsed");
+            assert_eq!(stored.to_json().expose(), json.expose());
         }
-        Some(Err(error)) => is_fit_for_a_log(&error),
+        Some(Err(error)) => assert_loggable(&error),
         None => {}
     }
 }
 
-/// The first bytes say the status and a header, the rest is the body.
+/// Parses the status and a header from the first bytes. The rest is the body.
 pub fn error_response(data: &[u8]) {
     let Some((head, body)) = data.split_at_checked(3) else {
         return;
@@ -111,7 +112,7 @@ pub fn error_response(data: &[u8]) {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
     let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // A nonce is handed on as it is, so it is no place for what a server echoes.
+    // A nonce is passed on unchanged, so it is excluded from the echoed values.
     if let Some(value) = HeaderValue::from_bytes(line)
         .ok()
         .filter(|_| !contains(line, PLANTED))
@@ -127,15 +128,15 @@ pub fn error_response(data: &[u8]) {
         let name = names[usize::from(head[2]) % names.len()];
         response.headers_mut().insert(name, value);
     }
-    // A server that echoes what it was sent.
+    // A server that echoes the client's request.
     let echo = [body, PLANTED.as_bytes()].concat();
     let echoing = response.clone().map(|_| echo.as_slice());
     for response in [response, echoing] {
         let operation = client()
             .token(Grant::client_credentials())
             .expect("a request");
-        if let Some(Err(error)) = answered(operation, response) {
-            is_fit_for_a_log(&error);
+        if let Some(Err(error)) = receive(operation, response) {
+            assert_loggable(&error);
             let _ = error.retry();
         }
     }
@@ -188,14 +189,14 @@ pub fn proof(data: &[u8]) {
 pub fn jwk(json: &[u8]) {
     if let Ok(key) = PublicJwk::from_json(json) {
         let again =
-            PublicJwk::from_json(key.to_json().as_bytes()).expect("what was written can be read");
+            PublicJwk::from_json(key.to_json().as_bytes()).expect("serialized data can be parsed");
         assert_eq!(again.thumbprint(), key.thumbprint());
         assert_eq!(again.to_json(), key.to_json());
         assert!(!key.to_json().contains("\"d\""));
     }
     if let Ok(key) = SigningKey::from_jwk(json) {
         let again = SigningKey::from_jwk(key.to_jwk().expose().as_bytes())
-            .expect("what was written can be read");
+            .expect("serialized data can be parsed");
         assert_eq!(again.public().thumbprint(), key.public().thumbprint());
     }
 }
@@ -209,7 +210,8 @@ pub fn pkcs8(data: &[u8]) {
     ];
     for key in keys.into_iter().flatten() {
         let der = key.to_pkcs8_der();
-        let again = SigningKey::from_pkcs8_der(der.expose()).expect("what was written can be read");
+        let again =
+            SigningKey::from_pkcs8_der(der.expose()).expect("serialized data can be parsed");
         assert_eq!(again.to_pkcs8_der().expose(), der.expose());
     }
 }
@@ -234,7 +236,7 @@ pub fn url(data: &[u8]) {
         let url = endpoint.uri().to_string();
         let again = Endpoint::https(&url).or_else(|_| Endpoint::loopback_http(&url));
         assert_eq!(
-            again.expect("what is normal can be read").uri(),
+            again.expect("a normalized URL can be parsed").uri(),
             endpoint.uri()
         );
         let authority = endpoint
@@ -256,7 +258,7 @@ pub fn metadata(body: &[u8]) {
     let operation = Issuer::https("https://as.example")
         .and_then(|issuer| issuer.discover())
         .expect("an issuer");
-    match answered(operation, Response::new(body)) {
+    match receive(operation, Response::new(body)) {
         Some(Ok(metadata)) => {
             assert_eq!(metadata.issuer().as_str(), "https://as.example");
             let _ = (
@@ -266,16 +268,16 @@ pub fn metadata(body: &[u8]) {
                     .is_ok(),
             );
         }
-        Some(Err(error)) => is_fit_for_a_log(&error),
+        Some(Err(error)) => assert_loggable(&error),
         None => {}
     }
 }
 
 pub fn kept_session(json: &[u8]) {
-    if let Ok(kept) = SessionState::from_json(json, &client(), NOW) {
-        let written = kept.to_json();
+    if let Ok(stored) = SessionState::from_json(json, &client(), NOW) {
+        let written = stored.to_json();
         let again = SessionState::from_json(written.expose(), &client(), NOW)
-            .expect("what was written can be read");
+            .expect("serialized data can be parsed");
         assert_eq!(again.to_json().expose(), written.expose());
     }
     if let Ok(text) = std::str::from_utf8(json) {

@@ -1,4 +1,4 @@
-//! A whole session, driven by a list of operations against a hostile peer.
+//! Runs a whole session by a list of operations against a hostile server.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use keybound_core::{
     Client, ClientAuth, Endpoint, Error, Grant, RefreshPolicy, Sent, SignRequest, Token, UnixTime,
 };
 
-/// One thing that happens.
+/// One event of a session.
 #[derive(Arbitrary, Debug)]
 enum Operation {
-    /// Somebody needs a token, and renews it if told to.
-    Need,
-    /// Somebody renews, and dies with the ticket.
-    Die,
-    /// The token is used, and this comes back.
+    /// A caller polls for a token, and refreshes it if it gets a ticket.
+    Poll,
+    /// A caller starts a refresh and crashes with the ticket.
+    Crash,
+    /// A call with the token, and the responses to it.
     Call {
         method: u8,
         peer: Vec<Peer>,
     },
-    /// The time goes on, or is set back.
+    /// The clock advances, or is set back.
     Later(u32),
     Earlier(u16),
-    /// The process ends, and the next goes on with what was kept.
+    /// The process restarts with the stored state.
     Restart,
 }
 
-/// What the peer does with one request.
+/// The server's reaction to one request.
 #[derive(Arbitrary, Clone, Debug)]
 enum Peer {
     Token {
@@ -49,7 +49,7 @@ enum Peer {
         retry_after: Option<u16>,
         date: Option<u32>,
     },
-    Lost {
+    NoResponse {
         sent: bool,
     },
     Garbage(Vec<u8>),
@@ -67,8 +67,9 @@ const CODES: [&str; 8] = [
 ];
 const STATUSES: [u16; 12] = [200, 201, 302, 400, 401, 403, 404, 429, 500, 502, 503, 504];
 
-/// More requests than any exchange may take: four that fail in passing, each with its corrections.
-const MOST_SENDS: usize = 24;
+/// More requests than any operation may send: four attempts after transient failures, each with its
+/// corrections.
+const MAX_SENDS: usize = 24;
 
 pub fn session(data: &[u8]) {
     let mut input = Unstructured::new(data);
@@ -87,9 +88,9 @@ pub fn session(data: &[u8]) {
 struct World {
     key: SigningKey,
     client: Client,
-    store: TokenManager,
-    turns: NonceGate,
-    origins: ServerState,
+    manager: TokenManager,
+    gate: NonceGate,
+    server_state: ServerState,
     now: UnixTime,
     drawn: u128,
     peers: Vec<Peer>,
@@ -97,8 +98,8 @@ struct World {
     token: Option<Token>,
     refused: BTreeSet<String>,
     proofs: BTreeSet<Vec<u8>>,
-    /// Tickets whose holders have died, and when they lapse.
-    dead: Vec<(Ticket, UnixTime)>,
+    /// Tickets of crashed callers, and when they expire.
+    abandoned: Vec<(Ticket, UnixTime)>,
 }
 
 impl World {
@@ -111,9 +112,9 @@ impl World {
         Self {
             key,
             client,
-            store: TokenManager::new(RefreshPolicy::default(), Some(code)),
-            turns: NonceGate::new(),
-            origins: ServerState::new(),
+            manager: TokenManager::new(RefreshPolicy::default(), Some(code)),
+            gate: NonceGate::new(),
+            server_state: ServerState::new(),
             now: UnixTime::from_secs(1_700_000_000),
             drawn: 0,
             peers,
@@ -121,22 +122,22 @@ impl World {
             token: None,
             refused: BTreeSet::new(),
             proofs: BTreeSet::new(),
-            dead: Vec::new(),
+            abandoned: Vec::new(),
         }
     }
 
     fn perform(&mut self, operation: Operation) {
         match operation {
-            Operation::Need => {
-                if let Some(ticket) = self.demand() {
-                    self.renew(ticket);
+            Operation::Poll => {
+                if let Some(ticket) = self.poll() {
+                    self.refresh_token(ticket);
                 }
             }
-            Operation::Die => {
-                if let Some(mut ticket) = self.demand() {
-                    let _ = self.store.begin_refresh(&mut ticket);
-                    let lapses = self.now.saturating_add(self.store.refresh_timeout());
-                    self.dead.push((ticket, lapses));
+            Operation::Crash => {
+                if let Some(mut ticket) = self.poll() {
+                    let _ = self.manager.begin_refresh(&mut ticket);
+                    let expires_at = self.now.saturating_add(self.manager.refresh_timeout());
+                    self.abandoned.push((ticket, expires_at));
                 }
             }
             Operation::Call { method, peer } => {
@@ -155,12 +156,12 @@ impl World {
         }
     }
 
-    fn demand(&mut self) -> Option<Ticket> {
-        match self.store.poll(self.now) {
+    fn poll(&mut self) -> Option<Ticket> {
+        match self.manager.poll(self.now) {
             TokenAction::Use(token, ticket) => {
                 assert!(
                     !self.refused.contains(token.access_token().expose()),
-                    "it was refused"
+                    "it was rejected"
                 );
                 self.token = Some(token);
                 ticket
@@ -173,35 +174,37 @@ impl World {
         }
     }
 
-    fn renew(&mut self, mut ticket: Ticket) {
-        let renewed = match self.store.begin_refresh(&mut ticket) {
-            Some(attempt) => self.ask(attempt.grant),
+    fn refresh_token(&mut self, mut ticket: Ticket) {
+        let result = match self.manager.begin_refresh(&mut ticket) {
+            Some(attempt) => self.request_token(attempt.grant),
             None => Err(RefreshFailure::not_sent()),
         };
-        let _ = self.store.complete(ticket, renewed, self.now, 0);
+        let _ = self.manager.complete(ticket, result, self.now, 0);
     }
 
-    fn ask(&mut self, grant: Grant) -> Result<Token, RefreshFailure> {
-        let mut exchange = self.client.token(grant).expect("a request");
-        for _ in 0..MOST_SENDS {
-            self.now = self.now.saturating_add(exchange.delay());
+    fn request_token(&mut self, grant: Grant) -> Result<Token, RefreshFailure> {
+        let mut operation = self.client.token(grant).expect("a request");
+        for _ in 0..MAX_SENDS {
+            self.now = self.now.saturating_add(operation.delay());
             let context = self.context();
-            let signing = exchange.prepare(&self.origins, context).expect("a request");
+            let signing = operation
+                .prepare(&self.server_state, context)
+                .expect("a request");
             let PreparedRequest { request, pending } = signing
                 .finish(|request| self.sign(request))
                 .expect("a signature");
             self.remember(request.headers());
             let received = match self.answer(true) {
-                Ok(response) => pending.receive(response, &mut self.origins, self.now),
+                Ok(response) => pending.receive(response, &mut self.server_state, self.now),
                 Err(sent) => pending.transport_failed(sent, self.now),
             };
             match received {
                 Ok(Step::Done(token)) => return Ok(token),
-                Ok(Step::RetryAfter(again)) => exchange = again,
+                Ok(Step::RetryAfter(again)) => operation = again,
                 Err(error) => return Err(RefreshFailure::from_error(&error)),
             }
         }
-        panic!("the exchange never ends");
+        panic!("the operation never ends");
     }
 
     fn call(&mut self, method: u8) {
@@ -214,17 +217,17 @@ impl World {
         let method = [Method::GET, Method::POST, Method::PUT][usize::from(method) % 3].clone();
         let uri = Uri::from_static("https://rs.example/me");
         let mut call = token.authorize(&method, &uri).expect("a call");
-        for _ in 0..MOST_SENDS {
+        for _ in 0..MAX_SENDS {
             self.now = self.now.saturating_add(call.delay());
-            let Admission::Admitted(pass) = self
-                .turns
+            let Admission::Admitted(permit) = self
+                .gate
                 .acquire(Role::ResourceServer, &uri)
                 .expect("a URL")
             else {
-                panic!("nobody else is under way");
+                panic!("no other request is in flight");
             };
             let context = self.context();
-            let signing = call.prepare(&self.origins, context).expect("headers");
+            let signing = call.prepare(&self.server_state, context).expect("headers");
             let PreparedCall { headers, pending } = signing
                 .finish(|request| self.sign(request))
                 .expect("a signature");
@@ -234,8 +237,8 @@ impl World {
             let response = match self.answer(false) {
                 Ok(response) => response,
                 Err(sent) => {
-                    self.turns
-                        .release(pass, keybound_core::driver::NonceOutcome::NoResponse);
+                    self.gate
+                        .release(permit, keybound_core::driver::NonceOutcome::NoResponse);
                     match pending.transport_failed(sent, self.now) {
                         Ok(again) => call = again,
                         Err(_) => return,
@@ -244,11 +247,11 @@ impl World {
                 }
             };
             let (status, headers) = (response.status(), response.headers());
-            self.turns
-                .release(pass, pending.nonce_outcome(status, headers));
-            let judged = match pending.verdict(status, headers, &mut self.origins, self.now) {
-                Ok(judged) => judged,
-                // The one error that there is: no nonce was good enough.
+            self.gate
+                .release(permit, pending.nonce_outcome(status, headers));
+            let verdict = match pending.verdict(status, headers, &mut self.server_state, self.now) {
+                Ok(verdict) => verdict,
+                // The only possible error: the server accepted no nonce.
                 Err(error) => {
                     let Error::Server(refusal) = &error else {
                         panic!("a verdict: {error}")
@@ -257,17 +260,18 @@ impl World {
                     return;
                 }
             };
-            match judged {
+            match verdict {
                 Verdict::Deliver => return,
                 Verdict::TokenRejected => {
-                    // It was there before this call, so that another is asked for, unless the origin refuses all.
+                    // The token is older than this call, so another one is requested, unless the
+                    // origin rejects every token.
                     if !self
-                        .store
-                        .refused(&token, &uri, self.store.generation(), self.now)
+                        .manager
+                        .refused(&token, &uri, self.manager.generation(), self.now)
                     {
                         return;
                     }
-                    // A renewal may bring the same text again; the peer never does.
+                    // A refresh may return the same access token again; this server never does.
                     self.refused
                         .insert(token.access_token().expose().to_owned());
                     self.token = None;
@@ -279,7 +283,7 @@ impl World {
         panic!("the call never ends");
     }
 
-    /// What the peer says to the next request, or that nothing comes.
+    /// Returns the server's response to the next request, or an error if none comes.
     fn answer(&mut self, is_token_request: bool) -> Result<Response<Vec<u8>>, Sent> {
         let peer = if self.peers.is_empty() {
             None
@@ -288,7 +292,9 @@ impl World {
         };
         let mut response = Response::new(Vec::new());
         match peer {
-            Some(Peer::Lost { sent }) => return Err(if sent { Sent::Maybe } else { Sent::No }),
+            Some(Peer::NoResponse { sent }) => {
+                return Err(if sent { Sent::Maybe } else { Sent::No });
+            }
             Some(Peer::Garbage(body)) => *response.body_mut() = body,
             Some(Peer::Answer {
                 status,
@@ -360,20 +366,23 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let store = std::mem::replace(
-            &mut self.store,
+        let manager = std::mem::replace(
+            &mut self.manager,
             TokenManager::new(RefreshPolicy::default(), None),
         );
-        self.dead.clear();
+        self.abandoned.clear();
         self.token = None;
-        if let Some(kept) = store.snapshot() {
-            let json = kept.with_server_state(self.origins.clone()).to_json();
-            let kept = SessionState::from_json(json.expose(), &self.client, UnixTime::from_secs(0))
-                .expect("it was written");
-            self.origins = kept.server_state().clone();
-            // What was refused is not written down: the next process finds out by itself.
+        if let Some(stored) = manager.snapshot() {
+            let json = stored
+                .with_server_state(self.server_state.clone())
+                .to_json();
+            let stored =
+                SessionState::from_json(json.expose(), &self.client, UnixTime::from_secs(0))
+                    .expect("serialized state can be parsed");
+            self.server_state = stored.server_state().clone();
+            // Rejections are not stored: the next process detects them itself.
             self.refused.clear();
-            self.store = TokenManager::new(RefreshPolicy::default(), None).with_state(kept);
+            self.manager = TokenManager::new(RefreshPolicy::default(), None).with_state(stored);
         }
     }
 
@@ -389,7 +398,7 @@ impl World {
         self.key.sign(request)
     }
 
-    /// No proof goes out twice.
+    /// Records a proof, and asserts that no proof is sent twice.
     fn remember(&mut self, headers: &HeaderMap) {
         let proof = headers.get("dpop").expect("each request has a proof");
         assert!(
@@ -405,5 +414,5 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<String>) {
     }
 }
 
-/// The example key of RFC 7517 §A.2, which guards nothing.
+/// The example key of RFC 7517 §A.2, which is public.
 const KEY: &str = r#"{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","d":"870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}"#;

@@ -1,3 +1,5 @@
+//! The `call` subcommand: an authorized request.
+
 use std::io::{self, Write};
 use std::{fs, str::FromStr};
 
@@ -14,24 +16,27 @@ use crate::{nonce_cache, repeat};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What to call.
+    /// The URL of the request.
     url: String,
-    /// The method; GET, or POST where there are data.
+    /// The method. Default: GET, or POST with -d.
     #[arg(short = 'X', value_name = "METHOD")]
     method: Option<String>,
-    /// The body, or @ and the file that holds it. Sent as JSON if it begins like it, else as a form.
+    /// The request body, or @ and the name of a file that contains it. Its type is JSON if it
+    /// begins with `{` or `[`, otherwise a form; -H overrides it.
     #[arg(short = 'd', value_name = "DATA|@FILE")]
     data: Option<String>,
-    /// A header of the call; `NAME: VALUE` will do as well. Without an Accept-Encoding the answer is asked for as it is.
+    /// A header of the request; `NAME: VALUE` is accepted as well. Default Accept-Encoding:
+    /// identity.
     #[arg(short = 'H', value_name = "NAME=VALUE", value_parser = HEADER)]
     call_header: Vec<(String, String)>,
-    /// Prints the status and the headers before the body.
+    /// Prints the status line and the headers before the body.
     #[arg(short = 'i')]
     include: bool,
-    /// Calls so many times with one session, and prints figures in place of the bodies.
+    /// Sends the request N times with one session, and prints statistics as JSON instead of the
+    /// bodies.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
-    /// By so many threads.
+    /// The number of threads that send the requests.
     #[arg(long, value_name = "P", default_value_t = 1, requires = "repeat", value_parser = clap::value_parser!(u32).range(1..=1024))]
     parallel: u32,
     #[command(flatten)]
@@ -58,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             &options.token,
         );
     }
-    // What is wrong with the arguments shows here; from now on it is the server's doing.
+    // Invalid arguments are detected here (status 2). Later errors come from servers (status 1).
     let _ = ready.client.token(grant.clone())?;
     let session = options
         .token
@@ -81,17 +86,18 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         .get(CONTENT_ENCODING)
         .and_then(|coding| coding.to_str().ok());
     if let Some(coding) =
-        coding.filter(|coding| !options.is_coding_asked_for() && *coding != IDENTITY)
+        coding.filter(|coding| !options.has_accept_encoding() && *coding != IDENTITY)
     {
         warn(&format_args!(
-            "warning: the body is encoded as {coding}, although none was asked for"
+            "warning: the body is printed in the content coding {coding}, which was not requested"
         ));
     }
-    judge(&request_url, &head, length, empty_401).map_err(Failure::refused)
+    check_response(&request_url, &head, length, empty_401).map_err(Failure::refused)
 }
 
-/// Whether the call went well, else why not, in words. `length` is the body's; `empty_401` what a 401 without any means.
-pub(crate) fn judge(
+/// Returns `Ok` for a successful response, otherwise the message for the user. `length` is the
+/// length of the body in bytes; `empty_401` is the hint for a 401 with an empty body.
+pub(crate) fn check_response(
     url: &Uri,
     head: &Parts,
     length: u64,
@@ -100,7 +106,7 @@ pub(crate) fn judge(
     match head.status {
         status @ StatusCode::UNAUTHORIZED if length == 0 => {
             let hint = empty_401
-                .map(|hint| format!(", and says nothing more: {hint}"))
+                .map(|hint| format!(" without a body: {hint}"))
                 .unwrap_or_default();
             Err(format!("the server answered {status}{hint}"))
         }
@@ -113,7 +119,7 @@ pub(crate) fn judge(
                 .and_then(|location| origin(url, location))
                 .unwrap_or_default();
             Err(format!(
-                "the server answered {status}{to}; redirections are not followed"
+                "the server answered {status}{to}; redirects are not followed"
             ))
         }
         status if status.as_u16() >= 400 => Err(format!("the server answered {status}")),
@@ -121,7 +127,7 @@ pub(crate) fn judge(
     }
 }
 
-/// To which scheme and host a location leads. The rest of it may hold secrets.
+/// Returns the scheme and authority that `location` leads to. The rest may contain secrets.
 fn origin(from: &Uri, location: &str) -> Option<String> {
     let has_scheme = location
         .split(['/', '?', '#'])
@@ -140,7 +146,7 @@ fn origin(from: &Uri, location: &str) -> Option<String> {
 
 const IDENTITY: &str = "identity";
 
-/// The headers that the call, or the connection under it, has by itself.
+/// The headers that are set by the request itself or by its connection.
 const OWN_HEADERS: [&str; 6] = [
     "authorization",
     "connection",
@@ -152,7 +158,7 @@ const OWN_HEADERS: [&str; 6] = [
 
 impl Options {
     fn request(&self) -> Result<Request<Vec<u8>>, Failure> {
-        // Checked before a token is asked for.
+        // Checked before a token is requested.
         let url = keybound_ureq::Endpoint::https_or_loopback(&self.url)?;
         let data = match self
             .data
@@ -169,7 +175,7 @@ impl Options {
             .map_err(|_| Failure::usage("method must be a token, such as GET"))?;
         if method == Method::CONNECT {
             return Err(Failure::usage(
-                "method must not be CONNECT: no proof can name its target",
+                "method must not be CONNECT: a DPoP proof cannot contain its target",
             ));
         }
         let mut request = Request::new(data);
@@ -192,14 +198,15 @@ impl Options {
             })?;
             if OWN_HEADERS.contains(&name.as_str()) {
                 return Err(Failure::usage(
-                    "header must not be one that the call has by itself",
+                    "header must not be one that the request sets itself, such as Host",
                 ));
             }
-            // It may be an API key; the trace doesn't show it.
+            // The value may be an API key: a sensitive value is redacted in the trace.
             value.set_sensitive(true);
             request.headers_mut().insert(name, value);
         }
-        // Without it any coding would be allowed (RFC 9110 §12.5.3), and none is decoded here.
+        // Without this header any coding would be allowed (RFC 9110 §12.5.3), and none is decoded
+        // here.
         request
             .headers_mut()
             .entry(ACCEPT_ENCODING)
@@ -207,7 +214,7 @@ impl Options {
         Ok(request)
     }
 
-    fn is_coding_asked_for(&self) -> bool {
+    fn has_accept_encoding(&self) -> bool {
         self.call_header
             .iter()
             .any(|(name, _)| name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str()))

@@ -1,4 +1,5 @@
-//! Which server is asked, and who asks: the options that `token`, `call` and `login` share.
+//! The options for the authorization server and the client, shared by all subcommands that send
+//! requests except `uxt`.
 
 use std::path::PathBuf;
 
@@ -18,58 +19,63 @@ use crate::{key, nonce_cache};
 #[derive(Args)]
 #[command(group = ArgGroup::new("server").required(true))]
 pub(crate) struct ClientOptions {
-    /// The token endpoint.
+    /// The URL of the token endpoint.
     #[arg(long, value_name = "URL", group = "server")]
     token_url: Option<String>,
-    /// The authorization server, whose metadata tell the rest (RFC 8414, OpenID Connect).
+    /// The issuer: the endpoints are read from its metadata (RFC 8414, OpenID Connect Discovery).
     #[arg(long, value_name = "URL", group = "server")]
     issuer: Option<String>,
-    /// A provider that is known by name.
+    /// A provider with built-in support.
     #[arg(long, group = "server")]
     provider: Option<Provider>,
-    /// Where the provider is, if not where it usually is.
+    /// The base URL of the provider's API. Default: its production URL.
     #[arg(long, value_name = "URL", requires = "provider", conflicts_with_all = ["token_url", "issuer"])]
     base_url: Option<String>,
+    /// The client ID.
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
-    /// The environment variable that holds the client's secret.
+    /// The environment variable that contains the client secret.
     #[arg(long, value_name = "NAME")]
     client_secret_env: Option<String>,
-    /// The key by which the client authenticates itself (private-key-jwt): PKCS#8 (PEM or DER), or a private JWK.
+    /// The file of the key for client authentication by private-key-jwt: PKCS#8 (PEM or DER) or a
+    /// private JWK.
     #[arg(long, value_name = "FILE")]
     client_key: Option<PathBuf>,
-    /// The name by which the server knows that key, where the file doesn't tell.
+    /// The key ID (`kid`) of the client key. Default: the one in its file.
     #[arg(long, value_name = "KID", requires = "client_key")]
     client_kid: Option<String>,
-    /// Which algorithm that key is for, where the file doesn't tell.
+    /// The algorithm of the client key, if its file leaves a choice.
     #[arg(long, value_name = "ALG", requires = "client_key", value_parser = key::algorithm)]
     client_alg: Option<Algorithm>,
-    /// Whom the client's assertions are for, if neither the issuer nor the token endpoint.
+    /// The audience (`aud`) of client assertions. Default: the issuer, or the token endpoint if no
+    /// issuer is given.
     #[arg(long, value_name = "AUDIENCE", requires = "client_key")]
     client_audience: Option<String>,
-    /// How the client authenticates itself; basic where there is a secret (post, if that is all that the issuer takes),
-    /// private-key-jwt where there is a client key, else none.
+    /// The client authentication method. Default: basic with a secret (post, if the issuer supports
+    /// only that), private-key-jwt with a client key, otherwise none.
     #[arg(long)]
     auth: Option<Auth>,
-    /// A further header of the token request; `NAME: VALUE` will do as well.
+    /// An additional header of the token request; `NAME: VALUE` is accepted as well. Can be
+    /// repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = HEADER)]
     header: Vec<(String, String)>,
-    /// How the token request's body is written; form, but for providers that want JSON.
+    /// The format of the token request body. Default: form, unless the provider requires JSON.
     #[arg(long)]
     body: Option<Body>,
-    /// Binds the token to the key (DPoP).
+    /// Requests a token bound to the key (DPoP).
     #[arg(long, requires = "key")]
     dpop: bool,
-    /// The key: PKCS#8 (PEM or DER), or a private JWK.
+    /// The file of the DPoP key: PKCS#8 (PEM or DER) or a private JWK.
     #[arg(long, value_name = "FILE", requires = "dpop")]
     key: Option<PathBuf>,
-    /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
+    /// The algorithm of the DPoP key, if its file leaves a choice: RS256 or PS256, EdDSA or
+    /// Ed25519.
     #[arg(long, requires = "key", value_parser = key::algorithm)]
     alg: Option<Algorithm>,
-    /// Plain http is for loopback addresses, with or without this word.
+    /// Ignored: plain http is always allowed for loopback addresses, and only for them.
     #[arg(long, hide = true)]
     loopback_http: bool,
-    /// Prints each request and response on stderr, secrets redacted.
+    /// Prints each request and response on stderr, with secrets redacted.
     #[arg(long)]
     pub(crate) trace: bool,
 }
@@ -95,32 +101,34 @@ enum Body {
     Json,
 }
 
-/// A client with all that it needs to be used.
+/// A client, its transport, and the settings that depend on the provider.
 pub(crate) struct Ready {
     pub(crate) client: Client,
     pub(crate) transport: Transport,
-    /// What the server says of itself, where it was asked.
+    /// The authorization server's metadata, if it was discovered.
     pub(crate) metadata: Option<Metadata>,
-    /// What every call of the provider's API should have.
+    /// The headers for every request to the provider's API.
     pub(crate) api_headers: HeaderMap,
-    /// What it mostly means when the provider's API answers 401 without a body, and what to do.
+    /// The hint for an empty 401 of the provider's API: probable causes, and remedies.
     pub(crate) empty_401: Option<&'static str>,
 }
 
-/// Moov gives a token all the same, and documents neither.
-const MOOVS_EMPTY_401: &str = "mostly the Origin is missing or is none of the domains that are registered with the key \
-                               (--header Origin=https://…), or the keys are those of the test mode and the account is a \
-                               production account, or the reverse";
+/// The hint for an empty 401 of Moov. In these cases Moov issues a token, but rejects it at its
+/// API; both are undocumented.
+const MOOVS_EMPTY_401: &str = "usually the Origin header is missing or is not one of the domains registered for the key \
+                               (--header Origin=https://…), or the keys are for test mode and the account for \
+                               production, or the reverse";
 
 impl Ready {
-    /// What the user can do about an endpoint that isn't known.
+    /// Returns the failure for `invalid`. For a missing endpoint, its message contains the remedy.
     pub(crate) fn explain(&self, invalid: InvalidInput) -> Failure {
-        let endpoint = invalid.argument();
+        let InvalidInput::MissingEndpoint(endpoint) = invalid else {
+            return invalid.into();
+        };
         match &self.metadata {
-            _ if !endpoint.ends_with("_endpoint") => invalid.into(),
-            Some(_) => Failure::usage(format!("the issuer's metadata name no {endpoint}")),
+            Some(_) => Failure::usage(format!("the issuer's metadata has no {endpoint}")),
             None => Failure::usage(format!(
-                "the {endpoint} isn't known: give --issuer in place of --token-url or --provider, and its metadata tell it"
+                "the {endpoint} is not known: give --issuer instead of --token-url or --provider, to read it from the metadata"
             )),
         }
     }
@@ -131,7 +139,8 @@ impl ClientOptions {
         &self.client_id
     }
 
-    /// Everything is checked here, before anything is sent but a question for the issuer's metadata.
+    /// Checks all options and builds the client. The only request that this sends is for the
+    /// issuer's metadata.
     pub(crate) fn ready(&self) -> Result<Ready, Failure> {
         let client_key = self
             .client_key
@@ -167,10 +176,10 @@ impl ClientOptions {
                 moov.client()?
             }
             (_, Some(url), None) => {
-                let said = metadata
+                let discovered = metadata
                     .insert(transport.execute(Issuer::https_or_loopback(url)?.discover()?)?);
-                bound_to = bound_to.map(|key| said.dpop_key(&key)).transpose()?;
-                said.client(self.client_auth(public.as_ref(), Some(said))?)?
+                bound_to = bound_to.map(|key| discovered.dpop_key(&key)).transpose()?;
+                discovered.client(self.client_auth(public.as_ref(), Some(discovered))?)?
             }
             (Some(url), None, None) => Client::new(Endpoint::https_or_loopback(url)?, auth),
             (None, None, None) => {
@@ -206,13 +215,13 @@ impl ClientOptions {
         key: Option<&PublicJwk>,
         metadata: Option<&Metadata>,
     ) -> Result<ClientAuth, Failure> {
-        let takes = |method| {
+        let supports = |method| {
             let methods = metadata
                 .and_then(|metadata| metadata.list("token_endpoint_auth_methods_supported"));
-            methods.map(|mut methods| methods.any(|taken| taken == method))
+            methods.map(|mut methods| methods.any(|supported| supported == method))
         };
-        let only_post = takes("client_secret_basic") == Some(false)
-            && takes("client_secret_post") == Some(true);
+        let only_post = supports("client_secret_basic") == Some(false)
+            && supports("client_secret_post") == Some(true);
         let auth = match (self.auth, &self.client_secret_env, key) {
             (Some(auth), ..) => auth,
             (None, Some(_), _) if only_post => Auth::Post,
@@ -228,12 +237,14 @@ impl ClientOptions {
                     .iter()
                     .try_fold(auth, |auth, audience| auth.audience(audience))?)
             }
-            (_, Some(_)) => Err(Failure::usage("--client-key is for --auth private-key-jwt")),
+            (_, Some(_)) => Err(Failure::usage(
+                "--client-key requires --auth private-key-jwt",
+            )),
             (auth, None) => auth.with(&self.client_id, self.client_secret_env.as_deref()),
         }
     }
 
-    /// Moov's own headers are validated by its own rules.
+    /// Builds the Moov client. `Origin` and `X-Moov-Version` are validated by Moov's rules.
     fn moov(&self, auth: ClientAuth) -> Result<Moov, InvalidInput> {
         let mut moov = Moov::new(auth);
         if let Some(url) = &self.base_url {
@@ -274,7 +285,8 @@ impl Auth {
     }
 }
 
-/// A transport that knows what earlier commands have learned.
+/// Returns a transport with the cached server state of earlier commands, and with a trace on stderr
+/// if `traced`.
 pub(crate) fn transport(traced: bool) -> Transport {
     let transport = Transport::new().with_server_state(nonce_cache::load());
     if !traced {

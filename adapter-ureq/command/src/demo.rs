@@ -1,4 +1,4 @@
-//! Every flow against a sandbox in this process, told step by step.
+//! The `demo` subcommand: every flow against a sandbox in this process, step by step.
 
 use std::io::Write as _;
 
@@ -16,8 +16,8 @@ use crate::failure::Failure;
 use crate::input;
 use crate::trace::Trace;
 
-/// Prints a line; a reader who has seen enough and closed the pipe is no reason to panic.
-macro_rules! say {
+/// Prints a line. Unlike `println!`, it does not panic if the reader has closed the pipe.
+macro_rules! print_line {
     ($($text:tt)*) => {{
         let _ = writeln!(std::io::stdout(), $($text)*);
     }};
@@ -25,14 +25,14 @@ macro_rules! say {
 
 pub(crate) fn run() -> Result<(), Failure> {
     let sandbox = Sandbox::start(sandbox::Options::default().require_nonce(true))?;
-    say!(
+    print_line!(
         "A sandbox listens on {}. Secrets are redacted below.",
         sandbox.base_url()
     );
     moov(&sandbox)?;
     bound_token(&sandbox)?;
     relay(&sandbox)?;
-    say!("\nAll flows went well.");
+    print_line!("\nAll flows went well.");
     Ok(())
 }
 
@@ -47,62 +47,62 @@ fn moov(sandbox: &Sandbox) -> Result<(), Failure> {
     let client = api.client()?;
     let transport = traced();
 
-    step("Ask for a token by client_credentials");
+    step("Request a token with the client_credentials grant");
     let grant = Grant::client_credentials().scope(Scope::from_tokens([
         scope::ACCOUNTS_READ,
         scope::ACCOUNTS_WRITE,
     ])?);
     let token = transport.execute(client.token(grant)?)?;
 
-    step("Call the API with it");
+    step("Call the API with the token");
     let accounts = api.endpoint("/accounts")?;
     get(&transport, &token, &accounts, api.headers())?;
 
-    step("Refresh it");
+    step("Refresh the token");
     let refresh_token = token
         .refresh_token()
         .cloned()
-        .ok_or(Failure::refused("no refresh token came"))?;
+        .ok_or(Failure::refused("the server issued no refresh token"))?;
     let refreshed = transport.execute(client.token(Grant::refresh_token(refresh_token)?)?)?;
 
-    step("Revoke it");
+    step("Revoke the token");
     transport.execute(client.revoke(
         refreshed.access_token().clone(),
         Some(TokenTypeHint::AccessToken),
     )?)?;
 
-    step("See that it is good no longer");
+    step("Check that the token is rejected");
     let response = call(&transport, &refreshed, &accounts, api.headers())?;
     expect(
         response.status() == StatusCode::UNAUTHORIZED,
-        "a revoked token was taken",
+        "a revoked token was accepted",
     )
 }
 
 fn bound_token(sandbox: &Sandbox) -> Result<(), Failure> {
-    chapter("DPoP: a token bound to a key, from a server that wants nonces");
+    chapter("DPoP: a token bound to a key, from a server that requires nonces");
     let key = SigningKey::generate(Algorithm::Es256)?;
     let auth = ClientAuth::basic(sandbox::CLIENT_ID, Secret::new(sandbox::CLIENT_SECRET))?;
     let oauth = |path| Endpoint::loopback_http(&format!("{}{path}", sandbox.oauth()));
     let client = Client::new(oauth("/token")?, auth).dpop(key.public().clone());
     let transport = traced().signer(key);
 
-    step("Ask for a token: the server wants its nonce in the proof first");
+    step("Request a token: the server first requires its nonce in the proof");
     let token = transport.execute(client.token(Grant::client_credentials())?)?;
     expect(
         *token.token_type() == TokenType::Dpop,
         "the token is not bound",
     )?;
 
-    step("Call a protected resource: its server wants a nonce of its own");
+    step("Call a protected resource: its server requires a nonce of its own");
     get(&transport, &token, &oauth("/resource")?, &HeaderMap::new())?;
 
-    step("Call it again: the nonce is known by now");
+    step("Call it again: the nonce is already known");
     get(&transport, &token, &oauth("/resource")?, &HeaderMap::new())
 }
 
 fn relay(sandbox: &Sandbox) -> Result<(), Failure> {
-    chapter("Treasury Prime: a browser's proof, relayed");
+    chapter("Treasury Prime: relay a browser's proof");
     let key = SigningKey::generate(Algorithm::Es256)?;
     let token_url = Endpoint::loopback_http(&format!("{}/oauth/token", sandbox.marqeta()))?;
     let api = TreasuryPrime::at(
@@ -114,22 +114,22 @@ fn relay(sandbox: &Sandbox) -> Result<(), Failure> {
         .url(&token_url.to_string())?
         .no_access_token();
 
-    step("The browser makes a proof; the backend checks it, and relays it once");
-    let proof = checked(&policy, &browser_proof(&key, &token_url, None)?)?;
+    step("The browser creates a proof; the backend verifies it and relays it once");
+    let proof = verified(&policy, &browser_proof(&key, &token_url, None)?)?;
     let first = traced().execute(api.uxt_access_token(PERSON, proof)?);
     let Err(keybound_ureq::Error::Core(keybound_ureq::CoreError::Server(refusal))) = first else {
-        return Err(Failure::refused("the server should have asked for a nonce"));
+        return Err(Failure::refused("the server did not require a nonce"));
     };
     let nonce = refusal
         .nonce()
-        .ok_or(Failure::refused("the server gave no nonce"))?;
-    say!(
-        "  The server wants a nonce, which only the browser can put into a proof: {}",
+        .ok_or(Failure::refused("the server sent no nonce"))?;
+    print_line!(
+        "  The server requires a nonce, which only the browser can include in a proof: {}",
         nonce.as_str()
     );
 
-    step("The browser makes another proof, with the nonce");
-    let proof = checked(&policy, &browser_proof(&key, &token_url, Some(nonce))?)?;
+    step("The browser creates another proof, with the nonce");
+    let proof = verified(&policy, &browser_proof(&key, &token_url, Some(nonce))?)?;
     let token = traced().execute(api.uxt_access_token(PERSON, proof)?)?;
 
     step("The browser calls Marqeta with the token, which is bound to the browser's key");
@@ -142,34 +142,34 @@ fn relay(sandbox: &Sandbox) -> Result<(), Failure> {
 
 const PERSON: &str = "psn_11gqs8hr";
 
-/// What the browser does: a token proof for Marqeta, by a key of its own.
+/// Creates the browser's proof for Marqeta's token endpoint, signed with the browser's key.
 fn browser_proof(
     key: &SigningKey,
     url: &Endpoint,
     nonce: Option<&Nonce>,
 ) -> Result<Proof, Failure> {
-    let mut draft = Proof::build(key.public(), &Method::POST, url.uri())?;
+    let mut builder = Proof::build(key.public(), &Method::POST, url.uri())?;
     if let Some(nonce) = nonce {
-        draft = draft.nonce(nonce);
+        builder = builder.nonce(nonce);
     }
-    Ok(draft
+    Ok(builder
         .prepare(input::request_context()?)
         .finish(|request| key.sign(request))?)
 }
 
-/// What the backend does before it spends a call.
-fn checked(policy: &ProofVerifier, proof: &Proof) -> Result<VerifiedProof, Failure> {
+/// Verifies the proof, as the backend does before it relays it.
+fn verified(policy: &ProofVerifier, proof: &Proof) -> Result<VerifiedProof, Failure> {
     let inspection = policy.verify(proof.as_str(), input::now());
     if let Some(key) = inspection.key() {
-        say!(
-            "  The proof is checked: {} problems, jkt {}",
+        print_line!(
+            "  The proof was verified: {} errors, jkt {}",
             inspection.problems().len(),
             key.thumbprint()
         );
     }
     inspection
         .verified()
-        .ok_or(Failure::refused("the proof is not sound"))
+        .ok_or(Failure::refused("the proof is not valid"))
 }
 
 fn get(
@@ -179,8 +179,11 @@ fn get(
     headers: &HeaderMap,
 ) -> Result<(), Failure> {
     let mut response = call(transport, token, url, headers)?;
-    expect(response.status().is_success(), "the resource was refused")?;
-    say!(
+    expect(
+        response.status().is_success(),
+        "the resource server refused the request",
+    )?;
+    print_line!(
         "    {}",
         response
             .body_mut()
@@ -208,17 +211,17 @@ fn traced() -> Transport {
 }
 
 fn chapter(title: &str) {
-    say!("\n{title}\n{}", "=".repeat(title.chars().count()));
+    print_line!("\n{title}\n{}", "=".repeat(title.chars().count()));
 }
 
-fn step(what: &str) {
-    say!("\n• {what}");
+fn step(description: &str) {
+    print_line!("\n• {description}");
 }
 
-fn expect(holds: bool, otherwise: &str) -> Result<(), Failure> {
-    if holds {
+fn expect(condition: bool, message: &str) -> Result<(), Failure> {
+    if condition {
         Ok(())
     } else {
-        Err(Failure::refused(otherwise))
+        Err(Failure::refused(message))
     }
 }

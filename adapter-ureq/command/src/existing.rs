@@ -1,4 +1,4 @@
-//! What becomes of a token that is there already.
+//! The `introspect` and `revoke` subcommands, for an existing token.
 
 use std::io::Write as _;
 
@@ -16,10 +16,10 @@ use crate::output::Stdout;
 pub(crate) struct Options {
     #[command(flatten)]
     client: ClientOptions,
-    /// The environment variable that holds the token.
+    /// The environment variable that contains the token.
     #[arg(long, value_name = "NAME")]
     token_env: String,
-    /// Which kind of token it is, if the server is to be told.
+    /// The `token_type_hint` parameter: the type of the token. Not sent by default.
     #[arg(long)]
     hint: Option<Hint>,
 }
@@ -41,41 +41,42 @@ impl Options {
     }
 }
 
-/// Prints what the server says of it; status 1 if it is not active.
+/// Prints the introspection response. Fails if the token is not active.
 pub(crate) fn introspect(options: &Options) -> Result<(), Failure> {
     let token = secret(&options.token_env)?;
     let ready = options.client.ready()?;
-    let asked = ready
+    let request = ready
         .client
         .introspect(token, options.hint())
         .map_err(|invalid| ready.explain(invalid))?;
-    let said = ready.transport.execute(asked)?;
+    let response = ready.transport.execute(request)?;
     let shown = json!({
-        "active": said.is_active(),
-        "scope": said.scope().map(Scope::as_str),
-        "expires_at": said.expires_at().map(UnixTime::as_secs),
-        "jkt": said.jkt(),
-        "client_id": said.text("client_id"),
-        "sub": said.text("sub"),
+        "active": response.is_active(),
+        "scope": response.scope().map(Scope::as_str),
+        "expires_at": response.expires_at().map(UnixTime::as_secs),
+        "jkt": response.jkt(),
+        "client_id": response.text("client_id"),
+        "sub": response.text("sub"),
     });
     writeln!(Stdout, "{shown}")?;
-    if said.is_active() {
+    if response.is_active() {
         Ok(())
     } else {
         Err(Failure::refused("the token is not active"))
     }
 }
 
-/// Prints nothing: it is revoked, or was never good.
+/// Revokes the token, and prints nothing. The server also reports success for an invalid token (RFC
+/// 7009 §2.2).
 pub(crate) fn revoke(options: &Options) -> Result<(), Failure> {
     let token = secret(&options.token_env)?;
     let ready = options.client.ready()?;
-    let asked = ready
+    let request = ready
         .client
         .revoke(token, options.hint())
         .map_err(|invalid| ready.explain(invalid))?;
-    let revoked = ready.transport.execute(asked);
+    let result = ready.transport.execute(request);
     nonce_cache::store(&ready.transport.server_state());
-    revoked?;
+    result?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! How a command ends when it doesn't end well.
+//! Errors of subcommands, their messages and exit statuses.
 
 use std::error::Error as StdError;
 use std::io::Write as _;
@@ -7,29 +7,22 @@ use std::{fmt, io};
 
 use keybound_ureq::{Error, InvalidInput, RedirectError};
 
-/// Whose fault it is, and the sentence for stderr.
+/// The error of a subcommand, with the message for stderr.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The user's: status 2.
+    /// Invalid arguments or unusable files: status 2.
     Usage(String),
-    /// A server's or a check's: status 1.
+    /// A server refused a request, or a check or the system failed: status 1.
     Refused(String),
 }
 
 impl Failure {
-    pub(crate) fn usage(why: impl Into<String>) -> Self {
-        Self::Usage(why.into())
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
     }
 
-    pub(crate) fn refused(why: impl Into<String>) -> Self {
-        Self::Refused(why.into())
-    }
-
-    fn of(error: &Error) -> Self {
-        match error {
-            Error::Core(keybound_ureq::CoreError::InvalidInput(invalid)) => invalid.clone().into(),
-            _ => Self::Refused(error.to_string()),
-        }
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::Refused(message.into())
     }
 
     pub(crate) fn report(self) -> ExitCode {
@@ -41,15 +34,15 @@ impl Failure {
     }
 }
 
-/// A line on stderr; nobody may be reading it.
-pub(crate) fn warn(what: &impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "keybound: {what}");
+/// Prints a line on stderr. Write errors are ignored, because stderr may be closed.
+pub(crate) fn warn(message: &impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "keybound: {message}");
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(why) | Self::Refused(why) => f.write_str(why),
+            Self::Usage(message) | Self::Refused(message) => f.write_str(message),
         }
     }
 }
@@ -76,11 +69,14 @@ impl From<keybound_ureq::CoreError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::of(&error)
+        match error {
+            Error::Core(keybound_ureq::CoreError::InvalidInput(invalid)) => invalid.into(),
+            _ => Self::Refused(error.to_string()),
+        }
     }
 }
 
-/// Of stdout, or of a response's body.
+/// Converts an error of stdout or of a response body.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Refused(error.to_string())

@@ -1,4 +1,4 @@
-//! What a token is asked for with: the options that `token` and `call` share.
+//! The options for the grant, shared by `token` and `call`.
 
 use clap::Args;
 use keybound_ureq::{Client, Grant, Scope, Secret, Session, Transport};
@@ -12,33 +12,35 @@ use crate::input::{PAIR, secret};
 pub(crate) struct TokenOptions {
     #[command(flatten)]
     pub(crate) client: ClientOptions,
-    /// client_credentials, refresh_token, device_code, token-exchange, jwt-bearer, or the name or URN of another grant.
+    /// The grant type: client_credentials, refresh_token, device_code, token-exchange, jwt-bearer,
+    /// or the name or URN of another grant.
     #[arg(long, value_name = "GRANT", default_value = "client_credentials")]
     grant: String,
-    /// The environment variable that holds the refresh token. `call` doesn't keep the one that may come in its place:
-    /// it is for refresh tokens that the server doesn't replace.
+    /// The environment variable that contains the refresh token. `call` does not store a
+    /// replacement: use it with `call` only if the server does not rotate refresh tokens.
     #[arg(long, value_name = "NAME")]
     refresh_token_env: Option<String>,
     /// Scopes, separated by spaces.
     #[arg(long)]
     scope: Option<String>,
-    /// Where the token is to be used (RFC 8707). May be given several times.
+    /// A resource that the token is for (RFC 8707). Can be repeated.
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
-    /// A further parameter of the token request, if it is no secret.
+    /// An additional parameter of the token request, if it is not secret. Can be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
-    /// A further parameter whose value is secret, and in this environment variable: subject_token, assertion, ….
+    /// An additional secret parameter, such as subject_token or assertion, and the environment
+    /// variable that contains its value. Can be repeated.
     #[arg(long, value_name = "NAME=VARIABLE", value_parser = PAIR)]
     param_env: Vec<(String, String)>,
 }
 
-/// The grants that go by the last part of their URN.
-const SHORT: [&str; 2] = ["jwt-bearer", "token-exchange"];
+/// The grants that can be given by the last part of their URN.
+const URN_SUFFIXES: [&str; 2] = ["jwt-bearer", "token-exchange"];
 const DEVICE_CODE: &str = "device_code";
 const URN: &str = "urn:ietf:params:oauth:grant-type:";
 
-/// The parameters that never come from arguments.
+/// The parameters that are rejected in arguments, because they are secret.
 const SECRET_PARAMS: [&str; 7] = [
     "actor_token",
     "assertion",
@@ -50,10 +52,11 @@ const SECRET_PARAMS: [&str; 7] = [
 ];
 
 impl TokenOptions {
-    /// The client, and the grant for its token. For a device code that is when the person has been told what to do.
+    /// Returns the client, and the grant for its token. For a device code, first prints the
+    /// instructions for the user.
     pub(crate) fn ready(&self) -> Result<(Ready, Grant), Failure> {
         if self.grant.strip_prefix(URN).unwrap_or(&self.grant) == DEVICE_CODE {
-            // Whatever is wrong with the options shows before anything is sent.
+            // Detects invalid options before the first request.
             let _ = self.with_options(Grant::extension(DEVICE_CODE)?)?;
             let ready = self.client.ready()?;
             let grant = self.device(&ready)?;
@@ -68,7 +71,7 @@ impl TokenOptions {
             }
             (_, Some(_)) => {
                 return Err(Failure::usage(
-                    "--refresh-token-env is for --grant refresh_token",
+                    "--refresh-token-env requires --grant refresh_token",
                 ));
             }
             ("authorization_code", None) if !self.has_code() => {
@@ -77,7 +80,9 @@ impl TokenOptions {
                 ));
             }
             ("client_credentials", None) => Grant::client_credentials(),
-            (short, None) if SHORT.contains(&short) => Grant::extension(&format!("{URN}{short}"))?,
+            (short, None) if URN_SUFFIXES.contains(&short) => {
+                Grant::extension(&format!("{URN}{short}"))?
+            }
             (name, None) => Grant::extension(name)?,
         };
         let grant = self.with_options(grant)?;
@@ -85,7 +90,8 @@ impl TokenOptions {
         Ok((self.client.ready()?, grant))
     }
 
-    /// A session that begins with this grant. What brings one token alone brings it here.
+    /// Returns a session for this grant. A single-use grant is redeemed here, and the session
+    /// starts with its token.
     pub(crate) fn session(
         &self,
         transport: Transport,
@@ -97,10 +103,10 @@ impl TokenOptions {
         }
         let token = transport.execute(client.token(grant)?)?;
         let used = self.refresh_token_env.as_deref().map(secret).transpose()?;
-        let is_new = |got: &Secret| used.is_none_or(|used| !constant_time_eq(got, &used));
+        let is_new = |token: &Secret| used.is_none_or(|used| !constant_time_eq(token, &used));
         if token.refresh_token().is_some_and(is_new) {
             warn(
-                &"warning: a new refresh token came, and is lost; `keybound token` would have printed it",
+                &"warning: the server issued a new refresh token, which `call` does not store: use `keybound token`, which prints it",
             );
         }
         Ok(Session::resume(transport, client).token(token).build())
@@ -113,7 +119,7 @@ impl TokenOptions {
         for (name, value) in &self.param {
             if SECRET_PARAMS.contains(&name.as_str()) {
                 return Err(Failure::usage(format!(
-                    "{name} is secret, and others can see arguments: give it by --param-env {name}=VARIABLE"
+                    "{name} is secret, and arguments are visible to other processes: use --param-env {name}=VARIABLE"
                 )));
             }
             grant = grant.param(name, value)?;
@@ -124,7 +130,7 @@ impl TokenOptions {
         Ok(grant)
     }
 
-    /// Whether somebody has got a code in another way.
+    /// Whether the parameters contain an authorization code.
     fn has_code(&self) -> bool {
         self.param
             .iter()
@@ -136,15 +142,16 @@ impl TokenOptions {
         Ok(self.scope.as_deref().map(Scope::new).transpose()?)
     }
 
-    /// Tells the person where to go; the token is asked for until they have decided.
+    /// Requests a device code, and prints the URL and the user code. The grant then polls until the
+    /// user has decided.
     fn device(&self, ready: &Ready) -> Result<Grant, Failure> {
         let device = ready
             .client
             .device_authorization(self.scope()?)
             .map_err(|invalid| ready.explain(invalid))?;
         let device = ready.transport.execute(device)?;
-        let (at, code) = (device.verification_uri(), device.user_code());
-        warn(&format_args!("to sign in, go to {at} and type {code}"));
+        let (url, code) = (device.verification_uri(), device.user_code());
+        warn(&format_args!("to sign in, go to {url} and type {code}"));
         if let Some(complete) = device.verification_uri_complete() {
             warn(&format_args!("or go to {complete}"));
         }
@@ -152,7 +159,7 @@ impl TokenOptions {
     }
 }
 
-/// Whether two secrets are the same, in constant time.
+/// Whether two secrets are equal, in constant time.
 fn constant_time_eq(one: &Secret, other: &Secret) -> bool {
     let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
     hmac::verify(&key(one), b"", hmac::sign(&key(other), b"").as_ref()).is_ok()

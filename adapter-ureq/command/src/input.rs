@@ -1,4 +1,5 @@
-//! What a command takes from outside its arguments: secrets, stdin, the time, random numbers.
+//! Parsers for arguments, and input from elsewhere: environment variables, stdin, the system clock
+//! and random numbers.
 
 use std::env::{self, VarError};
 use std::ffi::OsStr;
@@ -14,10 +15,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::failure::Failure;
 
-/// No proof is longer, by far.
+/// The maximum size of stdin, in bytes. It far exceeds that of a proof.
 const MAX_INPUT: u64 = 64 * 1024;
 
-/// The secret in an environment variable.
+/// Returns the secret in the environment variable `name`, which must not be empty.
 pub(crate) fn secret(name: &str) -> Result<Secret, Failure> {
     let problem = match env::var(name) {
         Ok(value) if !value.is_empty() => return Ok(Secret::new(value)),
@@ -25,36 +26,39 @@ pub(crate) fn secret(name: &str) -> Result<Secret, Failure> {
         Err(VarError::NotPresent) => "is not set",
         Err(VarError::NotUnicode(_)) => "is not UTF-8",
     };
-    Err(Failure::usage(if is_usual_name(name) {
-        format!("the environment variable {name} must hold the secret, and {problem}")
+    Err(Failure::usage(if is_conventional_name(name) {
+        format!("the environment variable {name} must contain the secret, but {problem}")
     } else {
-        // It may be the secret itself.
-        format!("the environment variable whose name is given must hold the secret, and {problem}")
+        // The argument may be the secret itself instead of a name, so it is not printed.
+        format!(
+            "the argument must be the name of an environment variable that contains the secret, but that variable {problem}"
+        )
     }))
 }
 
-/// `[A-Z_][A-Z0-9_]*`
-fn is_usual_name(name: &str) -> bool {
+/// Whether `name` matches `[A-Z_][A-Z0-9_]*`.
+fn is_conventional_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
         && name
             .chars()
             .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Reads a name and a value. Its error doesn't quote them, as clap's own would: the value may be a secret.
+/// Parses a name and a value. Unlike clap's own errors, its error does not quote them: the value
+/// may be a secret.
 #[derive(Clone, Copy)]
 pub(crate) struct Pair {
     form: &'static str,
     split: fn(&str) -> Option<(&str, &str)>,
 }
 
-/// `name=value`
+/// Parses `name=value`.
 pub(crate) const PAIR: Pair = Pair {
     form: "NAME=VALUE",
     split: |text| text.split_once('='),
 };
 
-/// `name=value`, or `name: value` as curl has it. No header's name has either sign.
+/// Parses `name=value`, or `name: value` as curl does. A header name contains neither `=` nor `:`.
 pub(crate) const HEADER: Pair = Pair {
     form: "NAME=VALUE or NAME: VALUE",
     split: |text| {
@@ -83,7 +87,7 @@ impl TypedValueParser for Pair {
     }
 }
 
-/// The proof on stdin, without the white space around it.
+/// Returns the proof from stdin, without surrounding white space.
 pub(crate) fn stdin() -> Result<String, Failure> {
     let mut bytes = Vec::new();
     io::stdin()
@@ -93,17 +97,17 @@ pub(crate) fn stdin() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
-/// The time and entropy for one proof.
+/// Returns the current time and entropy for one proof.
 pub(crate) fn request_context() -> Result<RequestContext, Failure> {
     Ok(RequestContext::new(now(), entropy()?))
 }
 
-/// Random bytes from the system.
+/// Returns random bytes from the system's generator.
 pub(crate) fn entropy<const N: usize>() -> Result<[u8; N], Failure> {
     let mut entropy = [0; N];
     SystemRandom::new()
         .fill(&mut entropy)
-        .map_err(|_| Failure::refused("the system has no random numbers"))?;
+        .map_err(|_| Failure::refused("the system's random number generator failed"))?;
     Ok(entropy)
 }
 

@@ -1,3 +1,5 @@
+//! The `key` subcommands, and key files.
+
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,13 +14,13 @@ use crate::output::Stdout;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Makes a key and writes it to a file that only its owner can read (PKCS#8, PEM).
+    /// Generates a key, and writes it to a file that only its owner can read (PKCS#8, PEM).
     New(New),
-    /// Prints a key's public half.
+    /// Prints the public key, its thumbprint and its algorithm as JSON.
     Show {
-        /// PKCS#8 (PEM or DER), or a private JWK.
+        /// The key file: PKCS#8 (PEM or DER) or a private JWK.
         file: PathBuf,
-        /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
+        /// The algorithm of the key, if its file leaves a choice: RS256 or PS256, EdDSA or Ed25519.
         #[arg(long, value_parser = algorithm)]
         alg: Option<Algorithm>,
     },
@@ -26,10 +28,10 @@ pub(crate) enum Verb {
 
 #[derive(Args)]
 pub(crate) struct New {
-    /// The algorithm that it is to sign by: ES256, ES384, EdDSA. (RSA keys are imported, not made.)
+    /// The signature algorithm: ES256, ES384 or EdDSA. RSA keys can be imported, but not generated.
     #[arg(long, default_value = "ES256", value_parser = algorithm)]
     alg: Algorithm,
-    /// Never written over a file that is there.
+    /// The file to create. An existing file is not overwritten.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -64,14 +66,14 @@ impl New {
 fn show(key: &SigningKey) -> Result<(), Failure> {
     let public = key.public();
     let jwk: Value = serde_json::from_str(public.to_json()).unwrap_or_default();
-    let shown = json!({ "jwk": jwk, "thumbprint": public.thumbprint(), "alg": public.algorithm().as_str() });
-    Ok(writeln!(Stdout, "{shown}")?)
+    let output = json!({ "jwk": jwk, "thumbprint": public.thumbprint(), "alg": public.algorithm().as_str() });
+    Ok(writeln!(Stdout, "{output}")?)
 }
 
-/// No key file is longer, by far.
+/// The maximum size of a key file, in bytes. It far exceeds that of a key.
 const MAX_KEY: u64 = 64 * 1024;
 
-/// The key in a file: PEM, DER or JWK, told by how it begins.
+/// Reads a key from a file. Its format (PEM, DER or JWK) is detected by its first bytes.
 pub(crate) fn read(file: &Path, algorithm: Option<Algorithm>) -> Result<SigningKey, Failure> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
     fs::File::open(file)
@@ -83,43 +85,40 @@ pub(crate) fn read(file: &Path, algorithm: Option<Algorithm>) -> Result<SigningK
     if bytes.trim_ascii().is_empty() {
         return Err(Failure::usage(format!("key {name} is empty")));
     }
-    let key = match std::str::from_utf8(&bytes) {
-        Ok(text) if text.trim_start().starts_with('{') => SigningKey::from_jwk(&bytes),
-        Ok(text) => SigningKey::from_pkcs8_pem(text),
-        Err(_) => SigningKey::from_pkcs8_der(&bytes),
-    };
-    let wrong = |invalid| Failure::usage(format!("{name}: {invalid}{}", remedy(&bytes, file)));
+    let key = SigningKey::parse(&bytes);
+    let describe = |invalid| Failure::usage(format!("{name}: {invalid}{}", remedy(&bytes, file)));
     key.and_then(|key| match algorithm {
         Some(algorithm) => key.with_algorithm(algorithm),
         None => Ok(key),
     })
-    .map_err(wrong)
+    .map_err(describe)
 }
 
-/// What can be done about a PEM file that isn't of the kind that is wanted.
+/// Returns the remedy for a PEM file of an unsupported type, to be appended to the error message.
+/// Returns an empty string if there is none.
 fn remedy(pem: &[u8], file: &Path) -> String {
     let (pem, name) = (String::from_utf8_lossy(pem), file.display());
     let has = |label: &str| pem.contains(&format!("-----BEGIN {label}-----"));
     if has("PRIVATE KEY") {
         String::new()
     } else if has("RSA PRIVATE KEY") || has("EC PRIVATE KEY") {
-        format!("; convert it by `openssl pkcs8 -topk8 -nocrypt -in {name}`")
+        format!("; convert it with `openssl pkcs8 -topk8 -nocrypt -in {name}`")
     } else if has("ENCRYPTED PRIVATE KEY") {
-        format!("; it is encrypted: decrypt it first, by `openssl pkcs8 -in {name}`")
+        format!("; it is encrypted: decrypt it first with `openssl pkcs8 -in {name}`")
     } else if has("PUBLIC KEY") {
-        "; it is the public half, and the private one is wanted".to_owned()
+        "; it contains a public key: give the file of the private key".to_owned()
     } else {
         String::new()
     }
 }
 
-/// An `alg` value.
+/// Parses an `alg` value.
 pub(crate) fn algorithm(alg: &str) -> Result<Algorithm, String> {
     Algorithm::from_alg(alg).ok_or_else(|| {
-        let known: Vec<&str> = Algorithm::ALL
+        let names: Vec<&str> = Algorithm::ALL
             .iter()
             .map(|algorithm| algorithm.as_str())
             .collect();
-        format!("must be one of {}", known.join(", "))
+        format!("must be one of {}", names.join(", "))
     })
 }

@@ -1,4 +1,4 @@
-//! The place on this machine to which a person's browser comes back (RFC 8252 §7.3).
+//! The loopback listener that receives the redirect of the user's browser (RFC 8252 §7.3).
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,11 +11,11 @@ use http::Uri;
 
 use crate::failure::Failure;
 
-/// The longest head of a request that is read; no redirect that is longer would be, either.
+/// The maximum size of a request head, in bytes. Longer redirects would be rejected anyway.
 const MAX_HEAD: u64 = 64 * 1024;
 
-/// A connection that says nothing for so long is closed. Browsers open some to be quick.
-const SILENCE: Duration = Duration::from_secs(10);
+/// The time after which a silent connection is closed. Browsers open connections speculatively.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -24,19 +24,19 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// At a URI that is registered with the server, or at any free port.
+    /// Listens at `redirect_uri`. Default: `http://127.0.0.1/callback` with a free port.
     pub(crate) fn open(redirect_uri: Option<&str>) -> Result<Self, Failure> {
-        let wanted = redirect_uri.unwrap_or("http://127.0.0.1:0/callback");
-        let uri = keybound_ureq::Endpoint::https_or_loopback(wanted)
-            .map_err(|_| unusable())?
+        let requested = redirect_uri.unwrap_or("http://127.0.0.1:0/callback");
+        let uri = keybound_ureq::Endpoint::https_or_loopback(requested)
+            .map_err(|_| invalid_redirect_uri())?
             .uri()
             .clone();
         let (Some("http"), Some(host), None) = (uri.scheme_str(), uri.host(), uri.query()) else {
-            return Err(unusable());
+            return Err(invalid_redirect_uri());
         };
         let port = uri.port_u16().unwrap_or(80);
         let busy =
-            |error: io::Error| Failure::usage(format!("{wanted} can't be listened at: {error}"));
+            |error: io::Error| Failure::usage(format!("cannot listen at {requested}: {error}"));
         let socket = TcpListener::bind((host.trim_matches(['[', ']']), port)).map_err(busy)?;
         let redirect_uri = match redirect_uri {
             Some(registered) => registered.to_owned(),
@@ -53,79 +53,84 @@ impl Listener {
         &self.redirect_uri
     }
 
-    /// Waits for the first redirect that `read` makes something of, and tells its browser that all is done.
+    /// Waits for the first request target for which `parse` returns `Some`, answers its browser,
+    /// and returns the result.
+    ///
+    /// # Errors
+    /// Returns [`Failure::Refused`] after `timeout`.
     pub(crate) fn wait<T: Send + 'static>(
         self,
-        patience: Duration,
-        read: impl Fn(&str) -> Option<T> + Send + Sync + 'static,
+        timeout: Duration,
+        parse: impl Fn(&str) -> Option<T> + Send + Sync + 'static,
     ) -> Result<T, Failure> {
-        let (done, result) = channel();
-        let desk = Arc::new(Desk {
+        let (results, result) = channel();
+        let handler = Arc::new(RedirectHandler {
             path: self.path,
-            read,
-            done,
+            parse,
+            results,
         });
         thread::spawn(move || {
             for stream in self.socket.incoming().flatten() {
-                let desk = Arc::clone(&desk);
-                // A browser that hangs up has seen enough.
-                thread::spawn(move || drop(desk.serve(stream)));
+                let handler = Arc::clone(&handler);
+                // An error of the connection affects only its browser.
+                thread::spawn(move || drop(handler.serve(stream)));
             }
         });
         result
-            .recv_timeout(patience)
-            .map_err(|_| Failure::refused("nobody has come back from the sign-in in time"))
+            .recv_timeout(timeout)
+            .map_err(|_| Failure::refused("the login timed out: no redirect arrived from the browser; --timeout sets a longer time"))
     }
 }
 
-fn unusable() -> Failure {
+fn invalid_redirect_uri() -> Failure {
     Failure::usage("--redirect-uri must be http:// with a loopback host and without a query")
 }
 
-/// What is done for each connection.
-struct Desk<T, R> {
+/// The handler of all connections.
+struct RedirectHandler<T, R> {
     path: String,
-    read: R,
-    done: Sender<T>,
+    parse: R,
+    results: Sender<T>,
 }
 
-impl<T, R: Fn(&str) -> Option<T>> Desk<T, R> {
+impl<T, R: Fn(&str) -> Option<T>> RedirectHandler<T, R> {
     fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
         let Some(target) = target(&mut stream)? else {
             return answer(
                 &mut stream,
                 "400 Bad Request",
-                "This is no request that could be read.",
+                "The request could not be read.",
             );
         };
         if target
             .parse::<Uri>()
             .map_or(true, |target| target.path() != self.path)
         {
-            return answer(&mut stream, "404 Not Found", "There is nothing here.");
+            return answer(&mut stream, "404 Not Found", "Not found.");
         }
-        match (self.read)(&target) {
+        match (self.parse)(&target) {
             None => answer(
                 &mut stream,
                 "400 Bad Request",
-                "This doesn't belong to the sign-in that was begun here.",
+                "This redirect does not belong to the login that was started here.",
             ),
-            Some(read) => {
-                let told = answer(
+            Some(parsed) => {
+                let written = answer(
                     &mut stream,
                     "200 OK",
-                    "That is all. You can close this window.",
+                    "The redirect was received. You can close this window.",
                 );
-                // The first one counts; nobody waits for another.
-                let _ = self.done.send(read);
-                told
+                // Only the first redirect is used: afterwards the receiver is gone.
+                let _ = self.results.send(parsed);
+                written
             }
         }
     }
 }
 
-/// The target of a GET, once its whole head is here.
+/// Reads a request head, and returns the target of a GET. Returns `None` for other methods and for
+/// an incomplete or too long head.
 fn target(stream: &mut TcpStream) -> io::Result<Option<String>> {
     let mut head = Vec::new();
     let mut rest = stream.take(MAX_HEAD);
@@ -144,8 +149,9 @@ fn target(stream: &mut TcpStream) -> io::Result<Option<String>> {
     })
 }
 
-fn answer(stream: &mut TcpStream, status: &str, said: &str) -> io::Result<()> {
-    let page = format!("<!doctype html><meta charset=utf-8><title>keybound</title><p>{said}</p>");
+fn answer(stream: &mut TcpStream, status: &str, message: &str) -> io::Result<()> {
+    let page =
+        format!("<!doctype html><meta charset=utf-8><title>keybound</title><p>{message}</p>");
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
          Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n\r\n",

@@ -1,4 +1,5 @@
-//! A person signs in with their browser, which comes back to this machine (RFC 8252).
+//! The `login` subcommand: authorization code with PKCE through the user's browser, which is
+//! redirected to a listener on this machine (RFC 8252).
 
 use std::time::Duration;
 
@@ -17,27 +18,27 @@ use crate::{nonce_cache, token};
 pub(crate) struct Options {
     #[command(flatten)]
     client: ClientOptions,
-    /// Scopes, separated by spaces. With `openid`, who signs in is verified: if that fails, the tokens are printed without
-    /// `sub`, and the exit status is 1.
+    /// Scopes, separated by spaces. With `openid`, the ID token is verified: if that fails, the
+    /// tokens are printed without `sub`, and the exit status is 1.
     #[arg(long)]
     scope: Option<String>,
-    /// Where the token is to be used (RFC 8707). May be given several times.
+    /// A resource that the token is for (RFC 8707). Can be repeated.
     #[arg(long, value_name = "URI")]
     resource: Vec<String>,
-    /// A further parameter of the authorization request.
+    /// An additional parameter of the authorization request. Can be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = PAIR)]
     param: Vec<(String, String)>,
-    /// Where the browser comes back, if another place on this machine is registered than http://127.0.0.1/callback with any
-    /// port.
+    /// The redirect URI, a loopback URL. Default: http://127.0.0.1/callback with a free port.
     #[arg(long, value_name = "URI")]
     redirect_uri: Option<String>,
-    /// Pushes the request to the server first (PAR), also where the server doesn't insist.
+    /// Pushes the authorization request to the server first (PAR, RFC 9126), even if the server
+    /// does not require it.
     #[arg(long)]
     par: bool,
-    /// Prints the URL, and leaves it to the person to open it.
+    /// Prints the URL without opening a browser.
     #[arg(long)]
     no_browser: bool,
-    /// How long to wait for the person.
+    /// The maximum time to wait for the redirect, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
 }
@@ -46,14 +47,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let scope = options.scope.as_deref().map(Scope::new).transpose()?;
     let listener = Listener::open(options.redirect_uri.as_deref())?;
     let ready = options.client.ready()?;
-    // With it, who signs in is verified: what that takes is looked for before anybody does, and a code is spent.
-    let is_person_wanted = scope
+    // With this scope the ID token is verified. The check for keys comes before the user logs in
+    // and the single-use code is redeemed.
+    let wants_openid = scope
         .as_ref()
         .is_some_and(|scope| scope.iter().any(|token| token == "openid"));
     let has_keys = |metadata: &Metadata| metadata.endpoint("jwks_uri").is_some();
-    if is_person_wanted && !ready.metadata.as_ref().is_none_or(has_keys) {
+    if wants_openid && !ready.metadata.as_ref().is_none_or(has_keys) {
         return Err(Failure::usage(
-            "the issuer's metadata name no jwks_uri, so nobody could verify who signs in: leave openid out of --scope",
+            "the issuer's metadata has no jwks_uri, so ID tokens cannot be verified: remove openid from --scope",
         ));
     }
     let mut builder = ready
@@ -69,9 +71,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for (name, value) in &options.param {
         builder = builder.param(name, value)?;
     }
-    let insists = |metadata: &Metadata| metadata.flag("require_pushed_authorization_requests");
+    let requires_par = |metadata: &Metadata| metadata.flag("require_pushed_authorization_requests");
     let AuthorizationRequest { url, pending } =
-        if options.par || ready.metadata.as_ref().is_some_and(insists) {
+        if options.par || ready.metadata.as_ref().is_some_and(requires_par) {
             ready.transport.execute(
                 builder
                     .push(entropy()?)
@@ -83,25 +85,26 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
     warn(&format_args!("sign in at {url}"));
     if !options.no_browser && open::that_detached(url.to_string()).is_err() {
-        warn(&"no browser could be opened: open the address above");
+        warn(&"no browser could be started: open the URL above");
     }
     let nonce = pending.nonce();
     let grant = listener.wait(Duration::from_secs(options.timeout), move |redirect| {
         match pending.receive(redirect) {
-            // Anybody on this machine can send such: the person may still come.
+            // Any process on this machine can send these. The redirect of the login may still
+            // arrive.
             Err(
                 RedirectError::StateMismatch
                 | RedirectError::DuplicateParameter(_)
                 | RedirectError::TooLong,
             ) => None,
-            answer => Some(answer),
+            result => Some(result),
         }
     })?;
     let token = ready.transport.execute(ready.client.token(grant?)?);
     nonce_cache::store(&ready.transport.server_state());
     let token = token?;
-    let person = match &ready.metadata {
-        Some(metadata) => person(
+    let subject = match &ready.metadata {
+        Some(metadata) => subject(
             &token,
             metadata,
             &ready.transport,
@@ -110,15 +113,16 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         ),
         None => Ok(None),
     };
-    // The code is spent: what it has brought is printed, whoever signed in.
-    token::print_of(&token, person.as_ref().ok().and_then(Option::as_deref))?;
-    match person {
-        Err(why) if is_person_wanted => Err(Failure::refused(format!(
-            "who signed in could not be verified, the tokens are printed all the same: {why}"
+    // The code is redeemed and single-use, so the tokens are printed even if the ID token is
+    // invalid.
+    token::print_with_subject(&token, subject.as_ref().ok().and_then(Option::as_deref))?;
+    match subject {
+        Err(why) if wants_openid => Err(Failure::refused(format!(
+            "the ID token could not be verified, the tokens are printed without sub: {why}"
         ))),
         Err(why) => {
             warn(&format_args!(
-                "warning: who signed in could not be verified: {why}"
+                "warning: the ID token could not be verified: {why}"
             ));
             Ok(())
         }
@@ -126,8 +130,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// Who signed in, verified; `None` where the server doesn't say.
-fn person(
+/// Verifies the ID token, and returns its subject. Returns `None` if there is no ID token.
+fn subject(
     token: &Token,
     metadata: &Metadata,
     transport: &Transport,
@@ -137,11 +141,11 @@ fn person(
     let Some(id_token) = token.id_token() else {
         return Ok(None);
     };
-    let expected = IdTokenValidation::new(metadata.issuer(), client_id).nonce(nonce);
+    let validation = IdTokenValidation::new(metadata.issuer(), client_id).nonce(nonce);
     let keys = transport.execute(metadata.keys()?)?;
-    let person = id_token.verify(&expected, &keys, now());
+    let verified = id_token.verify(&validation, &keys, now());
     Ok(Some(
-        person
+        verified
             .map_err(|problem| Failure::refused(problem.to_string()))?
             .subject()
             .to_owned(),

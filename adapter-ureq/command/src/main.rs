@@ -1,7 +1,20 @@
-//! The `keybound` command.
+//! The `keybound` command: OAuth 2.0 tokens bound to a key (DPoP, RFC 9449), from a shell.
 //!
-//! Machine output is JSON on stdout, diagnostics go to stderr. Exit status: 0 done, 1 refused by a server or
-//! a check, 2 wrong usage.
+//! - `token`, `login`: obtain a token by a grant, or by a login in the browser.
+//! - `call`: send an authorized request, or many of them.
+//! - `introspect`, `revoke`: query and revoke tokens.
+//! - `uxt`: relay a browser's proof to Treasury Prime.
+//! - `proof`, `key`: create and verify proofs, generate and show keys.
+//! - `demo`, `sandbox`: show every flow against a local provider, or serve it.
+//!
+//! Results are written to stdout: one line of JSON, except that `call` prints the response body,
+//! `proof make` the proof, and `demo` text. Diagnostics and traces are written to stderr.
+//!
+//! Exit status: 0 for success; 1 if a server refused a request, or if a check failed; 2 for invalid
+//! arguments or unusable files. Secrets are read from environment variables and files, never from
+//! arguments.
+
+#![cfg_attr(not(test), warn(clippy::disallowed_macros))]
 
 mod call;
 mod client;
@@ -27,7 +40,8 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
-/// OAuth access tokens bound to a key (DPoP, RFC 9449). Secrets come from the environment or from files.
+/// Obtains and uses OAuth access tokens bound to a key (DPoP, RFC 9449). Secrets are read from
+/// environment variables or files.
 #[derive(Parser)]
 #[command(name = "keybound", version, max_term_width = 100)]
 struct Command {
@@ -37,33 +51,37 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Shows every flow against a sandbox in this process, step by step.
+    /// Runs every flow against a sandbox in this process, and shows each step.
     Demo,
-    /// Serves the sandbox on loopback, and prints where its parts are.
+    /// Serves the sandbox on loopback, and prints the URLs of its parts and its credentials as
+    /// JSON.
     Sandbox(sandbox::Options),
-    /// Gets a token and prints it as JSON.
+    /// Requests a token and prints it as JSON.
     Token(grant::TokenOptions),
-    /// Has a person sign in with their browser, and prints the token as JSON; with the scope openid also who it is.
+    /// Logs a user in with their browser, and prints the token as JSON. With the scope `openid` it
+    /// contains the verified subject, `sub`.
     Login(login::Options),
-    /// Gets a token, calls a URL with it, and prints the response's body.
+    /// Requests a token, sends an authorized request to a URL, and prints the response body.
     Call(call::Options),
-    /// Asks what a token is worth, and prints the answer as JSON.
+    /// Queries the state of a token (RFC 7662), and prints it as JSON. Status 1 if it is not
+    /// active.
     Introspect(existing::Options),
-    /// Revokes a token.
+    /// Revokes a token (RFC 7009).
     Revoke(existing::Options),
-    /// Relays a browser's proof (stdin) to Treasury Prime, and prints the token, or why not.
+    /// Relays a browser's proof (stdin) to Treasury Prime, and prints the token or the error as
+    /// JSON.
     Uxt(uxt::Options),
-    /// Makes and judges proofs.
+    /// Creates and verifies DPoP proofs.
     #[command(subcommand)]
     Proof(proof::Verb),
-    /// Makes and shows keys.
+    /// Generates and shows keys.
     #[command(subcommand)]
     Key(key::Verb),
 }
 
 fn main() -> ExitCode {
-    let done = match Command::try_parse()
-        .unwrap_or_else(|error| unquoted(error).exit())
+    let result = match Command::try_parse()
+        .unwrap_or_else(|error| without_values(error).exit())
         .verb
     {
         Verb::Demo => demo::run(),
@@ -77,11 +95,12 @@ fn main() -> ExitCode {
         Verb::Proof(verb) => proof::run(&verb),
         Verb::Key(verb) => key::run(&verb),
     };
-    done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+    result.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
 }
 
-/// Without a word that belongs to no option: it may be the value of a header, after a space.
-fn unquoted(mut error: clap::Error) -> clap::Error {
+/// Removes an unexpected positional argument from the message: it may be the value of a header, if
+/// that was not quoted.
+fn without_values(mut error: clap::Error) -> clap::Error {
     let arg = error.get(ContextKind::InvalidArg);
     let is_word = matches!(arg, Some(ContextValue::String(arg)) if !arg.starts_with('-'));
     if error.kind() == ErrorKind::UnknownArgument && is_word {

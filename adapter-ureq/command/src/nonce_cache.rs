@@ -1,5 +1,5 @@
-//! The nonces that earlier commands have learned, so that the next one need not be told again. They are no
-//! secrets; where there is no place for the file, each command learns for itself.
+//! A cache file for nonces and clock offsets of servers. It saves the next invocation a request per
+//! server. Its contents are not secret. Without a writable cache directory there is no cache.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::input::now;
 
-/// Older ones are stale on most servers.
+/// The maximum age of cached nonces, in seconds. Older ones are stale on most servers.
 const MAX_AGE_SECS: u64 = 300;
 
 pub(crate) fn load() -> ServerState {
@@ -26,18 +26,19 @@ pub(crate) fn load() -> ServerState {
         .unwrap_or_default()
 }
 
-/// Replaces the file as a whole, so that no command reads half of it.
-pub(crate) fn store(origins: &ServerState) {
+/// Stores the server state. The file is replaced atomically, so that concurrent invocations never
+/// read a partial file.
+pub(crate) fn store(server_state: &ServerState) {
     let write = || -> Option<()> {
         let file = file()?;
         let folder = file.parent()?;
         fs::create_dir_all(folder).ok()?;
-        let draft = NamedTempFile::new_in(folder).ok()?;
-        fs::write(draft.path(), origins.to_json()).ok()?;
-        draft.persist(&file).ok()?;
+        let temporary = NamedTempFile::new_in(folder).ok()?;
+        fs::write(temporary.path(), server_state.to_json()).ok()?;
+        temporary.persist(&file).ok()?;
         Some(())
     };
-    // A cache that can't be written costs a request, no more.
+    // Without the cache, the next invocation needs an additional request.
     let _ = write();
 }
 

@@ -1,20 +1,20 @@
-//! Where a command's results go.
+//! The standard output.
 
 use std::io::{self, Write};
 
-/// The standard output, whose errors say that they are its.
+/// A writer to stdout whose errors name stdout in their message.
 pub(crate) struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stdout().write(bytes).map_err(named)
+        io::stdout().write(bytes).map_err(with_name)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush().map_err(named)
+        io::stdout().flush().map_err(with_name)
     }
 }
 
-fn named(error: io::Error) -> io::Error {
+fn with_name(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("stdout can't be written: {error}"))
 }

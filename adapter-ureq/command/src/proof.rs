@@ -1,3 +1,5 @@
+//! The `proof` subcommands: create and verify DPoP proofs.
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -17,55 +19,55 @@ use crate::output::Stdout;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Makes a proof for one request and prints it.
+    /// Creates a proof for one request, and prints it.
     Make(Make),
-    /// Judges a proof (stdin) and prints what is found; status 0 only if it is valid.
+    /// Verifies a proof (stdin), and prints the result as JSON. Status 1 if the proof is not valid.
     Inspect(Inspect),
 }
 
 #[derive(Args)]
 pub(crate) struct Make {
-    /// The key: PKCS#8 (PEM or DER), or a private JWK.
+    /// The key file: PKCS#8 (PEM or DER) or a private JWK.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// Which algorithm the key is for, where the file doesn't tell: RS256 or PS256, EdDSA or Ed25519.
+    /// The algorithm of the key, if its file leaves a choice: RS256 or PS256, EdDSA or Ed25519.
     #[arg(long, value_parser = key::algorithm)]
     alg: Option<Algorithm>,
-    /// The request's method.
+    /// The method of the request (htm).
     #[arg(long)]
     method: String,
-    /// The request's URL.
+    /// The URL of the request (htu). Query and fragment are removed.
     #[arg(long)]
     url: String,
-    /// The server's nonce.
+    /// The server's nonce, if it requires one.
     #[arg(long, allow_hyphen_values = true)]
     nonce: Option<String>,
-    /// The environment variable that holds the access token, for a resource request.
+    /// The environment variable that contains the access token, for a request to a resource server.
     #[arg(long, value_name = "NAME")]
     access_token_env: Option<String>,
-    /// Adds `exp`, so many seconds after `iat`.
+    /// Adds the claim `exp`, this number of seconds after `iat`.
     #[arg(long, value_name = "SECONDS")]
     exp: Option<u64>,
 }
 
 #[derive(Args)]
 pub(crate) struct Inspect {
-    /// The request's method; any, if not given.
+    /// The expected method (htm). Default: any method.
     #[arg(long)]
     method: Option<String>,
-    /// A URL that the proof may be for; any, if none is given.
+    /// An accepted URL (htu). Can be repeated. Default: any URL.
     #[arg(long)]
     url: Vec<String>,
-    /// The nonce that the proof must have.
+    /// The expected nonce.
     #[arg(long, allow_hyphen_values = true)]
     nonce: Option<String>,
-    /// The environment variable that holds the access token that the proof goes with.
+    /// The environment variable that contains the access token that was sent with the proof.
     #[arg(long, value_name = "NAME")]
     access_token_env: Option<String>,
-    /// How old it may be, in seconds.
+    /// The maximum age of the proof, in seconds.
     #[arg(long, value_name = "SECONDS")]
     max_age: Option<u64>,
-    /// The time at which it is judged, in Unix seconds; now, if not given.
+    /// The time of the verification, in Unix seconds. Default: now.
     #[arg(long, value_name = "UNIX")]
     now: Option<u64>,
 }
@@ -126,14 +128,14 @@ impl Inspect {
         let claims = inspection
             .claims_json()
             .and_then(|json| serde_json::from_str::<Value>(json).ok());
-        let found = json!({
+        let output = json!({
             "valid": inspection.is_valid(),
             "problems": problems(&inspection),
             "alg": inspection.alg(),
             "jkt": inspection.key().map(|key| key.thumbprint()),
             "claims": claims,
         });
-        writeln!(Stdout, "{found}")?;
+        writeln!(Stdout, "{output}")?;
         if inspection.is_valid() {
             Ok(())
         } else {
@@ -142,7 +144,7 @@ impl Inspect {
     }
 }
 
-/// Each problem's code, and what it means.
+/// Returns the code and the description of each error.
 pub(crate) fn problems(inspection: &Inspection) -> Vec<Value> {
     let problem = |problem: &keybound_ureq::dpop::ProofError| json!({ "code": problem.code(), "message": problem.to_string() });
     inspection.problems().iter().map(problem).collect()

@@ -1,4 +1,4 @@
-//! Many calls by one session.
+//! `call --repeat`: many requests by one session, and their statistics.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use keybound_ureq::{Event, Grant, Session};
 use serde_json::json;
 
-use crate::call::judge;
+use crate::call::check_response;
 use crate::client::Ready;
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
@@ -19,24 +19,24 @@ use crate::nonce_cache;
 use crate::output::Stdout;
 use crate::trace::Trace;
 
-/// What went over the wire.
+/// The number of requests that were sent, including retries.
 #[derive(Default)]
 struct RequestCounts {
     calls: AtomicU64,
     token_requests: AtomicU64,
 }
 
-/// What came of the calls.
+/// The results of the calls.
 #[derive(Default)]
 struct Tally {
     ok: u32,
     failed: u32,
-    took: Vec<Duration>,
-    /// The first thing that went wrong, in words.
-    why: Option<String>,
+    latencies: Vec<Duration>,
+    /// The message of the first failure.
+    first_error: Option<String>,
 }
 
-/// Calls `times` times by `parallel` threads, and prints the figures; status 0 only if all went well.
+/// Sends `request` `times` times from `parallel` threads, and prints the statistics. Fails if any of the calls failed.
 pub(crate) fn run(
     ready: Ready,
     grant: Grant,
@@ -45,8 +45,8 @@ pub(crate) fn run(
     parallel: u32,
     options: &TokenOptions,
 ) -> Result<(), Failure> {
-    let sent = Arc::new(RequestCounts::default());
-    let counted = Arc::clone(&sent);
+    let counts = Arc::new(RequestCounts::default());
+    let counted = Arc::clone(&counts);
     let (url, trace, traced) = (
         request.uri().clone(),
         Trace::default(),
@@ -67,24 +67,24 @@ pub(crate) fn run(
     });
     let empty_401 = ready.empty_401;
     let session = options.session(transport, ready.client, grant)?;
-    let (tally, left) = (Mutex::new(Tally::default()), AtomicU64::new(times.into()));
-    // Drawn on stderr, and only where that is a terminal.
+    let (tally, remaining) = (Mutex::new(Tally::default()), AtomicU64::new(times.into()));
+    // Drawn on stderr, and only if that is a terminal.
     let progress = ProgressBar::new(times.into());
     thread::scope(|scope| {
         for _ in 0..parallel.min(times) {
             scope.spawn(|| {
-                while left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                        left.checked_sub(1)
+                while remaining
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |remaining| {
+                        remaining.checked_sub(1)
                     })
                     .is_ok()
                 {
-                    let began = Instant::now();
+                    let started = Instant::now();
                     let outcome = call(&session, request, empty_401);
                     tally
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .add(began.elapsed(), outcome);
+                        .add(started.elapsed(), outcome);
                     progress.inc(1);
                 }
             });
@@ -95,10 +95,10 @@ pub(crate) fn run(
     tally
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner)
-        .report(&sent)
+        .report(&counts)
 }
 
-/// One call, its body read to the end, so that the connection can be used again.
+/// Sends one request. The body is read to its end, so that the connection can be reused.
 fn call(
     session: &Session,
     request: &Request<Vec<u8>>,
@@ -110,41 +110,45 @@ fn call(
         .into_parts();
     let length =
         io::copy(&mut body.into_reader(), &mut io::sink()).map_err(|error| error.to_string())?;
-    judge(request.uri(), &head, length, empty_401)
+    check_response(request.uri(), &head, length, empty_401)
 }
 
 impl Tally {
-    fn add(&mut self, took: Duration, outcome: Result<(), String>) {
-        self.took.push(took);
+    fn add(&mut self, latency: Duration, outcome: Result<(), String>) {
+        self.latencies.push(latency);
         match outcome {
             Ok(()) => self.ok += 1,
-            Err(why) => {
+            Err(error) => {
                 self.failed += 1;
-                self.why.get_or_insert(why);
+                self.first_error.get_or_insert(error);
             }
         }
     }
 
-    fn report(mut self, sent: &RequestCounts) -> Result<(), Failure> {
-        self.took.sort_unstable();
+    fn report(mut self, counts: &RequestCounts) -> Result<(), Failure> {
+        self.latencies.sort_unstable();
         let percentile = |percent: usize| {
-            let at = (self.took.len() * percent).div_ceil(100).saturating_sub(1);
-            self.took.get(at).map(|took| took.as_secs_f64() * 1000.0)
+            let at = (self.latencies.len() * percent)
+                .div_ceil(100)
+                .saturating_sub(1);
+            self.latencies
+                .get(at)
+                .map(|latency| latency.as_secs_f64() * 1000.0)
         };
         let figures = json!({
             "ok": self.ok,
             "failed": self.failed,
-            "requests": sent.calls.load(Ordering::Relaxed),
-            "token_requests": sent.token_requests.load(Ordering::Relaxed),
+            "requests": counts.calls.load(Ordering::Relaxed),
+            "token_requests": counts.token_requests.load(Ordering::Relaxed),
             "p50_ms": percentile(50),
             "p99_ms": percentile(99),
         });
         writeln!(Stdout, "{figures}")?;
-        match self.why {
-            Some(why) => Err(Failure::refused(format!(
-                "{} of {} calls failed, the first so: {why}",
+        match self.first_error {
+            Some(error) => Err(Failure::refused(format!(
+                "{} of {} calls failed; the first error: {error}",
                 self.failed,
-                self.took.len()
+                self.latencies.len()
             ))),
             None => Ok(()),
         }

@@ -1,3 +1,5 @@
+//! The `sandbox` subcommand: serves the sandbox until the process ends.
+
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -10,13 +12,13 @@ use crate::output::Stdout;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The port; any free one, if not given.
+    /// The port to listen on. Default: any free port.
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Demands nonces in proofs.
+    /// Requires server nonces in proofs.
     #[arg(long)]
     nonce: bool,
-    /// Serves the demonstration for browsers out of this folder: adapter-wasm, once it is built.
+    /// Serves the browser demonstration from this directory: adapter-wasm, after its build.
     #[arg(long, value_name = "DIR")]
     pages: Option<PathBuf>,
 }
@@ -27,14 +29,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         .require_nonce(options.nonce);
     if let Some(folder) = &options.pages {
         if !folder.join("dist/index.js").is_file() || !folder.join("demo/index.html").is_file() {
-            let message = "--pages must name adapter-wasm, after `bash adapter-wasm/build` has built the package";
+            let message = "--pages must be the directory adapter-wasm, with the package built: run `bash adapter-wasm/build` first";
             return Err(Failure::usage(message));
         }
         settings = settings.pages(folder);
     }
     let sandbox = Sandbox::start(settings).map_err(|error| {
         Failure::usage(format!(
-            "the sandbox can't listen on port {}: {error}",
+            "the sandbox cannot listen on port {}: {error}",
             options.port
         ))
     })?;

@@ -1,3 +1,5 @@
+//! The `token` subcommand, and the output of tokens.
+
 use std::io::Write as _;
 
 use keybound_ureq::{Scope, Secret, Token, UnixTime};
@@ -15,14 +17,14 @@ pub(crate) fn run(options: &TokenOptions) -> Result<(), Failure> {
     print(&token?)
 }
 
-/// One line of JSON, for programs.
+/// Prints the token as one line of JSON.
 pub(crate) fn print(token: &Token) -> Result<(), Failure> {
-    print_of(token, None)
+    print_with_subject(token, None)
 }
 
-/// The same, with the person whose token it is.
-pub(crate) fn print_of(token: &Token, subject: Option<&str>) -> Result<(), Failure> {
-    let mut shown = json!({
+/// Prints the token as [`print`] does, with the verified subject of its ID token as `sub`.
+pub(crate) fn print_with_subject(token: &Token, subject: Option<&str>) -> Result<(), Failure> {
+    let mut output = json!({
         "access_token": token.access_token().expose(),
         "token_type": token.token_type().as_str(),
         "expires_at": token.expires_at().map(UnixTime::as_secs),
@@ -30,8 +32,8 @@ pub(crate) fn print_of(token: &Token, subject: Option<&str>) -> Result<(), Failu
         "scope": token.scope().map(Scope::as_str),
         "jkt": token.key().map(|key| key.thumbprint()),
     });
-    if let (Some(subject), Some(members)) = (subject, shown.as_object_mut()) {
+    if let (Some(subject), Some(members)) = (subject, output.as_object_mut()) {
         members.insert("sub".into(), subject.into());
     }
-    Ok(writeln!(Stdout, "{shown}")?)
+    Ok(writeln!(Stdout, "{output}")?)
 }

@@ -1,4 +1,5 @@
-//! What goes over the wire, for people: secrets redacted, proofs taken apart, nothing that moves a terminal's cursor.
+//! Readable traces of requests and responses: secrets are redacted, proofs are decoded, and control
+//! characters are removed.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -10,7 +11,8 @@ use http::{HeaderMap, HeaderValue, Uri};
 use keybound_ureq::Event;
 use serde_json::{Map, Value};
 
-/// The members and parameters that tell what happens and can't be misused. All others are redacted.
+/// The JSON members and form parameters that are shown because they are not secret. All others are
+/// redacted.
 const SHOWN: &[&str] = &[
     "client_id",
     "error",
@@ -25,7 +27,7 @@ const SHOWN: &[&str] = &[
     "token_type_hint",
 ];
 
-/// The headers of a response that may be shown.
+/// The response headers that are shown. All others are redacted.
 const SHOWN_HEADERS: &[&str] = &[
     "cache-control",
     "connection",
@@ -44,10 +46,11 @@ const SHOWN_HEADERS: &[&str] = &[
 
 const REDACTED: &str = "[redacted]";
 
-/// Short texts that a server echoes are hardly secrets, and striking them out would garble the rest.
+/// The minimum length of a secret that is redacted in responses. Shorter texts are hardly secrets,
+/// and their redaction would garble the rest.
 const MIN_SECRET: usize = 6;
 
-/// Remembers what was sent in secret, so as to strike it out of what comes back.
+/// Prints events. Records the secrets of requests, to redact them where a response repeats them.
 #[derive(Default)]
 pub(crate) struct Trace {
     secrets: Mutex<BTreeSet<String>>,
@@ -64,7 +67,7 @@ impl Trace {
                 body,
                 ..
             } => {
-                self.remember(headers, body);
+                self.record_secrets(headers, body);
                 writeln!(text, "→ {method} {}", without_query(uri))
                     .and_then(|()| self.print_sent_headers(&mut text, headers))
                     .and_then(|()| self.print_body(&mut text, body))
@@ -75,58 +78,59 @@ impl Trace {
                 body,
                 ..
             } => {
-                self.remember_tokens(body.unwrap_or_default());
+                self.record_tokens(body.unwrap_or_default());
                 writeln!(text, "← {status}")
                     .and_then(|()| self.print_headers(&mut text, headers))
                     .and_then(|()| self.print_body(&mut text, body.unwrap_or_default()))
             }
             Event::NoResponse { cause, .. } => {
-                writeln!(text, "✗ no answer: {}", self.redact(&cause.to_string()))
+                writeln!(text, "✗ no response: {}", self.redact(&cause.to_string()))
             }
             Event::Retrying { wait, .. } if !wait.is_zero() => {
                 writeln!(text, "… waiting {} ms", wait.as_millis())
             }
             _ => Ok(()),
         };
-        // There is nobody to tell that it couldn't be written.
+        // Write errors are ignored: there is no other output to report them on.
         let _ = written.and_then(|()| out.write_all(&text));
     }
 
-    fn remember(&self, headers: &HeaderMap, body: &[u8]) {
+    /// Records the secrets of a request: sensitive headers, credentials and body parameters.
+    fn record_secrets(&self, headers: &HeaderMap, body: &[u8]) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keep = |text: &str| {
+        let mut record = |text: &str| {
             if text.len() >= MIN_SECRET {
                 secrets.insert(text.to_owned());
             }
         };
         for (name, value) in headers.iter().filter(|(_, value)| value.is_sensitive()) {
             let Ok(text) = value.to_str() else { continue };
-            keep(text);
+            record(text);
             if name == "authorization" {
                 let credential = text
                     .split_once(' ')
                     .map_or(text, |(_, credential)| credential);
-                keep(credential);
+                record(credential);
                 let pair = STANDARD
                     .decode(credential)
                     .ok()
                     .and_then(|pair| String::from_utf8(pair).ok());
                 if let Some((_, secret)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
-                    keep(secret);
+                    record(secret);
                     form_urlencoded::parse(format!("x={secret}").as_bytes())
-                        .for_each(|(_, secret)| keep(&secret));
+                        .for_each(|(_, secret)| record(&secret));
                 }
             }
         }
         for (name, value) in fields(body) {
             if let (false, Value::String(text)) = (SHOWN.contains(&name.as_str()), value) {
-                keep(&text);
+                record(&text);
             }
         }
     }
 
-    /// A server may name the tokens that it sends once more, in a message.
-    fn remember_tokens(&self, body: &[u8]) {
+    /// Records the tokens of a response body. The server may repeat them in a message.
+    fn record_tokens(&self, body: &[u8]) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in fields(body) {
             if let (true, Value::String(text)) =
@@ -140,7 +144,7 @@ impl Trace {
     fn print_sent_headers(&self, out: &mut impl Write, headers: &HeaderMap) -> io::Result<()> {
         for (name, value) in headers {
             let shown = match (name.as_str(), value.to_str()) {
-                ("dpop", Ok(proof)) => taken_apart(proof),
+                ("dpop", Ok(proof)) => decode_proof(proof),
                 ("authorization", Ok(text)) => {
                     format!(
                         "{} {REDACTED}",
@@ -199,11 +203,11 @@ impl Trace {
         self.redact(&String::from_utf8_lossy(value.as_bytes()))
     }
 
-    /// One line, what was sent in secret struck out.
+    /// Returns `text` without control characters, and with all recorded secrets redacted.
     fn redact(&self, text: &str) -> String {
         let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        // A longer one may contain a shorter.
+        // The longest first: a secret may contain a shorter one.
         let mut secrets: Vec<&String> = secrets
             .iter()
             .filter(|secret| text.contains(secret.as_str()))
@@ -223,8 +227,9 @@ fn without_query(uri: &Uri) -> String {
     }
 }
 
-/// Header and claims of a proof that we made. Without its signature it is good for nothing.
-fn taken_apart(proof: &str) -> String {
+/// Returns the header and the claims of a proof. Its signature, without which it is useless, is
+/// redacted.
+fn decode_proof(proof: &str) -> String {
     let decoded = |part: &str| String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok();
     let mut parts = proof.split('.').map(decoded);
     match (parts.next().flatten(), parts.next().flatten()) {
@@ -233,7 +238,8 @@ fn taken_apart(proof: &str) -> String {
     }
 }
 
-/// The members of a JSON object, or the parameters of a form. None for anything else.
+/// Returns the members of a JSON object, or the parameters of a form. Returns none for other
+/// bodies.
 fn fields(body: &[u8]) -> Vec<(String, Value)> {
     if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
         return object.into_iter().collect();
@@ -241,7 +247,7 @@ fn fields(body: &[u8]) -> Vec<(String, Value)> {
     let pairs: Vec<(String, Value)> = form_urlencoded::parse(body)
         .map(|(name, value)| (name.into_owned(), Value::from(value)))
         .collect();
-    // Anything parses as a form; this is one only if it has a parameter that is known.
+    // Any text parses as a form, so at least one parameter must be known.
     if pairs.iter().any(|(name, _)| SHOWN.contains(&name.as_str())) {
         pairs
     } else {

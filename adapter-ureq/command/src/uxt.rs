@@ -1,3 +1,5 @@
+//! The `uxt` subcommand: relays a browser's proof to Treasury Prime.
+
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -12,36 +14,36 @@ use crate::failure::Failure;
 use crate::output::Stdout;
 use crate::{input, proof, token};
 
-/// Marqeta's SDK in the browser gives up then.
-const BUDGET: Duration = Duration::from_secs(5);
+/// The timeout of the relayed request, which is that of Marqeta's SDK in the browser.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The cardholder: psn_…
+    /// The ID of the cardholder: psn_…
     #[arg(long, value_name = "ID")]
     person: String,
-    /// Another host than the production one.
+    /// The base URL of the API. Default: Treasury Prime's production host.
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
-    /// The API key's id.
+    /// The ID of the API key.
     #[arg(long, value_name = "ID", default_value = "")]
     client_id: String,
-    /// The environment variable that holds the API key.
+    /// The environment variable that contains the API key.
     #[arg(long, value_name = "NAME")]
     client_secret_env: String,
-    /// basic or bearer.
+    /// The authentication method: basic or bearer.
     #[arg(long, default_value = "basic")]
     auth: Auth,
-    /// The method that the proof must be for.
+    /// The expected method of the proof (htm).
     #[arg(long, default_value = "POST")]
     method: String,
-    /// A URL that the proof may be for; any, if none is given.
+    /// An accepted URL of the proof (htu). Can be repeated. Default: any URL.
     #[arg(long, value_name = "HTU")]
     url: Vec<String>,
-    /// Plain http is for loopback addresses, with or without this word.
+    /// Ignored: plain http is always allowed for loopback addresses, and only for them.
     #[arg(long, hide = true)]
     loopback_http: bool,
-    /// Prints the request and the response on stderr, secrets redacted.
+    /// Prints the request and the response on stderr, with secrets redacted.
     #[arg(long)]
     trace: bool,
 }
@@ -73,20 +75,20 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             "{}",
             json!({ "error": "invalid_proof", "problems": problems })
         )?;
-        return Err(Failure::refused("the proof is not sound; nothing was sent"));
+        return Err(Failure::refused("the proof is not valid; nothing was sent"));
     };
-    let transport = client::transport(options.trace).timeout(BUDGET);
+    let transport = client::transport(options.trace).timeout(TIMEOUT);
     match transport.execute(api.uxt_access_token(&options.person, verified)?) {
         Ok(bound) => token::print(&bound),
         Err(error) => {
-            writeln!(Stdout, "{}", why_not(&error))?;
+            writeln!(Stdout, "{}", error_json(&error))?;
             Err(error.into())
         }
     }
 }
 
-/// One line of JSON, whatever went wrong.
-fn why_not(error: &Error) -> Value {
+/// Returns the error as JSON, for the calling program.
+fn error_json(error: &Error) -> Value {
     match error {
         Error::Core(CoreError::Server(refusal)) => json!({
             "error": refusal.code().or(refusal.description()).unwrap_or("refused"),

@@ -372,16 +372,16 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
             &token,
             &["--header", "Authorization=x"],
             "header",
-            "by itself",
+            "sets itself",
         ),
-        (&call, &["-H", "Host=x"], "header", "by itself"),
-        (&call, &["-H", "Connection=close"], "header", "by itself"),
-        (&call, &["-H", "Content-Length: 3"], "header", "by itself"),
+        (&call, &["-H", "Host=x"], "header", "sets itself"),
+        (&call, &["-H", "Connection=close"], "header", "sets itself"),
+        (&call, &["-H", "Content-Length: 3"], "header", "sets itself"),
         (
             &call,
             &["-H", "transfer-encoding=chunked"],
             "header",
-            "by itself",
+            "sets itself",
         ),
         (&token, &["--param", "grant_type=x"], "param", "twice"),
         (&token, &["--param", "x"], "--param", "NAME=VALUE"),
@@ -454,7 +454,7 @@ fn wrong_input_is_status_2_with_the_argument_and_the_rule_and_nothing_is_sent() 
             &moov,
             &["--scope", "/a", "--header", "Origin=https://x.example/"],
             "origin",
-            "not even a slash",
+            "without a path or a trailing slash",
         ),
         (&token, &["--unknown"], "--unknown", "unexpected"),
         (
@@ -615,7 +615,7 @@ fn what_may_be_a_secret_is_quoted_by_no_message() {
 fn a_variable_that_holds_no_secret_is_said_to_be_empty_or_not_text() {
     use std::os::unix::ffi::OsStrExt as _;
     for (value, problem) in [
-        (&b""[..], "VARIABLE must hold the secret, and is empty"),
+        (&b""[..], "VARIABLE must contain the secret, but is empty"),
         (b"\xff", "not UTF-8"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
@@ -715,7 +715,7 @@ fn a_new_refresh_token_that_call_loses_is_told_of() {
         server.join().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(
-            stderr.contains("a new refresh token came, and is lost"),
+            stderr.contains("the server issued a new refresh token, which `call` does not store"),
             lost,
             "{stderr}"
         );
@@ -780,7 +780,7 @@ fn a_key_that_cant_be_read_is_named_and_what_to_do_about_it() {
             "`openssl pkcs8 -topk8 -nocrypt -in key.pem`",
         ),
         ("ENCRYPTED PRIVATE KEY", "decrypt it first"),
-        ("PUBLIC KEY", "public half"),
+        ("PUBLIC KEY", "it contains a public key"),
         ("PRIVATE KEY", "key.pem: key must"),
         ("", "key.pem is empty"),
     ] {
@@ -838,7 +838,7 @@ fn an_endpoint_that_the_issuer_doesnt_name_is_told_of() {
     let stderr = String::from_utf8(keybound(home().path(), &revoke, "").stderr).unwrap();
     server.join().unwrap();
     assert!(
-        stderr.contains("the issuer's metadata name no revocation_endpoint"),
+        stderr.contains("the issuer's metadata has no revocation_endpoint"),
         "{stderr}"
     );
 }
@@ -1320,7 +1320,7 @@ fn a_login_prints_the_tokens_that_it_has_got_whatever_becomes_of_the_id_token() 
         // Who signed in was asked for, and isn't known.
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(
-            stderr.contains("the tokens are printed all the same"),
+            stderr.contains("the tokens are printed without sub"),
             "{stderr}"
         );
     }

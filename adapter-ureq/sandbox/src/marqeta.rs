@@ -1,4 +1,4 @@
-//! The end of the relay: the resource that a browser calls with the token that was bound to its key.
+//! Marqeta: the resource that a browser calls with the relayed token, which is bound to its key.
 
 use bytes::Bytes;
 use http::Request;
@@ -10,7 +10,7 @@ use crate::state::State;
 
 pub(crate) const PREFIX: &str = "/marqeta";
 
-/// The nonces' name.
+/// The name of the part whose nonces are used.
 pub(crate) const PART: &str = "marqeta";
 
 pub(crate) fn answer(state: &State, path: &str, request: &Request<Bytes>) -> Reply {
@@ -18,14 +18,15 @@ pub(crate) fn answer(state: &State, path: &str, request: &Request<Bytes>) -> Rep
         ("GET", "/api/v1/auth/program-short-code") => {
             let reply = proofs::authorize(state, PART, request)
                 .map(|_| Reply::json(200, json!({ "program_short_code": "sandbox" })));
-            proofs::announce(state, PART, reply.unwrap_or_else(|refusal| refusal))
+            proofs::add_nonce(state, PART, reply.unwrap_or_else(|refusal| refusal))
         }
-        _ => Reply::error(404, "there is nothing here"),
+        _ => Reply::error(404, "not found"),
     }
 }
 
-/// The token endpoints that a browser's proof may name: the sandbox's, Marqeta's own two generations, and the
-/// relay's. Which one counts is documented nowhere.
+/// Returns the URLs that are accepted as `htu` of a browser's proof: the sandbox's token endpoint,
+/// the relay's URL, and Marqeta's token endpoints of two generations. Marqeta's documentation does
+/// not define which one is used.
 pub(crate) fn token_urls(state: &State, relay_path: &str) -> [String; 5] {
     [
         format!("{}{PREFIX}/oauth/token", state.base_url),

@@ -1,4 +1,4 @@
-//! Moov, as its reference and its users' reports have it.
+//! Moov's API, as described by its reference and by reports of its users.
 
 use bytes::Bytes;
 use http::Request;
@@ -36,7 +36,7 @@ fn route(state: &State, path: &str, request: &Request<Bytes>) -> Reply {
     }
 }
 
-/// An unknown version is a 404.
+/// Whether the `X-Moov-Version` header is absent or valid. Moov answers any other value with 404.
 fn known_version(request: &Request<Bytes>) -> bool {
     request
         .headers()
@@ -52,13 +52,13 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     if !state.within_rate() {
         return Err(Reply::empty(429).with("retry-after", "1"));
     }
-    let body = Parameters::read(request)?;
+    let body = Parameters::parse(request)?;
     body.authenticate(request)?;
     let access = match body.get("grant_type") {
         Some("client_credentials") => Access {
             scope: body.scope()?,
             jkt: None,
-            // A wrong origin is not refused here: its token is good for nothing.
+            // Moov accepts a wrong Origin here; its resources then reject the token.
             origin_known: request
                 .headers()
                 .get("origin")
@@ -85,7 +85,7 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
         200,
         json!({
             "access_token": access_token,
-            // A Unix time, not a span.
+            // Moov sends a Unix time in seconds, not a duration.
             "expires_in": expires_at.as_secs(),
             "refresh_token": refresh_token,
             "scope": scope,
@@ -95,7 +95,7 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
 }
 
 fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
-    let body = Parameters::read(request)?;
+    let body = Parameters::parse(request)?;
     body.authenticate(request)?;
     let token = body.required("token")?;
     match body.get("token_type_hint") {
@@ -111,7 +111,8 @@ fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     Ok(Reply::empty(204))
 }
 
-/// What fails here, fails with an empty 401.
+/// Returns `success` if the access token is valid and has `scope`. Otherwise returns an empty 401
+/// (token missing, invalid or with a wrong origin) or 403 (scope missing), as Moov does.
 fn resource(state: &State, request: &Request<Bytes>, scope: &str, success: Reply) -> Reply {
     let authorization = request
         .headers()
@@ -125,16 +126,16 @@ fn resource(state: &State, request: &Request<Bytes>, scope: &str, success: Reply
     }
 }
 
-/// A 422 is a map of fields.
+/// Returns a 422 with an object of field names and messages, Moov's format for invalid fields.
 fn field(name: &str, message: &str) -> Reply {
     Reply::json(422, json!({ name: message }))
 }
 
-/// The body, JSON or form: Moov takes both.
+/// The parameters of a request body. Moov accepts JSON and forms.
 struct Parameters(Map<String, Value>);
 
 impl Parameters {
-    fn read(request: &Request<Bytes>) -> Result<Self, Reply> {
+    fn parse(request: &Request<Bytes>) -> Result<Self, Reply> {
         let invalid = || Reply::error(400, "invalid_request");
         if is_of_type(request, "application/json") {
             serde_json::from_slice(request.body())
@@ -172,16 +173,17 @@ impl Parameters {
         }
     }
 
-    /// By Basic, in the body, or both; a wrong key is an empty 401.
+    /// Verifies the client credentials: in the `Authorization` header (Basic), in the body, or in
+    /// both. Otherwise returns an empty 401.
     fn authenticate(&self, request: &Request<Bytes>) -> Result<(), Reply> {
         let in_header = basic(request);
         let in_body = self.get("client_id").zip(self.get("client_secret"));
-        let header_is_good = in_header
+        let header_is_valid = in_header
             .as_ref()
             .is_none_or(|(id, secret)| id == CLIENT_ID && secret == CLIENT_SECRET);
-        let body_is_good = in_body.is_none_or(|pair| pair == (CLIENT_ID, CLIENT_SECRET));
+        let body_is_valid = in_body.is_none_or(|pair| pair == (CLIENT_ID, CLIENT_SECRET));
         let any = in_header.is_some() || in_body.is_some();
-        if any && header_is_good && body_is_good {
+        if any && header_is_valid && body_is_valid {
             Ok(())
         } else {
             Err(Reply::empty(401))

@@ -1,17 +1,18 @@
-//! An authorization server that binds tokens by DPoP (RFC 9449 §5), and a resource that takes them.
+//! An authorization server that issues DPoP-bound tokens (RFC 9449 §5), and a protected resource
+//! that accepts them.
 
 use bytes::Bytes;
 use http::Request;
 use keybound_ureq::dpop::ProofVerifier;
 use serde_json::json;
 
-use crate::proofs::{self, Refused};
+use crate::proofs::{self, NONCE_REQUIRED, Refused};
 use crate::reply::Reply;
 use crate::state::{Access, LIFETIME, State, now};
 use crate::{CLIENT_ID, CLIENT_SECRET};
 
 pub(crate) const PREFIX: &str = "/oauth";
-/// Where its metadata are (RFC 8414 §3.1).
+/// The path of the metadata document (RFC 8414 §3.1).
 pub(crate) const METADATA: &str = "/.well-known/oauth-authorization-server/oauth";
 
 const AS: &str = "as";
@@ -19,7 +20,7 @@ const RS: &str = "rs";
 
 pub(crate) fn answer(state: &State, path: &str, request: &Request<Bytes>) -> Reply {
     match (request.method().as_str(), path) {
-        ("POST", "/token") => proofs::announce(
+        ("POST", "/token") => proofs::add_nonce(
             state,
             AS,
             token(state, request).unwrap_or_else(|refusal| refusal),
@@ -34,10 +35,10 @@ pub(crate) fn answer(state: &State, path: &str, request: &Request<Bytes>) -> Rep
                     json!({ "method": method, "scope": access.scope, "jkt": access.jkt }),
                 )
             });
-            proofs::announce(state, RS, reply.unwrap_or_else(|refusal| refusal))
+            proofs::add_nonce(state, RS, reply.unwrap_or_else(|refusal| refusal))
         }
         (_, "/token" | "/revoke" | "/introspect") => Reply::empty(405),
-        _ => Reply::error(404, "there is nothing here"),
+        _ => Reply::error(404, "not found"),
     }
 }
 
@@ -59,9 +60,9 @@ pub(crate) fn metadata(state: &State) -> Reply {
 }
 
 fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
-    let form = Form::read(request)?;
+    let form = Form::parse(request)?;
     form.authenticate(request)?;
-    let jkt = prove(state, request)?;
+    let jkt = verify_proof(state, request)?;
     let access = match form.get("grant_type") {
         Some("client_credentials") => Access {
             scope: form.get("scope").unwrap_or("default").to_owned(),
@@ -74,7 +75,7 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
             let invalid = |why| Reply::oauth_error(400, "invalid_grant", why);
             let access = state
                 .refresh(token)
-                .ok_or_else(|| invalid("the refresh token is not good"))?;
+                .ok_or_else(|| invalid("the refresh token is unknown, already used or revoked"))?;
             if access.jkt != jkt {
                 return Err(invalid("the refresh token is bound to another key"));
             }
@@ -88,7 +89,7 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
             return Err(Reply::oauth_error(
                 400,
                 "unsupported_grant_type",
-                "only client_credentials and refresh_token",
+                "the supported grants are client_credentials and refresh_token",
             ));
         }
         None => {
@@ -119,23 +120,25 @@ fn token(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     .with("cache-control", "no-store"))
 }
 
-/// The key that the request proves, if it has a proof.
-fn prove(state: &State, request: &Request<Bytes>) -> Result<Option<String>, Reply> {
+/// Verifies the request's proof, and returns the thumbprint of its key. Returns `None` if the
+/// request has no proof.
+fn verify_proof(state: &State, request: &Request<Bytes>) -> Result<Option<String>, Reply> {
     if !request.headers().contains_key("dpop") {
         return Ok(None);
     }
-    let checked = proofs::for_request(ProofVerifier::default().no_access_token(), state, request)
-        .and_then(|policy| proofs::check(state, AS, request.headers(), policy));
+    let checked =
+        proofs::expect_request(ProofVerifier::default().no_access_token(), state, request)
+            .and_then(|policy| proofs::verify_request(state, AS, request.headers(), policy));
     checked.map(Some).map_err(|refused| match refused {
         Refused::Nonce(nonce) => {
-            Reply::oauth_error(400, "use_dpop_nonce", "the proof needs a nonce").with_nonce(&nonce)
+            Reply::oauth_error(400, "use_dpop_nonce", NONCE_REQUIRED).with_nonce(&nonce)
         }
         Refused::Invalid(why) => Reply::oauth_error(400, "invalid_dpop_proof", &why),
     })
 }
 
 fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
-    let form = Form::read(request)?;
+    let form = Form::parse(request)?;
     form.authenticate(request)?;
     let token = form
         .get("token")
@@ -144,9 +147,9 @@ fn revoke(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     Ok(Reply::empty(200))
 }
 
-/// RFC 7662 §2.2
+/// Returns the introspection response (RFC 7662 §2.2).
 fn introspect(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
-    let form = Form::read(request)?;
+    let form = Form::parse(request)?;
     form.authenticate(request)?;
     let token = form
         .get("token")
@@ -171,14 +174,14 @@ fn introspect(state: &State, request: &Request<Bytes>) -> Result<Reply, Reply> {
     ))
 }
 
-/// What may stand several times (RFC 8707 §2, RFC 8693 §2.1).
+/// The parameters that may be repeated (RFC 8707 §2, RFC 8693 §2.1).
 const REPEATABLE: [&str; 2] = ["resource", "audience"];
 
-/// A request's form, in which nothing else stands twice (RFC 6749 §3.2).
+/// The parameters of a form body. Only [`REPEATABLE`] parameters may be repeated (RFC 6749 §3.2).
 struct Form(Vec<(String, String)>);
 
 impl Form {
-    fn read(request: &Request<Bytes>) -> Result<Self, Reply> {
+    fn parse(request: &Request<Bytes>) -> Result<Self, Reply> {
         if !is_of_type(request, FORM) {
             return Err(Reply::oauth_error(
                 400,
@@ -189,15 +192,15 @@ impl Form {
         let pairs: Vec<(String, String)> = form_urlencoded::parse(request.body())
             .into_owned()
             .collect();
-        let twice = pairs.iter().enumerate().any(|(at, (name, _))| {
+        let has_repeated = pairs.iter().enumerate().any(|(at, (name, _))| {
             !REPEATABLE.contains(&name.as_str())
                 && pairs.iter().take(at).any(|(known, _)| known == name)
         });
-        if twice {
+        if has_repeated {
             return Err(Reply::oauth_error(
                 400,
                 "invalid_request",
-                "a parameter stands twice",
+                "a parameter is repeated",
             ));
         }
         Ok(Self(pairs))
@@ -210,11 +213,12 @@ impl Form {
             .map(|(_, value)| value.as_str())
     }
 
-    /// By Basic or in the body, not both (RFC 6749 §2.3).
+    /// Verifies the client credentials: in the `Authorization` header (Basic) or in the body, but
+    /// not in both (RFC 6749 §2.3).
     fn authenticate(&self, request: &Request<Bytes>) -> Result<(), Reply> {
         let in_body = self.get("client_id").zip(self.get("client_secret"));
         let in_header = basic(request);
-        let refuse = |why| {
+        let unauthorized = |why| {
             Reply::oauth_error(401, "invalid_client", why)
                 .with("www-authenticate", "Basic realm=\"sandbox\"")
         };
@@ -222,19 +226,20 @@ impl Form {
             (Some(_), Some(_)) => Err(Reply::oauth_error(
                 400,
                 "invalid_request",
-                "authenticate one way, not two",
+                "the request uses more than one client authentication method",
             )),
             (Some((id, secret)), None) if id == CLIENT_ID && secret == CLIENT_SECRET => Ok(()),
             (None, Some((CLIENT_ID, CLIENT_SECRET))) => Ok(()),
-            _ => Err(refuse("the client or its secret is not known")),
+            _ => Err(unauthorized("the client ID or the client secret is wrong")),
         }
     }
 }
 
-/// The media type of a form.
+/// The media type of a form body.
 pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Whether the body is of this media type, in any case and with any parameters (RFC 9110 §8.3.1).
+/// Whether the request's `Content-Type` is `media_type`. Case and parameters are ignored
+/// (RFC 9110 §8.3.1).
 pub(crate) fn is_of_type(request: &Request<Bytes>, media_type: &str) -> bool {
     let content_type = request
         .headers()
@@ -245,7 +250,7 @@ pub(crate) fn is_of_type(request: &Request<Bytes>, media_type: &str) -> bool {
         .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
 }
 
-/// Id and secret of `Authorization: Basic`, form-decoded (RFC 6749 §2.3.1).
+/// Returns the client ID and secret from `Authorization: Basic`, form-decoded (RFC 6749 §2.3.1).
 pub(crate) fn basic(request: &Request<Bytes>) -> Option<(String, String)> {
     use base64::Engine as _;
     let value = request.headers().get("authorization")?.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! What the sandbox's servers demand of a proof (RFC 9449 §4.3).
+//! Verification of DPoP proofs (RFC 9449 §4.3), and authorization of resource requests.
 
 use std::time::Duration;
 
@@ -11,42 +11,47 @@ use keybound_ureq::{InvalidInput, Secret};
 use crate::reply::Reply;
 use crate::state::{Access, State, now};
 
-/// Stricter than most: a proof lives for a minute, and may be five seconds ahead.
+/// The maximum age of a proof. It is stricter than that of most servers.
 const MAX_AGE: Duration = Duration::from_secs(60);
+/// The maximum time by which `iat` may be in the future.
 const LEEWAY: Duration = Duration::from_secs(5);
 
-/// Why a proof is refused.
+/// The description of `use_dpop_nonce` errors.
+pub(crate) const NONCE_REQUIRED: &str = "this server requires a nonce in the DPoP proof";
+
+/// The reason for which a proof is rejected.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// It needs this nonce.
+    /// The proof is valid except for its nonce, which must be this one.
     Nonce(Nonce),
-    /// A sentence that says why.
+    /// The proof is invalid, with the description.
     Invalid(String),
 }
 
-/// Judges the proof of a request for `part` of the sandbox, and returns its key's thumbprint.
-pub(crate) fn check(
+/// Verifies the `DPoP` header of a request to `part` of the sandbox, and returns the thumbprint of
+/// the proof's key.
+pub(crate) fn verify_request(
     state: &State,
     part: &str,
     headers: &HeaderMap,
     policy: ProofVerifier,
 ) -> Result<String, Refused> {
-    judge(state, part, policy, |policy| {
+    verify(state, part, policy, |policy| {
         policy.verify_headers(headers, now())
     })
 }
 
-/// Judges a proof that came in a request's body.
-pub(crate) fn check_relayed(
+/// Verifies a proof that was sent in a request body, and returns the thumbprint of its key.
+pub(crate) fn verify_relayed(
     state: &State,
     part: &str,
     proof: &str,
     policy: ProofVerifier,
 ) -> Result<String, Refused> {
-    judge(state, part, policy, |policy| policy.verify(proof, now()))
+    verify(state, part, policy, |policy| policy.verify(proof, now()))
 }
 
-fn judge(
+fn verify(
     state: &State,
     part: &str,
     policy: ProofVerifier,
@@ -58,35 +63,38 @@ fn judge(
     let newest = nonces.into_iter().next();
     let Some(verified) = inspection.verified() else {
         let problems = inspection.problems();
-        let of_nonce = |problem: &ProofError| {
-            matches!(
-                problem,
-                ProofError::NonceMissing | ProofError::NonceMismatch
-            )
+        let is_nonce_error = |error: &ProofError| {
+            matches!(error, ProofError::NonceMissing | ProofError::NonceMismatch)
         };
         return Err(match newest {
-            Some(nonce) if problems.iter().all(of_nonce) => Refused::Nonce(nonce),
+            Some(nonce) if problems.iter().all(is_nonce_error) => Refused::Nonce(nonce),
             _ => {
                 let problems: Vec<String> = problems.iter().map(ProofError::to_string).collect();
                 Refused::Invalid(problems.join("; "))
             }
         });
     };
-    // A client that makes nonces up, or sends them to the wrong server, is told so.
+    // This reveals clients that invent nonces, or send them to the wrong server.
     if newest.is_none()
         && inspection
             .claims()
             .is_some_and(|claims| claims.nonce.is_some())
     {
-        return Err(Refused::Invalid("`nonce` was never asked for here".into()));
+        return Err(Refused::Invalid(
+            "`nonce` is present, but this server does not issue nonces".into(),
+        ));
     }
     state
-        .take(&verified)
+        .check_and_insert(&verified)
         .map_err(|replay| Refused::Invalid(replay.to_string()))?;
     Ok(verified.key().thumbprint().to_owned())
 }
 
-/// Authorizes a resource request (RFC 9449 §7.1): what its token stands for, or the 401.
+/// Authorizes a resource request (RFC 9449 §7.1), and returns the authorization of its access
+/// token.
+///
+/// # Errors
+/// Returns a 401 with a `WWW-Authenticate` challenge if the token or its proof is invalid.
 pub(crate) fn authorize(
     state: &State,
     part: &str,
@@ -108,43 +116,46 @@ pub(crate) fn authorize(
     let (scheme, token) = authorization
         .and_then(|value| value.split_once(' '))
         .ok_or_else(|| Reply::empty(401).with("www-authenticate", &*challenge))?;
-    let access = state
-        .access(token)
-        .ok_or_else(|| unauthorized("invalid_token", "the token is not good, or no longer"))?;
+    let access = state.access(token).ok_or_else(|| {
+        unauthorized(
+            "invalid_token",
+            "the access token is unknown, expired or revoked",
+        )
+    })?;
     let Some(bound) = &access.jkt else {
         return if scheme.eq_ignore_ascii_case("bearer") {
             Ok(access)
         } else {
             Err(unauthorized(
                 "invalid_token",
-                "the token is not bound to a key",
+                "the access token is not bound to a key: use the Bearer scheme",
             ))
         };
     };
     if !scheme.eq_ignore_ascii_case("dpop") {
         return Err(unauthorized(
             "invalid_token",
-            "the token is bound to a key, and needs a proof",
+            "the access token is bound to a key: use the DPoP scheme",
         ));
     }
     let policy = ProofVerifier::default().access_token(&Secret::new(token));
-    let checked = for_request(policy, state, request)
-        .and_then(|policy| check(state, part, request.headers(), policy));
+    let checked = expect_request(policy, state, request)
+        .and_then(|policy| verify_request(state, part, request.headers(), policy));
     match checked {
         Ok(jkt) if jkt == *bound => Ok(access),
         Ok(_) => Err(unauthorized(
             "invalid_token",
-            "the proof is by another key than the token's",
+            "the access token is bound to another key than the one in the proof",
         )),
         Err(Refused::Nonce(nonce)) => {
-            Err(unauthorized("use_dpop_nonce", "the proof needs a nonce").with_nonce(&nonce))
+            Err(unauthorized("use_dpop_nonce", NONCE_REQUIRED).with_nonce(&nonce))
         }
         Err(Refused::Invalid(why)) => Err(unauthorized("invalid_dpop_proof", &why)),
     }
 }
 
-/// The policy for a proof of this very request.
-pub(crate) fn for_request(
+/// Returns `policy` with the method and URL of `request` as the expected `htm` and `htu`.
+pub(crate) fn expect_request(
     policy: ProofVerifier,
     state: &State,
     request: &Request<Bytes>,
@@ -155,15 +166,15 @@ pub(crate) fn for_request(
         .map_err(|invalid: InvalidInput| Refused::Invalid(invalid.to_string()))
 }
 
-/// The newest nonce for the response, where nonces are in use.
-pub(crate) fn announce(state: &State, part: &str, reply: Reply) -> Reply {
+/// Adds the newest nonce of `part` to `reply`, if nonces are required.
+pub(crate) fn add_nonce(state: &State, part: &str, reply: Reply) -> Reply {
     match state.nonces(part).first() {
         Some(nonce) => reply.with_nonce(nonce),
         None => reply,
     }
 }
 
-/// Those by which proofs are taken: all.
+/// Returns the accepted signature algorithms: all that the core supports.
 pub(crate) fn algorithms() -> Vec<&'static str> {
     Algorithm::ALL
         .iter()
@@ -194,10 +205,10 @@ mod tests {
                 .prepare(RequestContext::new(now(), entropy))
                 .finish(|request| key.sign(request))
                 .unwrap();
-            let judged =
-                |part| check_relayed(&state, part, proof.as_str(), ProofVerifier::default());
-            assert!(matches!(judged("rs"), Err(Refused::Nonce(_))), "{at}");
-            assert_eq!(judged("as").unwrap(), key.public().thumbprint(), "{at}");
+            let verify_for =
+                |part| verify_relayed(&state, part, proof.as_str(), ProofVerifier::default());
+            assert!(matches!(verify_for("rs"), Err(Refused::Nonce(_))), "{at}");
+            assert_eq!(verify_for("as").unwrap(), key.public().thumbprint(), "{at}");
         }
     }
 }

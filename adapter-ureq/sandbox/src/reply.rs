@@ -1,4 +1,4 @@
-//! Answers in the making.
+//! The builder for responses.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
@@ -29,12 +29,13 @@ impl Reply {
         }
     }
 
-    /// `{"error": …}`, the one shape that all of the sandbox's providers share.
+    /// Returns a response with the body `{"error": …}`, the format that all parts of the sandbox
+    /// share.
     pub(crate) fn error(status: u16, error: &str) -> Self {
         Self::json(status, json!({ "error": error }))
     }
 
-    /// RFC 6749 §5.2
+    /// Returns an OAuth error response (RFC 6749 §5.2).
     pub(crate) fn oauth_error(status: u16, error: &str, description: &str) -> Self {
         Self::json(
             status,
@@ -47,7 +48,8 @@ impl Reply {
         self
     }
 
-    /// A nonce for the next proof. From a cache it would be an old one (RFC 9449 §8.2).
+    /// Adds the nonce for the next proof, and `no-store`: a cached response would carry an old
+    /// nonce (RFC 9449 §8.2).
     pub(crate) fn with_nonce(self, nonce: &Nonce) -> Self {
         self.with("dpop-nonce", nonce.as_str())
             .with("cache-control", "no-store")

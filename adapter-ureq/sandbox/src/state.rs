@@ -1,4 +1,4 @@
-//! What the sandbox remembers.
+//! The in-memory state of a sandbox: issued tokens, proofs already used, nonces and rate limits.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,13 +12,14 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use keybound_ureq::SharedReplayCache;
 
-/// How long access tokens live.
+/// The lifetime of access tokens.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How many token requests a client may make in any second; Moov allows 40.
+/// The maximum number of token requests in any second, which is Moov's limit.
 const RATE: usize = 40;
 
-/// How many proofs are remembered: more than come in a minute.
+/// The capacity of the replay cache. It exceeds the number of proofs that arrive within their
+/// maximum age of a minute.
 const MAX_PROOFS: usize = 1_000_000;
 
 pub(crate) struct State {
@@ -37,13 +38,13 @@ struct Memory {
     recent: Vec<UnixTime>,
 }
 
-/// What a token stands for.
+/// The authorization that a token represents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
     pub(crate) scope: String,
-    /// The key that it is bound to.
+    /// The thumbprint of the key that the token is bound to.
     pub(crate) jkt: Option<String>,
-    /// Whether it was asked for from a registered origin.
+    /// Whether the token request came from the registered origin.
     pub(crate) origin_known: bool,
     pub(crate) expires_at: UnixTime,
 }
@@ -60,7 +61,7 @@ impl State {
         }
     }
 
-    /// A fresh access token and a refresh token for `access`.
+    /// Returns a new access token and a new refresh token for `access`.
     pub(crate) fn issue(&self, access: Access) -> (String, String) {
         let (token, refresh) = (random(), random());
         let mut memory = self.memory();
@@ -69,7 +70,8 @@ impl State {
         (token, refresh)
     }
 
-    /// What an access token stands for, while it lives.
+    /// Returns the authorization of an access token. Returns `None` if it is unknown, expired or
+    /// revoked.
     pub(crate) fn access(&self, token: &str) -> Option<Access> {
         self.memory()
             .access
@@ -78,44 +80,45 @@ impl State {
             .cloned()
     }
 
-    /// What a refresh token stands for; it stays good.
+    /// Returns the authorization of a refresh token. The refresh token stays valid.
     pub(crate) fn refresh(&self, token: &str) -> Option<Access> {
         self.memory().refresh.get(token).cloned()
     }
 
-    /// Forgets a token of either kind.
+    /// Revokes an access token or a refresh token.
     pub(crate) fn revoke(&self, token: &str) {
         let mut memory = self.memory();
         memory.access.remove(token);
         memory.refresh.remove(token);
     }
 
-    /// Takes a proof, if it comes for the first time (RFC 9449 §11.1).
-    pub(crate) fn take(&self, proof: &VerifiedProof) -> Result<(), ReplayError> {
+    /// Records a proof as used (RFC 9449 §11.1).
+    pub(crate) fn check_and_insert(&self, proof: &VerifiedProof) -> Result<(), ReplayError> {
         self.proofs.check_and_insert(proof, now())
     }
 
-    /// Whether there is room for one more token request in this second.
+    /// Counts a token request, and returns whether it is within the rate limit.
     pub(crate) fn within_rate(&self) -> bool {
         let now = now();
         let mut memory = self.memory();
         memory
             .recent
-            .retain(|at| now.saturating_since(*at) < Duration::from_secs(1));
+            .retain(|time| now.saturating_since(*time) < Duration::from_secs(1));
         memory.recent.push(now);
         memory.recent.len() <= RATE
     }
 
-    /// The nonces of a part of the sandbox that are good now, the newest first: one is made each minute, and
-    /// the one before is still taken. There are none where none is demanded.
+    /// Returns the nonces that `part` of the sandbox accepts now, the newest first. A new nonce is
+    /// issued each minute, and the previous one stays valid for another minute. Returns none if
+    /// nonces are not required.
     pub(crate) fn nonces(&self, part: &str) -> Vec<Nonce> {
         if !self.require_nonce {
             return Vec::new();
         }
         let minute = now().saturating_since(self.started).as_secs() / 60;
-        let texts =
+        let candidates =
             [minute + 1, minute].map(|minute| format!("{part}-{minute}-{}", self.nonce_seed));
-        texts
+        candidates
             .iter()
             .filter_map(|text| Nonce::new(text).ok())
             .collect()
@@ -126,10 +129,10 @@ impl State {
     }
 }
 
-/// 256 random bits.
+/// Returns 256 random bits, base64url-encoded.
 pub(crate) fn random() -> String {
     let mut bytes = [0; 32];
-    // Without random numbers no sandbox could make its keys either.
+    // A system without random numbers could not generate keys for its clients either.
     let _ = SystemRandom::new().fill(&mut bytes);
     URL_SAFE_NO_PAD.encode(bytes)
 }

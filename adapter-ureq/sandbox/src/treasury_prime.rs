@@ -1,4 +1,4 @@
-//! Treasury Prime's relay of a browser's proof to Marqeta.
+//! Treasury Prime's endpoint that relays a browser's proof to Marqeta, and returns the token.
 
 use bytes::Bytes;
 use http::Request;
@@ -45,7 +45,7 @@ fn relay(state: &State, person: &str, request: &Request<Bytes>) -> Result<Reply,
         )
         .map_err(|invalid| Reply::error(500, &invalid.to_string()))?;
     let jkt =
-        proofs::check_relayed(state, marqeta::PART, proof, policy).map_err(
+        proofs::verify_relayed(state, marqeta::PART, proof, policy).map_err(
             |refused| match refused {
                 Refused::Nonce(nonce) => Reply::error(400, "use_dpop_nonce").with_nonce(&nonce),
                 Refused::Invalid(why) => Reply::oauth_error(400, "invalid_dpop_proof", &why),
@@ -63,7 +63,7 @@ fn relay(state: &State, person: &str, request: &Request<Bytes>) -> Result<Reply,
     ))
 }
 
-/// `basicAuth` or `apiKey`.
+/// Whether the request is authenticated by the `basicAuth` or the `apiKey` scheme.
 fn authenticated(request: &Request<Bytes>) -> bool {
     let bearer = request
         .headers()

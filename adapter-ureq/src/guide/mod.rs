@@ -1,4 +1,4 @@
-//! A page for each task, for people. There is nothing to call here.
+//! Guides, one page for each task. These modules contain documentation only.
 
 #[doc = include_str!("call_moov.md")]
 pub mod call_moov {}

@@ -7,24 +7,27 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use super::{Lease, Storage, StorageError};
 use crate::clock::entropy;
 
-/// The first byte of what is sealed; other forms may follow.
+/// The format version, the first byte of an encrypted state.
 const VERSION: u8 = 1;
 
-/// Encrypts what another storage keeps (AES-256-GCM, a fresh nonce each time), so that whoever can read that learns
-/// nothing, and whoever can write it can't put one session in another's place. That an older state of the same
-/// session is put back can't be seen.
+/// Encrypts the states of another storage with AES-256-GCM and a new nonce for each save.
+///
+/// An attacker who can read the storage learns nothing from it. An attacker who can write to it
+/// cannot replace a session with another one. A rollback to an older state of the same session is
+/// not detected.
 pub struct EncryptedStorage<S> {
     storage: S,
     key: LessSafeKey,
-    /// Those before.
+    /// Used for decryption only.
     previous_keys: Vec<LessSafeKey>,
 }
 
 impl<S: Storage> EncryptedStorage<S> {
-    /// With a key of 32 bytes that the application keeps elsewhere. It may serve for some billion renewals.
+    /// Creates a storage with a key of 32 bytes, which the application stores elsewhere. One key is
+    /// sufficient for some billion saves.
     ///
     /// # Errors
-    /// `InvalidInput` for a key of another length.
+    /// Returns [`InvalidInput`] for a key of another length.
     pub fn new(storage: S, key: &[u8]) -> Result<Self, InvalidInput> {
         Ok(Self {
             storage,
@@ -33,16 +36,17 @@ impl<S: Storage> EncryptedStorage<S> {
         })
     }
 
-    /// Opens what an older key has sealed as well; whatever is saved is sealed with the newest.
+    /// Adds a previous key for key rotation. States that were encrypted with it can be decrypted;
+    /// new states are encrypted with the key given to [`new`](Self::new).
     ///
     /// # Errors
-    /// `InvalidInput` for a key of another length.
-    pub fn with_previous_key(mut self, older: &[u8]) -> Result<Self, InvalidInput> {
-        self.previous_keys.push(aes(older)?);
+    /// Returns [`InvalidInput`] for a key of another length.
+    pub fn with_previous_key(mut self, previous: &[u8]) -> Result<Self, InvalidInput> {
+        self.previous_keys.push(aes(previous)?);
         Ok(self)
     }
 
-    fn seal(&self, name: &str, state: &SecretBytes) -> Result<SecretBytes, StorageError> {
+    fn encrypt(&self, name: &str, state: &SecretBytes) -> Result<SecretBytes, StorageError> {
         let nonce: [u8; NONCE_LEN] = entropy()?;
         let mut text =
             Vec::with_capacity(1 + NONCE_LEN + state.expose().len() + AES_256_GCM.tag_len());
@@ -53,15 +57,15 @@ impl<S: Storage> EncryptedStorage<S> {
         let tag = self
             .key
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad(name), secret)
-            .map_err(|_| "the session could not be sealed")?;
+            .map_err(|_| "the session could not be encrypted")?;
         text.extend(tag.as_ref());
         Ok(SecretBytes::new(text))
     }
 
-    fn open(&self, name: &str, sealed: &SecretBytes) -> Result<SecretBytes, StorageError> {
+    fn decrypt(&self, name: &str, encrypted: &SecretBytes) -> Result<SecretBytes, StorageError> {
         let malformed =
-            "what is kept under this name was not sealed by keybound, or by a later one";
-        let (head, secret) = sealed
+            "the stored session is not in the encrypted format of this version of keybound";
+        let (head, secret) = encrypted
             .expose()
             .split_at_checked(1 + NONCE_LEN)
             .ok_or(malformed)?;
@@ -75,7 +79,7 @@ impl<S: Storage> EncryptedStorage<S> {
                 return Ok(SecretBytes::new(text));
             }
         }
-        Err("what is kept under this name was sealed with another key, or for another name, or was changed"
+        Err("the stored session was encrypted with another key or for another name, or was modified"
             .into())
     }
 }
@@ -86,7 +90,7 @@ fn aes(key: &[u8]) -> Result<LessSafeKey, InvalidInput> {
     Ok(LessSafeKey::new(key))
 }
 
-/// What is sealed belongs to its name.
+/// Returns the associated data, which binds an encrypted state to its name.
 fn aad(name: &str) -> Aad<String> {
     Aad::from(format!("keybound session {VERSION} {name}"))
 }
@@ -95,16 +99,16 @@ impl<S: Storage> Storage for EncryptedStorage<S> {
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
         self.storage
             .load(name)?
-            .map(|sealed| self.open(name, &sealed))
+            .map(|encrypted| self.decrypt(name, &encrypted))
             .transpose()
     }
 
     fn lease(
         &self,
         name: &str,
-        patience: Duration,
+        ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        match self.storage.lease(name, patience)? {
+        match self.storage.lease(name, ttl)? {
             Some(lease) => Ok(Some(Box::new(EncryptedLease {
                 storage: self,
                 name: name.to_owned(),
@@ -123,7 +127,7 @@ struct EncryptedLease<'a, S> {
 
 impl<S: Storage> Lease for EncryptedLease<'_, S> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
-        self.lease.save(&self.storage.seal(&self.name, state)?)
+        self.lease.save(&self.storage.encrypt(&self.name, state)?)
     }
 
     fn remove(&mut self) -> Result<(), StorageError> {

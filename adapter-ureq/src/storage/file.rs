@@ -9,10 +9,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Lease, Storage, StorageError};
 
-/// The longest state that is read: 1 MiB.
+/// The maximum length of a state: 1 MiB.
 const MAX_STATE: u64 = 1024 * 1024;
 
-/// What may not stand in a file's name as it is: capitals, among others, which some file systems don't tell apart.
+/// The characters that are percent-encoded in file names. They include capital letters, because
+/// some file systems ignore case.
 const SPECIAL: &AsciiSet = &with_capitals(NON_ALPHANUMERIC.remove(b'-').remove(b'_'));
 
 const fn with_capitals(mut set: AsciiSet) -> AsciiSet {
@@ -24,31 +25,33 @@ const fn with_capitals(mut set: AsciiSet) -> AsciiSet {
     set
 }
 
-/// Keeps sessions in a folder, for the processes of one user on one machine: `NAME.session`, mode 0600, replaced as a
-/// whole and flushed to disk before it counts. Who renews holds a lock on `NAME.lock`, which the system
-/// releases however the holder ends; that file is empty, and stays.
+/// Stores sessions in a directory, for the processes of one user on one machine.
+///
+/// The file `NAME.session` has mode 0600. It is replaced atomically and flushed to disk before a
+/// save succeeds. The process that refreshes a session holds a lock on `NAME.lock`. The system
+/// releases the lock when the process exits or crashes. The lock file is empty and is not deleted.
 #[derive(Clone, Debug)]
 pub struct FileStorage {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl FileStorage {
-    /// In this folder, which is made, with mode 0700, if it isn't there.
+    /// Creates a storage in this directory. A missing directory is created with mode 0700.
     ///
     /// # Errors
-    /// If it can't be made.
-    pub fn new(folder: impl Into<PathBuf>) -> io::Result<Self> {
-        let folder = folder.into();
+    /// Returns an error if the directory cannot be created.
+    pub fn new(directory: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = directory.into();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&folder)?;
-        Ok(Self { folder })
+        builder.create(&directory)?;
+        Ok(Self { directory })
     }
 
     fn path(&self, name: &str, extension: &str) -> PathBuf {
-        self.folder.join(format!(
+        self.directory.join(format!(
             "{}.{extension}",
             utf8_percent_encode(name, SPECIAL)
         ))
@@ -56,12 +59,12 @@ impl FileStorage {
 }
 
 impl FileStorage {
-    /// Only with its folder is a file's new name on disk.
+    /// Flushes the directory to disk. Only then is the new name of a renamed file durable.
     fn sync(&self) -> Result<(), StorageError> {
         #[cfg(unix)]
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| at(&self.folder, &error))?;
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| with_path(&self.directory, &error))?;
         Ok(())
     }
 }
@@ -71,13 +74,20 @@ impl Storage for FileStorage {
         let path = self.path(name, "session");
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|error| at(&path, &error))?,
+            other => other.map_err(|error| with_path(&path, &error))?,
         };
-        let length = file.metadata().map_err(|error| at(&path, &error))?.len();
+        let length = file
+            .metadata()
+            .map_err(|error| with_path(&path, &error))?
+            .len();
         if length > MAX_STATE {
-            return Err(format!("{}: longer than any session", path.display()).into());
+            return Err(format!(
+                "{}: longer than 1 MiB, so it is not a session of keybound",
+                path.display()
+            )
+            .into());
         }
-        // As large as it will be: a buffer that grows leaves copies behind.
+        // Allocated once: a buffer that grows would leave copies of the secrets in memory.
         let mut state = Vec::with_capacity(
             usize::try_from(length)
                 .unwrap_or_default()
@@ -85,16 +95,16 @@ impl Storage for FileStorage {
         );
         file.take(MAX_STATE)
             .read_to_end(&mut state)
-            .map_err(|error| at(&path, &error))?;
+            .map_err(|error| with_path(&path, &error))?;
         Ok(Some(SecretBytes::new(state)))
     }
 
-    /// The lock is the holder's until it ends, so it needs no patience.
+    /// The lock ends with its holder, so it does not expire.
     fn lease(&self, name: &str, _: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         let path = self.path(name, "lock");
         let lock = private(OpenOptions::new().create(true).truncate(false))
             .open(&path)
-            .map_err(|error| at(&path, &error))?;
+            .map_err(|error| with_path(&path, &error))?;
         match FileExt::try_lock(&lock) {
             Ok(()) => Ok(Some(Box::new(Locked {
                 storage: self,
@@ -102,7 +112,7 @@ impl Storage for FileStorage {
                 _lock: lock,
             }))),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(at(&path, &error)),
+            Err(TryLockError::Error(error)) => Err(with_path(&path, &error)),
         }
     }
 }
@@ -117,8 +127,8 @@ impl Lease for Locked<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         let new = self.storage.path(&self.name, "new");
         let path = self.storage.path(&self.name, "session");
-        write(&new, state.expose()).map_err(|error| at(&new, &error))?;
-        fs::rename(&new, &path).map_err(|error| at(&path, &error))?;
+        write(&new, state.expose()).map_err(|error| with_path(&new, &error))?;
+        fs::rename(&new, &path).map_err(|error| with_path(&path, &error))?;
         self.storage.sync()?;
         Ok(true)
     }
@@ -126,14 +136,15 @@ impl Lease for Locked<'_> {
     fn remove(&mut self) -> Result<(), StorageError> {
         let path = self.storage.path(&self.name, "session");
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path, &error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(with_path(&path, &error)),
             _ => self.storage.sync(),
         }
     }
 }
 
 fn write(path: &Path, state: &[u8]) -> io::Result<()> {
-    // Only the holder of the lock writes: what is here was left by one that died, and may be anybody's to read.
+    // Only the holder of the lock writes. An existing file was left by a crash, and its permissions
+    // are unknown.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -143,13 +154,13 @@ fn write(path: &Path, state: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Written by its owner, and read by nobody else.
+/// Adds write access, and mode 0600 for new files.
 fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options.write(true)
 }
 
-fn at(path: &Path, error: &io::Error) -> StorageError {
+fn with_path(path: &Path, error: &io::Error) -> StorageError {
     format!("{}: {error}", path.display()).into()
 }

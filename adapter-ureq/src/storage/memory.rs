@@ -6,18 +6,19 @@ use keybound_core::SecretBytes;
 
 use super::{Lease, Storage, StorageError};
 
-/// Keeps sessions in memory: for those that a [`SessionPool`](crate::SessionPool) closes, and for tests.
+/// Stores sessions in memory, for sessions that a [`SessionPool`](crate::SessionPool) closes, and
+/// for tests.
 #[derive(Debug, Default)]
 pub struct MemoryStorage(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    kept: HashMap<String, SecretBytes>,
+    states: HashMap<String, SecretBytes>,
     leased: HashSet<String>,
 }
 
 impl MemoryStorage {
-    /// One that keeps nothing yet.
+    /// Creates an empty storage.
     pub fn new() -> Self {
         Self::default()
     }
@@ -29,10 +30,10 @@ impl MemoryStorage {
 
 impl Storage for MemoryStorage {
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
-        Ok(self.state().kept.get(name).cloned())
+        Ok(self.state().states.get(name).cloned())
     }
 
-    /// It ends with its holder, who is a thread of this process; so it needs no patience.
+    /// The lease ends with its holder, a thread of this process, so it does not expire.
     fn lease(&self, name: &str, _: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         let name = name.to_owned();
         if !self.state().leased.insert(name.clone()) {
@@ -54,13 +55,13 @@ impl Lease for Leased<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         self.storage
             .state()
-            .kept
+            .states
             .insert(self.name.clone(), state.clone());
         Ok(true)
     }
 
     fn remove(&mut self) -> Result<(), StorageError> {
-        self.storage.state().kept.remove(&self.name);
+        self.storage.state().states.remove(&self.name);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! Where sessions are kept: for the next process, and for several at once.
+//! Storage for sessions, for later processes and for concurrent ones.
 //!
-//! | | kept | who renews |
+//! | type | stored in | exclusive refresh by |
 //! |---|---|---|
-//! | [`MemoryStorage`] | until the process ends | one thread of it |
-//! | `FileStorage`, feature `file` | in a folder, each session in a file of its own, mode 0600 | one process of this machine, by a lock that its end releases |
-//! | `RedisStorage`, feature `redis` | in Redis | one process of a fleet, by a lease that lapses |
-//! | [`EncryptedStorage`] | in any of them, encrypted | as there |
+//! | [`MemoryStorage`] | memory, until the process exits | one thread of the process |
+//! | `FileStorage`, feature `file` | a directory, one file of mode 0600 for each session | one process of the machine, with a lock that the system releases when the process exits |
+//! | `RedisStorage`, feature `redis` | Redis | one process of a fleet, with a lease that expires |
+//! | [`EncryptedStorage`] | any other storage, encrypted | as in that storage |
 
 mod encrypted;
 #[cfg(feature = "file")]
@@ -27,44 +27,44 @@ pub use memory::MemoryStorage;
 #[cfg(feature = "redis")]
 pub use redis::RedisStorage;
 
-/// Where the states of sessions are kept, each under a name of its own. What is kept holds secrets in clear, unless
-/// it is [`EncryptedStorage`].
+/// A storage of session states by name. The states contain secrets in plain text;
+/// [`EncryptedStorage`] encrypts them.
 pub trait Storage: Send + Sync {
-    /// What was saved last under this name.
+    /// Returns the state that was saved last under this name, or `None` if there is none.
     ///
     /// # Errors
-    /// If the storage can't be read.
+    /// Returns an error if the storage cannot be read.
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError>;
 
-    /// The sole right to renew the session of this name; `None` while another has it. It ends when it is dropped,
-    /// and after `patience` where it has to lapse by itself.
+    /// Tries to acquire the exclusive right to refresh the session of this name, without blocking.
+    /// Returns `None` while another holder has it. The lease ends when it is dropped. If the
+    /// storage cannot detect that its holder has crashed, the lease also expires after `ttl`.
     ///
     /// # Errors
-    /// If the storage can't be reached.
-    fn lease(
-        &self,
-        name: &str,
-        patience: Duration,
-    ) -> Result<Option<Box<dyn Lease + '_>>, StorageError>;
+    /// Returns an error if the storage cannot be reached.
+    fn lease(&self, name: &str, ttl: Duration)
+    -> Result<Option<Box<dyn Lease + '_>>, StorageError>;
 }
 
-/// The right to save what a renewal brings.
+/// The exclusive right to refresh a session and to save its state.
 pub trait Lease {
-    /// Replaces what is saved under the lease's name, as durably as the storage can. `false` if the lease has lapsed and another has been
-    /// given since: what that one saves is newer, and this is dropped.
+    /// Replaces the state under the lease's name, as durably as the storage can. Returns `false`,
+    /// and saves nothing, if the lease has expired and a later one exists: the state of the later
+    /// lease is newer.
     ///
     /// # Errors
-    /// If it can't be saved; then what was there before is still there, whole.
+    /// Returns an error if the state cannot be saved. The previous state is then still stored,
+    /// unchanged.
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError>;
 
-    /// Removes what is saved under the lease's name.
+    /// Removes the state under the lease's name.
     ///
     /// # Errors
-    /// If it can't be removed.
+    /// Returns an error if the state cannot be removed.
     fn remove(&mut self) -> Result<(), StorageError>;
 }
 
-/// What is wrong with a storage.
+/// An error of a storage.
 pub type StorageError = Box<dyn Error + Send + Sync>;
 
 impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
@@ -75,9 +75,9 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
     fn lease(
         &self,
         name: &str,
-        patience: Duration,
+        ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        (**self).lease(name, patience)
+        (**self).lease(name, ttl)
     }
 }
 

@@ -7,7 +7,8 @@ use keybound_core::SecretBytes;
 
 use super::{Lease, Storage, StorageError};
 
-/// Gives a lease, with a fencing value that is larger than any that was given or has saved before.
+/// Acquires a lease, with a fencing token greater than that of any earlier lease and of the last
+/// save.
 const LEASE: &str = "
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local fence = 1
@@ -19,38 +20,40 @@ redis.call('SET', KEYS[2], fence, 'PX', ARGV[1])
 if ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return fence";
 
-/// Saves, unless a later lease has saved.
+/// Saves the state, unless a later lease has saved one.
 const SAVE: &str = "
 if tonumber(redis.call('HGET', KEYS[1], 'saved') or '0') > tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'saved', ARGV[1], 'state', ARGV[2])
 if ARGV[3] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return 1";
 
-/// Ends a lease, unless it has lapsed.
+/// Releases a lease, unless it has expired.
 const RELEASE: &str = "
 if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 return 1";
 
-/// Keeps sessions in Redis (or Valkey), for a fleet: one process renews under a lease, the others use what it saves.
+/// Stores sessions in Redis (or Valkey), for a fleet: one process refreshes a token under a lease,
+/// and the others use the state that it saves.
 ///
-/// Two keys for each session, with one hash tag: `PREFIX{NAME}`, a hash with the state and the fencing values, and
-/// `PREFIX{NAME}:lease`. What is saved is as durable as Redis is: where refresh tokens are kept, set it to
-/// `appendfsync always` and `noeviction`. A Redis that has come back with less than it had may let an old refresh
-/// token be sent, which some servers take for theft.
+/// Each session has two keys with one hash tag: `PREFIX{NAME}`, a hash with the state and the
+/// fencing tokens, and `PREFIX{NAME}:lease`. The states are as durable as Redis. If they contain
+/// refresh tokens, configure Redis with `appendfsync always` and `noeviction`: after a restart with
+/// data loss, an old refresh token may be sent, which some servers treat as theft.
 pub struct RedisStorage {
     client: Client,
     prefix: String,
     timeout: Duration,
     keep_for: Option<Duration>,
-    /// Those that nobody is using.
+    /// Idle connections.
     idle: Mutex<Vec<Connection>>,
 }
 
 impl RedisStorage {
-    /// How many idle connections are kept open.
+    /// The maximum number of idle connections.
     const IDLE: usize = 8;
 
-    /// By this client; all its keys begin with `prefix`. Nothing is connected yet.
+    /// Creates a storage with this client. All its keys begin with `prefix`. Connections are opened
+    /// on first use.
     pub fn new(client: Client, prefix: &str) -> Self {
         let timeout = Duration::from_secs(1);
         Self {
@@ -62,46 +65,48 @@ impl RedisStorage {
         }
     }
 
-    /// How long Redis may take to connect and to answer until it counts as gone. A second unless set.
+    /// Sets the timeout for connecting to Redis, and for each read and write. Default: 1 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a session is kept that nobody renews. For ever unless set.
+    /// Sets the time after its last refresh at which a session is deleted. By default sessions are
+    /// never deleted.
     #[must_use]
     pub fn keep_for(mut self, time: Duration) -> Self {
         self.keep_for = Some(time);
         self
     }
 
-    /// Asks Redis by an idle connection, or by a new one.
-    fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+    /// Executes a command over an idle connection, or over a new one.
+    fn execute<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let idle = self.idle().pop();
         if let Some(mut connection) = idle {
             match command.query(&mut connection) {
-                // It was closed while it was idle. (Where Redis is slow, what was asked may have been done.)
+                // The connection was closed while it was idle. (Not after a timeout: a slow Redis
+                // may have executed the command.)
                 Err(error) if error.kind() == ErrorKind::Io && !error.is_timeout() => {
                     self.idle().clear()
                 }
-                answer => return self.keep(connection, answer),
+                result => return self.recycle(connection, result),
             }
         }
         let mut connection = self.client.get_connection_with_timeout(self.timeout)?;
         connection.set_read_timeout(Some(self.timeout))?;
         connection.set_write_timeout(Some(self.timeout))?;
-        let answer = command.query(&mut connection);
-        self.keep(connection, answer)
+        let result = command.query(&mut connection);
+        self.recycle(connection, result)
     }
 
-    /// Puts a connection back that is still good.
-    fn keep<T>(
+    /// Returns a connection that still works to the idle ones.
+    fn recycle<T>(
         &self,
         connection: Connection,
-        answer: Result<T, RedisError>,
+        result: Result<T, RedisError>,
     ) -> Result<T, RedisError> {
-        if answer
+        if result
             .as_ref()
             .err()
             .is_none_or(|error| error.kind() != ErrorKind::Io)
@@ -111,15 +116,15 @@ impl RedisStorage {
                 idle.push(connection);
             }
         }
-        answer
+        result
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Zero for ever.
-    fn kept_millis(&self) -> u64 {
+    /// Returns the expiry of a session in milliseconds, or zero for none.
+    fn expiry_millis(&self) -> u64 {
         self.keep_for.map_or(0, millis)
     }
 
@@ -141,19 +146,19 @@ impl RedisStorage {
 
 impl Storage for RedisStorage {
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
-        let state: Option<Vec<u8>> = self.ask(cmd("HGET").arg(self.key(name)).arg("state"))?;
+        let state: Option<Vec<u8>> = self.execute(cmd("HGET").arg(self.key(name)).arg("state"))?;
         Ok(state.map(SecretBytes::new))
     }
 
     fn lease(
         &self,
         name: &str,
-        patience: Duration,
+        ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        let fence: u64 = self.ask(
+        let fence: u64 = self.execute(
             self.script(LEASE, name)
-                .arg(millis(patience))
-                .arg(self.kept_millis()),
+                .arg(millis(ttl))
+                .arg(self.expiry_millis()),
         )?;
         if fence == 0 {
             return Ok(None);
@@ -176,29 +181,29 @@ impl Lease for Leased<'_> {
     fn remove(&mut self) -> Result<(), StorageError> {
         Ok(self
             .storage
-            .ask(cmd("HDEL").arg(self.storage.key(&self.name)).arg("state"))?)
+            .execute(cmd("HDEL").arg(self.storage.key(&self.name)).arg("state"))?)
     }
 
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         let mut script = self.storage.script(SAVE, &self.name);
-        Ok(self.storage.ask(
+        Ok(self.storage.execute(
             script
                 .arg(self.fence)
                 .arg(state.expose())
-                .arg(self.storage.kept_millis()),
+                .arg(self.storage.expiry_millis()),
         )?)
     }
 }
 
 impl Drop for Leased<'_> {
     fn drop(&mut self) {
-        // If Redis can't be told, the lease lapses.
+        // If this fails, the lease expires.
         let mut script = self.storage.script(RELEASE, &self.name);
-        let _ = self.storage.ask::<u64>(script.arg(self.fence));
+        let _ = self.storage.execute::<u64>(script.arg(self.fence));
     }
 }
 
-/// A millisecond at least: zero means no limit to Redis.
+/// Returns milliseconds, at least one: for Redis zero is not a valid expiry.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis())
         .unwrap_or(u64::MAX)

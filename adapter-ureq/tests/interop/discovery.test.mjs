@@ -41,7 +41,7 @@ describe('--issuer', () => {
     const { file } = await key('ed', '--alg', 'EdDSA');
     const result = await run('token', { ...machine('basic'), key: file }, '--issuer', server.issuer);
     assert.equal(result.code, 2);
-    assert.match(result.stderr, /key must be for an algorithm that the server takes/);
+    assert.match(result.stderr, /key must be for an algorithm that the server supports/);
     assert.equal(server.log.filter(isToken).length, 0);
   });
 

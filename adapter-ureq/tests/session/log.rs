@@ -69,12 +69,12 @@ fn the_log_tells_what_happened_and_no_secret() {
     for said in [
         format!("DEBUG POST {url}/token"),
         format!("DEBUG 503 Service Unavailable from {url}/token [request id req-7]"),
-        "INFO again in 0 ms, after 503".into(),
-        "INFO a token that expires at ".into(),
+        "INFO retrying in 0 ms, after 503".into(),
+        "INFO new token, expires at ".into(),
         format!("DEBUG GET {url}/resource\n"),
         format!("DEBUG 401 Unauthorized from {url}/resource"),
         format!(
-            "WARN no new token: {} refused: 400 invalid_grant",
+            "WARN token refresh failed: {} refused: 400 invalid_grant",
             url.trim_start_matches("http://")
         ),
     ] {

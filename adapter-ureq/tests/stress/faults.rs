@@ -368,8 +368,13 @@ struct Witness(Mutex<Seen>);
 struct Seen {
     proofs: HashSet<String>,
     jtis: HashSet<String>,
-    /// The access tokens that were refused, in responses that came.
+    /// The access tokens that were refused, in responses that came, and must not be used again. One that was requested for
+    /// the very call that refuses it may be used by the next, which then replaces it.
     refused: HashSet<String>,
+    /// The token of the last token response, until a call has ended.
+    requested: Option<String>,
+    /// How many such tokens were refused in a row: after two, the token that is held stays in use for a while.
+    requested_and_refused: usize,
     /// The refresh tokens that were refused, or replaced, in responses that came.
     used_up: HashSet<String>,
     last_refresh_token: Option<String>,
@@ -404,11 +409,18 @@ impl Witness {
                 let challenge = headers
                     .get("www-authenticate")
                     .and_then(|value| value.to_str().ok());
-                if *status == 401
-                    && challenge.is_some_and(|text| text.contains("\"invalid_token\""))
-                {
-                    let token = seen.last_access_token.clone();
+                let is_refused = *status == 401
+                    && challenge.is_some_and(|text| text.contains("\"invalid_token\""));
+                let token = seen.last_access_token.clone();
+                if is_refused && token == seen.requested {
+                    seen.requested_and_refused += 1;
+                } else if is_refused && seen.requested_and_refused < 2 {
                     seen.refused.extend(token);
+                } else if *status == 200 {
+                    seen.requested_and_refused = 0;
+                }
+                if seen.last_access_token == seen.requested && (is_refused || *status == 200) {
+                    seen.requested = None;
                 }
             }
             Event::NoResponse { cause, .. } => {
@@ -460,6 +472,7 @@ impl Seen {
         let answer: Value = serde_json::from_slice(body).unwrap_or_default();
         match status.as_u16() {
             200 if answer["access_token"].is_string() => {
+                self.requested = answer["access_token"].as_str().map(str::to_owned);
                 self.used_up.extend(self.last_refresh_token.clone())
             }
             400 if answer["error"] == "invalid_grant" => {

@@ -1,4 +1,4 @@
-//! A bound token for client credentials, and a call with it.
+//! Obtains a bound token for client credentials, and makes a call with it.
 
 use std::env::var;
 

@@ -1,4 +1,5 @@
-//! A bearer token for client credentials, and a call with it: oauth2 knows no bound ones.
+//! Obtains a bearer token for client credentials, and makes a call with it: oauth2 has no bound
+//! tokens.
 
 use std::env::var;
 

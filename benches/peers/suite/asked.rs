@@ -1,4 +1,4 @@
-//! What each library is asked for, in the forms that they want.
+//! The inputs of each library, in its own types.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +17,7 @@ pub(crate) struct Asked {
     random: SystemRandom,
 }
 
-/// Of a proof, for those who leave them to their callers.
+/// The claims of a proof, for libraries that leave them to their callers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Claims<T> {
     pub(crate) jti: String,
@@ -74,7 +74,7 @@ impl Asked {
 
     pub(crate) fn jti(&self) -> String {
         let mut entropy = [0; 16];
-        // Whatever signs needs random numbers as well, and tells if there are none.
+        // Signing needs random numbers as well, and fails without them.
         let _ = self.random.fill(&mut entropy);
         URL_SAFE_NO_PAD.encode(entropy)
     }

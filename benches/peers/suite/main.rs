@@ -1,4 +1,5 @@
-//! keybound beside other libraries that do the same. `../../README.md` says how to run it and how to read it.
+//! Compares keybound with other libraries for the same task. `../../README.md` explains how to run
+//! it and how to read it.
 
 mod asked;
 mod proof;
@@ -33,7 +34,7 @@ fn main() -> Outcome {
     )
 }
 
-/// What peers call asynchronous waits for nothing here, so polling once is all it takes.
+/// Polls a future once. The peers' asynchronous functions wait for nothing here.
 fn now_or_never<T>(future: impl Future<Output = T>) -> Outcome<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Ok(output),

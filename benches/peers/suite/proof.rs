@@ -1,5 +1,6 @@
-//! The proof of a resource request. What a library lets its caller make beforehand is made beforehand: keys, headers, the
-//! hash of the access token. What it leaves to its caller altogether is done the way keybound does it.
+//! Makes the proof of a resource request. Parts that a library lets its caller prepare once are
+//! prepared: keys, headers, the hash of the access token. Parts that it leaves to its caller are
+//! done the way keybound does them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -57,7 +58,8 @@ pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
     Ok(cases)
 }
 
-/// Beside our way, once it is seen that both do the same: what is wrong with the proof is known.
+/// Returns a case next to keybound's, after checking that both proofs are equivalent: the errors of
+/// the peer's proof must be exactly the known ones.
 fn beside_ours<'a, T>(
     asked: &'a Asked,
     name: &str,
@@ -65,7 +67,7 @@ fn beside_ours<'a, T>(
     read: impl Fn(&T) -> &str,
     wrong: &[ProofError],
 ) -> Outcome<Case<'a>> {
-    let inspection = asked.subject.policy()?.inspect(read(&make()?), now());
+    let inspection = asked.subject.verifier()?.verify(read(&make()?), now());
     if inspection.problems() != wrong {
         return Err(format!("the proof by {name}: {:?}", inspection.problems()).into());
     }
@@ -121,7 +123,7 @@ fn jsonwebtoken(asked: &Asked, provider: Provider) -> Outcome<Case<'_>> {
     )
 }
 
-/// With its own signer, and with one of ours around ring.
+/// Measures huskarl with its own signer, and with a signer around ring.
 fn huskarl(asked: &Asked) -> Outcome<[Case<'_>; 2]> {
     let (algorithm, alg) = match asked.algorithm {
         Algorithm::Es256 => (AsymmetricAlgorithm::Es256, "ES256"),
@@ -179,7 +181,7 @@ fn jwt_simple(asked: &Asked) -> Outcome<Case<'_>> {
         (claims.expires_at, claims.invalid_before) = (None, None);
         claims.with_jwt_id(asked.jti()).with_nonce(asked.nonce())
     };
-    // Its jwk is a string with JSON in it, and there is no other way.
+    // Its jwk is a string that contains JSON. The library offers no other way.
     let wrong = [ProofError::JwkInvalid];
     if asked.algorithm == Algorithm::Es256 {
         let mut key = ES256KeyPair::from_der(asked.pkcs8().expose())?;
@@ -205,7 +207,7 @@ fn dpop(asked: &Asked) -> Outcome<Case<'_>> {
     header.typ = Some("dpop+jwt".to_owned());
     header.jwk = Some(PickyJwk::from_json(asked.jwk())?);
     let header = DPoPProofHeader::try_from(header).map_err(|error| error.error)?;
-    // Some claims can only be had by reading them.
+    // Some claims can be created only by deserializing them.
     let claims: DPoPProofClaims = from_value(json!(asked.claims()))?;
     let make = move || {
         let claims = DPoPProofClaims {
@@ -228,7 +230,7 @@ fn turbomcp(asked: &Asked) -> Outcome<Case<'_>> {
     let generator = DpopProofGenerator::new(Arc::new(now_or_never(DpopKeyManager::new_memory())??));
     let key = DpopKeyPair::generate_p256()?;
     let make = move || {
-        // The one that it comes with.
+        // The library's default provider.
         Provider::AwsLc.choose();
         let (access_token, nonce) = (Some(asked.access_token()), Some(asked.nonce()));
         let proof = generator.generate_proof_with_params(
@@ -260,7 +262,7 @@ fn jacquard(asked: &Asked) -> Outcome<Case<'_>> {
 fn atproto(asked: &Asked) -> Outcome<Case<'_>> {
     let key = generate_key(KeyType::P256Private)?;
     let make = move || Ok(request_dpop(&key, asked.method(), &asked.url, asked.access_token())?.0);
-    // It is told of nonces only by a refusal, and then signs a second time.
+    // It learns a nonce only from a rejection, and then signs a second time.
     beside_ours(
         asked,
         "atproto-oauth",

@@ -1,4 +1,5 @@
-//! jsonwebtoken takes its algorithms from one provider for the whole process. This one is two, each in its turn.
+//! jsonwebtoken takes its algorithms from one provider per process. This provider switches between
+//! two.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,7 +28,7 @@ impl Provider {
         }
     }
 
-    /// From now on.
+    /// Selects this provider for all later calls.
     pub(crate) fn choose(self) {
         RUST_CRYPTO.store(matches!(self, Self::RustCrypto), Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! ring behind huskarl: what can be had by somebody who writes a signer of their own for it.
+//! A custom signer around ring for huskarl: the best result of a user who writes one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use huskarl::core::platform::MaybeSendBoxFuture;
 use huskarl::core::{Error, RetryAdvice};
 use keybound_benches::RingKey;
 
-/// The only key.
+/// A key store with a single key.
 #[derive(Clone, Debug)]
 pub(crate) struct RingSigner(Arc<Signer>);
 

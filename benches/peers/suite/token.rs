@@ -1,4 +1,5 @@
-//! The answer of a token endpoint becomes a token, and the whole exchange without a network.
+//! Parses the response of a token endpoint into a token, and measures the whole operation without a
+//! network.
 
 use std::hint::black_box;
 use std::time::SystemTime;
@@ -18,7 +19,8 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 5]> {
     };
     let exchange = || {
         again(|| {
-            // oauth2 wants the answer's bytes for itself; so we copy them as well.
+            // oauth2 takes ownership of the response's bytes, so keybound's case copies them as
+            // well.
             black_box(asking.answer().to_owned());
             asking.exchange()
         })
@@ -42,7 +44,7 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 5]> {
     ])
 }
 
-/// As it does it itself, which can't be called.
+/// Parses a response as oauth2 does in a function that is not public.
 fn oauth2_response(asking: &Asking) -> Outcome<BasicTokenResponse> {
     let mut json = serde_json::Deserializer::from_slice(asking.answer().as_bytes());
     Ok(serde_path_to_error::deserialize(&mut json)?)

@@ -1,4 +1,4 @@
-//! The judgement of a proof by all that a resource server knows, but for whether it has been seen before.
+//! Verifies a proof with all checks of a resource server, except replay detection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::asked::{Asked, Claims};
 use crate::now_or_never;
 use crate::provider::Provider;
 
-/// Longer than all of this takes.
+/// Longer than the whole benchmark takes.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
 pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
@@ -39,7 +39,7 @@ pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
     }
     let mut cases = vec![case("keybound", ours(asked, &proof)?)];
     for (name, work) in peers {
-        // A proof that is refused would be a shorter work.
+        // A rejected proof would be less work, so the first run must succeed.
         work(1)?;
         cases.push(case(name, work).beside(ours(asked, &proof)?));
     }
@@ -47,9 +47,9 @@ pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
 }
 
 fn ours<'a>(asked: &Asked, proof: &Arc<str>) -> Outcome<Work<'a>> {
-    let (policy, proof) = (asked.subject.policy()?.max_age(MAX_AGE), Arc::clone(proof));
+    let (verifier, proof) = (asked.subject.verifier()?.max_age(MAX_AGE), Arc::clone(proof));
     Ok(again(move || {
-        let inspection = policy.inspect(&proof, now());
+        let inspection = verifier.verify(&proof, now());
         if inspection.is_valid() {
             Ok(inspection)
         } else {
@@ -148,7 +148,7 @@ fn atproto<'a>(asked: &'a Asked, proof: &Arc<str>) -> Work<'a> {
     again(move || Ok(validate_dpop_jwt(&proof, &config)?))
 }
 
-/// What these libraries leave to the server.
+/// The checks that these libraries leave to the server.
 fn matching(asked: &Asked, [htm, htu, ath, nonce]: [&str; 4]) -> Outcome {
     if (htm, htu, ath, nonce) == (asked.method(), &asked.url, &asked.ath, asked.nonce()) {
         Ok(())

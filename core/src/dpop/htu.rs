@@ -1,9 +1,11 @@
-//! Comparing the `htu` of a proof with a URL: RFC 9449 §4.3 with the normalisations of RFC 3986 §6.2.2 and §6.2.3.
+//! Normalises URLs, to compare the `htu` of a proof with a request's URL (RFC 9449 §4.3; RFC 3986
+//! §6.2.2 and §6.2.3).
 
 use crate::types::escape::hex;
 
-/// The one spelling of all equivalent URLs, without query and fragment. `None` for what is no absolute
-/// `http` or `https` URL, or carries user information.
+/// Returns the normal form of a URL, without query and fragment. Equivalent URLs have the same
+/// normal form. Returns `None` if `url` is not an absolute `http` or `https` URL, or contains user
+/// information.
 pub(crate) fn normalise(url: &str) -> Option<String> {
     let url = url.split(['?', '#']).next()?;
     let (scheme, rest) = url.split_once("://")?;
@@ -23,7 +25,7 @@ pub(crate) fn normalise(url: &str) -> Option<String> {
     Some(normal)
 }
 
-/// Host and port of an authority; an empty port is none.
+/// Returns the host and port of an authority. An empty port counts as missing.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let end_of_literal = authority.rfind(']').map_or(0, |bracket| bracket + 1);
     let (host, port) = match authority.get(end_of_literal..)?.find(':') {
@@ -47,8 +49,8 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// Percent-encoding in its one form: unreserved characters bare, everything else that is escaped in upper
-/// case, bytes outside ASCII escaped.
+/// Normalises percent-encoding: unreserved characters are unescaped, other escapes are in upper
+/// case, and bytes outside ASCII are escaped.
 fn normalise_escapes(path: &str) -> Option<String> {
     let mut normal = String::with_capacity(path.len());
     let mut bytes = path.bytes();
@@ -70,25 +72,26 @@ fn normalise_escapes(path: &str) -> Option<String> {
     Some(normal)
 }
 
-/// RFC 3986 §5.2.4, for a path that is empty or begins with a slash.
+/// Appends a path without dot segments (RFC 3986 §5.2.4). The path must be empty or begin with a
+/// slash.
 fn push_without_dot_segments(path: &str, out: &mut String) {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut closing_slash = true;
+    let mut segments: Vec<&str> = Vec::new();
+    let mut trailing_slash = true;
     for segment in path.split('/').skip(1) {
-        closing_slash = matches!(segment, "." | "..");
+        trailing_slash = matches!(segment, "." | "..");
         match segment {
             "." => {}
             ".." => {
-                kept.pop();
+                segments.pop();
             }
-            _ => kept.push(segment),
+            _ => segments.push(segment),
         }
     }
-    for segment in &kept {
+    for segment in &segments {
         out.push('/');
         out.push_str(segment);
     }
-    if closing_slash || kept.is_empty() {
+    if trailing_slash || segments.is_empty() {
         out.push('/');
     }
 }

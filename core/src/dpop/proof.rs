@@ -14,15 +14,17 @@ use crate::types::nonce::Nonce;
 use crate::types::secret::Secret;
 use crate::types::time::RequestContext;
 
-/// A finished proof (RFC 9449 §4.2), for one request. `Debug` doesn't show it: until the server has seen
-/// its `jti`, it is good for whoever holds it.
+/// A signed proof (RFC 9449 §4.2) for one request. `Debug` prints only its length: until the server
+/// has seen its `jti`, any holder can use the proof.
 pub struct Proof(String);
 
 impl Proof {
-    /// Begins a proof for one request to `uri` by the key whose public half this is.
+    /// Returns a builder for a proof of one request to `uri`. `key` is the public key of the
+    /// signing key.
     ///
     /// # Errors
-    /// `InvalidInput` unless `uri` is absolute, `http` or `https`, without user information.
+    /// Returns [`InvalidInput`] unless `uri` is an absolute `http` or `https` URI without user
+    /// information.
     pub fn build<'a>(
         key: &'a PublicJwk,
         method: &'a Method,
@@ -41,12 +43,12 @@ impl Proof {
         })
     }
 
-    /// The compact JWS.
+    /// Returns the proof as a compact JWS.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The value of the `DPoP` header, marked sensitive.
+    /// Returns the value of the `DPoP` header, marked as sensitive.
     pub fn into_header(self) -> HeaderValue {
         sensitive(self.0.into_bytes())
     }
@@ -64,21 +66,22 @@ impl Resumable for Proof {
     type Draft = ();
 
     fn assemble((): (), jws: Vec<u8>) -> Result<Signing<Self>, Error> {
-        // It is all base64url and dots.
+        // A compact JWS contains only base64url and dots.
         Ok(Signing::Ready(Self(
             String::from_utf8(jws).unwrap_or_default(),
         )))
     }
 }
 
-/// A header value that is all base64url and dots, so that it can't be refused, and is never printed.
+/// Converts a JWS to a sensitive header value, which `Debug` doesn't print. It contains only
+/// base64url and dots, so the conversion can't fail.
 pub(crate) fn sensitive(jws: Vec<u8>) -> HeaderValue {
     let mut value = HeaderValue::try_from(jws).unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
 }
 
-/// A [`Proof`] in the making.
+/// Builds a [`Proof`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ProofBuilder<'a> {
@@ -87,25 +90,28 @@ pub struct ProofBuilder<'a> {
 }
 
 impl<'a> ProofBuilder<'a> {
-    /// `nonce`: what this server last gave. Leave it out towards a server that never asked for one.
+    /// Sets `nonce`, the latest nonce from this server. Omit it if the server has never sent a
+    /// nonce.
     pub fn nonce(mut self, nonce: &'a Nonce) -> Self {
         self.draft.nonce = Some(nonce);
         self
     }
 
-    /// `ath`: the hash of the access token that goes with the proof. For resource servers only.
+    /// Sets `ath`, the hash of the access token in the same request. Only for requests to resource
+    /// servers.
     pub fn access_token(mut self, token: &Secret) -> Self {
         self.draft.ath = Some(AccessTokenHash::new(token.expose()));
         self
     }
 
-    /// `exp`: `iat` and so many seconds. RFC 9449 has no such claim, but some servers look for it.
+    /// Sets `exp` to `iat` plus `lifetime`, in whole seconds. RFC 9449 doesn't define this claim,
+    /// but some servers require it.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.draft.lifetime = Some(lifetime);
         self
     }
 
-    /// The proof, as soon as it is signed.
+    /// Returns the unsigned proof, to be completed by a signature.
     pub fn prepare(self, context: RequestContext) -> Signing<Proof> {
         Signing::Needs(Unsigned::new(
             self.draft.sign_request(self.key, &context),
@@ -114,7 +120,7 @@ impl<'a> ProofBuilder<'a> {
     }
 }
 
-/// SHA-256 of an access token, base64url: the value of `ath` (RFC 9449 §4.2).
+/// The SHA-256 hash of an access token in base64url: the value of `ath` (RFC 9449 §4.2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessTokenHash([u8; 43]);
 
@@ -130,7 +136,7 @@ impl AccessTokenHash {
     }
 }
 
-/// The claims of one proof, before they have a time and a `jti`.
+/// The claims of a proof, except for `iat` and `jti`.
 #[derive(Clone, Debug)]
 pub(crate) struct UnsignedProof<'a> {
     pub(crate) method: &'a Method,
@@ -141,7 +147,7 @@ pub(crate) struct UnsignedProof<'a> {
 }
 
 impl UnsignedProof<'_> {
-    /// The signing input, in an allocation that has room for the signature.
+    /// Returns the signing input, in an allocation with capacity for the signature.
     pub(crate) fn sign_request(&self, key: &PublicJwk, context: &RequestContext) -> SignRequest {
         let jti: [u8; 22] = jose::encode_array(&context.entropy);
         let mut claims = ClaimsBuffer::new();
@@ -164,7 +170,8 @@ impl UnsignedProof<'_> {
         SignRequest::new(input, key.clone())
     }
 
-    /// RFC 9449 §4.2. No value but the path can hold a character that JSON escapes.
+    /// Writes the claims of RFC 9449 §4.2. Only the path can contain characters that JSON must
+    /// escape.
     fn write_claims(&self, jti: &[u8], context: &RequestContext, out: &mut impl Sink) {
         out.bytes(br#"{"jti":""#);
         out.bytes(jti);
@@ -193,7 +200,8 @@ impl UnsignedProof<'_> {
     }
 }
 
-/// Where claims are written: to be counted and kept, or, where they are long, to be encoded piece by piece.
+/// The output for claims: a fixed buffer that also counts bytes, or, for long claims, an
+/// incremental encoder.
 trait Sink {
     fn bytes(&mut self, bytes: &[u8]);
 
@@ -213,7 +221,8 @@ trait Sink {
     }
 }
 
-/// Counts what is written, and keeps it as long as it has room: for a URL of usual length that is all.
+/// Counts the written bytes, and stores them up to its capacity, which suffices for URLs of usual
+/// length.
 struct ClaimsBuffer {
     bytes: [u8; 512],
     length: usize,
@@ -242,13 +251,14 @@ impl Sink for ClaimsBuffer {
     }
 }
 
-/// A multiple of three, so that only the last chunk can end inside a group.
-const ROOM: usize = 384;
+/// The size of the buffer in bytes: a multiple of three, so that only the last chunk can end with
+/// an incomplete group.
+const BUFFER_LEN: usize = 384;
 
-/// Encodes what is written, through a buffer on the stack.
+/// Encodes the written bytes in base64url, through a buffer on the stack.
 struct Base64Writer<'a> {
     out: &'a mut Vec<u8>,
-    buffer: [u8; ROOM],
+    buffer: [u8; BUFFER_LEN],
     filled: usize,
 }
 
@@ -256,7 +266,7 @@ impl<'a> Base64Writer<'a> {
     fn new(out: &'a mut Vec<u8>) -> Self {
         Self {
             out,
-            buffer: [0; ROOM],
+            buffer: [0; BUFFER_LEN],
             filled: 0,
         }
     }
@@ -270,20 +280,20 @@ impl<'a> Base64Writer<'a> {
 impl Sink for Base64Writer<'_> {
     fn bytes(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(ROOM - self.filled));
+            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_LEN - self.filled));
             if let Some(free) = self.buffer.get_mut(self.filled..self.filled + now.len()) {
                 free.copy_from_slice(now);
             }
             self.filled += now.len();
             bytes = later;
-            if self.filled == ROOM {
+            if self.filled == BUFFER_LEN {
                 self.flush();
             }
         }
     }
 }
 
-/// `http::Uri` lets quotes and backslashes stand in a path.
+/// Escapes quotes and backslashes, which `http::Uri` permits in a path.
 struct JsonEscape<'a, S>(&'a mut S);
 
 impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
@@ -351,7 +361,7 @@ mod tests {
                 "htm": "GET",
                 "htu": "https://rs.example/p%7Eth",
                 "iat": 1_562_262_618,
-                // RFC 9449 §7.1's own token and hash.
+                // The token and hash are those of RFC 9449 §7.1.
                 "ath": "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo",
                 "nonce": "!#$%&'*+.^_`|~<>?@[]{}",
             })

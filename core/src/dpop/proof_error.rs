@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// What is wrong with a proof.
+/// A reason why a proof is invalid. The checks are those of RFC 9449 §4.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProofError {
@@ -8,11 +8,11 @@ pub enum ProofError {
     ProofMissing,
     /// The request has more than one `DPoP` header (check 1).
     ProofTwice,
-    /// Longer than a proof may be.
+    /// The proof is longer than the verifier's maximum length.
     TooLong,
-    /// Not three parts of base64url, joined by dots (§4.3, check 2).
+    /// The proof is not a compact JWS: three parts of base64url, joined by dots (check 2).
     NotJws,
-    /// The header is not a JSON object that says everything once.
+    /// The header is not a JSON object, or has a duplicate member (check 2).
     HeaderMalformed,
     /// `typ` is not `dpop+jwt` (check 4).
     Typ,
@@ -22,50 +22,50 @@ pub enum ProofError {
     Crit,
     /// `jwk` is missing (check 3).
     JwkMissing,
-    /// `jwk` holds a private key (check 7).
+    /// `jwk` contains a private key (check 7).
     JwkPrivate,
-    /// `jwk` is no key for this `alg`.
+    /// `jwk` is not a valid key for this `alg`.
     JwkInvalid,
-    /// The signature doesn't hold (check 6).
+    /// The signature is invalid (check 6).
     Signature,
-    /// The payload is not a JSON object, or has a claim twice.
+    /// The payload is not a JSON object, or has a duplicate claim (check 2).
     PayloadMalformed,
     /// `jti` is missing, empty or longer than 1024 bytes (check 3).
     JtiMissing,
     /// `htm` is missing (check 3).
     HtmMissing,
-    /// `htm` is another method (check 8).
+    /// `htm` is not the request's method (check 8).
     HtmMismatch,
-    /// `htu` is missing or no absolute URL (check 3).
+    /// `htu` is missing or not an absolute URL (check 3).
     HtuMissing,
-    /// `htu` is another URL (check 9).
+    /// `htu` is not the request's URL (check 9).
     HtuMismatch,
-    /// `iat` is missing or no time (check 3).
+    /// `iat` is missing or not a time (check 3).
     IatMissing,
-    /// `iat` lies too far back (check 11).
+    /// `iat` is too far in the past (check 11).
     TooOld,
-    /// `iat` lies ahead (check 11).
+    /// `iat` is in the future (check 11).
     FromTheFuture,
-    /// `exp` has passed.
+    /// `exp` is in the past.
     Expired,
-    /// `nbf` hasn't come.
+    /// `nbf` is in the future.
     NotYetValid,
     /// `nonce` is missing (check 10).
     NonceMissing,
-    /// `nonce` is another (check 10).
+    /// `nonce` is not the server's nonce (check 10).
     NonceMismatch,
     /// `ath` is missing (check 12).
     AthMissing,
-    /// `ath` is of another token (check 12).
+    /// `ath` is not the hash of the access token (check 12).
     AthMismatch,
-    /// There is an `ath`, as in the proof of a resource request.
+    /// `ath` is present, but the proof is for a token request.
     AthUnexpected,
-    /// The key is another than the one that is expected (check 12).
+    /// The proof's key is not the key to which the token is bound (check 12).
     KeyMismatch,
 }
 
 impl ProofError {
-    /// A stable name for programs.
+    /// Returns a stable, machine-readable code.
     pub fn code(self) -> &'static str {
         self.code_and_sentence().0
     }
@@ -74,14 +74,14 @@ impl ProofError {
         match self {
             Self::ProofMissing => ("proof_missing", "the request has no DPoP header"),
             Self::ProofTwice => ("proof_twice", "the request has more than one DPoP header"),
-            Self::TooLong => ("too_long", "the proof is longer than a proof may be"),
+            Self::TooLong => ("too_long", "the proof is longer than the maximum length"),
             Self::NotJws => (
                 "not_jws",
                 "the proof is not a compact JWS: three parts of base64url, joined by dots",
             ),
             Self::HeaderMalformed => (
                 "header_malformed",
-                "the header is not a JSON object that says everything once",
+                "the header is not a JSON object, or has a member twice",
             ),
             Self::Typ => (
                 "typ",
@@ -93,11 +93,11 @@ impl ProofError {
             ),
             Self::Crit => (
                 "crit",
-                "the header demands extensions (`crit`) that are not understood",
+                "the header requires extensions (`crit`) that are not supported",
             ),
             Self::JwkMissing => (
                 "jwk_missing",
-                "the header has no `jwk`, so there is no key to check with",
+                "the header has no `jwk`, so there is no key to verify the signature with",
             ),
             Self::JwkPrivate => (
                 "jwk_private",
@@ -117,7 +117,7 @@ impl ProofError {
             ),
             Self::JtiMissing => (
                 "jti_missing",
-                "`jti` is missing, empty or over 1024 bytes, so that a replay can't be told",
+                "`jti` is missing, empty or over 1024 bytes, so replays can't be detected",
             ),
             Self::HtmMissing => ("htm_missing", "`htm` (the request's method) is missing"),
             Self::HtmMismatch => ("htm_mismatch", "`htm` is not the method of this request"),
@@ -132,21 +132,21 @@ impl ProofError {
             ),
             Self::TooOld => (
                 "too_old",
-                "the proof was made too long ago (`iat`), or the maker's clock is behind",
+                "the proof was made too long ago (`iat`), or the client's clock is behind",
             ),
             Self::FromTheFuture => (
                 "from_the_future",
-                "the proof was made in the future (`iat`): the maker's clock is ahead",
+                "the proof was made in the future (`iat`): the client's clock is ahead",
             ),
             Self::Expired => ("expired", "the proof has expired (`exp`)"),
             Self::NotYetValid => ("not_yet_valid", "the proof is not valid yet (`nbf`)"),
             Self::NonceMissing => (
                 "nonce_missing",
-                "`nonce` is missing, and the server asked for one",
+                "`nonce` is missing, and the server requires one",
             ),
             Self::NonceMismatch => (
                 "nonce_mismatch",
-                "`nonce` is not the one that the server gave",
+                "`nonce` is not the nonce that the server issued",
             ),
             Self::AthMissing => (
                 "ath_missing",
@@ -159,7 +159,7 @@ impl ProofError {
             ),
             Self::KeyMismatch => (
                 "key_mismatch",
-                "the proof is by another key than the one that the token is bound to",
+                "the proof was signed by another key than the one to which the token is bound",
             ),
         }
     }

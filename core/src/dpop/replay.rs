@@ -7,59 +7,63 @@ use ring::digest::{SHA256, digest};
 use super::VerifiedProof;
 use crate::types::time::UnixTime;
 
-/// Remembers the proofs that were taken, so that none is taken twice (RFC 9449 §11.1).
+/// A cache of accepted proofs, which rejects replays (RFC 9449 §11.1).
 ///
-/// Bounded: it forgets a proof at the very moment when its age alone would have it refused, and not before. Threads whose
-/// clocks differ, a clock that is set ahead and back again, and several policies can share one: a proof that may have been
-/// taken and forgotten is refused.
-/// When it is full it refuses new proofs rather than forget one that could still be replayed; size it for the
-/// proofs that can come within the longest `max_age` and leeway of its policies.
+/// Its size is bounded. It evicts a proof exactly when the proof's age alone would cause its
+/// rejection, and not earlier. A cache can be shared by threads with different clocks and by
+/// several verifiers, and the clock may be adjusted in both directions: a proof that may have been
+/// accepted and evicted is rejected.
+///
+/// A full cache rejects new proofs rather than evict a proof that could still be replayed. Choose a
+/// capacity for all proofs that can arrive within the longest `max_age` and leeway of its
+/// verifiers.
 #[derive(Clone)]
 pub struct ReplayCache {
     capacity: usize,
     seen: BTreeSet<ProofId>,
-    /// The same proofs and their last moments, the one to be forgotten next first.
-    ends: BTreeSet<(UnixTime, ProofId)>,
-    /// The latest last moment of a proof that was forgotten.
-    forgotten: Option<UnixTime>,
-    /// The longest `max_age` and leeway of the policies so far: any of them may judge a proof again.
+    /// The same proofs by the end of their validity. The next one to evict comes first.
+    expirations: BTreeSet<(UnixTime, ProofId)>,
+    /// The latest end of validity of all evicted proofs.
+    evicted_until: Option<UnixTime>,
+    /// The longest `max_age` and leeway of all verifiers so far: each of them may verify a proof
+    /// again.
     max_age: Duration,
     leeway: Duration,
 }
 
-/// Half of a hash of key and `jti`: enough that nobody finds two that meet.
+/// The first half of the SHA-256 hash of key and `jti`. 128 bits suffice against collisions.
 type ProofId = [u8; 16];
 
-/// Why a proof is not taken.
+/// The reason why a [`ReplayCache`] rejects a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// It was taken before.
+    /// The proof was accepted before.
     Seen,
-    /// It is so old that it may have been taken and forgotten.
+    /// The proof is so old that it may have been accepted and evicted.
     Expired,
-    /// The cache is full, so that a replay couldn't be told.
+    /// The cache is full, so a replay of this proof couldn't be detected.
     Full,
 }
 
 impl ReplayCache {
-    /// A cache for at most so many proofs, about 100 bytes each.
+    /// Creates a cache for at most `capacity` proofs. Each uses about 100 bytes.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
             seen: BTreeSet::new(),
-            ends: BTreeSet::new(),
-            forgotten: None,
+            expirations: BTreeSet::new(),
+            evicted_until: None,
             max_age: Duration::ZERO,
             leeway: Duration::ZERO,
         }
     }
 
-    /// Takes a proof, unless it was taken before.
+    /// Accepts a proof and records it, unless it was accepted before.
     ///
     /// # Errors
-    /// `Seen` for a replay, `Expired` for a proof that would be forgotten already, `Full` if there is no room to remember
-    /// this one.
+    /// Returns [`ReplayError::Seen`] for a replay, [`ReplayError::Expired`] for a proof that may
+    /// have been evicted already, and [`ReplayError::Full`] if the cache has reached its capacity.
     pub fn check_and_insert(
         &mut self,
         proof: &VerifiedProof,
@@ -67,32 +71,39 @@ impl ReplayCache {
     ) -> Result<(), ReplayError> {
         self.widen(proof);
         self.remove_expired(now);
-        let (print, end) = (proof_id(proof), proof.good_until(self.max_age, self.leeway));
-        if self.seen.contains(&print) {
+        let (id, end) = (
+            proof_id(proof),
+            proof.valid_until(self.max_age, self.leeway),
+        );
+        if self.seen.contains(&id) {
             return Err(ReplayError::Seen);
         }
-        if self.forgotten.is_some_and(|forgotten| end <= forgotten) {
+        if self
+            .evicted_until
+            .is_some_and(|evicted_until| end <= evicted_until)
+        {
             return Err(ReplayError::Expired);
         }
         if self.seen.len() >= self.capacity {
             return Err(ReplayError::Full);
         }
-        self.seen.insert(print);
-        self.ends.insert((end, print));
+        self.seen.insert(id);
+        self.expirations.insert((end, id));
         Ok(())
     }
 
-    /// How many proofs are remembered.
+    /// Returns the number of proofs in the cache.
     pub fn len(&self) -> usize {
         self.seen.len()
     }
 
-    /// Whether none is remembered.
+    /// Returns whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
 
-    /// Makes every proof last as long as the policy that judged this one would have it.
+    /// Extends the validity of all proofs to the `max_age` and leeway of the verifier of this
+    /// proof.
     fn widen(&mut self, proof: &VerifiedProof) {
         let by = proof
             .max_age
@@ -104,26 +115,31 @@ impl ReplayCache {
         self.max_age = self.max_age.max(proof.max_age);
         self.leeway = self.leeway.max(proof.leeway);
         let later = |end: UnixTime| end.saturating_add(by);
-        self.ends = self
-            .ends
+        self.expirations = self
+            .expirations
             .iter()
-            .map(|(end, print)| (later(*end), *print))
+            .map(|(end, id)| (later(*end), *id))
             .collect();
-        self.forgotten = self.forgotten.map(later);
+        self.evicted_until = self.evicted_until.map(later);
     }
 
-    /// A proof is good up to and including its last moment.
+    /// Evicts expired proofs. A proof is valid up to and including the end of its validity.
     fn remove_expired(&mut self, now: UnixTime) {
-        while let Some((end, print)) = self.ends.first().copied().filter(|(end, _)| *end < now) {
-            self.ends.remove(&(end, print));
-            self.seen.remove(&print);
-            self.forgotten = self.forgotten.max(Some(end));
+        while let Some((end, id)) = self
+            .expirations
+            .first()
+            .copied()
+            .filter(|(end, _)| *end < now)
+        {
+            self.expirations.remove(&(end, id));
+            self.seen.remove(&id);
+            self.evicted_until = self.evicted_until.max(Some(end));
         }
     }
 }
 
 fn proof_id(proof: &VerifiedProof) -> ProofId {
-    // A thumbprint has one length, so the two can't run into each other.
+    // All thumbprints have the same length, so the concatenation is unambiguous.
     let mut text = proof.key.thumbprint().to_owned();
     text.push_str(&proof.jti);
     let hash = digest(&SHA256, text.as_bytes());
@@ -141,7 +157,7 @@ impl fmt::Display for ReplayError {
         f.write_str(match self {
             Self::Seen => "the proof was used before (`jti`)",
             Self::Expired => "the proof is so old that it may have been used before",
-            Self::Full => "too many proofs are remembered to tell whether this one was used before",
+            Self::Full => "the replay cache is full, so a replay of the proof couldn't be detected",
         })
     }
 }
@@ -158,7 +174,7 @@ mod tests {
     use crate::jose::{self, Algorithm, SigningKey};
     use crate::types::time::RequestContext;
 
-    fn proof(key: &SigningKey, made: u64, jti: u8, policy: &ProofVerifier) -> VerifiedProof {
+    fn proof(key: &SigningKey, made: u64, jti: u8, verifier: &ProofVerifier) -> VerifiedProof {
         let uri: Uri = "https://rs.example/".parse().unwrap();
         let made = UnixTime::from_secs(made);
         let proof = Proof::build(key.public(), &Method::GET, &uri)
@@ -166,14 +182,14 @@ mod tests {
             .prepare(RequestContext::new(made, [jti; 16]))
             .finish(|request| key.sign(request))
             .unwrap();
-        policy.verify(proof.as_str(), made).verified().unwrap()
+        verifier.verify(proof.as_str(), made).verified().unwrap()
     }
 
     #[test]
     fn a_proof_is_taken_once_and_forgotten_when_its_age_alone_refuses_it() {
         let key = SigningKey::generate(Algorithm::Es256).unwrap();
-        let policy = ProofVerifier::default().max_age(Duration::from_secs(60));
-        let first = proof(&key, 1000, 1, &policy);
+        let verifier = ProofVerifier::default().max_age(Duration::from_secs(60));
+        let first = proof(&key, 1000, 1, &verifier);
         let mut cache = ReplayCache::new(10);
         assert_eq!(
             cache.check_and_insert(&first, UnixTime::from_secs(1000)),
@@ -188,7 +204,7 @@ mod tests {
         }
         assert_eq!(
             cache.check_and_insert(
-                &proof(&key, 1001, 2, &policy),
+                &proof(&key, 1001, 2, &verifier),
                 UnixTime::from_millis(1_060_001)
             ),
             Ok(())
@@ -198,12 +214,12 @@ mod tests {
 
     #[test]
     fn another_key_may_use_the_same_jti() {
-        let policy = ProofVerifier::default();
+        let verifier = ProofVerifier::default();
         let mut cache = ReplayCache::new(10);
         for _ in 0..2 {
             let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
             assert_eq!(
-                cache.check_and_insert(&proof(&key, 1000, 1, &policy), UnixTime::from_secs(1000)),
+                cache.check_and_insert(&proof(&key, 1000, 1, &verifier), UnixTime::from_secs(1000)),
                 Ok(())
             );
         }
@@ -212,25 +228,25 @@ mod tests {
     #[test]
     fn a_full_cache_refuses_and_forgets_nothing_early() {
         let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
-        let policy = ProofVerifier::default().max_age(Duration::from_secs(60));
+        let verifier = ProofVerifier::default().max_age(Duration::from_secs(60));
         let mut cache = ReplayCache::new(3);
         let now = UnixTime::from_secs(1000);
         for jti in 0..3 {
             assert_eq!(
-                cache.check_and_insert(&proof(&key, 1000, jti, &policy), now),
+                cache.check_and_insert(&proof(&key, 1000, jti, &verifier), now),
                 Ok(())
             );
         }
         assert_eq!(
-            cache.check_and_insert(&proof(&key, 1000, 3, &policy), now),
+            cache.check_and_insert(&proof(&key, 1000, 3, &verifier), now),
             Err(ReplayError::Full)
         );
         assert_eq!(
-            cache.check_and_insert(&proof(&key, 1000, 0, &policy), now),
+            cache.check_and_insert(&proof(&key, 1000, 0, &verifier), now),
             Err(ReplayError::Seen)
         );
         assert_eq!(
-            cache.check_and_insert(&proof(&key, 1061, 3, &policy), UnixTime::from_secs(1061)),
+            cache.check_and_insert(&proof(&key, 1061, 3, &verifier), UnixTime::from_secs(1061)),
             Ok(())
         );
         assert_eq!(cache.len(), 1);
@@ -243,14 +259,14 @@ mod tests {
     #[test]
     fn a_replay_is_refused_when_a_later_request_has_the_cache_forget_the_proof_first() {
         let key = SigningKey::generate(Algorithm::Es256).unwrap();
-        let policy = ProofVerifier::default().max_age(Duration::from_secs(60));
+        let verifier = ProofVerifier::default().max_age(Duration::from_secs(60));
         for later in [1_060_001, 1_060_500, 1_061_000, 1_500_000] {
             let mut cache = ReplayCache::new(10);
-            let used = proof(&key, 1000, 1, &policy);
+            let used = proof(&key, 1000, 1, &verifier);
             assert_eq!(cache.check_and_insert(&used, at(1_000_000)), Ok(()));
-            // Another thread's request, which read the clock a little later and was faster.
+            // A concurrent request of another thread, which read the clock later but came first.
             assert_eq!(
-                cache.check_and_insert(&proof(&key, 1050, 2, &policy), at(later)),
+                cache.check_and_insert(&proof(&key, 1050, 2, &verifier), at(later)),
                 Ok(())
             );
             for now in [1_060_000, 1_000_000, 1_059_999, later] {
@@ -265,10 +281,10 @@ mod tests {
     #[test]
     fn a_replay_is_refused_when_the_clock_is_read_again_for_take() {
         let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
-        let policy = ProofVerifier::default().max_age(Duration::from_secs(60));
-        let used = proof(&key, 1000, 1, &policy);
+        let verifier = ProofVerifier::default().max_age(Duration::from_secs(60));
+        let used = proof(&key, 1000, 1, &verifier);
         let mut cache = ReplayCache::new(10);
-        // The policy judged it at its last moment, each time.
+        // The verifier accepted it at the end of its validity, each time.
         let taken = (0..6)
             .filter(|late| cache.check_and_insert(&used, at(1_060_001 + late)).is_ok())
             .count();
@@ -278,20 +294,21 @@ mod tests {
     #[test]
     fn a_replay_is_refused_whichever_of_several_policies_judges_it() {
         let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
-        let policy = |max_age, leeway| {
+        let verifier = |max_age, leeway| {
             ProofVerifier::default()
                 .max_age(Duration::from_secs(max_age))
                 .leeway(Duration::from_secs(leeway))
         };
-        let made =
-            |jti, exp: Option<u64>, policy: &ProofVerifier| expiring(&key, 1000, jti, exp, policy);
+        let made = |jti, exp: Option<u64>, verifier: &ProofVerifier| {
+            expiring(&key, 1000, jti, exp, verifier)
+        };
         for (exp, first, second, forgotten_at, replayed_at) in [
-            (None, policy(60, 30), policy(300, 30), 1061, 1100),
-            (None, policy(60, 30), policy(300, 30), 1061, 1061),
-            (Some(1010), policy(300, 5), policy(300, 60), 1016, 1050),
-            (Some(1010), policy(5, 60), policy(300, 5), 1011, 1012),
+            (None, verifier(60, 30), verifier(300, 30), 1061, 1100),
+            (None, verifier(60, 30), verifier(300, 30), 1061, 1061),
+            (Some(1010), verifier(300, 5), verifier(300, 60), 1016, 1050),
+            (Some(1010), verifier(5, 60), verifier(300, 5), 1011, 1012),
         ] {
-            // The wider one comes for the first time with the replay, or was there before.
+            // The wider verifier is used for the first time with the replay, or was used before.
             for is_known in [false, true] {
                 let mut cache = ReplayCache::new(10);
                 if is_known {
@@ -312,7 +329,7 @@ mod tests {
                 let replay = made(1, exp, &second);
                 let taken = cache.check_and_insert(&replay, UnixTime::from_secs(replayed_at));
                 assert!(taken.is_err(), "{exp:?} {forgotten_at} {is_known}");
-                // Nobody else's proof is refused for it.
+                // Other proofs are still accepted.
                 assert_eq!(
                     cache.check_and_insert(
                         &proof(&key, replayed_at, 3, &second),
@@ -327,11 +344,12 @@ mod tests {
     #[test]
     fn a_proof_is_remembered_no_longer_than_both_its_age_and_its_exp_let_it_pass() {
         let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
-        let policy = ProofVerifier::default()
+        let verifier = ProofVerifier::default()
             .max_age(Duration::from_secs(60))
             .leeway(Duration::from_secs(5));
-        // `exp` may end it sooner. It is whoever made the proof that says it: it keeps none here for longer.
-        for (exp, ends) in [
+        // `exp` can end the validity earlier. The client chooses `exp`, so it must not extend the
+        // time in the cache.
+        for (exp, expires_at) in [
             (None, 1060),
             (Some(1_000_000), 1060),
             (Some(1056), 1060),
@@ -339,32 +357,32 @@ mod tests {
         ] {
             let mut cache = ReplayCache::new(10);
             assert_eq!(
-                cache.check_and_insert(&expiring(&key, 1000, 1, exp, &policy), at(1_000_000)),
+                cache.check_and_insert(&expiring(&key, 1000, 1, exp, &verifier), at(1_000_000)),
                 Ok(())
             );
             assert_eq!(
-                cache.check_and_insert(&proof(&key, 1020, 2, &policy), at(ends * 1000)),
+                cache.check_and_insert(&proof(&key, 1020, 2, &verifier), at(expires_at * 1000)),
                 Ok(())
             );
             assert_eq!(cache.len(), 2, "{exp:?}");
             assert_eq!(
-                cache.check_and_insert(&proof(&key, 1020, 3, &policy), at(ends * 1000 + 1)),
+                cache.check_and_insert(&proof(&key, 1020, 3, &verifier), at(expires_at * 1000 + 1)),
                 Ok(())
             );
             assert_eq!(cache.len(), 2, "{exp:?}");
         }
     }
 
-    /// A proof with an `exp`, which [`Proof`] doesn't make.
+    /// Returns a proof with an arbitrary `exp`, which [`Proof`] doesn't support.
     fn expiring(
         key: &SigningKey,
         made: u64,
         jti: u8,
         exp: Option<u64>,
-        policy: &ProofVerifier,
+        verifier: &ProofVerifier,
     ) -> VerifiedProof {
         let Some(exp) = exp else {
-            return proof(key, made, jti, policy);
+            return proof(key, made, jti, verifier);
         };
         let plain = proof(key, made, jti, &ProofVerifier::default());
         let (head, payload) = plain.proof.expose().split_once('.').unwrap();
@@ -380,7 +398,7 @@ mod tests {
             .unwrap();
         signature.append_to(&mut jws, key.public()).unwrap();
         let jws = String::from_utf8(jws).unwrap();
-        policy
+        verifier
             .verify(&jws, UnixTime::from_secs(made))
             .verified()
             .unwrap()

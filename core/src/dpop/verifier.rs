@@ -1,4 +1,4 @@
-//! Judging a proof that somebody else made (RFC 9449 §4.3).
+//! Verification of the proofs of clients (RFC 9449 §4.3).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::types::secret::{ConstantTimeTag, Secret};
 use crate::types::time::UnixTime;
 use crate::wire::json::{JsonObject, JsonValue};
 
-/// What a proof is held against. What is not set is not expected, but each check that needs no
-/// expectation (form, key, signature, age) is always made.
+/// Verifies proofs against expected values. A value that is not set is not checked. The checks that
+/// need no expected value (form, key, signature, age) are always performed.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ProofVerifier {
@@ -37,7 +37,8 @@ enum Ath {
 }
 
 impl Default for ProofVerifier {
-    /// Any method, URL, nonce and `ath`; at most 300 s old, at most 30 s ahead, at most 8 KiB long.
+    /// Returns a verifier that accepts any method, URL, nonce and `ath`, and proofs that are at
+    /// most 300 s old, at most 30 s ahead, and at most 8 KiB long.
     fn default() -> Self {
         Self {
             methods: Vec::new(),
@@ -54,17 +55,20 @@ impl Default for ProofVerifier {
 }
 
 impl ProofVerifier {
-    /// `htm` must be this method, or one of several if called again. Case counts (RFC 9110 §9.1).
+    /// Requires `htm` to be this method, or one of several after repeated calls. The method is
+    /// case-sensitive (RFC 9110 §9.1).
     pub fn method(mut self, method: &str) -> Self {
         self.methods.push(method.to_owned());
         self
     }
 
-    /// `htu` must be equivalent to this URL, or to one of several if called again. Query and fragment of
-    /// either don't count (RFC 9449 §4.3, check 9; normalised by RFC 3986 §6.2.2 and §6.2.3).
+    /// Requires `htu` to be equivalent to this URL, or to one of several after repeated calls. The
+    /// query and fragment of both are ignored (RFC 9449 §4.3, check 9; normalised by RFC 3986
+    /// §6.2.2 and §6.2.3).
     ///
     /// # Errors
-    /// `InvalidInput` unless it is an absolute `http` or `https` URL without user information.
+    /// Returns [`InvalidInput`] unless `url` is an absolute `http` or `https` URL without user
+    /// information.
     pub fn url(mut self, url: &str) -> Result<Self, InvalidInput> {
         let url = htu::normalise(url).ok_or(InvalidInput::new(
             "url",
@@ -74,14 +78,16 @@ impl ProofVerifier {
         Ok(self)
     }
 
-    /// `nonce` must be this one (check 10), or one of several if called again: when a server gives a new one
-    /// (RFC 9449 §8.2), proofs with the one before are still on their way.
+    /// Requires `nonce` to be this nonce (check 10), or one of several after repeated calls. After
+    /// a server issues a new nonce (RFC 9449 §8.2), proofs with the previous nonce are still in
+    /// flight.
     pub fn nonce(mut self, nonce: Nonce) -> Self {
         self.nonces.push(nonce);
         self
     }
 
-    /// `ath` must be the hash of this access token (check 12): the proof of a resource request.
+    /// Requires `ath` to be the hash of this access token (check 12), as in the proof of a resource
+    /// request.
     pub fn access_token(mut self, token: &Secret) -> Self {
         self.ath = Ath::Of(ConstantTimeTag::new(
             AccessTokenHash::new(token.expose()).as_bytes(),
@@ -89,46 +95,47 @@ impl ProofVerifier {
         self
     }
 
-    /// The proof must be by the key with this thumbprint, which the access token, refresh token or code is bound to
-    /// (check 12, RFC 9449 §5, §10).
+    /// Requires the proof's key to have this thumbprint, to which the access token, refresh token
+    /// or code is bound (check 12, RFC 9449 §5, §10).
     pub fn bound_to(mut self, jkt: &str) -> Self {
         self.jkt = Some(jkt.to_owned());
         self
     }
 
-    /// There must be no `ath`: the proof of a token request.
+    /// Requires `ath` to be absent, as in the proof of a token request.
     pub fn no_access_token(mut self) -> Self {
         self.ath = Ath::Absent;
         self
     }
 
-    /// How old `iat` may be (check 11). 300 s unless set.
+    /// Sets the maximum age of `iat` (check 11). Default: 300 s.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
         self
     }
 
-    /// How far the maker's clock may be ahead, for `iat` and `nbf`, and behind, for `exp`. 30 s unless set.
+    /// Sets the tolerance for differences between the clocks of client and server: for `iat` and
+    /// `nbf` in the future, and for `exp` in the past. Default: 30 s.
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self
     }
 
-    /// `alg` must be one of these (check 5); FAPI 2.0, for one, leaves RS256 out. Any that is
-    /// [supported](Algorithm::ALL) unless set.
+    /// Requires `alg` to be one of these (check 5). FAPI 2.0, for example, excludes RS256. Default:
+    /// all [supported](Algorithm::ALL) algorithms.
     pub fn algorithms(mut self, algorithms: &[Algorithm]) -> Self {
         self.algorithms = algorithms.to_vec();
         self
     }
 
-    /// How long the proof may be, in bytes. 8 KiB unless set.
+    /// Sets the maximum length of a proof in bytes. Default: 8 KiB.
     pub fn max_len(mut self, max_len: usize) -> Self {
         self.max_len = max_len;
         self
     }
 
-    /// Judges the proof of a request with these headers, of which exactly one must be `DPoP` (check 1); otherwise
-    /// like [`verify`](Self::verify).
+    /// Verifies the proof of a request with these headers, which must contain exactly one `DPoP`
+    /// header (check 1). Otherwise like [`verify`](Self::verify).
     pub fn verify_headers(&self, headers: &HeaderMap, now: UnixTime) -> Inspection {
         let mut proofs = headers.get_all("dpop").iter();
         let problem = match (proofs.next().map(|proof| proof.to_str()), proofs.next()) {
@@ -143,8 +150,8 @@ impl ProofVerifier {
         }
     }
 
-    /// Judges `proof` at the time `now`. Every problem is found, not only the first; a signature is only
-    /// looked at where nothing is wrong with the form.
+    /// Verifies `proof` at the time `now`, and returns all problems, not only the first. The
+    /// signature is verified only if the form is valid and the header contains a usable key.
     pub fn verify(&self, proof: &str, now: UnixTime) -> Inspection {
         let mut found = Inspection::default();
         if proof.len() > self.max_len {
@@ -178,7 +185,7 @@ impl ProofVerifier {
         found
     }
 
-    /// What is needed of a proof, in which no problem was found.
+    /// Returns the result for a proof without problems.
     fn verified(
         &self,
         proof: &str,
@@ -280,7 +287,7 @@ impl ProofVerifier {
     }
 }
 
-/// What was found in a proof.
+/// The result of verifying a proof: its problems and its contents.
 #[derive(Clone, Debug, Default)]
 pub struct Inspection {
     problems: Vec<ProofError>,
@@ -288,42 +295,43 @@ pub struct Inspection {
     key: Option<PublicJwk>,
     claims: Option<ProofClaims>,
     claims_json: Option<String>,
-    /// Only if there are no problems.
+    /// `Some` only if there are no problems.
     verified: Option<VerifiedProof>,
 }
 
 impl Inspection {
-    /// Whether no problem was found.
+    /// Returns whether the proof has no problems.
     pub fn is_valid(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// All problems, in the order of the checks.
+    /// Returns all problems, in the order of the checks.
     pub fn problems(&self) -> &[ProofError] {
         &self.problems
     }
 
-    /// The header's `alg`, whatever it says.
+    /// Returns the header's `alg`, even if it is not supported.
     pub fn alg(&self) -> Option<&str> {
         self.alg.as_deref()
     }
 
-    /// The key in the header, if it can be used; believe it only if the proof [is valid](Self::is_valid).
+    /// Returns the key in the header, if it is usable. Trust it only if the proof
+    /// [is valid](Self::is_valid).
     pub fn key(&self) -> Option<&PublicJwk> {
         self.key.as_ref()
     }
 
-    /// The claims that RFC 9449 §4.2 names.
+    /// Returns the claims defined in RFC 9449 §4.2.
     pub fn claims(&self) -> Option<&ProofClaims> {
         self.claims.as_ref()
     }
 
-    /// All claims, as the JSON that was signed.
+    /// Returns all claims, as the signed JSON.
     pub fn claims_json(&self) -> Option<&str> {
         self.claims_json.as_deref()
     }
 
-    /// The proof as one that has passed; `None` if there are problems.
+    /// Returns the verified proof, or `None` if there are problems.
     pub fn verified(&self) -> Option<VerifiedProof> {
         self.verified.clone()
     }
@@ -350,7 +358,7 @@ impl Inspection {
             None => Err(ProofError::JwkMissing),
             Some(Err(BadJwk::Private)) => Err(ProofError::JwkPrivate),
             Some(Err(_)) => Err(ProofError::JwkInvalid),
-            // Without an algorithm the key can still be named, but nothing can be checked with it.
+            // Without an algorithm the key can be reported, but can't verify a signature.
             Some(Ok(key)) => algorithm.map_or(Ok(key.clone()), |algorithm| {
                 key.verifying_by(algorithm).ok_or(ProofError::JwkInvalid)
             }),
@@ -379,25 +387,25 @@ impl Inspection {
     }
 }
 
-/// The claims of a proof, as far as they are of their type.
+/// The claims of a proof. A claim that is missing or has the wrong type is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProofClaims {
-    /// RFC 9449 §4.2: unique to the proof.
+    /// The unique identifier of the proof (RFC 9449 §4.2).
     pub jti: Option<String>,
-    /// RFC 9449 §4.2: the request's method.
+    /// The request's method (RFC 9449 §4.2).
     pub htm: Option<String>,
-    /// RFC 9449 §4.2: the request's URL, as it is written.
+    /// The request's URL, not normalised (RFC 9449 §4.2).
     pub htu: Option<String>,
-    /// RFC 9449 §4.2: when it was made.
+    /// The time at which the proof was created (RFC 9449 §4.2).
     pub iat: Option<UnixTime>,
-    /// RFC 9449 §8: the server's nonce.
+    /// The server's nonce (RFC 9449 §8).
     pub nonce: Option<String>,
-    /// RFC 9449 §4.2: the access token's hash.
+    /// The hash of the access token (RFC 9449 §4.2).
     pub ath: Option<String>,
 }
 
-/// A proof without problems, and the key that it proves.
+/// A valid proof and its key.
 #[derive(Clone, Debug)]
 pub struct VerifiedProof {
     pub(crate) proof: Secret,
@@ -405,25 +413,27 @@ pub struct VerifiedProof {
     pub(crate) jti: String,
     iat: UnixTime,
     exp: Option<UnixTime>,
-    /// Those of the policy that it has passed.
+    /// The `max_age` and leeway of the verifier that accepted the proof.
     pub(crate) max_age: Duration,
     pub(crate) leeway: Duration,
 }
 
 impl VerifiedProof {
-    /// The key whose possession the proof demonstrates; its thumbprint is the token's `jkt`.
+    /// Returns the key whose possession the proof demonstrates. Its thumbprint is the token's
+    /// `jkt`.
     pub fn key(&self) -> &PublicJwk {
         &self.key
     }
 
-    /// The last moment at which its age, or its own `exp`, lets it pass a policy with this `max_age` and leeway.
-    pub(crate) fn good_until(&self, max_age: Duration, leeway: Duration) -> UnixTime {
+    /// Returns the last moment at which a verifier with this `max_age` and leeway accepts the
+    /// proof, by its age and `exp`.
+    pub(crate) fn valid_until(&self, max_age: Duration, leeway: Duration) -> UnixTime {
         let by_age = self.iat.saturating_add(max_age);
         let by_exp = self.exp.map(|exp| exp.saturating_add(leeway));
         by_exp.map_or(by_age, |by_exp| by_age.min(by_exp))
     }
 
-    /// What tells it from all other proofs by its key.
+    /// Returns the `jti`, which is unique among the proofs of its key.
     pub fn jti(&self) -> &str {
         &self.jti
     }
@@ -460,7 +470,7 @@ fn key_of(jwk: JsonValue<'_>) -> Result<PublicJwk, BadJwk> {
     )?)
 }
 
-/// A `NumericDate` (RFC 7519 §2), which may have a fraction.
+/// Parses a `NumericDate` (RFC 7519 §2), which may have a fraction.
 fn numeric_date(claim: JsonValue<'_>) -> Option<UnixTime> {
     let since =
         Duration::try_from_secs_f64(claim.as_f64().filter(|_| claim.as_str().is_none())?).ok()?;
@@ -469,9 +479,9 @@ fn numeric_date(claim: JsonValue<'_>) -> Option<UnixTime> {
         .map(UnixTime::from_millis)
 }
 
-/// Whether a text is a DPoP proof by its own account, sound or not.
+/// Returns whether a text has the header of a DPoP proof (`typ`), even if it is not a valid proof.
 pub(crate) fn is_dpop_proof(text: &str) -> bool {
-    // In base64url a JSON object begins with an `e`. Most access tokens don't.
+    // The base64url encoding of a JSON object begins with `e`. Most access tokens don't.
     if !text.starts_with('e') {
         return false;
     }

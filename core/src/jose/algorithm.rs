@@ -1,16 +1,20 @@
 use std::fmt;
+use std::str::FromStr;
+
+use crate::types::input::InvalidInput;
+use crate::types::text::serde_as_text;
 
 /// A signature algorithm (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// ECDSA on P-256 with SHA-256: the only one that every DPoP server is known to take.
+    /// ECDSA on P-256 with SHA-256: the only algorithm that all known DPoP servers accept.
     Es256,
     /// ECDSA on P-384 with SHA-384.
     Es384,
-    /// Ed25519 under the name that RFC 8037 gave it, which older servers know.
+    /// Ed25519 under its name in RFC 8037, which older servers support.
     EdDsa,
-    /// Ed25519 under its own name (RFC 9864).
+    /// Ed25519 under its fully-specified name (RFC 9864).
     Ed25519,
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     Rs256,
@@ -18,7 +22,7 @@ pub enum Algorithm {
     Ps256,
 }
 
-/// The keys that an algorithm works with.
+/// The type of key that an algorithm requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyType {
     P256,
@@ -28,7 +32,7 @@ pub(crate) enum KeyType {
 }
 
 impl Algorithm {
-    /// All of them, in the order in which they are best offered.
+    /// All supported algorithms, in order of preference.
     pub const ALL: &[Self] = &[
         Self::Es256,
         Self::EdDsa,
@@ -38,7 +42,7 @@ impl Algorithm {
         Self::Rs256,
     ];
 
-    /// The `alg` value.
+    /// Returns the `alg` value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Es256 => "ES256",
@@ -50,7 +54,8 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of an `alg` value (case-sensitive, RFC 7515 §4.1.1); `None` for all that aren't supported.
+    /// Returns the algorithm of an `alg` value (case-sensitive, RFC 7515 §4.1.1), or `None` if it
+    /// is not supported.
     pub fn from_alg(alg: &str) -> Option<Self> {
         Self::ALL
             .iter()
@@ -67,7 +72,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether both are the same under two names.
+    /// Returns whether both names denote the same algorithm: `EdDSA` and `Ed25519` do.
     pub(crate) fn is_same_as(self, other: Self) -> bool {
         self == other
             || (self.key_type() == KeyType::Ed25519 && other.key_type() == KeyType::Ed25519)
@@ -75,7 +80,7 @@ impl Algorithm {
 }
 
 impl KeyType {
-    /// The algorithm of a key that doesn't say.
+    /// Returns the algorithm of a key without `alg`.
     pub(crate) const fn default_algorithm(self) -> Algorithm {
         match self {
             Self::P256 => Algorithm::Es256,
@@ -85,6 +90,29 @@ impl KeyType {
         }
     }
 }
+
+/// Parses an `alg` value as [`Algorithm::from_alg`] does.
+impl FromStr for Algorithm {
+    type Err = InvalidInput;
+
+    fn from_str(alg: &str) -> Result<Self, InvalidInput> {
+        Self::from_alg(alg).ok_or(InvalidInput::new(
+            "algorithm",
+            "must be ES256, ES384, EdDSA, Ed25519, RS256 or PS256",
+        ))
+    }
+}
+
+/// Parses an `alg` value as [`Algorithm::from_alg`] does.
+impl TryFrom<&str> for Algorithm {
+    type Error = InvalidInput;
+
+    fn try_from(alg: &str) -> Result<Self, InvalidInput> {
+        alg.parse()
+    }
+}
+
+serde_as_text!(Algorithm);
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

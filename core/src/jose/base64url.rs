@@ -1,8 +1,10 @@
-//! Base64url without padding (RFC 7515 §2), strict: no padding, no other alphabet, no stray bits at the end.
+//! Strict base64url (RFC 7515 §2). Padding, other alphabets and non-zero trailing bits are
+//! rejected.
 
 use base64::Engine as _;
 
-/// By vector instructions where the processor has them: claims and headers are long enough to gain by it.
+/// Uses SIMD instructions if the processor supports them: claims and headers are long enough to
+/// benefit.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static ENGINE: std::sync::LazyLock<base64::engine::Simd> = std::sync::LazyLock::new(|| {
     base64::engine::Simd::url_safe(base64::engine::general_purpose::NO_PAD)
@@ -15,7 +17,11 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     ENGINE.encode(bytes)
 }
 
-/// Appends to bytes: what is signed and sent is never looked at as text.
+/// Appends to a byte buffer, because signing inputs and header values are bytes.
+#[expect(
+    clippy::disallowed_macros,
+    reason = "only in debug builds, and the message contains a length alone"
+)]
 pub(crate) fn encode_into(bytes: &[u8], out: &mut Vec<u8>) {
     let from = out.len();
     out.resize(from + encoded_len(bytes.len()), 0);
@@ -23,7 +29,11 @@ pub(crate) fn encode_into(bytes: &[u8], out: &mut Vec<u8>) {
     debug_assert_eq!(written, Ok(encoded_len(bytes.len())));
 }
 
-/// For bytes whose encoded length is `N`.
+/// Encodes bytes into an array. The encoded length must be `N`.
+#[expect(
+    clippy::disallowed_macros,
+    reason = "only in debug builds, and the message contains a length alone"
+)]
 pub(crate) fn encode_array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut text = [0; N];
     let written = ENGINE.encode_slice(bytes, &mut text);
@@ -31,7 +41,7 @@ pub(crate) fn encode_array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     text
 }
 
-/// `None` for anything that [`encode`] could not have written.
+/// Returns `None` for any text that is not an output of [`encode`].
 pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     ENGINE.decode(text).ok()
 }

@@ -1,4 +1,4 @@
-//! As much of DER (ITU-T X.690) as keys and signatures need, strictly.
+//! A strict subset of DER (ITU-T X.690): the elements that keys and signatures use.
 
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
@@ -9,7 +9,7 @@ pub(super) const SEQUENCE: u8 = 0x30;
 /// `[1]`, constructed.
 pub(super) const CONTEXT_1: u8 = 0xA1;
 
-/// Reads one element after the other.
+/// Reads a sequence of elements.
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -17,11 +17,11 @@ impl<'a> Reader<'a> {
         Self(der)
     }
 
-    /// The contents of the next element, if it has this tag; else nothing is taken.
+    /// Returns the contents of the next element, if it has this tag. Otherwise nothing is consumed.
     pub(super) fn read(&mut self, tag: u8) -> Option<&'a [u8]> {
         let (found, rest) = self.0.split_first()?;
         let (first, rest) = rest.split_first()?;
-        // At most two bytes of length, and no more than are needed.
+        // The length has at most two bytes, in the shortest form.
         let (length, least, rest) = match *first {
             short @ 0..=0x7F => (usize::from(short), 0, rest),
             0x81 => {
@@ -42,12 +42,12 @@ impl<'a> Reader<'a> {
         Some(contents)
     }
 
-    /// The next element, which contains others.
+    /// Returns a reader for the elements inside the next element, if it has this tag.
     pub(super) fn enter(&mut self, tag: u8) -> Option<Self> {
         self.read(tag).map(Self)
     }
 
-    /// A non-negative integer, big-endian, without leading zeros (zero itself is empty).
+    /// Returns a non-negative integer, big-endian, without leading zeros. Zero is the empty slice.
     pub(super) fn unsigned(&mut self) -> Option<&'a [u8]> {
         match self.read(INTEGER)? {
             [0] => Some(&[]),
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends an element. Its contents are shorter than 64 KiB, as all keys are.
+/// Appends an element. Its contents must be shorter than 64 KiB, which holds for all keys.
 pub(super) fn push(out: &mut Vec<u8>, tag: u8, contents: &[u8]) {
     out.push(tag);
     let length = u16::try_from(contents.len()).unwrap_or(u16::MAX);
@@ -77,7 +77,7 @@ pub(super) fn push(out: &mut Vec<u8>, tag: u8, contents: &[u8]) {
     out.extend(contents);
 }
 
-/// Appends a non-negative integer given without leading zeros.
+/// Appends a non-negative integer. `number` is big-endian, without leading zeros.
 pub(super) fn push_unsigned(out: &mut Vec<u8>, number: &[u8]) {
     match number.first() {
         Some(0..=0x7F) => push(out, INTEGER, number),

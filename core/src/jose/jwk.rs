@@ -10,27 +10,27 @@ use super::members::KeyOperation;
 use super::{Algorithm, BadJwk, JwkMembers, encode};
 use crate::types::input::InvalidInput;
 
-/// A public key as a JWK (RFC 7517), with what is derived from it once: the thumbprint, and the encoded
-/// header of its proofs. It can't hold a private member. Cloning it is cheap.
+/// A public key as a JWK (RFC 7517). It caches the values derived from the key: the thumbprint and
+/// the encoded header of its proofs. It can't contain private members. Cloning it is cheap.
 #[derive(Clone)]
 pub struct PublicJwk(Arc<JwkParts>);
 
 struct JwkParts {
     algorithm: Algorithm,
-    /// Its JWK names the algorithm, and so it is for no other (RFC 7517 §4.4).
+    /// Whether the JWK has `alg`, which restricts the key to that algorithm (RFC 7517 §4.4).
     is_algorithm_named: bool,
     material: KeyMaterial,
     kid: Option<String>,
-    /// These are made when they are first needed: whoever verifies needs hardly any.
+    /// Computed on first use: verification rarely needs them.
     json: OnceLock<String>,
     thumbprint: OnceLock<String>,
     proof_header: OnceLock<String>,
 }
 
-/// A public key as its bytes.
+/// The bytes of a public key.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum KeyMaterial {
-    /// The uncompressed point of SEC 1 §2.3.3: 4, x, y.
+    /// The uncompressed point (SEC 1 §2.3.3): the byte 4, x, y.
     P256([u8; 65]),
     P384([u8; 97]),
     Ed25519([u8; 32]),
@@ -57,12 +57,14 @@ impl JwkParts {
 }
 
 impl PublicJwk {
-    /// The key in `jwk`'s JSON, as WebCrypto's `exportKey("jwk", publicKey)` and other libraries write it. An RSA
-    /// key without `alg` is for RS256; see [`with_algorithm`](Self::with_algorithm).
+    /// Parses a JWK in JSON, as written by WebCrypto's `exportKey("jwk", publicKey)` and other
+    /// libraries. An RSA key without `alg` is for RS256; see
+    /// [`with_algorithm`](Self::with_algorithm).
     ///
     /// # Errors
-    /// `InvalidInput` for private or symmetric keys, unsupported ones, keys whose `use` or `key_ops` speak against it,
-    /// points off the curve, RSA outside 2048 to 8192 bits, and for what is no JWK.
+    /// Returns [`InvalidInput`] if `jwk` is not a JWK, the key is private, symmetric or
+    /// unsupported, `use` or `key_ops` don't permit verification, the point is not on its curve, or
+    /// an RSA key has less than 2048 or more than 8192 bits.
     pub fn from_json(jwk: &[u8]) -> Result<Self, InvalidInput> {
         let key = Self::from_members(&JwkMembers::parse(jwk)?)?;
         if !key.is_on_curve() {
@@ -71,26 +73,28 @@ impl PublicJwk {
         Ok(key)
     }
 
-    /// The key as WebCrypto's `exportKey("raw", publicKey)` writes it: the uncompressed point of SEC 1 §2.3.3, or the
-    /// 32 bytes of RFC 8032 §5.1.2. It must come from whoever holds the private half: whether a point lies on its
-    /// curve is not checked.
+    /// Creates a key from the output of WebCrypto's `exportKey("raw", publicKey)`: the uncompressed
+    /// point of SEC 1 §2.3.3, or the 32 bytes of RFC 8032 §5.1.2. It must come from the holder of
+    /// the private key, because this doesn't check whether a point lies on its curve.
     ///
     /// # Errors
-    /// `InvalidInput` for another length or form than the algorithm's, and for RSA, which has none.
+    /// Returns [`InvalidInput`] if the length or form is not the algorithm's, and for RSA, which
+    /// has no raw form.
     pub fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Result<Self, InvalidInput> {
         let material = KeyMaterial::from_point(algorithm.key_type(), raw)
             .map_err(|_| InvalidInput::new("key", "must be a raw public key of its algorithm"))?;
         Ok(Self::new(material, algorithm, None))
     }
 
-    /// The key of these members. Whether a point lies on its curve is left to whoever verifies with it.
+    /// Creates a key from its members. Doesn't check whether a point lies on its curve: the
+    /// verification does.
     pub(crate) fn from_members(members: &JwkMembers<'_>) -> Result<Self, BadJwk> {
         if members.is_private() {
             return Err(BadJwk::Private);
         }
-        let (family, algorithm) = members.kind(KeyOperation::Verify)?;
+        let (key_type, algorithm) = members.kind(KeyOperation::Verify)?;
         let parts = JwkParts::new(
-            KeyMaterial::from_members(family, members)?,
+            KeyMaterial::from_members(key_type, members)?,
             algorithm,
             members.kid()?,
         );
@@ -104,16 +108,18 @@ impl PublicJwk {
         Self(Arc::new(JwkParts::new(material, algorithm, kid)))
     }
 
-    /// The key by which a signature of this algorithm is verified, unless it is for another.
+    /// Returns the key for verifying signatures of this algorithm, or `None` if the key is for
+    /// another algorithm.
     pub(crate) fn verifying_by(&self, algorithm: Algorithm) -> Option<Self> {
         let is_for_it = !self.0.is_algorithm_named || algorithm.is_same_as(self.algorithm());
         self.with_algorithm(algorithm).ok().filter(|_| is_for_it)
     }
 
-    /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.
+    /// Returns the same key for another algorithm of its key type: RS256 or PS256, EdDSA or
+    /// Ed25519.
     ///
     /// # Errors
-    /// `InvalidInput` if it can't.
+    /// Returns [`InvalidInput`] if the algorithm requires another key type.
     pub fn with_algorithm(&self, algorithm: Algorithm) -> Result<Self, InvalidInput> {
         if algorithm == self.algorithm() {
             return Ok(self.clone());
@@ -131,11 +137,12 @@ impl PublicJwk {
         ))
     }
 
-    /// The same key under the name that a server announces, in `dpop_signing_alg_values_supported` (RFC 9449 §5.1)
-    /// or in the `algs` of a challenge (RFC 9449 §7.1): Ed25519 has two.
+    /// Returns the same key with the algorithm name that a server supports, from
+    /// `dpop_signing_alg_values_supported` (RFC 9449 §5.1) or the `algs` of a challenge (RFC 9449
+    /// §7.1). Ed25519 has two names; the current one is preferred.
     ///
     /// # Errors
-    /// `InvalidInput` if the server takes no algorithm of this key.
+    /// Returns [`InvalidInput`] if the server does not support the key's algorithm.
     pub fn select_algorithm<'a>(
         &self,
         algs: impl IntoIterator<Item = &'a str>,
@@ -146,7 +153,7 @@ impl PublicJwk {
             .filter(|alg| alg.is_same_as(self.algorithm()));
         let first = usable.next().ok_or(InvalidInput::new(
             "key",
-            "must be for an algorithm that the server takes",
+            "must be for an algorithm that the server supports",
         ))?;
         let own = std::iter::once(first)
             .chain(usable)
@@ -154,17 +161,17 @@ impl PublicJwk {
         self.with_algorithm(own.unwrap_or(first))
     }
 
-    /// The algorithm that this key signs by.
+    /// Returns the algorithm of this key's signatures.
     pub fn algorithm(&self) -> Algorithm {
         self.0.algorithm
     }
 
-    /// `kid` (RFC 7517 §4.5), if the key was read with one.
+    /// Returns the `kid` (RFC 7517 §4.5), if the key has one.
     pub fn kid(&self) -> Option<&str> {
         self.0.kid.as_deref()
     }
 
-    /// The same key under a `kid`: for keys that come without one, such as PKCS#8 documents.
+    /// Returns the same key with a `kid`, for keys from formats without one, such as PKCS#8.
     pub fn with_kid(&self, kid: &str) -> Self {
         Self::new(
             self.0.material.clone(),
@@ -173,19 +180,20 @@ impl PublicJwk {
         )
     }
 
-    /// The JWK's JSON: the required members alone, in lexical order.
+    /// Returns the JWK as JSON: only the required members, in lexicographic order.
     pub fn to_json(&self) -> &str {
         self.0.json.get_or_init(|| self.0.material.to_json())
     }
 
-    /// The SHA-256 thumbprint (RFC 7638), base64url: a token's `jkt`, and `dpop_jkt`.
+    /// Returns the SHA-256 thumbprint (RFC 7638) in base64url: the value of a token's `jkt` and of
+    /// `dpop_jkt`.
     pub fn thumbprint(&self) -> &str {
         self.0
             .thumbprint
             .get_or_init(|| encode(digest(&SHA256, self.to_json().as_bytes()).as_ref()))
     }
 
-    /// The encoded header of a proof by this key.
+    /// Returns the base64url-encoded header of proofs signed by this key.
     pub(crate) fn proof_header(&self) -> &str {
         self.0.proof_header.get_or_init(|| {
             let (alg, jwk) = (self.algorithm(), self.to_json());
@@ -193,7 +201,7 @@ impl PublicJwk {
         })
     }
 
-    /// How many bytes its signatures have.
+    /// Returns the length of a raw signature in bytes.
     pub(crate) fn signature_len(&self) -> usize {
         match &self.0.material {
             KeyMaterial::P256(_) | KeyMaterial::Ed25519(_) => 64,
@@ -202,22 +210,23 @@ impl PublicJwk {
         }
     }
 
-    /// Whether this is the same key, under whichever algorithm and `kid`: for signers that have several.
+    /// Returns whether both are the same key, regardless of algorithm and `kid`. Signers with
+    /// several keys can use it.
     pub fn is_same_key(&self, other: &Self) -> bool {
         self.0.material == other.0.material
     }
 
-    /// Whether a raw signature (RFC 7518 §3.4 for ECDSA) holds.
+    /// Returns whether a raw signature (RFC 7518 §3.4 for ECDSA) is valid.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        let holds = |algorithm: &'static dyn verifying::VerificationAlgorithm, key: &[u8]| {
+        let is_valid = |algorithm: &'static dyn verifying::VerificationAlgorithm, key: &[u8]| {
             verifying::UnparsedPublicKey::new(algorithm, key)
                 .verify(message, signature)
                 .is_ok()
         };
         match (&self.0.material, self.0.algorithm) {
-            (KeyMaterial::P256(point), _) => holds(&verifying::ECDSA_P256_SHA256_FIXED, point),
-            (KeyMaterial::P384(point), _) => holds(&verifying::ECDSA_P384_SHA384_FIXED, point),
-            (KeyMaterial::Ed25519(point), _) => holds(&verifying::ED25519, point),
+            (KeyMaterial::P256(point), _) => is_valid(&verifying::ECDSA_P256_SHA256_FIXED, point),
+            (KeyMaterial::P384(point), _) => is_valid(&verifying::ECDSA_P384_SHA384_FIXED, point),
+            (KeyMaterial::Ed25519(point), _) => is_valid(&verifying::ED25519, point),
             (KeyMaterial::Rsa { n, e }, algorithm) => {
                 let scheme = match algorithm {
                     Algorithm::Ps256 => &verifying::RSA_PSS_2048_8192_SHA256,
@@ -230,8 +239,9 @@ impl PublicJwk {
         }
     }
 
-    /// Whether a point lies on its curve. ring tells by agreeing on a throw-away key with it. For Ed25519 that
-    /// is left to the verification.
+    /// Returns whether a point lies on its curve. ring checks this in a key agreement with an
+    /// ephemeral key. For Ed25519 this returns `true`: the verification of a signature checks the
+    /// point.
     pub(crate) fn is_on_curve(&self) -> bool {
         let agrees = |curve: &'static agreement::Algorithm, point: &[u8]| {
             agreement::EphemeralPrivateKey::generate(curve, &SystemRandom::new())
@@ -264,22 +274,25 @@ impl fmt::Debug for PublicJwk {
 }
 
 impl KeyMaterial {
-    pub(super) fn from_members(family: KeyType, members: &JwkMembers<'_>) -> Result<Self, BadJwk> {
-        match family {
+    pub(super) fn from_members(
+        key_type: KeyType,
+        members: &JwkMembers<'_>,
+    ) -> Result<Self, BadJwk> {
+        match key_type {
             KeyType::P256 | KeyType::P384 => {
                 let mut point = vec![4];
-                point.extend(coordinate(family, members.bytes("x")?)?);
-                point.extend(coordinate(family, members.bytes("y")?)?);
-                Self::from_point(family, &point)
+                point.extend(coordinate(key_type, members.bytes("x")?)?);
+                point.extend(coordinate(key_type, members.bytes("y")?)?);
+                Self::from_point(key_type, &point)
             }
-            KeyType::Ed25519 => Self::from_point(family, &members.bytes("x")?),
+            KeyType::Ed25519 => Self::from_point(key_type, &members.bytes("x")?),
             KeyType::Rsa => Self::from_modulus(members.bytes("n")?, members.bytes("e")?),
         }
     }
 
-    /// A point as ring and SEC 1 write it.
-    pub(super) fn from_point(family: KeyType, point: &[u8]) -> Result<Self, BadJwk> {
-        let key = match family {
+    /// Creates a key from a point in the encoding of ring and SEC 1.
+    pub(super) fn from_point(key_type: KeyType, point: &[u8]) -> Result<Self, BadJwk> {
+        let key = match key_type {
             KeyType::P256 => point
                 .try_into()
                 .ok()
@@ -300,7 +313,7 @@ impl KeyMaterial {
         }
     }
 
-    /// An RSA key that ring would verify with.
+    /// Creates an RSA key within the limits of ring's verification.
     pub(super) fn from_modulus(n: Vec<u8>, e: Vec<u8>) -> Result<Self, BadJwk> {
         let leading_zeros = n.first().map(|first| first.leading_zeros());
         let bits = match leading_zeros {
@@ -318,8 +331,8 @@ impl KeyMaterial {
         Ok(Self::Rsa { n, e })
     }
 
-    /// The members that RFC 7638 §3.2 (and RFC 8037 §2) requires, in its order: this is what the thumbprint
-    /// hashes, and there is nothing else that a proof's `jwk` needs.
+    /// Returns the members required by RFC 7638 §3.2 (and RFC 8037 §2), in its order. The
+    /// thumbprint is the hash of this text, and a proof's `jwk` needs no other members.
     fn to_json(&self) -> String {
         let elliptic = |curve: &str, point: &[u8]| {
             let (x, y) = point.split_at(point.len() / 2 + 1);
@@ -343,9 +356,10 @@ impl KeyMaterial {
     }
 }
 
-/// A coordinate has the length of its field, leading zeros included (RFC 7518 §6.2.1.2).
-fn coordinate(family: KeyType, bytes: Vec<u8>) -> Result<Vec<u8>, BadJwk> {
-    let length = if family == KeyType::P384 { 48 } else { 32 };
+/// Checks the length of a coordinate: that of the field, including leading zeros (RFC 7518
+/// §6.2.1.2).
+fn coordinate(key_type: KeyType, bytes: Vec<u8>) -> Result<Vec<u8>, BadJwk> {
+    let length = if key_type == KeyType::P384 { 48 } else { 32 };
     if bytes.len() == length {
         Ok(bytes)
     } else {
@@ -353,8 +367,9 @@ fn coordinate(family: KeyType, bytes: Vec<u8>) -> Result<Vec<u8>, BadJwk> {
     }
 }
 
-/// Whether an Ed25519 key is one of the few with which a signature can hold for every message, which ring's
-/// verification takes. The points of small order on Curve25519 in all their encodings, sign bit left out.
+/// Returns whether an Ed25519 key is a point of small order. With such a key one signature can be
+/// valid for every message, and ring's verification accepts it. All encodings of these points are
+/// listed, without the sign bit.
 fn has_small_order(point: &[u8; 32]) -> bool {
     const ORDER_8: [[u8; 32]; 2] = [
         [
@@ -377,7 +392,7 @@ fn has_small_order(point: &[u8; 32]) -> bool {
         _ => return false,
     };
     let is_zero_or_one = first <= 1 && middle.iter().all(|byte| *byte == 0) && last == 0;
-    // p - 1, and p and p + 1, which are 0 and 1 in another spelling.
+    // p - 1, and the non-canonical encodings of 0 and 1: p and p + 1.
     let is_near_p = first >= 0xec && middle.iter().all(|byte| *byte == 0xff) && last == 0x7f;
     is_zero_or_one || is_near_p || ORDER_8.contains(&y)
 }
@@ -537,7 +552,7 @@ mod tests {
                 KeyMaterial::P256(point) => point,
                 KeyMaterial::P384(point) => point,
                 KeyMaterial::Ed25519(point) => point,
-                KeyMaterial::Rsa { .. } => unreachable!("it isn't generated"),
+                KeyMaterial::Rsa { .. } => unreachable!("RSA keys are not generated"),
             };
             let again = PublicJwk::from_raw(algorithm, raw).unwrap();
             assert_eq!(again, key);

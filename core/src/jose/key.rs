@@ -27,13 +27,13 @@ const PEM_END: &str = "-----END PRIVATE KEY-----";
 const NO_RANDOM: InvalidInput = InvalidInput::new("system", "must have a source of random numbers");
 const NOT_CONSISTENT: InvalidInput = InvalidInput::new(
     "key",
-    "must be whole: its parts don't belong together, or ring can't use it",
+    "must be consistent: its parts don't belong together, or ring doesn't support the key",
 );
 
-/// A private key in this process's memory, used through ring.
+/// A private key in the memory of this process. ring performs the signatures.
 ///
-/// ring takes its own random numbers from the system, for generating keys and for signing by ECDSA and PSS: the
-/// one thing in this crate that is not an argument.
+/// To generate keys and to sign with ECDSA and PSS, ring obtains random numbers from the system.
+/// This is the only input of this crate that is not an argument.
 pub struct SigningKey {
     pair: Pair,
     random: SystemRandom,
@@ -48,11 +48,11 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// A new key.
+    /// Generates a new key.
     ///
     /// # Errors
-    /// `InvalidInput` for RS256 and PS256, whose keys must be imported (ring makes none), and if the system has no
-    /// random numbers.
+    /// Returns [`InvalidInput`] for RS256 and PS256, whose keys must be imported (ring can't
+    /// generate RSA keys), and if the system provides no random numbers.
     pub fn generate(algorithm: Algorithm) -> Result<Self, InvalidInput> {
         let random = SystemRandom::new();
         let ecdsa = |curve| {
@@ -77,21 +77,38 @@ impl SigningKey {
         Self::from_parts(parts, algorithm, None)
     }
 
-    /// The key in a PKCS#8 document (RFC 5208, RFC 5958), DER. An RSA key is for RS256 unless
-    /// [`with_algorithm`](Self::with_algorithm) says otherwise: the document doesn't tell.
+    /// Parses a key from a PKCS#8 document (RFC 5208, RFC 5958) in DER. An RSA key is for RS256,
+    /// because the document doesn't specify the algorithm; see
+    /// [`with_algorithm`](Self::with_algorithm).
     ///
     /// # Errors
-    /// `InvalidInput` if it is no such document, encrypted, an EC key without its public key, or of an unsupported kind.
+    /// Returns [`InvalidInput`] if `der` is not a PKCS#8 document, the document is encrypted, an EC
+    /// key lacks its public key, or the key type is not supported.
     pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, InvalidInput> {
         let parts = pkcs8::parse(der)?;
         let algorithm = parts.key_type().default_algorithm();
         Self::from_parts(parts, algorithm, None)
     }
 
-    /// The key in a PEM file (RFC 7468 §10): `-----BEGIN PRIVATE KEY-----`.
+    /// Parses the contents of a key file: PKCS#8 as PEM or DER, or a private JWK, recognised by how
+    /// it begins.
     ///
     /// # Errors
-    /// `InvalidInput` if it is no PEM of a PKCS#8 document that [`from_pkcs8_der`](Self::from_pkcs8_der) takes.
+    /// Returns [`InvalidInput`] as [`from_pkcs8_pem`](Self::from_pkcs8_pem),
+    /// [`from_pkcs8_der`](Self::from_pkcs8_der) and [`from_jwk`](Self::from_jwk) do.
+    pub fn parse(file: &[u8]) -> Result<Self, InvalidInput> {
+        match std::str::from_utf8(file) {
+            Ok(text) if text.trim_start().starts_with('{') => Self::from_jwk(file),
+            Ok(text) => Self::from_pkcs8_pem(text),
+            Err(_) => Self::from_pkcs8_der(file),
+        }
+    }
+
+    /// Parses a key from PEM (RFC 7468 §10): `-----BEGIN PRIVATE KEY-----`.
+    ///
+    /// # Errors
+    /// Returns [`InvalidInput`] if `pem` is not one PEM block with a PKCS#8 document that
+    /// [`from_pkcs8_der`](Self::from_pkcs8_der) accepts.
     pub fn from_pkcs8_pem(pem: &str) -> Result<Self, InvalidInput> {
         let malformed = || {
             InvalidInput::new(
@@ -110,15 +127,16 @@ impl SigningKey {
         Self::from_pkcs8_der(&der)
     }
 
-    /// The key in a private JWK (RFC 7517), for its `alg`.
+    /// Parses a key from a private JWK (RFC 7517). The key is for the JWK's `alg`.
     ///
     /// # Errors
-    /// `InvalidInput` if it is no such JWK, not all of it, inconsistent, not meant for signing, or unsupported.
+    /// Returns [`InvalidInput`] if `jwk` is not a private JWK, is incomplete, inconsistent, not
+    /// permitted for signing, or not supported.
     pub fn from_jwk(jwk: &[u8]) -> Result<Self, InvalidInput> {
         let members = JwkMembers::parse(jwk)?;
         let (parts, algorithm) = PrivateParts::from_members(&members)?;
         let key = Self::from_parts(parts, algorithm, members.kid()?)?;
-        // An Ed25519 key's public half follows from its private one; `x` must be that.
+        // ring derives the public key of an Ed25519 key, so `x` must be compared with it.
         let public = KeyMaterial::from_members(algorithm.key_type(), &members)?;
         if !key
             .public
@@ -136,15 +154,18 @@ impl SigningKey {
     ) -> Result<Self, InvalidInput> {
         let random = SystemRandom::new();
         let (pair, material) = match &parts {
-            PrivateParts::Ec { family, d, point } => {
+            PrivateParts::Ec { key_type, d, point } => {
                 let pair = EcdsaKeyPair::from_private_key_and_public_key(
-                    signing_curve(*family),
+                    signing_curve(*key_type),
                     d,
                     point,
                     &random,
                 )
                 .map_err(|_| NOT_CONSISTENT)?;
-                (Pair::Ecdsa(pair), KeyMaterial::from_point(*family, point)?)
+                (
+                    Pair::Ecdsa(pair),
+                    KeyMaterial::from_point(*key_type, point)?,
+                )
             }
             PrivateParts::Ed25519 { seed } => {
                 let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NOT_CONSISTENT)?;
@@ -165,16 +186,17 @@ impl SigningKey {
         })
     }
 
-    /// The same key for another algorithm that it can be used with: RS256 or PS256, EdDSA or Ed25519.
+    /// Returns the same key for another algorithm of its key type: RS256 or PS256, EdDSA or
+    /// Ed25519.
     ///
     /// # Errors
-    /// `InvalidInput` if it can't.
+    /// Returns [`InvalidInput`] if the algorithm requires another key type.
     pub fn with_algorithm(mut self, algorithm: Algorithm) -> Result<Self, InvalidInput> {
         self.public = self.public.with_algorithm(algorithm)?;
         Ok(self)
     }
 
-    /// The key as PEM, to be written to a file that only its owner can read.
+    /// Returns the key as PEM. Write it only to a file that no other user can read.
     pub fn to_pkcs8_pem(&self) -> Secret {
         let body = Zeroizing::new(STANDARD.encode(self.to_pkcs8_der().expose()));
         let mut pem = String::with_capacity(body.len() + body.len() / 64 + 64);
@@ -192,12 +214,12 @@ impl SigningKey {
         Secret::new(pem)
     }
 
-    /// The key as a PKCS#8 document, DER.
+    /// Returns the key as a PKCS#8 document in DER.
     pub fn to_pkcs8_der(&self) -> SecretBytes {
         SecretBytes(pkcs8::write(&self.parts))
     }
 
-    /// The key as a private JWK, with its `alg`.
+    /// Returns the key as a private JWK with `alg`.
     pub fn to_jwk(&self) -> Secret {
         self.parts.to_jwk(
             self.public.to_json(),
@@ -206,21 +228,23 @@ impl SigningKey {
         )
     }
 
-    /// The public half.
+    /// Returns the public key.
     pub fn public(&self) -> &PublicJwk {
         &self.public
     }
 
-    /// Signs what a [`Signing`](crate::driver::Signing) asks for, by the algorithm that it asks for.
+    /// Signs the message of a [`Signing`](crate::driver::Signing)'s request with the algorithm of
+    /// the request.
     ///
     /// # Errors
-    /// `InvalidInput` if another key is asked for.
+    /// Returns [`InvalidInput`] if the request is for another key, or the system provides no random
+    /// numbers.
     pub fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
-        let asked = request.key();
-        if !asked.is_same_key(&self.public) {
-            return Err(InvalidInput::new("key", "must be the one that the request names").into());
+        let public = request.key();
+        if !public.is_same_key(&self.public) {
+            return Err(InvalidInput::new("key", "must be the key of the request").into());
         }
-        let (algorithm, message) = (asked.algorithm(), request.message());
+        let (algorithm, message) = (public.algorithm(), request.message());
         match &self.pair {
             Pair::Ecdsa(pair) => {
                 let raw = pair.sign(&self.random, message).map_err(|_| NO_RANDOM)?;
@@ -246,15 +270,15 @@ impl SigningKey {
 impl PrivateParts {
     fn key_type(&self) -> KeyType {
         match self {
-            Self::Ec { family, .. } => *family,
+            Self::Ec { key_type, .. } => *key_type,
             Self::Ed25519 { .. } => KeyType::Ed25519,
             Self::Rsa(_) => KeyType::Rsa,
         }
     }
 }
 
-fn signing_curve(family: KeyType) -> &'static EcdsaSigningAlgorithm {
-    match family {
+fn signing_curve(key_type: KeyType) -> &'static EcdsaSigningAlgorithm {
+    match key_type {
         KeyType::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
         _ => &ECDSA_P256_SHA256_FIXED_SIGNING,
     }
@@ -291,7 +315,7 @@ impl From<BadPkcs8> for InvalidInput {
                     "must be an EC key on P-256 or P-384, an Ed25519 key, or an RSA key"
                 }
                 BadPkcs8::NoPublicKey => {
-                    "must include its public key: ring can't derive that of an EC key"
+                    "must include its public key: ring can't derive the public key of an EC key"
                 }
             },
         )

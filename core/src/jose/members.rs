@@ -1,4 +1,4 @@
-//! The members of a JWK, as they stand (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
+//! The members of a JWK, before conversion to a key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
 
 use std::borrow::Cow;
 
@@ -9,15 +9,15 @@ use super::decode;
 use crate::types::input::InvalidInput;
 use crate::wire::json::{JsonObject, JsonValue};
 
-/// A JWK of any kind, which says nothing twice. Members that aren't known are ignored.
+/// A JWK of any key type, without duplicate members. Unknown members are ignored.
 pub(crate) struct JwkMembers<'a>(JsonObject<'a>);
 
-/// Of a private key, or of a symmetric one.
+/// The members of private and symmetric keys.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", OTHER_PRIMES, "k"];
 
 const OTHER_PRIMES: &str = "oth";
 
-/// What a key may be used for here (RFC 7517 §4.3).
+/// The operation for which a key is used (RFC 7517 §4.3).
 #[derive(Clone, Copy)]
 pub(crate) enum KeyOperation {
     Sign,
@@ -38,9 +38,10 @@ impl<'a> JwkMembers<'a> {
         }
     }
 
-    /// The kind of key, if it is one that is supported and meant for the operation, and its algorithm.
+    /// Returns the key type and the algorithm, if both are supported and the JWK permits the
+    /// operation.
     pub(crate) fn kind(&self, operation: KeyOperation) -> Result<(KeyType, Algorithm), BadJwk> {
-        let family = match (self.text("kty")?.as_deref(), self.text("crv")?.as_deref()) {
+        let key_type = match (self.text("kty")?.as_deref(), self.text("crv")?.as_deref()) {
             (None, _) => return Err(BadJwk::Malformed),
             (Some("EC"), Some("P-256")) => KeyType::P256,
             (Some("EC"), Some("P-384")) => KeyType::P384,
@@ -49,20 +50,20 @@ impl<'a> JwkMembers<'a> {
             _ => return Err(BadJwk::Unsupported),
         };
         let algorithm = match self.text("alg")? {
-            None => Some(family.default_algorithm()),
+            None => Some(key_type.default_algorithm()),
             Some(alg) => {
-                Algorithm::from_alg(&alg).filter(|algorithm| algorithm.key_type() == family)
+                Algorithm::from_alg(&alg).filter(|algorithm| algorithm.key_type() == key_type)
             }
         };
-        let meant_for_it =
+        let is_permitted =
             self.text("use")?.is_none_or(|usage| usage == "sig") && self.permits(operation)?;
         match algorithm {
-            Some(algorithm) if meant_for_it => Ok((family, algorithm)),
+            Some(algorithm) if is_permitted => Ok((key_type, algorithm)),
             _ => Err(BadJwk::Unsupported),
         }
     }
 
-    /// What `key_ops` says of it.
+    /// Returns whether `key_ops` permits the operation. A missing `key_ops` permits all.
     fn permits(&self, operation: KeyOperation) -> Result<bool, BadJwk> {
         let Some(permitted) = self.0.get("key_ops") else {
             return Ok(true);
@@ -88,30 +89,31 @@ impl<'a> JwkMembers<'a> {
         Ok(self.text("kid")?.map(Cow::into_owned))
     }
 
-    /// Whether any private or symmetric part is there, whatever its value.
+    /// Returns whether any private or symmetric member is present, regardless of its value.
     pub(crate) fn is_private(&self) -> bool {
         PRIVATE.iter().any(|name| self.0.has(name))
     }
 
-    /// More than two primes, which nothing supports.
+    /// Returns whether an RSA key has more than two primes, which is not supported.
     pub(super) fn has_other_primes(&self) -> bool {
         self.0.has(OTHER_PRIMES)
     }
 
-    /// The bytes of a public member.
+    /// Returns the bytes of a public member.
     pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>, BadJwk> {
         self.text(name)?
             .and_then(|text| decode(&text))
             .ok_or(BadJwk::Malformed)
     }
 
-    /// The bytes of a private one.
+    /// Returns the bytes of a private member.
     pub(super) fn private(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, BadJwk> {
         let bytes = self.0.str(name).and_then(|text| decode(&text));
         bytes.map(Zeroizing::new).ok_or(BadJwk::NotPrivate)
     }
 
-    /// A private number of RSA. Some write all of them in one length (.NET), against RFC 7518 §2's Base64urlUInt.
+    /// Returns a private number of an RSA key, without leading zeros. Some libraries (.NET) pad the
+    /// numbers to one length, contrary to Base64urlUInt (RFC 7518 §2).
     pub(super) fn private_number(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, BadJwk> {
         let mut bytes = self.private(name)?;
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
@@ -127,7 +129,7 @@ impl<'a> JwkMembers<'a> {
     }
 }
 
-/// Why a JWK is not taken.
+/// The reason why a JWK is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadJwk {
     Malformed,
@@ -147,7 +149,7 @@ impl BadJwk {
             Self::Private => "must not hold private or symmetric key material",
             Self::NotPrivate => "must hold the private key, with every part of it",
             Self::Unsupported => {
-                "must be for signatures by ES256, ES384, EdDSA, RS256 or PS256, and say nothing to the contrary"
+                "must be for signatures by ES256, ES384, EdDSA, RS256 or PS256, and its `alg`, `use` and `key_ops` must permit that"
             }
             Self::NoPoint => "must be a point on its curve",
             Self::Weak => {

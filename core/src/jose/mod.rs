@@ -1,12 +1,13 @@
-//! Keys, algorithms and signatures in JOSE's terms (RFC 7515, 7517, 7518, 7638, 8037, 9864).
+//! JOSE keys, algorithms and signatures (RFC 7515, 7517, 7518, 7638, 8037, 9864).
 //!
 //! | `alg` | signs | verifies | keys |
 //! |---|---|---|---|
 //! | ES256, ES384 | yes | yes | generated; PKCS#8, private JWK |
-//! | EdDSA, Ed25519 | yes | yes | generated; PKCS#8, private JWK. One algorithm by its two names |
-//! | RS256, PS256 | yes, 2048 to 4096 bits | yes, 2048 to 8192 bits | PKCS#8, private JWK. ring makes no RSA keys |
+//! | EdDSA, Ed25519 | yes | yes | generated; PKCS#8, private JWK. Two names of one algorithm |
+//! | RS256, PS256 | yes, 2048 to 4096 bits | yes, 2048 to 8192 bits | PKCS#8, private JWK. ring can't generate RSA keys |
 //!
-//! Everything else is refused: `none`, HMAC and symmetric keys, ES256K, ES512, other curves, RSA below 2048 bits.
+//! All other algorithms and keys are rejected: `none`, HMAC and symmetric keys, ES256K, ES512,
+//! other curves, RSA below 2048 bits.
 
 mod algorithm;
 mod base64url;

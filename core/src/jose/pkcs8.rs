@@ -1,4 +1,5 @@
-//! PKCS#8 (RFC 5208, RFC 5958) with the keys of RFC 5915 (EC), RFC 8410 (Ed25519) and RFC 8017 (RSA).
+//! PKCS#8 (RFC 5208, RFC 5958) with the keys of RFC 5915 (EC), RFC 8410 (Ed25519) and RFC 8017
+//! (RSA).
 
 use zeroize::Zeroizing;
 
@@ -14,7 +15,7 @@ const P384: &[u8] = &[0x2B, 0x81, 0x04, 0x00, 0x22];
 const ED25519: &[u8] = &[0x2B, 0x65, 0x70];
 const RSA_ENCRYPTION: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01];
 
-/// Why a document is not taken.
+/// The reason why a document is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadPkcs8 {
     Malformed,
@@ -45,8 +46,8 @@ pub(super) fn parse(der: &[u8]) -> Result<PrivateParts, BadPkcs8> {
     }
 }
 
-/// RFC 5915 §3
-fn ec(family: KeyType, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkcs8> {
+/// Parses an `ECPrivateKey` (RFC 5915 §3).
+fn ec(key_type: KeyType, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkcs8> {
     let malformed = BadPkcs8::Malformed;
     let mut key = Reader::new(key).enter(SEQUENCE).ok_or(malformed)?;
     let version = key.unsigned();
@@ -54,7 +55,7 @@ fn ec(family: KeyType, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkc
     if version != Some(&[1]) || given.len() > length {
         return Err(malformed);
     }
-    // Some writers leave out leading zeros.
+    // Some implementations omit leading zeros.
     let mut d = Zeroizing::new(vec![0; length - given.len()]);
     d.reserve_exact(given.len());
     d.extend(given);
@@ -64,7 +65,7 @@ fn ec(family: KeyType, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkc
         .and_then(|mut public| public.read(BIT_STRING));
     match public {
         Some([0, point @ ..]) => Ok(PrivateParts::Ec {
-            family,
+            key_type,
             d,
             point: point.to_vec(),
         }),
@@ -72,7 +73,7 @@ fn ec(family: KeyType, length: usize, key: &[u8]) -> Result<PrivateParts, BadPkc
     }
 }
 
-/// RFC 8410 §7
+/// Parses a `CurvePrivateKey` (RFC 8410 §7).
 fn ed25519(key: &[u8]) -> Option<PrivateParts> {
     let mut key = Reader::new(key);
     let seed = key.read(OCTET_STRING).filter(|seed| seed.len() == 32)?;
@@ -81,7 +82,7 @@ fn ed25519(key: &[u8]) -> Option<PrivateParts> {
     })
 }
 
-/// RFC 8017 §A.1.2
+/// Parses an `RSAPrivateKey` (RFC 8017 §A.1.2).
 fn rsa(key: &[u8]) -> Option<PrivateParts> {
     let mut document = Reader::new(key);
     let mut key = document.enter(SEQUENCE)?;
@@ -115,12 +116,16 @@ pub(super) fn write(parts: &PrivateParts) -> Bytes {
     let mut algorithm = Vec::new();
     let mut key = buffer();
     match parts {
-        PrivateParts::Ec { family, d, point } => {
+        PrivateParts::Ec { key_type, d, point } => {
             push(&mut algorithm, OID, EC_PUBLIC_KEY);
             push(
                 &mut algorithm,
                 OID,
-                if *family == KeyType::P384 { P384 } else { P256 },
+                if *key_type == KeyType::P384 {
+                    P384
+                } else {
+                    P256
+                },
             );
             let mut bits = vec![0];
             bits.extend(point);
@@ -166,7 +171,8 @@ pub(super) fn write(parts: &PrivateParts) -> Bytes {
     document
 }
 
-/// Room for the largest key that can sign (RSA of 4096 bits), so that no copy is left behind by growing.
+/// Returns a buffer with capacity for the largest signing key (RSA of 4096 bits). A reallocation
+/// would leave an unwiped copy in memory.
 fn buffer() -> Bytes {
     Zeroizing::new(Vec::with_capacity(3 * 1024))
 }

@@ -1,4 +1,4 @@
-//! Private keys as their parts: what PKCS#8 and private JWKs hold, and ring takes. Wiped on drop.
+//! The components of private keys, as PKCS#8, private JWKs and ring use them. Wiped on drop.
 
 use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -13,10 +13,10 @@ pub(super) type Bytes = Zeroizing<Vec<u8>>;
 pub(super) enum PrivateParts {
     Ec {
         /// P-256 or P-384.
-        family: KeyType,
-        /// Of the field's length.
+        key_type: KeyType,
+        /// The private scalar, padded to the length of the field.
         d: Bytes,
-        /// The public key, uncompressed; ring can't derive it.
+        /// The public key as an uncompressed point; ring can't derive it.
         point: Vec<u8>,
     },
     Ed25519 {
@@ -25,7 +25,7 @@ pub(super) enum PrivateParts {
     Rsa(Box<RsaParts>),
 }
 
-/// RFC 8017 §3.2, big-endian without leading zeros.
+/// The numbers of an RSA key (RFC 8017 §3.2), big-endian without leading zeros.
 pub(super) struct RsaParts {
     pub(super) n: Vec<u8>,
     pub(super) e: Vec<u8>,
@@ -38,14 +38,14 @@ pub(super) struct RsaParts {
 }
 
 impl PrivateParts {
-    /// The private key of a JWK, and the algorithm that it names or is usually for.
+    /// Returns the private key of a JWK, and its `alg` or the default algorithm of its key type.
     pub(super) fn from_members(members: &JwkMembers<'_>) -> Result<(Self, Algorithm), BadJwk> {
-        let (family, algorithm) = members.kind(KeyOperation::Sign)?;
-        let parts = match family {
+        let (key_type, algorithm) = members.kind(KeyOperation::Sign)?;
+        let parts = match key_type {
             KeyType::P256 | KeyType::P384 => {
                 let point = [vec![4], members.bytes("x")?, members.bytes("y")?].concat();
                 Self::Ec {
-                    family,
+                    key_type,
                     d: members.private("d")?,
                     point,
                 }
@@ -68,7 +68,7 @@ impl PrivateParts {
         Ok((parts, algorithm))
     }
 
-    /// The private JWK, `public` being the JSON of its public half.
+    /// Returns the private JWK. `public` is the JSON of the public JWK.
     pub(super) fn to_jwk(&self, public: &str, algorithm: Algorithm, kid: Option<&str>) -> Secret {
         #[derive(Default, Serialize)]
         struct Additions<'a> {
@@ -102,7 +102,7 @@ impl PrivateParts {
             d: encode(d),
             primes,
         };
-        // Strings, written to memory, can't fail.
+        // Serialising strings to memory can't fail.
         let private = Zeroizing::new(serde_json::to_string(&additions).unwrap_or_default());
         additions.d.zeroize();
         if let Some(primes) = &mut additions.primes {
@@ -116,7 +116,7 @@ impl PrivateParts {
                 part.zeroize();
             }
         }
-        // Both are objects: the one goes on where the other ends.
+        // Both are JSON objects: join them into one.
         let public = public.strip_suffix('}').unwrap_or(public);
         let private = private.strip_prefix('{').unwrap_or(&private);
         let mut jwk = String::with_capacity(public.len() + private.len() + 1);

@@ -6,8 +6,8 @@ use crate::types::input::InvalidInput;
 
 /// A signature in JOSE's encoding.
 ///
-/// The constructor names the encoding that the bytes are in; it is never guessed, because the first byte
-/// of a raw signature may well be the one that DER begins with.
+/// Each constructor takes one encoding. The encoding is never detected, because a raw signature can
+/// begin with the first byte of a DER signature.
 #[derive(Clone, Debug)]
 pub struct Signature {
     algorithm: Algorithm,
@@ -22,11 +22,12 @@ enum Bytes {
 }
 
 impl Signature {
-    /// A raw signature: R‖S for ECDSA (RFC 7518 §3.4), as JOSE libraries and WebCrypto make it, and the one
-    /// form that Ed25519 and RSA signatures have.
+    /// Creates a signature from its raw form: R‖S for ECDSA (RFC 7518 §3.4), as JOSE libraries and
+    /// WebCrypto produce it. Ed25519 and RSA signatures have only this form.
     ///
     /// # Errors
-    /// `InvalidInput` if the length isn't the algorithm's: 64 bytes for ES256 and EdDSA, 96 for ES384, 256 to 1024 for RSA.
+    /// Returns [`InvalidInput`] if the length is not the algorithm's: 64 bytes for ES256 and EdDSA,
+    /// 96 for ES384, 256 to 1024 for RSA.
     pub fn from_jose(algorithm: Algorithm, raw: &[u8]) -> Result<Self, InvalidInput> {
         let bytes = match algorithm.key_type() {
             KeyType::P256 | KeyType::Ed25519 => raw.try_into().ok().map(Bytes::Fixed64),
@@ -42,11 +43,12 @@ impl Signature {
         Ok(Self { algorithm, bytes })
     }
 
-    /// An ECDSA signature in DER, as cloud key services and most HSM tools make it: `Ecdsa-Sig-Value` of
-    /// RFC 3279 §2.2.3.
+    /// Creates a signature from an ECDSA signature in DER, as cloud key services and most HSM tools
+    /// produce it: `Ecdsa-Sig-Value` (RFC 3279 §2.2.3).
     ///
     /// # Errors
-    /// `InvalidInput` if it isn't exactly that, or the algorithm has no such form (EdDSA, RSA).
+    /// Returns [`InvalidInput`] if `der` is anything else, or the algorithm has no such form
+    /// (EdDSA, RSA).
     pub fn from_der(algorithm: Algorithm, der: &[u8]) -> Result<Self, InvalidInput> {
         let half = match algorithm.key_type() {
             KeyType::P256 => 32,
@@ -74,7 +76,7 @@ impl Signature {
         }
     }
 
-    /// Completes a JWS: appends a dot and the signature.
+    /// Completes a JWS: appends a dot and the encoded signature to the signing input.
     pub(crate) fn append_to(&self, input: &mut Vec<u8>, key: &PublicJwk) -> Result<(), Error> {
         if !self.algorithm.is_same_as(key.algorithm())
             || self.as_bytes().len() != key.signature_len()
@@ -124,7 +126,7 @@ mod tests {
             &SystemRandom::new(),
         )
         .unwrap();
-        // Often enough that leading zeros and high bits occur in either half.
+        // Enough repetitions for leading zeros and high bits to occur in both halves.
         for _ in 0..600 {
             let der = der_pair.sign(&SystemRandom::new(), b"message").unwrap();
             let signature = Signature::from_der(Algorithm::Es256, der.as_ref()).unwrap();

@@ -1,15 +1,16 @@
-//! A signature as an effect: the core says which bytes are to be signed by which key, the driver
-//! brings the signature whenever it has it. So a key may be in this process, in an HSM, behind a
-//! cloud's API or inside a browser, and the core needs neither a trait nor `async` for it.
+//! Signatures as requests to the driver. The core provides the bytes and the key, and the driver
+//! supplies the signature when it is available. A key may therefore be in this process, in an HSM,
+//! behind a cloud API or in a browser, and the core needs neither a trait nor `async` for it.
 
 use std::fmt;
 
 use crate::jose::{PublicJwk, Signature};
 use crate::types::error::Error;
 
-/// A `T` that may first need signatures: a proof, a client assertion, or both in turn.
+/// A `T` that may require signatures first: of a proof, a client assertion, or both in turn.
 ///
-/// A key that answers at once is one line, `signing.finish(|request| key.sign(request))`; any other is a loop:
+/// A key that signs synchronously needs one line, `signing.finish(|request| key.sign(request))`.
+/// Other keys need a loop:
 ///
 /// ```
 /// # use keybound_core::{Error, SignRequest, jose::Signature};
@@ -27,21 +28,23 @@ use crate::types::error::Error;
 /// # Ok(ready)
 /// # }
 /// ```
-#[must_use = "nothing is signed, and nothing sent, until this is finished"]
+#[must_use = "nothing is signed or sent until this is finished"]
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
 pub enum Signing<T: Resumable> {
-    /// All signatures are in.
+    /// All signatures are complete.
     Ready(T),
-    /// One more is needed.
+    /// Another signature is required.
     Needs(Unsigned<T>),
 }
 
 impl<T: Resumable> Signing<T> {
-    /// Brings every signature that is needed, by a key that answers at once.
+    /// Supplies all required signatures from a key that signs synchronously, and returns the
+    /// result.
     ///
     /// # Errors
-    /// What `sign` returns, and `InvalidInput` for a signature of another algorithm than the request's.
+    /// Returns the error of `sign`, and [`InvalidInput`](crate::InvalidInput) if a signature's
+    /// algorithm or length is not that of the request's key.
     pub fn finish<E: From<Error>>(
         mut self,
         mut sign: impl FnMut(&SignRequest) -> Result<Signature, E>,
@@ -58,8 +61,8 @@ impl<T: Resumable> Signing<T> {
     }
 }
 
-/// A step that waits for one signature.
-#[must_use = "nothing is signed, and nothing sent, until this is resumed"]
+/// A `T` that needs one signature to continue.
+#[must_use = "nothing is signed or sent until this is resumed"]
 pub struct Unsigned<T: Resumable> {
     request: SignRequest,
     draft: T::Draft,
@@ -70,15 +73,16 @@ impl<T: Resumable> Unsigned<T> {
         Self { request, draft }
     }
 
-    /// What is to be signed, and by which key.
+    /// Returns the bytes to sign and the key that must sign them.
     pub fn request(&self) -> &SignRequest {
         &self.request
     }
 
-    /// Takes the signature and goes on.
+    /// Supplies the signature, and returns the result or the request for the next signature.
     ///
     /// # Errors
-    /// `InvalidInput` if the signature is of another algorithm than the request's.
+    /// Returns [`InvalidInput`](crate::InvalidInput) if the signature's algorithm or length is not
+    /// that of the request's key.
     pub fn resume(self, signature: Signature) -> Result<Signing<T>, Error> {
         T::assemble(self.draft, self.request.complete(&signature)?)
     }
@@ -92,24 +96,27 @@ impl<T: Resumable> fmt::Debug for Unsigned<T> {
     }
 }
 
-/// The bytes to sign, which are a JWS signing input (RFC 7515 §5.1), and the key that must sign them.
+/// The bytes to sign, a JWS signing input (RFC 7515 §5.1), and the key that must sign them.
 pub struct SignRequest {
     input: Vec<u8>,
     key: PublicJwk,
 }
 
 impl SignRequest {
-    /// `input` should have room for the signature, so that the finished JWS is the same allocation.
+    /// Creates a request. If `input` has capacity for the signature, completing the JWS doesn't
+    /// reallocate.
     pub(crate) fn new(input: Vec<u8>, key: PublicJwk) -> Self {
         Self { input, key }
     }
 
-    /// The message itself, not its digest: `ASCII(BASE64URL(header) || '.' || BASE64URL(payload))`.
+    /// Returns the message, not its digest:
+    /// `ASCII(BASE64URL(header) || '.' || BASE64URL(payload))`.
     pub fn message(&self) -> &[u8] {
         &self.input
     }
 
-    /// The public half of the key that must sign; its [`algorithm`](PublicJwk::algorithm) says how.
+    /// Returns the public key of the key that must sign. Sign with its
+    /// [`algorithm`](PublicJwk::algorithm).
     pub fn key(&self) -> &PublicJwk {
         &self.key
     }
@@ -129,18 +136,19 @@ impl fmt::Debug for SignRequest {
     }
 }
 
-/// What can be put together from a draft and a JWS. Sealed: the core's own steps implement it.
+/// A type that is assembled from an unsigned draft and a signed JWS. Sealed: only types of this
+/// crate implement it.
 pub trait Resumable: Sized + sealed::Sealed {
-    /// The step without its signature.
+    /// The value without its signature.
     #[doc(hidden)]
     type Draft;
 
-    /// Puts the signed JWS into the draft, which may then need another.
+    /// Adds the signed JWS to the draft, which may then require another signature.
     #[doc(hidden)]
     fn assemble(draft: Self::Draft, jws: Vec<u8>) -> Result<Signing<Self>, Error>;
 }
 
 pub(crate) mod sealed {
-    #[expect(unnameable_types, reason = "it seals `Assemble`")]
+    #[expect(unnameable_types, reason = "it seals `Resumable`")]
     pub trait Sealed {}
 }

@@ -1,5 +1,5 @@
-//! Signatures that others have published: Project Wycheproof's attacks, and the figures of RFCs. See
-//! `tests/vectors/README.md` for where they come from.
+//! Tests with published signatures: the attacks of Project Wycheproof, and the examples in RFCs.
+//! Their sources are listed in `tests/vectors/README.md`.
 
 #![cfg(test)]
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Algorithm, PublicJwk, SigningKey, decode, encode};
 use crate::jose::signing::SignRequest;
 
-/// Each test of a file with its group.
+/// Returns each test of a file with its group.
 fn tests(file: &str) -> Vec<(Value, Value)> {
     let file: Value = serde_json::from_str(file).unwrap();
     let mut tests = Vec::new();
@@ -32,7 +32,7 @@ fn jwk(json: &Value) -> Option<PublicJwk> {
     PublicJwk::from_json(json.to_string().as_bytes()).ok()
 }
 
-/// The number of tests that hold and don't, after each did what it should.
+/// Checks every test of a file, and returns the numbers of valid and of invalid signatures.
 fn raw_signatures(file: &str, key: impl Fn(&Value) -> PublicJwk) -> (usize, usize) {
     let mut counts = (0, 0);
     for (group, case) in tests(file) {
@@ -41,7 +41,7 @@ fn raw_signatures(file: &str, key: impl Fn(&Value) -> PublicJwk) -> (usize, usiz
             assert_eq!(jwk(&group["publicKeyJwk"]), Some(key.clone()), "{case}");
         }
         let holds = key.verify(&hex(&case["msg"]), &hex(&case["sig"]));
-        // None of these files has an `acceptable` test, which might go either way.
+        // None of these files has an `acceptable` test, for which both results are correct.
         assert!(
             holds && case["result"] == "valid" || !holds && case["result"] == "invalid",
             "{case}"
@@ -51,7 +51,7 @@ fn raw_signatures(file: &str, key: impl Fn(&Value) -> PublicJwk) -> (usize, usiz
     counts
 }
 
-/// Some groups have no JWK, all have the point.
+/// Creates the key from the group's point: some groups have no JWK.
 fn elliptic(curve: &str, group: &Value) -> PublicJwk {
     let point = hex(&group["publicKey"]["uncompressed"]);
     let (x, y) = point[1..].split_at(point.len() / 2);
@@ -97,8 +97,8 @@ fn pss_is_verified_as_wycheproof_wants() {
     );
 }
 
-/// RFC 7515 §5.2 with a given key, whose algorithm the header must name: how `ProofVerifier::verify` does it,
-/// which takes its key from the header.
+/// Validates a JWS (RFC 7515 §5.2) with a given key, whose algorithm the header must name.
+/// `ProofVerifier::verify` does the same with the key in the header.
 fn holds(key: &PublicJwk, jws: &str) -> bool {
     let parts: Vec<&str> = jws.split('.').collect();
     let [header, payload, signature] = parts[..] else {
@@ -117,7 +117,7 @@ fn holds(key: &PublicJwk, jws: &str) -> bool {
         && key.verify(format!("{header}.{payload}").as_bytes(), &raw)
 }
 
-/// The group's one key, private where it has no public half.
+/// Returns the only key of a group: the public key, or the private one if there is no public key.
 fn key_of(group: &Value) -> &Value {
     let key = if group["public"].is_null() {
         &group["private"]
@@ -135,7 +135,7 @@ fn key_of(group: &Value) -> &Value {
 struct Outcomes {
     held: usize,
     refused: usize,
-    /// Valid, but by an algorithm, or with a key, that isn't supported: the key is refused.
+    /// Valid, but with an unsupported algorithm or key: the key is rejected.
     unsupported: usize,
 }
 
@@ -176,11 +176,12 @@ fn compact_signatures(file: &str, left_out: impl Fn(&Value, &Value) -> bool) -> 
     outcomes
 }
 
-/// All 401 but two: tests 346 and 350 hold a PS384 signature (RFC 7520 §4.2) to be valid under a key that says
-/// `"alg":"PS256"`. The key says no (RFC 7517 §4.4), and so do we.
+/// Runs all 401 tests but two. Tests 346 and 350 expect a PS384 signature (RFC 7520 §4.2) to be
+/// valid under a key with `"alg":"PS256"`. RFC 7517 §4.4 restricts that key to PS256, so it is
+/// rejected here.
 ///
-/// The 28 unsupported ones are HS256 (groups hs256, rfc7520, base64: 10), RS384 and RS512 (8), PS384 and
-/// PS512 (8), ES512 (rfc7520: 2).
+/// The 28 unsupported ones are HS256 (groups hs256, rfc7520, base64: 10), RS384 and RS512 (8),
+/// PS384 and PS512 (8), ES512 (rfc7520: 2).
 #[test]
 fn compact_signatures_are_verified_as_wycheproof_wants() {
     let file = include_str!("../../tests/vectors/wycheproof/json_web_signature_test.json");
@@ -201,9 +202,10 @@ fn compact_signatures_are_verified_as_wycheproof_wants() {
     );
 }
 
-/// 21 of 26. Left out are four tests of key sets (mixed, of two keys, with one `kid` twice), because nothing here
-/// takes a key set, and test 7, a modulus with the weakness of ROCA (CVE-2017-15361): a proof's key is its
-/// maker's own, and a weak one puts no other at risk; ring doesn't look for it either.
+/// Runs 21 of 26 tests. Four tests of key sets (mixed, of two keys, with a duplicate `kid`) are
+/// omitted, because this module parses single keys only. Test 7 is omitted, too: its modulus has
+/// the ROCA weakness (CVE-2017-15361). A weak key in a proof endangers only the client that chose
+/// it, and ring doesn't check for it either.
 #[test]
 fn keys_are_refused_as_wycheproof_wants() {
     let file = include_str!("../../tests/vectors/wycheproof/json_web_key_test.json");
@@ -229,7 +231,8 @@ fn bytes(part: &Value) -> Vec<u8> {
     decode(part.as_str().unwrap()).unwrap()
 }
 
-/// RFC 7515 A.3, RFC 7520 §4.1, RFC 8037 A.4: the private key, the JWS, and whether there is but one.
+/// Returns the examples of RFC 7515 A.3, RFC 7520 §4.1 and RFC 8037 A.4: the private key, the JWS,
+/// and whether the signature is deterministic.
 fn figures() -> [(Value, Algorithm, String, bool); 4] {
     let parse = |file: &str| serde_json::from_str::<Value>(file).unwrap();
     let rfcs = parse(include_str!("../../tests/vectors/jose-rfcs.json"));
@@ -285,7 +288,7 @@ fn a_signature_of_one_rfc_is_none_of_another() {
     for (at, (jwk, ..)) in figures().into_iter().enumerate() {
         let key = SigningKey::from_jwk(jwk.to_string().as_bytes()).unwrap();
         for (other, (_, _, jws, _)) in figures().iter().enumerate() {
-            // The second and the third are one figure, once from the RFC and once from the cookbook.
+            // The second and the third example are the same, from the RFC and from the cookbook.
             let same = at == other || at.min(other) == 1 && at.max(other) == 2;
             assert_eq!(holds(key.public(), jws), same, "{at} {other}");
         }

@@ -1,5 +1,7 @@
-//! The authorization code grant (RFC 6749 §4.1) with PKCE (RFC 7636): a person is sent to the authorization server, and
-//! comes back with a code.
+//! The authorization code grant (RFC 6749 §4.1) with PKCE (RFC 7636).
+//!
+//! The application opens the authorization URL in the user's browser. The authorization server
+//! redirects the browser back with an authorization code, which the client exchanges for a token.
 //!
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
@@ -13,18 +15,18 @@
 //!     .issuer(Issuer::https("https://as.example")?)
 //!     .dpop(key.public().clone());
 //! let builder = client.authorization("https://app.example/callback")?.scope(Scope::new("accounts")?);
-//! let AuthorizationRequest { url, pending } = builder.build([7; 32])?; // entropy, from the system
+//! let AuthorizationRequest { url, pending } = builder.build([7; 32])?; // 32 random bytes from the system
 //! assert!(url.to_string().starts_with("https://as.example/authorize?response_type=code&client_id=app"));
-//! let kept = pending.to_json(); // in the session, until the person is back
+//! let stored = pending.to_json(); // store it until the redirect arrives
 //!
-//! let pending = PendingAuthorization::from_json(kept.expose())?;
+//! let pending = PendingAuthorization::from_json(stored.expose())?;
 //! let redirect = format!("https://app.example/callback?code=Splx&state={}&iss=https://as.example", pending.state());
-//! let exchange = client.token(pending.receive(&redirect)?)?;
+//! let operation = client.token(pending.receive(&redirect)?)?;
 //! let now = UnixTime::from_secs(1_800_000_000);
-//! let signing = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
+//! let signing = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
 //! let PreparedRequest { request: _, pending } = signing.finish(|request| key.sign(request))?;
-//! let answer = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
-//! assert!(matches!(pending.receive(answer, &mut ServerState::new(), now)?, Step::Done(_)));
+//! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
+//! assert!(matches!(pending.receive(response, &mut ServerState::new(), now)?, Step::Done(_)));
 //! # Ok(())
 //! # }
 //! ```
@@ -53,49 +55,50 @@ use crate::wire::error_response::sanitize;
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::params::{BodyFormat, Params};
 
-/// The longest redirect that is read.
+/// The maximum length of a redirect, in bytes: 64 KiB.
 const MAX_REDIRECT: usize = 64 * 1024;
 
 impl Client {
-    /// Begins an authorization request (RFC 6749 §4.1.1) with PKCE (RFC 7636, S256), and with `dpop_jkt` (RFC 9449 §10)
-    /// where this client has a key. `redirect_uri` is where the person will come back, as it is registered.
+    /// Starts an authorization request (RFC 6749 §4.1.1) with PKCE (RFC 7636, method S256). If the
+    /// client has a key, the request includes `dpop_jkt` (RFC 9449 §10).
+    ///
+    /// `redirect_uri` is the registered URI to which the authorization server redirects the user's
+    /// browser.
     ///
     /// # Errors
-    /// `InvalidInput` without an [authorization endpoint](Self::authorization_endpoint) or a client id, for a redirect URI that
-    /// isn't absolute or has a fragment, and for plain `http` beyond this machine (RFC 9700 §2.6).
+    /// Returns [`InvalidInput`] if the client has no [authorization
+    /// endpoint](Self::authorization_endpoint) or no client id, or if `redirect_uri` is not
+    /// absolute, has a fragment, or is plain `http` with a host other than loopback (RFC 9700
+    /// §2.6).
+    #[doc(alias("pkce", "login"))]
     pub fn authorization(&self, redirect_uri: &str) -> Result<AuthorizationBuilder, InvalidInput> {
         let endpoint = self
             .0
             .authorization_endpoint
             .clone()
-            .ok_or(InvalidInput::new(
-                "authorization_endpoint",
-                "must be set before anybody can be sent there",
-            ))?;
-        let client_id = self
-            .0
-            .options
-            .auth
-            .id()
-            .ok_or(InvalidInput::new("client_id", "must be known"))?;
+            .ok_or(InvalidInput::MissingEndpoint("authorization_endpoint"))?;
+        let client_id = self.0.options.auth.id().ok_or(InvalidInput::new(
+            "client_id",
+            "must be set for an authorization request",
+        ))?;
         let redirect_uri = checked_redirect_uri(redirect_uri)?;
-        let mut fields = Params::new("response_type", "code")
+        let mut params = Params::new("response_type", "code")
             .and("client_id", client_id.to_owned())
             .and("redirect_uri", redirect_uri.clone());
         if let Some(key) = &self.0.key {
-            fields = fields.and("dpop_jkt", key.thumbprint().to_owned());
+            params = params.and("dpop_jkt", key.thumbprint().to_owned());
         }
         Ok(AuthorizationBuilder {
             client: self.clone(),
             endpoint,
             redirect_uri,
-            params: fields,
+            params,
             scope: None,
         })
     }
 }
 
-/// An authorization request in the making.
+/// Builds an authorization request. Returned by [`Client::authorization`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AuthorizationBuilder {
@@ -107,84 +110,92 @@ pub struct AuthorizationBuilder {
 }
 
 impl AuthorizationBuilder {
-    /// `scope` (RFC 6749 §3.3). With `openid` in it, the request has a `nonce` (OpenID Connect Core §3.1.2.1).
+    /// Sets `scope` (RFC 6749 §3.3). If it contains `openid`, the request also has a `nonce`
+    /// (OpenID Connect Core §3.1.2.1).
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// `resource` (RFC 8707 §2): where the token is to be used, as an absolute URI. There may be several.
+    /// Adds a `resource` parameter (RFC 8707 §2): the absolute URI of a resource where the token
+    /// will be used. Can be called more than once.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else, and for a fragment.
+    /// Returns [`InvalidInput`] if `uri` is not an absolute URI or has a fragment.
     pub fn resource(self, uri: &str) -> Result<Self, InvalidInput> {
         self.param("resource", checked_resource(uri)?)
     }
 
-    /// What a resource server asks for beyond the token (RFC 9470 §4): `acr_values` and `max_age`, and the scope that it
-    /// names where none is set here.
+    /// Requests the authentication that a resource server requires beyond the token (RFC 9470 §4):
+    /// adds its `acr_values` and `max_age`. Uses its scope too, unless a scope was already set.
     ///
     /// # Errors
-    /// `InvalidInput` if one of them was given before.
-    pub fn step_up(mut self, wanted: &StepUp) -> Result<Self, InvalidInput> {
-        if let Some(acr_values) = wanted.acr_values() {
+    /// Returns [`InvalidInput`] if `acr_values` or `max_age` was already added.
+    pub fn step_up(mut self, challenge: &StepUp) -> Result<Self, InvalidInput> {
+        if let Some(acr_values) = challenge.acr_values() {
             self.params.push("acr_values", acr_values.to_owned())?;
         }
-        if let Some(max_age) = wanted.max_age() {
+        if let Some(max_age) = challenge.max_age() {
             self.params.push("max_age", max_age.as_secs().to_string())?;
         }
-        self.scope = self.scope.or_else(|| wanted.scope().cloned());
+        self.scope = self.scope.or_else(|| challenge.scope().cloned());
         Ok(self)
     }
 
-    /// A further parameter: `prompt`, `login_hint`, `audience`, …
+    /// Adds a further parameter, such as `prompt`, `login_hint` or `audience`.
     ///
     /// # Errors
-    /// `InvalidInput` if it was given before.
+    /// Returns [`InvalidInput`] if the parameter was already added.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value.to_owned())?;
         Ok(self)
     }
 
-    /// The URL for the person's browser, and what will read the redirect. `entropy` is 32 fresh bytes from a
-    /// cryptographically secure source: state, verifier and nonce are derived from them.
+    /// Returns the URL for the user's browser, and the state that validates the redirect.
+    ///
+    /// `entropy` is 32 fresh bytes from a cryptographically secure random source. `state`,
+    /// `code_verifier` and `nonce` are derived from them.
     ///
     /// # Errors
-    /// `InvalidInput` if a further parameter is one that the request has by itself, or the URL is longer than 64 KiB.
+    /// Returns [`InvalidInput`] if a further parameter is one that the request sets itself, or if
+    /// the URL is longer than 64 KiB.
     pub fn build(self, entropy: [u8; 32]) -> Result<AuthorizationRequest, InvalidInput> {
-        let (endpoint, (fields, pending)) = (self.endpoint.clone(), self.finish(entropy)?);
+        let (endpoint, (params, pending)) = (self.endpoint.clone(), self.finish(entropy)?);
         Ok(AuthorizationRequest {
-            url: with_query(&endpoint, &fields)?,
+            url: with_query(&endpoint, &params)?,
             pending,
         })
     }
 
-    /// The same, but all parameters go to the server first (PAR, RFC 9126), where the client authenticates itself and
-    /// proves its key; the person's browser gets no more than a reference to them, which is good for a minute or so.
+    /// Sends all parameters to the authorization server before the redirect (PAR, RFC 9126). The
+    /// client authenticates and proves possession of its key. The URL for the user's browser then
+    /// contains only a reference to the parameters, which typically expires after about a minute.
+    ///
+    /// `entropy` is the same as for [`build`](Self::build).
     ///
     /// # Errors
-    /// `InvalidInput` without a [pushed authorization request endpoint](Client::pushed_authorization_request_endpoint), or if a
-    /// further parameter is one that the request has by itself.
+    /// Returns [`InvalidInput`] if the client has no [pushed authorization request
+    /// endpoint](Client::pushed_authorization_request_endpoint), or if a further parameter is one
+    /// that the request sets itself.
     pub fn push(self, entropy: [u8; 32]) -> Result<Operation<AuthorizationRequest>, InvalidInput> {
-        let pushed_to = self.client.0.pushed_authorization_request_endpoint.clone();
-        let pushed_to = pushed_to.ok_or(InvalidInput::new(
+        let par_endpoint = self.client.0.pushed_authorization_request_endpoint.clone();
+        let par_endpoint = par_endpoint.ok_or(InvalidInput::MissingEndpoint(
             "pushed_authorization_request_endpoint",
-            "must be set for this",
         ))?;
         let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
-        let (fields, pending) = self.finish(entropy)?;
-        let client_id = fields.get("client_id").unwrap_or_default().to_owned();
-        let ask = client.endpoint_request(
-            pushed_to,
-            fields,
+        let (params, pending) = self.finish(entropy)?;
+        let client_id = params.get("client_id").unwrap_or_default().to_owned();
+        let request = client.endpoint_request(
+            par_endpoint,
+            params,
             client.0.key.as_ref(),
             RetrySafety::Idempotent,
         );
-        Ok(Operation::new(ask, move |success| {
+        Ok(Operation::new(request, move |success| {
             let members = JsonObject::parse_response(success.body, "request_uri")?;
             let reference = members.required_str("request_uri")?.into_owned();
-            let fields = Params::new("client_id", client_id.clone()).and("request_uri", reference);
-            let url = with_query(&endpoint, &fields)
+            let params = Params::new("client_id", client_id.clone()).and("request_uri", reference);
+            let url = with_query(&endpoint, &params)
                 .map_err(|_| InvalidResponseKind::InvalidMember("request_uri"))?;
             Ok(AuthorizationRequest {
                 url,
@@ -193,7 +204,7 @@ impl AuthorizationBuilder {
         }))
     }
 
-    /// All parameters, and what must be kept of them.
+    /// Returns all parameters of the request, and the state to store until the redirect arrives.
     fn finish(self, entropy: [u8; 32]) -> Result<(Params, PendingAuthorization), InvalidInput> {
         let Self {
             client,
@@ -220,37 +231,35 @@ impl AuthorizationBuilder {
     }
 }
 
-/// A query that the endpoint has by itself stays (RFC 6749 §3.1).
-fn with_query(endpoint: &Endpoint, fields: &Params) -> Result<Uri, InvalidInput> {
-    let query = fields.encode(BodyFormat::Form);
+/// Appends the parameters to the endpoint URL. An existing query is preserved (RFC 6749 §3.1).
+fn with_query(endpoint: &Endpoint, params: &Params) -> Result<Uri, InvalidInput> {
+    let query = params.encode(BodyFormat::Form);
     let query = String::from_utf8_lossy(query.as_ref());
-    let joint = if endpoint.uri().query().is_some() {
+    let separator = if endpoint.uri().query().is_some() {
         '&'
     } else {
         '?'
     };
-    let url = format!("{endpoint}{joint}{query}").parse();
+    let url = format!("{endpoint}{separator}{query}").parse();
     url.map_err(|_| InvalidInput::new("url", "must not be longer than 64 KiB"))
 }
 
-/// Where to send the person, and what will read the redirect that brings them back.
+/// The URL of an authorization request, and the state that validates its redirect.
 #[must_use]
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "whoever sends the person takes it apart"
-)]
+#[expect(clippy::exhaustive_structs, reason = "callers destructure it")]
 pub struct AuthorizationRequest {
-    /// For the person's browser: to be navigated to, never fetched.
+    /// The URL for the user's browser. Navigate to it; never fetch it.
     pub url: Uri,
-    /// To be kept until the person is back.
+    /// The state to store until the redirect arrives.
     pub pending: PendingAuthorization,
 }
 
-/// An authorization request whose person is away. It can wait in a session, or in a cookie of the person's browser
-/// (`Secure`, `HttpOnly`, `SameSite=Lax`), as [JSON](Self::to_json).
+/// An authorization request that waits for its redirect. Store it as [JSON](Self::to_json) in a
+/// session, or in a cookie of the user's browser (`Secure`, `HttpOnly`, `SameSite=Lax`).
 ///
-/// It is not consumed by a redirect, since that may be anybody's; forget it when it has brought a grant.
+/// [`receive`](Self::receive) doesn't consume it, because anyone can forge a redirect. Discard it
+/// once it has returned a grant.
 #[must_use]
 #[derive(Clone)]
 pub struct PendingAuthorization(StoredAuthorization);
@@ -260,10 +269,10 @@ struct StoredAuthorization {
     seed: Seed,
     redirect_uri: String,
     server: Server,
-    /// Where the token is to be used (RFC 8707 §2.2).
+    /// The `resource` parameters of the token request (RFC 8707 §2.2).
     resources: Vec<String>,
     iss_required: bool,
-    /// Whether there is a `nonce`.
+    /// Whether the request has a `nonce`.
     openid: bool,
 }
 
@@ -282,73 +291,91 @@ impl StoredAuthorization {
 }
 
 impl PendingAuthorization {
-    /// All of it as JSON. A secret: whoever has it and sees the redirect can take the code.
+    /// Serializes the pending authorization as JSON. The result is a secret: with it, an attacker
+    /// who sees the redirect can redeem the code.
     pub fn to_json(&self) -> Secret {
-        // Texts and flags, written to memory, can't fail.
+        // Serializing strings and booleans to memory never fails.
         Secret::new(serde_json::to_string(&self.0).unwrap_or_default())
     }
 
-    /// What [`to_json`](Self::to_json) wrote.
+    /// Parses the JSON returned by [`to_json`](Self::to_json).
     ///
     /// # Errors
-    /// `InvalidInput` for anything else.
+    /// Returns [`InvalidInput`] if `json` is anything else.
     pub fn from_json(json: &str) -> Result<Self, InvalidInput> {
-        let kept = JsonObject::parse(json.as_bytes())
+        let stored = JsonObject::parse(json.as_bytes())
             .ok()
             .and_then(|members| StoredAuthorization::read(&members));
-        kept.map(Self).ok_or(InvalidInput::new(
-            "authorization",
-            "must be what `PendingAuthorization::to_json` wrote",
-        ))
+        stored.map(Self).ok_or(InvalidInput::StoredState {
+            name: "authorization",
+            rule: "must be the JSON that `PendingAuthorization::to_json` returned",
+        })
     }
 
-    /// `state`: by it a redirect is told from those of other requests that are pending.
+    /// Returns the `state` of the request, which distinguishes its redirect from those of other
+    /// pending requests.
     pub fn state(&self) -> String {
         self.0.seed.derive("state")
     }
 
-    /// `nonce`, which the id token must carry; where `openid` was asked for.
+    /// Returns the `state` of a redirect (RFC 6749 §4.1.2). An application with several pending
+    /// authorizations compares it with their [`state`](Self::state) to find the matching one.
+    /// `redirect` has the same forms as for [`receive`](Self::receive). Anyone can forge a
+    /// redirect, so the result proves nothing.
+    ///
+    /// # Errors
+    /// Returns [`RedirectError`] if the redirect is too long or has a duplicate parameter.
+    pub fn state_of(redirect: &str) -> Result<Option<String>, RedirectError> {
+        Ok(AuthorizationResponse::read(redirect)?.state)
+    }
+
+    /// Returns the `nonce` that the ID token must contain, or `None` if the scope `openid` was not
+    /// requested.
     pub fn nonce(&self) -> Option<String> {
         self.0.openid.then(|| self.0.seed.derive("nonce"))
     }
 
-    /// The issuer that was asked. [`Client::token`] takes the grant from a client of the same issuer alone, or of the same
-    /// token endpoint where one of the clients names no issuer.
+    /// Returns the issuer of the authorization server, if the client had one. [`Client::token`]
+    /// accepts the grant only from a client with the same issuer. If one of the clients has no
+    /// issuer, both must have the same token endpoint.
     pub fn issuer(&self) -> Option<&str> {
         self.0.server.issuer()
     }
 
-    /// Reads a redirect: its whole URL, its query alone, or the form that `response_mode=form_post` sends. What comes
-    /// of it is the grant for the token request, good for once. It has the [resources](AuthorizationBuilder::resource) of the
-    /// authorization request.
+    /// Parses and validates a redirect: its complete URL, its query alone, or the form sent by
+    /// `response_mode=form_post`.
+    ///
+    /// Returns the single-use grant for the token request. The grant includes the
+    /// [resources](AuthorizationBuilder::resource) of the authorization request.
     ///
     /// # Errors
-    /// Why there is no code: the server's word for it, or that the redirect isn't this request's answer.
+    /// Returns [`RedirectError::Denied`] if the authorization server reported an error. Returns
+    /// another [`RedirectError`] if the redirect doesn't belong to this request or has no code.
     pub fn receive(&self, redirect: &str) -> Result<Grant, RedirectError> {
-        let answer = AuthorizationResponse::read(redirect)?;
-        if !answer
+        let response = AuthorizationResponse::read(redirect)?;
+        if !response
             .state
-            .is_some_and(|state| self.0.seed.is_behind("state", &state))
+            .is_some_and(|state| self.0.seed.verify("state", &state))
         {
             return Err(RedirectError::StateMismatch);
         }
-        let issuer_is_right = match (answer.iss.as_deref(), self.issuer()) {
+        let issuer_matches = match (response.iss.as_deref(), self.issuer()) {
             (Some(iss), Some(issuer)) => iss == issuer,
             (Some(_), None) => true,
             (None, _) => !self.0.iss_required,
         };
-        if !issuer_is_right {
+        if !issuer_matches {
             return Err(RedirectError::IssuerMismatch);
         }
-        if let Some(error) = answer.error.filter(|error| !error.is_empty()) {
-            let tidy = |text: String| sanitize(&text);
+        if let Some(error) = response.error.filter(|error| !error.is_empty()) {
+            let sanitized = |text: String| sanitize(&text);
             return Err(RedirectError::Denied(AuthorizationError {
-                code: tidy(error),
-                description: answer.error_description.map(tidy),
-                uri: answer.error_uri.map(tidy),
+                code: sanitized(error),
+                description: response.error_description.map(sanitized),
+                uri: response.error_uri.map(sanitized),
             }));
         }
-        let code = answer
+        let code = response
             .code
             .filter(|code| !code.is_empty())
             .ok_or(RedirectError::NoCode)?;
@@ -363,24 +390,24 @@ impl PendingAuthorization {
             redirect_uri.clone(),
             self.code_verifier(),
         );
-        let mut grant = grant.begun_at(server.clone());
+        let mut grant = grant.issued_by(server.clone());
         for uri in resources {
             grant.params = grant.params.and("resource", uri.clone());
         }
         Ok(grant)
     }
 
-    /// What the authorization request says of this.
-    fn add_to(&self, fields: &mut Params) -> Result<(), InvalidInput> {
+    /// Adds `state`, the PKCE challenge and the `nonce` to the parameters of the request.
+    fn add_to(&self, params: &mut Params) -> Result<(), InvalidInput> {
         let challenge = digest(&SHA256, self.code_verifier().expose().as_bytes());
-        fields.push("state", self.state())?;
-        fields.push("code_challenge", jose::encode(challenge.as_ref()))?;
-        fields.push("code_challenge_method", "S256")?;
+        params.push("state", self.state())?;
+        params.push("code_challenge", jose::encode(challenge.as_ref()))?;
+        params.push("code_challenge_method", "S256")?;
         self.nonce()
-            .map_or(Ok(()), |nonce| fields.push("nonce", nonce))
+            .map_or(Ok(()), |nonce| params.push("nonce", nonce))
     }
 
-    /// `code_verifier` (RFC 7636 §4.1): 43 characters with 256 bits.
+    /// Returns the `code_verifier` (RFC 7636 §4.1): 43 characters that encode 256 bits.
     fn code_verifier(&self) -> Secret {
         Secret::new(self.0.seed.derive("code_verifier"))
     }
@@ -394,8 +421,8 @@ impl fmt::Debug for PendingAuthorization {
     }
 }
 
-/// Where the request's random values come from. Nobody can guess one of them who doesn't know this, even if they
-/// know the others.
+/// The seed of the request's random values. Each value is an HMAC keyed with the seed, so it can't
+/// be derived from the other values.
 #[derive(Clone)]
 struct Seed(Zeroizing<[u8; 32]>);
 
@@ -404,8 +431,9 @@ impl Seed {
         jose::encode(hmac::sign(&self.key(), name.as_bytes()).as_ref())
     }
 
-    /// Whether this is what [`derive`](Self::derive) makes of the name, told in constant time.
-    fn is_behind(&self, name: &str, value: &str) -> bool {
+    /// Returns whether `value` equals the result of [`derive`](Self::derive) for `name`. Compares
+    /// in constant time.
+    fn verify(&self, name: &str, value: &str) -> bool {
         jose::decode(value)
             .is_some_and(|tag| hmac::verify(&self.key(), name.as_bytes(), &tag).is_ok())
     }
@@ -448,26 +476,27 @@ impl AuthorizationResponse {
         if redirect.len() > MAX_REDIRECT {
             return Err(RedirectError::TooLong);
         }
-        let mut answer = Self::default();
+        let mut response = Self::default();
         for (name, value) in form_pairs(query(redirect)) {
             let (name, slot) = match name.as_str() {
-                "code" => ("code", &mut answer.code),
-                "state" => ("state", &mut answer.state),
-                "iss" => ("iss", &mut answer.iss),
-                "error" => ("error", &mut answer.error),
-                "error_description" => ("error_description", &mut answer.error_description),
-                "error_uri" => ("error_uri", &mut answer.error_uri),
+                "code" => ("code", &mut response.code),
+                "state" => ("state", &mut response.state),
+                "iss" => ("iss", &mut response.iss),
+                "error" => ("error", &mut response.error),
+                "error_description" => ("error_description", &mut response.error_description),
+                "error_uri" => ("error_uri", &mut response.error_uri),
                 _ => continue,
             };
             if slot.replace(value).is_some() {
                 return Err(RedirectError::DuplicateParameter(name));
             }
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 
-/// The query of a URL or of a path; any other text is a query already.
+/// Returns the query of a URL or of a path. Any other text is already a query and is returned
+/// unchanged.
 fn query(redirect: &str) -> &str {
     let redirect = redirect
         .split_once('#')
@@ -480,7 +509,7 @@ fn query(redirect: &str) -> &str {
     }
 }
 
-/// Web, loopback and private-use URIs (RFC 8252 §7).
+/// Validates a redirect URI: `https`, loopback `http`, and private-use schemes (RFC 8252 §7).
 fn checked_redirect_uri(uri: &str) -> Result<String, InvalidInput> {
     let invalid = |rule| Err(InvalidInput::new("redirect_uri", rule));
     if uri.contains('#') {
@@ -493,7 +522,7 @@ fn checked_redirect_uri(uri: &str) -> Result<String, InvalidInput> {
         None => invalid("must be an absolute URI"),
         Some(scheme) if scheme.eq_ignore_ascii_case("http") => match uri.parse::<Uri>() {
             Ok(parsed) if parsed.host().is_some_and(is_loopback) => Ok(uri.to_owned()),
-            _ => invalid("must not be http:// but for a loopback host"),
+            _ => invalid("must not be http:// unless the host is loopback"),
         },
         Some(_) => Ok(uri.to_owned()),
     }

@@ -14,14 +14,15 @@ use crate::types::endpoint::Endpoint;
 use crate::types::input::InvalidInput;
 use crate::wire::params::{BodyFormat, Params};
 
-/// A client of one authorization server. Immutable once it is built, and cheap to clone.
+/// A client of one authorization server. Immutable once built, and cheap to clone.
 ///
-/// It performs nothing: [`token`](Self::token), [`revoke`](Self::revoke) and the like make an [`Operation`] each.
+/// It performs no I/O: methods such as [`token`](Self::token) and [`revoke`](Self::revoke) each
+/// return an [`Operation`](crate::Operation).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Client(pub(crate) Arc<ClientParts>);
 
-/// Shared by all clones: a session for each person has one.
+/// The data shared by all clones of a client. Each session holds a clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientParts {
     pub(super) token_endpoint: Endpoint,
@@ -40,9 +41,9 @@ pub(crate) struct ClientParts {
 }
 
 impl Client {
-    /// A client that asks for bearer tokens, by forms, as RFC 6749 has it.
+    /// Creates a client that requests bearer tokens, with form-encoded bodies as in RFC 6749.
     pub fn new(token_endpoint: Endpoint, auth: ClientAuth) -> Self {
-        let settings = RequestOptions {
+        let options = RequestOptions {
             auth,
             format: BodyFormat::default(),
             headers: HeaderMap::new(),
@@ -57,7 +58,7 @@ impl Client {
             introspection_endpoint: None,
             issuer: None,
             require_iss: false,
-            options: Arc::new(settings),
+            options: Arc::new(options),
             key: None,
             accept_bearer: false,
             expires_in: ExpiresIn::default(),
@@ -65,13 +66,14 @@ impl Client {
         }))
     }
 
-    /// Asks for tokens bound to this key (RFC 9449 §5). An answer with any other token is refused.
+    /// Requests tokens bound to this key (RFC 9449 §5). A response with any other token is
+    /// rejected.
     pub fn dpop(mut self, key: PublicJwk) -> Self {
         self.parts_mut().key = Some(key);
         self
     }
 
-    /// The key that its tokens are bound to.
+    /// Returns the key to which the client's tokens are bound.
     pub fn key(&self) -> Option<&PublicJwk> {
         self.0.key.as_ref()
     }
@@ -80,50 +82,52 @@ impl Client {
         &self.0.token_endpoint
     }
 
-    /// Takes a bearer token although a bound one was asked for: for servers that bind the refresh token
-    /// alone (RFC 9449 §5).
+    /// Accepts a bearer token even if a bound token was requested. For authorization servers that
+    /// bind only the refresh token (RFC 9449 §5).
     pub fn accept_bearer(mut self) -> Self {
         self.parts_mut().accept_bearer = true;
         self
     }
 
-    /// How the body is written.
+    /// Sets the encoding of request bodies. Default: [`BodyFormat::Form`].
     pub fn body_format(mut self, format: BodyFormat) -> Self {
         self.options_mut().format = format;
         self
     }
 
-    /// How `expires_in` is meant.
+    /// Sets the interpretation of `expires_in`. Default: [`ExpiresIn::Auto`].
     pub fn expires_in(mut self, expires_in: ExpiresIn) -> Self {
         self.parts_mut().expires_in = expires_in;
         self
     }
 
-    /// Refuses to ask for client credentials without a scope, as Moov would.
+    /// Returns an error for client credentials requests without a scope, instead of sending them.
+    /// Moov's server rejects such requests.
     pub fn require_scope(mut self) -> Self {
         self.parts_mut().require_scope = true;
         self
     }
 
-    /// A header for every request.
+    /// Adds a header to every request.
     ///
     /// # Errors
-    /// `InvalidInput` for a malformed name or value, and for a header that the request has by itself.
+    /// Returns [`InvalidInput`] if the name or value is malformed, or if the request sets this
+    /// header itself.
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         add_header(&mut self.options_mut().headers, name, value)?;
         Ok(self)
     }
 
-    /// These headers for every request, which a provider's own types have validated.
+    /// Sets the headers of every request. A provider's own types have validated them.
     pub(crate) fn headers(mut self, headers: HeaderMap) -> Self {
         self.options_mut().headers = headers;
         self
     }
 
-    /// A parameter for every request.
+    /// Adds a parameter to every request.
     ///
     /// # Errors
-    /// `InvalidInput` if it was given before.
+    /// Returns [`InvalidInput`] if the parameter was already added.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.options_mut()
             .params
@@ -131,72 +135,73 @@ impl Client {
         Ok(self)
     }
 
-    /// Where tokens are revoked (RFC 7009 §2).
+    /// Sets the endpoint at which tokens are revoked (RFC 7009 §2).
     pub fn revocation_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.parts_mut().revocation_endpoint = Some(endpoint);
         self
     }
 
-    /// Where people are sent to authorize this client (RFC 6749 §3.1).
+    /// Sets the endpoint at which users authorize this client (RFC 6749 §3.1).
     pub fn authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.parts_mut().authorization_endpoint = Some(endpoint);
         self
     }
 
-    /// Where a device begins (RFC 8628 §3.1).
+    /// Sets the endpoint that issues device codes (RFC 8628 §3.1).
     pub fn device_authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.parts_mut().device_authorization_endpoint = Some(endpoint);
         self
     }
 
-    /// Where authorization requests are pushed to (RFC 9126 §2).
+    /// Sets the endpoint for pushed authorization requests (RFC 9126 §2).
     pub fn pushed_authorization_request_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.parts_mut().pushed_authorization_request_endpoint = Some(endpoint);
         self
     }
 
-    /// Where tokens are introspected (RFC 7662 §2).
+    /// Sets the endpoint at which tokens are introspected (RFC 7662 §2).
     pub fn introspection_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.parts_mut().introspection_endpoint = Some(endpoint);
         self
     }
 
-    /// Who the authorization server is. A redirect that names another is refused (RFC 9207 §2.4): set it wherever the
-    /// application talks to more than one.
+    /// Sets the issuer of the authorization server. A redirect that names another issuer is
+    /// rejected (RFC 9207 §2.4). Set it if the application uses more than one authorization server.
     pub fn issuer(mut self, issuer: Issuer) -> Self {
         self.parts_mut().issuer = Some(issuer);
         self
     }
 
-    /// Refuses a redirect that doesn't name its issuer: for servers that always do, which say so by
-    /// `authorization_response_iss_parameter_supported` (RFC 9207 §2.3).
+    /// Rejects redirects without `iss`. For authorization servers that always include it, which
+    /// announce this by `authorization_response_iss_parameter_supported` (RFC 9207 §2.3).
     pub fn require_iss(mut self) -> Self {
         self.parts_mut().require_iss = true;
         self
     }
 
-    /// Which authorization server this is a client of.
+    /// Returns the identity of the authorization server.
     pub(crate) fn server(&self) -> Server {
         Server::new(self.0.issuer.as_ref(), &self.0.token_endpoint)
     }
 
-    /// What is posted to one of the server's endpoints, perhaps with a proof by `key`.
+    /// Returns a POST request to one of the server's endpoints, with a DPoP proof if `key` is
+    /// given.
     pub(crate) fn endpoint_request(
         &self,
         endpoint: Endpoint,
-        fields: Params,
+        params: Params,
         key: Option<&PublicJwk>,
-        repeat: RetrySafety,
+        retry_safety: RetrySafety,
     ) -> EndpointRequest {
         let audience = match &self.0.issuer {
             Some(issuer) => issuer.to_string(),
             None => self.0.token_endpoint.to_string(),
         };
-        let post = ClientRequest::new(&self.0.options, fields, key.cloned(), &audience);
+        let client_request = ClientRequest::new(&self.0.options, params, key.cloned(), &audience);
         EndpointRequest {
             endpoint,
-            client_request: Some(post),
-            retry_safety: repeat,
+            client_request: Some(client_request),
+            retry_safety,
         }
     }
 

@@ -1,4 +1,5 @@
-//! The device grant (RFC 8628): a device without a browser shows a code, and asks until its person has decided elsewhere.
+//! The device authorization grant (RFC 8628). A device without a browser displays a code, and polls
+//! until the user has approved or denied the request on another device.
 //!
 //! ```
 //! use keybound_core::*;
@@ -7,21 +8,21 @@
 //! # fn main() -> Result<(), Error> {
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, ClientAuth::none("tv")?)
 //!     .device_authorization_endpoint(Endpoint::https("https://as.example/device")?);
-//! let (mut origins, now) = (ServerState::new(), UnixTime::from_secs(1_800_000_000));
-//! let exchange = client.device_authorization(Some(Scope::new("films")?))?;
-//! let Signing::Ready(out) = exchange.prepare(&origins, RequestContext::new(now, [1; 16]))? else { panic!() };
-//! let answer = http::Response::new(
+//! let (mut server_state, now) = (ServerState::new(), UnixTime::from_secs(1_800_000_000));
+//! let operation = client.device_authorization(Some(Scope::new("films")?))?;
+//! let Signing::Ready(out) = operation.prepare(&server_state, RequestContext::new(now, [1; 16]))? else { panic!() };
+//! let response = http::Response::new(
 //!     r#"{"device_code":"GmRh","user_code":"WDJB-MJHT","verification_uri":"https://as.example/go","expires_in":1800}"#,
 //! );
-//! let Step::Done(device) = out.pending.receive(answer, &mut origins, now)? else { panic!() };
+//! let Step::Done(device) = out.pending.receive(response, &mut server_state, now)? else { panic!() };
 //! println!("Go to {} and type {}", device.verification_uri(), device.user_code());
 //!
-//! let exchange = client.token(device.grant())?;
-//! assert_eq!(exchange.delay().as_secs(), 5);
-//! let Signing::Ready(out) = exchange.prepare(&origins, RequestContext::new(now, [2; 16]))? else { panic!() };
+//! let operation = client.token(device.grant())?;
+//! assert_eq!(operation.delay().as_secs(), 5);
+//! let Signing::Ready(out) = operation.prepare(&server_state, RequestContext::new(now, [2; 16]))? else { panic!() };
 //! let pending = http::Response::builder().status(400).body(r#"{"error":"authorization_pending"}"#).expect("valid");
-//! let Step::RetryAfter(again) = out.pending.receive(pending, &mut origins, now)? else { panic!() };
-//! assert_eq!(again.delay().as_secs(), 5); // and so on, until there is a token
+//! let Step::RetryAfter(operation) = out.pending.receive(pending, &mut server_state, now)? else { panic!() };
+//! assert_eq!(operation.delay().as_secs(), 5); // repeat until there is a token
 //! # Ok(())
 //! # }
 //! ```
@@ -44,30 +45,31 @@ use crate::wire::json::JsonObject;
 use crate::wire::params::Params;
 
 impl Client {
-    /// Asks for a code to show (RFC 8628 §3.1).
+    /// Requests a device code and a user code (RFC 8628 §3.1).
     ///
     /// # Errors
-    /// `InvalidInput` without a [device authorization endpoint](Self::device_authorization_endpoint).
+    /// Returns [`InvalidInput`] if the client has no [device authorization
+    /// endpoint](Self::device_authorization_endpoint).
     pub fn device_authorization(
         &self,
         scope: Option<Scope>,
     ) -> Result<Operation<DeviceAuthorization>, InvalidInput> {
         let endpoint = self.0.device_authorization_endpoint.clone();
-        let endpoint = endpoint.ok_or(InvalidInput::new(
+        let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint(
             "device_authorization_endpoint",
-            "must be set for this grant",
         ))?;
-        let fields = scope.map_or_else(Params::default, |scope| Params::new("scope", scope.0));
-        // A proof binds the token, which is asked for later (RFC 9449 §5).
-        let ask = self.endpoint_request(endpoint, fields, None, RetrySafety::Idempotent);
+        let params = scope.map_or_else(Params::default, |scope| Params::new("scope", scope.0));
+        // No proof here: it binds the token, which is requested later (RFC 9449 §5).
+        let request = self.endpoint_request(endpoint, params, None, RetrySafety::Idempotent);
         let server = self.server();
-        Ok(Operation::new(ask, move |success| {
+        Ok(Operation::new(request, move |success| {
             DeviceAuthorization::read(success, &server)
         }))
     }
 }
 
-/// A code that somebody is to type elsewhere, and what the token is asked for with meanwhile (RFC 8628 §3.2).
+/// The response to a device authorization request (RFC 8628 §3.2): a user code to display, and the
+/// device code for the token request.
 #[derive(Clone)]
 #[must_use]
 pub struct DeviceAuthorization {
@@ -76,50 +78,54 @@ pub struct DeviceAuthorization {
     verification_uri: String,
     verification_uri_complete: Option<String>,
     polling: Polling,
-    /// Which server has given the codes.
+    /// The authorization server that issued the codes.
     server: Server,
 }
 
 impl DeviceAuthorization {
-    /// Where the person goes: `https`, or this machine.
+    /// Returns the URL that the user opens: `https`, or `http` with a loopback host.
     pub fn verification_uri(&self) -> &str {
         &self.verification_uri
     }
 
-    /// The same with the code in it, to be shown as a QR code or opened.
+    /// Returns the URL with the user code included, for a QR code or a link. Returns `None` if the
+    /// response has no valid one.
     pub fn verification_uri_complete(&self) -> Option<&str> {
         self.verification_uri_complete.as_deref()
     }
 
-    /// What the person types there.
+    /// Returns the code that the user enters at the verification URL.
     pub fn user_code(&self) -> &str {
         &self.user_code
     }
 
-    /// When both codes expire.
+    /// Returns the time at which both codes expire.
     pub fn expires_at(&self) -> UnixTime {
         self.polling.until
     }
 
-    /// The grant for [`Client::token`] of the same server's client. Its exchange asks at the pace that the server wants (RFC 8628 §3.5), for as long as
-    /// the codes are good. Each question has the time that the driver gives an exchange; the waits between them don't count.
+    /// Returns the grant for [`Client::token`], for a client of the same authorization server.
+    ///
+    /// The operation polls at the interval that the server specifies (RFC 8628 §3.5), until the
+    /// codes expire. The [timeout](Operation::timeout) applies to each poll separately; the delays
+    /// between polls are not counted.
     pub fn grant(&self) -> Grant {
-        Grant::device_code(self.device_code.clone(), self.polling).begun_at(self.server.clone())
+        Grant::device_code(self.device_code.clone(), self.polling).issued_by(self.server.clone())
     }
 
     fn read(success: &SuccessResponse<'_>, server: &Server) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "device_code")?;
         let url = |name| match members.required_str(name) {
-            // A person's browser goes there, so that it may have a fragment.
+            // The URL is opened in a browser, so it may have a fragment.
             Ok(url) if Endpoint::https_or_loopback(&url.replacen('#', "?", 1)).is_ok() => {
                 Ok(url.into_owned())
             }
             Ok(_) => Err(InvalidResponseKind::InvalidMember(name)),
-            Err(why) => Err(why),
+            Err(error) => Err(error),
         };
-        // Google has its own name for it.
+        // Google names the member `verification_url`.
         let verification_uri =
-            url("verification_uri").or_else(|why| url("verification_url").map_err(|_| why))?;
+            url("verification_uri").or_else(|error| url("verification_url").map_err(|_| error))?;
         let lifetime = members
             .seconds("expires_in")
             .ok_or(InvalidResponseKind::Missing("expires_in"))?;

@@ -1,4 +1,4 @@
-//! What a token is asked for with. Whatever the grant, the exchange is the same:
+//! Authorization grants, for token requests. All grants are used in the same way:
 //!
 //! ```
 //! use keybound_core::*;
@@ -10,22 +10,24 @@
 //!     Grant::refresh_token(Secret::new("tGzv"))?,
 //!     Grant::token_exchange(Secret::new("accVkj"), "urn:ietf:params:oauth:token-type:access_token")?,
 //!     Grant::jwt_bearer(Secret::new("eyJ.eyJ.c2ln"))?,
-//!     Grant::extension("account_credentials")?.param("account_id", "abc")?, // Zoom's
+//!     Grant::extension("account_credentials")?.param("account_id", "abc")?, // Zoom's grant type
 //! ];
 //! let auth = ClientAuth::basic("my-client", Secret::new("my secret"))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth);
 //! let now = UnixTime::from_secs(1_800_000_000);
 //! for grant in grants {
-//!     let exchange = client.token(grant)?;
-//!     let Signing::Ready(out) = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
-//!     let answer = http::Response::new(r#"{"access_token":"abc","token_type":"Bearer"}"#);
-//!     assert!(matches!(out.pending.receive(answer, &mut ServerState::new(), now)?, Step::Done(_)));
+//!     let operation = client.token(grant)?;
+//!     let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
+//!     let response = http::Response::new(r#"{"access_token":"abc","token_type":"Bearer"}"#);
+//!     assert!(matches!(out.pending.receive(response, &mut ServerState::new(), now)?, Step::Done(_)));
 //! }
 //! # Ok(())
 //! # }
 //! ```
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::oauth::issuer::Server;
@@ -33,26 +35,28 @@ use crate::request::retry::RetrySafety;
 use crate::types::endpoint::scheme;
 use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
+use crate::types::text::serde_as_text;
 use crate::types::time::UnixTime;
 use crate::wire::params::Params;
 
-/// An authorization grant (RFC 6749 §1.3): a `grant_type` and its parameters. Any grant can be made with
-/// [`extension`](Self::extension); the others are short cuts.
+/// An authorization grant (RFC 6749 §1.3): a `grant_type` and its parameters.
+/// [`extension`](Self::extension) can create any grant; the other constructors are shortcuts.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Grant {
     pub(crate) params: Params,
     pub(crate) retry_safety: RetrySafety,
-    /// The refresh token that stays good if the answer brings no other.
+    /// The refresh token that remains in use if the response has no new one.
     pub(crate) refresh_token: Option<Secret>,
     pub(crate) scope: Option<Scope>,
-    /// How to ask again while somebody has yet to decide.
+    /// How to poll while the decision of the user is pending.
     pub(crate) polling: Option<Polling>,
-    /// Where it was begun, and is to be redeemed; `None` for one that is good wherever the application sends it.
+    /// The authorization server that issued the grant and must redeem it. `None` if any server may
+    /// redeem it.
     pub(crate) server: Option<Server>,
 }
 
-/// How often a token is asked for, and until when.
+/// The interval between token requests, and the time at which polling ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Polling {
     pub(crate) interval: Duration,
@@ -60,7 +64,7 @@ pub(crate) struct Polling {
 }
 
 impl Grant {
-    /// The client's own authority (RFC 6749 §4.4).
+    /// Creates a client credentials grant (RFC 6749 §4.4): the client acts on its own behalf.
     pub fn client_credentials() -> Self {
         Self {
             retry_safety: RetrySafety::Idempotent,
@@ -68,46 +72,48 @@ impl Grant {
         }
     }
 
-    /// A refresh token (RFC 6749 §6). The server may rotate it, so the request is not sent again where it
-    /// may have been carried out.
+    /// Creates a refresh token grant (RFC 6749 §6). The server may rotate the refresh token, so the
+    /// request is not retried if the server may have processed it.
     ///
     /// # Errors
-    /// `InvalidInput` if it is empty.
+    /// Returns [`InvalidInput`] if `refresh_token` is empty.
     pub fn refresh_token(refresh_token: Secret) -> Result<Self, InvalidInput> {
         if refresh_token.expose().is_empty() {
             return Err(InvalidInput::new("refresh_token", "must not be empty"));
         }
         let grant = Self::new("refresh_token");
-        let fields = grant.params.and("refresh_token", refresh_token.clone());
+        let params = grant.params.and("refresh_token", refresh_token.clone());
         Ok(Self {
-            params: fields,
+            params,
             refresh_token: Some(refresh_token),
             ..grant
         })
     }
 
-    /// A code that a redirect brought (RFC 6749 §4.1.3, RFC 7636 §4.5). It is good for once.
+    /// Creates the single-use grant of an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5).
     pub(crate) fn authorization_code(
         code: Secret,
         redirect_uri: String,
         code_verifier: Secret,
     ) -> Self {
         let grant = Self::new("authorization_code");
-        let fields = grant
+        let params = grant
             .params
             .and("code", code)
             .and("redirect_uri", redirect_uri);
         Self {
-            params: fields.and("code_verifier", code_verifier),
+            params: params.and("code_verifier", code_verifier),
             ..grant
         }
     }
 
-    /// Another token in exchange for one (RFC 8693 §2.1), such as `urn:ietf:params:oauth:token-type:access_token`. What came
-    /// of it, the answer tells as `issued_token_type` ([`Token::extra`](crate::Token::extra)).
+    /// Creates a token exchange grant (RFC 8693 §2.1), which exchanges `subject_token` for another
+    /// token. `subject_token_type` is a URN such as
+    /// `urn:ietf:params:oauth:token-type:access_token`. The response contains the type of the new
+    /// token as `issued_token_type` ([`Token::extra`](crate::Token::extra)).
     ///
     /// # Errors
-    /// `InvalidInput` if token or type is empty.
+    /// Returns [`InvalidInput`] if the token or its type is empty.
     pub fn token_exchange(
         subject_token: Secret,
         subject_token_type: &str,
@@ -119,10 +125,11 @@ impl Grant {
         )
     }
 
-    /// The token of whoever acts for the subject (RFC 8693 §2.1).
+    /// Adds the token of the party that acts on behalf of the subject (RFC 8693 §2.1).
     ///
     /// # Errors
-    /// `InvalidInput` if token or type is empty, or it was given before.
+    /// Returns [`InvalidInput`] if the token or its type is empty, or if an actor token was already
+    /// added.
     pub fn actor_token(
         self,
         actor_token: Secret,
@@ -152,10 +159,10 @@ impl Grant {
             .param(type_name, token_type)
     }
 
-    /// A JWT that somebody has signed for this (RFC 7523 §2.1).
+    /// Creates a JWT bearer grant from a signed assertion (RFC 7523 §2.1).
     ///
     /// # Errors
-    /// `InvalidInput` if it is empty.
+    /// Returns [`InvalidInput`] if `assertion` is empty.
     pub fn jwt_bearer(assertion: Secret) -> Result<Self, InvalidInput> {
         if assertion.expose().is_empty() {
             return Err(InvalidInput::new("assertion", "must not be empty"));
@@ -164,30 +171,31 @@ impl Grant {
             .secret_param("assertion", assertion)
     }
 
-    /// A code whose person decides on another device (RFC 8628 §3.4).
+    /// Creates the grant of a device code, which the user approves on another device (RFC 8628
+    /// §3.4).
     pub(crate) fn device_code(device_code: Secret, polling: Polling) -> Self {
         let grant = Self::new("urn:ietf:params:oauth:grant-type:device_code");
-        let fields = grant.params.and("device_code", device_code);
+        let params = grant.params.and("device_code", device_code);
         Self {
-            params: fields,
+            params,
             retry_safety: RetrySafety::Idempotent,
             polling: Some(polling),
             ..grant
         }
     }
 
-    /// Has it redeemed by clients of this server alone.
-    pub(crate) fn begun_at(self, server: Server) -> Self {
+    /// Restricts the grant to clients of this authorization server.
+    pub(crate) fn issued_by(self, server: Server) -> Self {
         Self {
             server: Some(server),
             ..self
         }
     }
 
-    /// Any other grant (RFC 6749 §4.5): `grant_type` is its name or URN.
+    /// Creates any other grant (RFC 6749 §4.5). `grant_type` is its name or URN.
     ///
     /// # Errors
-    /// `InvalidInput` if the name is empty.
+    /// Returns [`InvalidInput`] if `grant_type` is empty.
     pub fn extension(grant_type: &str) -> Result<Self, InvalidInput> {
         if grant_type.is_empty() {
             return Err(InvalidInput::new("grant_type", "must not be empty"));
@@ -206,23 +214,24 @@ impl Grant {
         }
     }
 
-    /// Says that asking twice does no harm, so that the request may be sent again after a lost connection.
+    /// Marks the grant as idempotent. The request may then be retried after a lost connection.
     pub fn repeatable(mut self) -> Self {
         self.retry_safety = RetrySafety::Idempotent;
         self
     }
 
-    /// `scope` (RFC 6749 §3.3).
+    /// Sets `scope` (RFC 6749 §3.3).
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// `resource` (RFC 8707 §2): where the token is to be used, as an absolute URI. There may be several. A code's grant has
-    /// those of its authorization request already; one that is given twice is sent once.
+    /// Adds a `resource` parameter (RFC 8707 §2): the absolute URI of a resource where the token
+    /// will be used. Can be called more than once; duplicates are sent once. The grant of an
+    /// authorization code already has the resources of its authorization request.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else, and for a fragment.
+    /// Returns [`InvalidInput`] if `uri` is not an absolute URI or has a fragment.
     pub fn resource(self, uri: &str) -> Result<Self, InvalidInput> {
         let uri = checked_resource(uri)?;
         if self.params.all("resource").any(|known| known == uri) {
@@ -231,37 +240,38 @@ impl Grant {
         self.param("resource", uri)
     }
 
-    /// A further parameter.
+    /// Adds a further parameter.
     ///
     /// # Errors
-    /// `InvalidInput` if it was given before; only `resource` and `audience` may stand more than once.
+    /// Returns [`InvalidInput`] if the parameter was already added. Only `resource` and `audience`
+    /// may occur more than once.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value.to_owned())?;
         Ok(self)
     }
 
-    /// A further parameter whose value must not be seen.
+    /// Adds a further parameter with a secret value.
     ///
     /// # Errors
-    /// `InvalidInput` if it was given before.
+    /// Returns [`InvalidInput`] if the parameter was already added.
     pub fn secret_param(mut self, name: &str, value: Secret) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value)?;
         Ok(self)
     }
 
-    /// Whether it is good for more than one token: so for client credentials, and where [`repeatable`](Self::repeatable)
-    /// says so.
+    /// Returns whether the grant can be used for more than one token. True for client credentials,
+    /// and for grants marked as [`repeatable`](Self::repeatable).
     pub fn is_repeatable(&self) -> bool {
-        // A device's code is asked about as often as it takes, and used up by the token.
+        // The poll for a device code is repeated, but a successful one consumes the code.
         self.retry_safety == RetrySafety::Idempotent && self.polling.is_none()
     }
 
-    /// Returns the scope that is asked for (RFC 6749 §3.3), if one was [set](Self::scope).
+    /// Returns the requested scope (RFC 6749 §3.3), if one was [set](Self::scope).
     pub fn requested_scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }
 
-    /// Returns the [resources](Self::resource) that the token is to be used at (RFC 8707 §2).
+    /// Returns the requested [resources](Self::resource) (RFC 8707 §2).
     pub fn requested_resources(&self) -> impl Iterator<Item = &str> {
         self.params.all("resource")
     }
@@ -270,7 +280,7 @@ impl Grant {
         self.params.get("grant_type") == Some(CLIENT_CREDENTIALS)
     }
 
-    /// All that the grant says.
+    /// Returns all parameters of the grant.
     pub(crate) fn into_params(mut self) -> Result<Params, InvalidInput> {
         if let Some(scope) = self.scope {
             self.params.push("scope", scope.0)?;
@@ -279,7 +289,7 @@ impl Grant {
     }
 }
 
-/// A resource indicator (RFC 8707 §2).
+/// Validates a resource indicator (RFC 8707 §2).
 pub(crate) fn checked_resource(uri: &str) -> Result<&str, InvalidInput> {
     match scheme(uri) {
         Some(_) if !uri.contains('#') => Ok(uri),
@@ -292,20 +302,22 @@ pub(crate) fn checked_resource(uri: &str) -> Result<&str, InvalidInput> {
 
 const CLIENT_CREDENTIALS: &str = "client_credentials";
 
-/// A set of scope tokens (RFC 6749 §3.3), never empty; they are an open set, in the server's own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A non-empty set of scope tokens (RFC 6749 §3.3). Each authorization server defines its own
+/// tokens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(pub(crate) String);
 
 impl Scope {
-    /// Scope tokens, separated by spaces.
+    /// Parses scope tokens separated by spaces.
     ///
     /// # Errors
-    /// `InvalidInput` if there is none, or one has a character that RFC 6749 §3.3 doesn't allow.
+    /// Returns [`InvalidInput`] if there is no token, or if a token has a character that RFC 6749
+    /// §3.3 doesn't allow.
     pub fn new(tokens: &str) -> Result<Self, InvalidInput> {
         Self::from_tokens(tokens.split(' ').filter(|token| !token.is_empty()))
     }
 
-    /// Scope tokens, one by one.
+    /// Creates a scope from separate tokens.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -335,11 +347,12 @@ impl Scope {
         Ok(Self(scope))
     }
 
-    /// What a server granted, whatever it is made of; `None` for nothing.
+    /// Returns the scope that a server granted. Accepts any characters. Returns `None` if there is
+    /// no token.
     pub(crate) fn granted(tokens: impl Iterator<Item = impl AsRef<str>>) -> Option<Self> {
         let mut scope = String::with_capacity(64);
         for token in tokens {
-            // An element of a list may be several.
+            // An element of the list may contain several tokens.
             for token in token.as_ref().split(' ').filter(|token| !token.is_empty()) {
                 if !scope.is_empty() {
                     scope.push(' ');
@@ -350,16 +363,48 @@ impl Scope {
         (!scope.is_empty()).then_some(Self(scope))
     }
 
-    /// The tokens, separated by single spaces.
+    /// Returns the tokens, separated by single spaces.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The tokens, one by one.
+    /// Returns an iterator over the tokens.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.split(' ')
     }
 }
+
+/// Parses as [`Scope::new`] does.
+impl FromStr for Scope {
+    type Err = InvalidInput;
+
+    fn from_str(tokens: &str) -> Result<Self, InvalidInput> {
+        Self::new(tokens)
+    }
+}
+
+/// Parses as [`Scope::new`] does.
+impl TryFrom<&str> for Scope {
+    type Error = InvalidInput;
+
+    fn try_from(tokens: &str) -> Result<Self, InvalidInput> {
+        Self::new(tokens)
+    }
+}
+
+impl AsRef<str> for Scope {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Borrow<str> for Scope {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+serde_as_text!(Scope);
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

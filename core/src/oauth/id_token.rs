@@ -1,5 +1,5 @@
-//! Who signed in (OpenID Connect Core §2). An id token comes unverified, and its type says so; to verify it is a step of
-//! its own.
+//! ID tokens (OpenID Connect Core §2). A token response contains an [`UnverifiedIdToken`]; its
+//! verification is a separate step that returns an [`IdToken`].
 //!
 //! ```
 //! # use keybound_core::*;
@@ -7,11 +7,11 @@
 //! # fn verified(
 //! #     token: &Token, metadata: &Metadata, pending: &PendingAuthorization, keys: &JwkSet, now: UnixTime,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! // `keys` came of the exchange `metadata.keys()?`; get them anew on `IdTokenError::Key`.
-//! let expected = IdTokenValidation::new(metadata.issuer(), "app").nonce(pending.nonce());
+//! // `keys` is the result of `metadata.keys()?`; request them again after `IdTokenError::Key`.
+//! let validation = IdTokenValidation::new(metadata.issuer(), "app").nonce(pending.nonce());
 //! if let Some(id_token) = token.id_token() {
-//!     let person = id_token.verify(&expected, keys, now)?;
-//!     println!("{} signed in", person.subject());
+//!     let claims = id_token.verify(&validation, keys, now)?;
+//!     println!("{} signed in", claims.subject());
 //! }
 //! # Ok(())
 //! # }
@@ -37,23 +37,20 @@ use crate::types::time::UnixTime;
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
-/// How far the issuer's clock may be from ours.
+/// The tolerated difference between the issuer's clock and the local clock: 60 s.
 const LEEWAY: Duration = Duration::from_secs(60);
 
-/// How many keys of an issuer are looked at.
+/// The maximum number of an issuer's keys that are used.
 const MAX_KEYS: usize = 64;
 
 impl Metadata {
-    /// Asks for the keys by which this issuer signs (`jwks_uri`, RFC 7517 §5).
+    /// Requests the issuer's signing keys (`jwks_uri`, RFC 7517 §5).
     ///
     /// # Errors
-    /// `InvalidInput` if the issuer names no such place.
+    /// Returns [`InvalidInput`] if the metadata have no `jwks_uri`.
     pub fn keys(&self) -> Result<Operation<JwkSet>, InvalidInput> {
         let endpoint = self.endpoint("jwks_uri").cloned();
-        let endpoint = endpoint.ok_or(InvalidInput::new(
-            "issuer",
-            "must have keys; its metadata name no jwks_uri",
-        ))?;
+        let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint("jwks_uri"))?;
         Ok(Operation::new(
             EndpointRequest {
                 endpoint,
@@ -66,7 +63,7 @@ impl Metadata {
                     .get("keys")
                     .and_then(JsonValue::as_array)
                     .ok_or(InvalidResponseKind::InvalidMember("keys"))?;
-                // Keys of other kinds, or for other purposes, stand among them.
+                // The set may contain keys of other types, or for other uses: they are skipped.
                 let usable = keys
                     .iter()
                     .filter_map(|jwk| PublicJwk::from_json(jwk.as_json().as_bytes()).ok());
@@ -76,12 +73,13 @@ impl Metadata {
     }
 }
 
-/// The keys by which an issuer signs.
+/// The signing keys of an issuer (RFC 7517 §5).
 #[derive(Clone, Debug)]
 pub struct JwkSet(Vec<PublicJwk>);
 
 impl Token {
-    /// The `id_token` of the answer (OpenID Connect Core §3.1.3.3), which nobody has verified.
+    /// Returns the unverified `id_token` of the token response (OpenID Connect Core §3.1.3.3), if
+    /// it has one.
     pub fn id_token(&self) -> Option<UnverifiedIdToken<'_>> {
         Some(UnverifiedIdToken {
             jws: self.extra("id_token")?,
@@ -90,14 +88,15 @@ impl Token {
     }
 }
 
-/// What an issuer is said to say of a person. Who it is from, for whom, and when it was made is not known yet.
+/// An ID token that has not been verified. Its issuer, audience and time of issue are not
+/// trustworthy yet.
 #[derive(Clone, Copy, Debug)]
 pub struct UnverifiedIdToken<'a> {
     jws: &'a Secret,
     access_token: &'a Secret,
 }
 
-/// What an id token must say.
+/// The values that the claims of an ID token must match.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct IdTokenValidation {
@@ -107,7 +106,7 @@ pub struct IdTokenValidation {
 }
 
 impl IdTokenValidation {
-    /// That it is this issuer's, and for this client.
+    /// Requires that `iss` is this issuer and that `aud` contains this client id.
     pub fn new(issuer: &Issuer, client_id: &str) -> Self {
         Self {
             issuer: issuer.as_str().to_owned(),
@@ -116,34 +115,36 @@ impl IdTokenValidation {
         }
     }
 
-    /// That it answers the request with this [nonce](crate::PendingAuthorization::nonce).
+    /// Requires the [nonce](crate::PendingAuthorization::nonce) of the authorization request. With
+    /// `None`, the `nonce` claim is not checked.
     pub fn nonce(mut self, nonce: Option<String>) -> Self {
         self.nonce = nonce;
         self
     }
 }
 
-/// What an issuer says of a person: verified.
+/// The claims of a verified ID token.
 #[derive(Clone)]
 pub struct IdToken(OwnedJsonObject);
 
 impl IdToken {
-    /// `sub`: who it is, among all whom this issuer knows. Nothing else names a person for good.
+    /// Returns `sub`: the identifier of the user, unique within the issuer. No other claim
+    /// identifies a user permanently.
     pub fn subject(&self) -> &str {
         self.text("sub").unwrap_or_default()
     }
 
-    /// A text claim: `email`, `name`, `acr`, …
+    /// Returns a string claim such as `email`, `name` or `acr`.
     pub fn text(&self, claim: &str) -> Option<&str> {
         self.0.text(claim)
     }
 
-    /// A yes or no, such as `email_verified`; no where it isn't there.
+    /// Returns a boolean claim such as `email_verified`. Returns `false` if it is missing.
     pub fn flag(&self, claim: &str) -> bool {
         self.0.flag(claim)
     }
 
-    /// `auth_time`: when the person was authenticated.
+    /// Returns `auth_time`: the time at which the user was authenticated.
     pub fn authenticated_at(&self) -> Option<UnixTime> {
         self.0
             .seconds("auth_time")
@@ -157,46 +158,48 @@ impl fmt::Debug for IdToken {
     }
 }
 
-/// Why an id token isn't to be believed.
+/// The reason why an ID token failed verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdTokenError {
-    /// It is no JWS of two objects that say everything once, or a required claim is missing or of a wrong type.
+    /// The token is not a JWS of two JSON objects without duplicate members, or a required claim is
+    /// missing or has the wrong type.
     Malformed,
-    /// It is signed by an algorithm that isn't supported here (`none` and HMAC are not), or something critical is unknown.
+    /// The signature algorithm is not supported (`none` and HMAC never are), or the header has a
+    /// critical extension (`crit`).
     Algorithm,
-    /// `typ` says that it is another kind of token.
+    /// `typ` names another type of token.
     Type,
-    /// None of the issuer's keys has signed it. They may have changed since.
+    /// The signature matches none of the issuer's keys. The issuer may have rotated its keys.
     Key,
-    /// `iss` is another.
+    /// `iss` is another issuer.
     Issuer,
     /// `aud` or `azp` doesn't name this client.
     Audience,
-    /// `exp` has passed.
+    /// `exp` is in the past.
     Expired,
-    /// `iat` or `nbf` lies ahead.
+    /// `iat` or `nbf` is in the future.
     FromTheFuture,
-    /// `nonce` is missing or another: it answers another request.
+    /// `nonce` is missing or doesn't match the authorization request.
     Nonce,
-    /// `at_hash` is another access token's.
+    /// `at_hash` doesn't match the access token.
     AccessToken,
 }
 
 impl fmt::Display for IdTokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the id token is not to be believed: ")?;
+        f.write_str("the ID token failed verification: ")?;
         f.write_str(match self {
             Self::Malformed => "it is malformed",
-            Self::Algorithm => "its algorithm isn't supported",
-            Self::Type => "it is a token of another kind (`typ`)",
-            Self::Key => "none of the issuer's keys has signed it",
-            Self::Issuer => "it is another issuer's",
-            Self::Audience => "it is for another client",
-            Self::Expired => "it has expired",
-            Self::FromTheFuture => "it was made ahead of time",
-            Self::Nonce => "it answers another request (`nonce`)",
-            Self::AccessToken => "it belongs to another access token (`at_hash`)",
+            Self::Algorithm => "its signature algorithm isn't supported",
+            Self::Type => "it is another type of token (`typ`)",
+            Self::Key => "none of the issuer's keys matches its signature",
+            Self::Issuer => "it is from another issuer (`iss`)",
+            Self::Audience => "it was issued for another client (`aud`, `azp`)",
+            Self::Expired => "it has expired (`exp`)",
+            Self::FromTheFuture => "its time of issue is in the future (`iat`, `nbf`)",
+            Self::Nonce => "its `nonce` doesn't match the authorization request",
+            Self::AccessToken => "its `at_hash` doesn't match the access token",
         })
     }
 }
@@ -204,15 +207,16 @@ impl fmt::Display for IdTokenError {
 impl std::error::Error for IdTokenError {}
 
 impl UnverifiedIdToken<'_> {
-    /// The JWS as it came.
+    /// Returns the token as received, in JWS compact serialization.
     pub fn jws(&self) -> &Secret {
         self.jws
     }
 
-    /// Verifies it (OpenID Connect Core §3.1.3.7), its hash of the access token included.
+    /// Verifies the signature and the claims (OpenID Connect Core §3.1.3.7), including `at_hash`,
+    /// the hash of the access token. Returns the verified claims.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// Returns an [`IdTokenError`] for the first check that fails.
     pub fn verify(
         &self,
         expected: &IdTokenValidation,
@@ -225,7 +229,8 @@ impl UnverifiedIdToken<'_> {
         let alg = header.required_str("alg").map_err(malformed)?;
         let algorithm = Algorithm::from_alg(&alg).filter(|_| !header.has("crit"));
         let algorithm = algorithm.ok_or(IdTokenError::Algorithm)?;
-        // An access token or a logout token is none, whoever has signed it (RFC 8725 §3.11).
+        // An access token or a logout token is not an ID token, even if the issuer signed it (RFC
+        // 8725 §3.11).
         if header
             .get("typ")
             .is_some_and(|typ| !typ.as_str().is_some_and(|typ| is_jwt(&typ)))
@@ -275,7 +280,7 @@ impl IdTokenValidation {
         let is_own = |name: Option<Cow<'_, str>>| name.as_deref() == own;
         let audience = claims.get("aud").ok_or(IdTokenError::Malformed)?;
         let is_ours = match (audience.as_array(), audience.as_str()) {
-            // Whoever else it is for could show it here; it must have been made for us.
+            // Any other audience could replay the token, so `azp` must confirm this client.
             (Some(all), _) => {
                 all.iter().any(|one| is_own(one.as_str()))
                     && (all.len() == 1 || azp.clone().is_some_and(is_own))
@@ -307,7 +312,7 @@ impl IdTokenValidation {
     }
 }
 
-/// The type of a JWT that is nothing special (RFC 7519 §5.1).
+/// Returns whether `typ` is the generic JWT type (RFC 7519 §5.1).
 fn is_jwt(typ: &str) -> bool {
     let typ = typ.rsplit('/').next().unwrap_or_default();
     typ.eq_ignore_ascii_case("jwt")
@@ -319,11 +324,11 @@ fn is_text(claim: JsonValue<'_>, text: &str) -> bool {
         .is_some_and(|claim| constant_time_eq(claim.as_bytes(), text.as_bytes()))
 }
 
-/// `at_hash` (OpenID Connect Core §3.1.3.6).
+/// Returns `at_hash`: the left half of the hash of the access token (OpenID Connect Core §3.1.3.6).
 fn left_half(algorithm: Algorithm, access_token: &Secret) -> String {
     let hash = match algorithm {
         Algorithm::Es384 => &digest::SHA384,
-        // What Ed25519 itself hashes by.
+        // The hash function that Ed25519 uses internally.
         Algorithm::EdDsa | Algorithm::Ed25519 => &digest::SHA512,
         _ => &digest::SHA256,
     };

@@ -1,4 +1,4 @@
-//! Asking an authorization server what a token is worth (RFC 7662): for resource servers.
+//! Token introspection (RFC 7662), for resource servers.
 //!
 //! ```
 //! use keybound_core::*;
@@ -8,13 +8,13 @@
 //! let auth = ClientAuth::basic("rs", Secret::new("my secret"))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth)
 //!     .introspection_endpoint(Endpoint::https("https://as.example/introspect")?);
-//! let exchange = client.introspect(Secret::new("2YotnFZFEjr1zCsicMWpAA"), None)?;
+//! let operation = client.introspect(Secret::new("2YotnFZFEjr1zCsicMWpAA"), None)?;
 //! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
-//! let answer = http::Response::new(r#"{"active":true,"scope":"accounts","exp":1800003600,"cnf":{"jkt":"0ZcO"}}"#);
-//! let Step::Done(introspection) = out.pending.receive(answer, &mut ServerState::new(), now)? else { panic!() };
+//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
+//! let response = http::Response::new(r#"{"active":true,"scope":"accounts","exp":1800003600,"cnf":{"jkt":"0ZcO"}}"#);
+//! let Step::Done(introspection) = out.pending.receive(response, &mut ServerState::new(), now)? else { panic!() };
 //! assert!(introspection.is_active());
-//! assert_eq!(introspection.jkt(), Some("0ZcO")); // the thumbprint of the key whose proof must come with it
+//! assert_eq!(introspection.jkt(), Some("0ZcO")); // require a proof by this key
 //! # Ok(())
 //! # }
 //! ```
@@ -34,27 +34,25 @@ use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
 impl Client {
-    /// Asks what a token is worth (RFC 7662 §2.1).
+    /// Requests the state of a token (RFC 7662 §2.1).
     ///
     /// # Errors
-    /// `InvalidInput` without an [introspection endpoint](Self::introspection_endpoint).
+    /// Returns [`InvalidInput`] if the client has no [introspection
+    /// endpoint](Self::introspection_endpoint).
     pub fn introspect(
         &self,
         token: Secret,
         hint: Option<TokenTypeHint>,
     ) -> Result<Operation<Introspection>, InvalidInput> {
         let endpoint = self.0.introspection_endpoint.clone();
-        let endpoint = endpoint.ok_or(InvalidInput::new(
-            "introspection_endpoint",
-            "must be set before a token can be introspected",
-        ))?;
-        let ask = self.endpoint_request(
+        let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint("introspection_endpoint"))?;
+        let request = self.endpoint_request(
             endpoint,
             revocation::params(token, hint)?,
             None,
             RetrySafety::Idempotent,
         );
-        Ok(Operation::new(ask, |success| {
+        Ok(Operation::new(request, |success| {
             let members = JsonObject::parse_response(success.body, "active")?;
             let active = members
                 .get("active")
@@ -71,8 +69,8 @@ impl Client {
     }
 }
 
-/// A list separated by spaces, or an array. A resource server decides by it: so what an authorization server might have
-/// meant by other marks isn't guessed.
+/// Parses a list separated by spaces, or an array. Other separators are not interpreted, because a
+/// resource server bases access decisions on the scope.
 fn scope(value: JsonValue<'_>) -> Option<Scope> {
     match value.as_str() {
         Some(text) => Scope::granted(text.split(' ')),
@@ -80,7 +78,7 @@ fn scope(value: JsonValue<'_>) -> Option<Scope> {
     }
 }
 
-/// What a token is worth (RFC 7662 §2.2). `Debug` shows no more than whether it is active.
+/// The state of a token (RFC 7662 §2.2). The `Debug` output shows only whether the token is active.
 #[derive(Clone)]
 pub struct Introspection {
     active: bool,
@@ -90,35 +88,36 @@ pub struct Introspection {
 }
 
 impl Introspection {
-    /// Whether it is good. If not, nothing else is known of it.
+    /// Returns whether the token is active. If not, its other members are unknown.
     pub fn is_active(&self) -> bool {
         self.active
     }
 
-    /// `scope`.
+    /// Returns the `scope` of the token.
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }
 
-    /// `exp`.
+    /// Returns the time at which the token expires (`exp`).
     pub fn expires_at(&self) -> Option<UnixTime> {
         self.members
             .seconds("exp")
             .map(|at| UnixTime::from_secs(0).saturating_add(at))
     }
 
-    /// `cnf.jkt` (RFC 9449 §6.2): the thumbprint of the key that the token is bound to. Without its proof, the token isn't to
-    /// be taken.
+    /// Returns `cnf.jkt` (RFC 9449 §6.2): the thumbprint of the key to which the token is bound.
+    /// Reject a request with this token unless it has a proof by that key.
     pub fn jkt(&self) -> Option<&str> {
         self.jkt.as_deref()
     }
 
-    /// A text member: `sub`, `client_id`, `username`, `iss`, …
+    /// Returns a string member such as `sub`, `client_id`, `username` or `iss`.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.members.text(member)
     }
 
-    /// A list of texts, or the one text in its place: `aud`.
+    /// Returns the elements of a list of strings such as `aud`. A single string is treated as a
+    /// list of one element.
     pub fn list(&self, member: &str) -> impl Iterator<Item = &str> {
         self.members
             .list(member)

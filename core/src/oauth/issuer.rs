@@ -1,39 +1,43 @@
-//! Who an authorization server is.
+//! Issuer identifiers of authorization servers.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::Serialize;
 
 use crate::types::endpoint::Endpoint;
 use crate::types::input::InvalidInput;
+use crate::types::text::serde_as_text;
 use crate::wire::json::JsonObject;
 
-/// An issuer identifier (RFC 8414 §2): the URL by which an authorization server is known, in metadata, in redirects
-/// and in tokens. Two are equal only if they are the same character by character (RFC 8414 §3.3, RFC 9207 §2.4).
-#[derive(Clone, PartialEq, Eq)]
+/// An issuer identifier (RFC 8414 §2): the URL that identifies an authorization server in metadata,
+/// redirects and tokens. Two identifiers are equal only if they match character by character (RFC
+/// 8414 §3.3, RFC 9207 §2.4).
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Issuer {
     text: String,
     endpoint: Endpoint,
 }
 
 impl Issuer {
-    /// An `https` URL without a query and without a fragment.
+    /// Parses an `https` URL without a query and without a fragment.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else.
+    /// Returns [`InvalidInput`] for anything else.
     pub fn https(url: &str) -> Result<Self, InvalidInput> {
         Self::new(url, Endpoint::https(url)?)
     }
 
-    /// An `http` URL of this machine, for tests and local servers.
+    /// Parses an `http` URL with a loopback host, for tests and local servers.
     ///
     /// # Errors
-    /// As for [`https`](Self::https), and for any other host.
+    /// As for [`https`](Self::https). Also returns [`InvalidInput`] for any other host.
     pub fn loopback_http(url: &str) -> Result<Self, InvalidInput> {
         Self::new(url, Endpoint::loopback_http(url)?)
     }
 
-    /// An `https` URL, or an `http` URL of this machine: for what somebody types or configures.
+    /// Parses an `https` URL, or an `http` URL with a loopback host. For URLs from user input or
+    /// configuration.
     ///
     /// # Errors
     /// As for [`https`](Self::https).
@@ -51,18 +55,18 @@ impl Issuer {
         })
     }
 
-    /// An issuer that whoever is at an endpoint names.
+    /// Parses an issuer named by the server at `endpoint`, as [`Endpoint::resolve_untrusted`] does.
     pub(crate) fn from_untrusted(endpoint: &Endpoint, url: &str) -> Result<Self, InvalidInput> {
         Self::new(url, endpoint.resolve_untrusted(url)?)
     }
 
-    /// An endpoint that this issuer names.
+    /// Parses an endpoint named by this issuer, as [`Endpoint::resolve_untrusted`] does.
     pub(crate) fn endpoint(&self, url: &str) -> Result<Endpoint, InvalidInput> {
         self.endpoint.resolve_untrusted(url)
     }
 
-    /// Where its metadata are: as RFC 8414 §3.1 has it, as OpenID Connect Discovery §4.1 has it, and as RFC 8414 §5 would
-    /// have that.
+    /// Returns the possible metadata URLs, in the order of RFC 8414 §3.1, OpenID Connect Discovery
+    /// §4.1, and RFC 8414 §5 for the name of OpenID Connect.
     pub(crate) fn metadata_urls(&self) -> Result<[Endpoint; 3], InvalidInput> {
         let path = self.endpoint.uri().path();
         let path = path.strip_suffix('/').unwrap_or(path);
@@ -74,9 +78,33 @@ impl Issuer {
         ])
     }
 
-    /// The identifier as it was given.
+    /// Returns the identifier exactly as given.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+}
+
+/// Parses as [`Issuer::https_or_loopback`] does.
+impl FromStr for Issuer {
+    type Err = InvalidInput;
+
+    fn from_str(url: &str) -> Result<Self, InvalidInput> {
+        Self::https_or_loopback(url)
+    }
+}
+
+/// Parses as [`Issuer::https_or_loopback`] does.
+impl TryFrom<&str> for Issuer {
+    type Error = InvalidInput;
+
+    fn try_from(url: &str) -> Result<Self, InvalidInput> {
+        Self::https_or_loopback(url)
+    }
+}
+
+impl AsRef<str> for Issuer {
+    fn as_ref(&self) -> &str {
+        self.as_str()
     }
 }
 
@@ -86,13 +114,15 @@ impl fmt::Debug for Issuer {
     }
 }
 
+serde_as_text!(Issuer);
+
 impl fmt::Display for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-/// An authorization server, as far as a client or a grant knows it.
+/// The identity of an authorization server, as known to a client or a grant.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Server {
     issuer: Option<String>,
@@ -107,7 +137,7 @@ impl Server {
         }
     }
 
-    /// What was written of one.
+    /// Parses a stored server. Returns `None` if it is malformed.
     pub(crate) fn read(members: &JsonObject<'_>) -> Option<Self> {
         Some(Self {
             issuer: members.str("issuer").map(Into::into),
@@ -119,7 +149,8 @@ impl Server {
         self.issuer.as_deref()
     }
 
-    /// Whether this is the other: it has the same issuer, or the same token endpoint where one of them names no issuer.
+    /// Returns whether both are the same server: they have the same issuer or, if one of them has
+    /// no issuer, the same token endpoint.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         match (&self.issuer, &other.issuer) {
             (Some(issuer), Some(other)) => issuer == other,

@@ -1,16 +1,17 @@
-//! Which refresh tokens a token descends from.
+//! The refresh tokens from which a token descends.
 
 use ring::digest::{SHA256, digest};
 
 use crate::jose;
 use crate::types::secret::Secret;
 
-/// The refresh tokens that led to a token, each by a hash: the one that the login began with, and the latest.
+/// Hashes of the refresh tokens that led to a token: the first one of the login, and the most
+/// recent ones.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lineage(pub(crate) Vec<String>);
 
 impl Lineage {
-    /// How many are remembered, the first among them.
+    /// The maximum number of hashes. The first one is never evicted.
     const CAPACITY: usize = 16;
 
     pub(crate) fn push(&mut self, ancestor: String) {
@@ -24,10 +25,11 @@ impl Lineage {
     }
 
     pub(crate) fn contains(&self, ancestor: &str) -> bool {
-        self.0.iter().any(|known| known == ancestor)
+        self.0.iter().any(|id| id == ancestor)
     }
 
-    /// The hash by which a refresh token, or a token without one, is known in a lineage: 128 bits, base64url.
+    /// Returns the hash that identifies a refresh token, or an access token without one, in a
+    /// lineage: 128 bits, base64url.
     pub(crate) fn id(secret: &Secret) -> String {
         let hash = digest(&SHA256, secret.expose().as_bytes());
         jose::encode(

@@ -1,4 +1,4 @@
-//! What an authorization server says of itself (RFC 8414, OpenID Connect Discovery 1.0).
+//! Authorization server metadata (RFC 8414, OpenID Connect Discovery 1.0).
 //!
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
@@ -6,18 +6,18 @@
 //! use keybound_core::driver::*;
 //!
 //! # fn main() -> Result<(), Error> {
-//! let exchange = Issuer::https("https://as.example/tenant")?.discover()?;
+//! let operation = Issuer::https("https://as.example/tenant")?.discover()?;
 //! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
+//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
 //! assert_eq!(out.request.uri(), "https://as.example/.well-known/oauth-authorization-server/tenant");
 //!
-//! let answer = http::Response::new(
+//! let response = http::Response::new(
 //!     r#"{"issuer":"https://as.example/tenant","token_endpoint":"https://as.example/tenant/token",
 //!         "dpop_signing_alg_values_supported":["ES256","Ed25519"]}"#,
 //! );
-//! let Step::Done(metadata) = out.pending.receive(answer, &mut ServerState::new(), now)? else { panic!() };
+//! let Step::Done(metadata) = out.pending.receive(response, &mut ServerState::new(), now)? else { panic!() };
 //! let key = SigningKey::generate(Algorithm::EdDsa)?;
-//! let bound = metadata.dpop_key(key.public())?; // under the name that this server knows
+//! let bound = metadata.dpop_key(key.public())?; // with the algorithm name that this server supports
 //! assert_eq!(bound.algorithm(), Algorithm::Ed25519);
 //! let client = metadata.client(ClientAuth::none("app")?)?.dpop(bound);
 //! # let _ = client;
@@ -42,44 +42,45 @@ use crate::wire::json::JsonObject;
 use crate::wire::json_object::OwnedJsonObject;
 
 impl Issuer {
-    /// Asks for the issuer's metadata: at the URL of RFC 8414 §3.1, and where nothing is there, at those of OpenID
-    /// Connect (Discovery 1.0 §4.1, RFC 8414 §5). Nothing is proven and nobody authenticated; no redirection is followed.
+    /// Requests the issuer's metadata at the URL of RFC 8414 §3.1. If the server has none there,
+    /// the URLs of OpenID Connect follow (Discovery 1.0 §4.1, RFC 8414 §5). The requests carry
+    /// neither credentials nor a proof, and redirects are not followed.
     ///
     /// # Errors
-    /// None but for an identifier too long to be part of a URL.
+    /// Returns [`InvalidInput`] only if the identifier is too long to be part of a URL.
     pub fn discover(&self) -> Result<Operation<Metadata>, InvalidInput> {
         let [first, second, third] = self.metadata_urls()?;
         let third = Some(third).filter(|third| *third != second);
-        let mut others = [Some(second), third].into_iter().flatten();
-        let ask = EndpointRequest {
+        let mut fallbacks = [Some(second), third].into_iter().flatten();
+        let request = EndpointRequest {
             endpoint: first,
             client_request: None,
             retry_safety: RetrySafety::Idempotent,
         };
         let issuer = self.clone();
-        let exchange = Operation::new(ask, move |success| Metadata::read(success, &issuer));
-        Ok(exchange.on_failure(move |setback, ask, _| {
-            let is_absent = match setback {
-                // Most say 404, some 403 or 400.
-                FlowFailure::Refusal(refusal) => {
-                    refusal.status().is_client_error() && !refusal.is_transient()
+        let operation = Operation::new(request, move |success| Metadata::read(success, &issuer));
+        Ok(operation.on_failure(move |failure, request, _| {
+            let is_absent = match failure {
+                // Most servers answer 404, some 403 or 400.
+                FlowFailure::Refusal(error) => {
+                    error.status().is_client_error() && !error.is_transient()
                 }
-                // Some have a page for everything, or a login before everything.
-                FlowFailure::Unreadable(why) => matches!(
-                    why,
+                // Some servers answer every path with a page, or redirect it to a login.
+                FlowFailure::Unreadable(kind) => matches!(
+                    kind,
                     InvalidResponseKind::NotJson { .. } | InvalidResponseKind::Redirect
                 ),
             };
             if !is_absent {
                 return None;
             }
-            ask.endpoint = others.next()?;
+            request.endpoint = fallbacks.next()?;
             Some(Duration::ZERO)
         }))
     }
 }
 
-/// An authorization server's metadata (RFC 8414 §2). Cloning it is cheap.
+/// The metadata of an authorization server (RFC 8414 §2). Cheap to clone.
 #[derive(Clone)]
 pub struct Metadata(Arc<MetadataParts>);
 
@@ -91,7 +92,7 @@ struct MetadataParts {
 
 const TOKEN_ENDPOINT: &str = "token_endpoint";
 
-/// The members that must be URLs to which credentials, keys or people may go.
+/// The members that must be valid URLs, because credentials, keys or users may be sent there.
 const ENDPOINTS: [&str; 8] = [
     "authorization_endpoint",
     TOKEN_ENDPOINT,
@@ -104,16 +105,14 @@ const ENDPOINTS: [&str; 8] = [
 ];
 
 impl Metadata {
-    /// A client of this server, which knows all its endpoints and who it is.
+    /// Creates a client of this server, with all endpoints and the issuer from the metadata.
     ///
     /// # Errors
-    /// `InvalidInput` if the server has no token endpoint.
+    /// Returns [`InvalidInput`] if the metadata have no token endpoint.
     pub fn client(&self, auth: ClientAuth) -> Result<Client, InvalidInput> {
         let endpoint = |name| self.endpoint(name).cloned();
-        let token_endpoint = endpoint(TOKEN_ENDPOINT).ok_or(InvalidInput::new(
-            "issuer",
-            "must have a token endpoint; its metadata name none",
-        ))?;
+        let token_endpoint =
+            endpoint(TOKEN_ENDPOINT).ok_or(InvalidInput::MissingEndpoint(TOKEN_ENDPOINT))?;
         let mut client = Client::new(token_endpoint, auth).issuer(self.0.issuer.clone());
         let parts = client.parts_mut();
         parts.authorization_endpoint = endpoint("authorization_endpoint");
@@ -126,11 +125,12 @@ impl Metadata {
         Ok(client)
     }
 
-    /// The key under the name that this server has for its algorithm (`dpop_signing_alg_values_supported`, RFC 9449
-    /// §5.1); as it is, where the server doesn't tell.
+    /// Returns the key with the algorithm name that this server supports
+    /// (`dpop_signing_alg_values_supported`, RFC 9449 §5.1). Returns the key unchanged if the
+    /// metadata list no algorithms.
     ///
     /// # Errors
-    /// `InvalidInput` if the server takes proofs by none of the key's algorithms.
+    /// Returns [`InvalidInput`] if the server supports none of the key's algorithms.
     pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, InvalidInput> {
         match self.list(DPOP_ALGS) {
             Some(algs) => key.select_algorithm(algs),
@@ -138,25 +138,26 @@ impl Metadata {
         }
     }
 
-    /// The algorithms by which this server takes proofs and for which there are keys here, the best to offer first;
-    /// `None` where the server doesn't tell.
+    /// Returns the proof algorithms that both this server and this library support, in order of
+    /// preference. Returns `None` if the metadata list no algorithms.
     pub fn dpop_algorithms(&self) -> Option<Vec<Algorithm>> {
-        let taken: Vec<&str> = self.list(DPOP_ALGS)?.collect();
+        let supported: Vec<&str> = self.list(DPOP_ALGS)?.collect();
         Some(
             Algorithm::ALL
                 .iter()
                 .copied()
-                .filter(|algorithm| taken.contains(&algorithm.as_str()))
+                .filter(|algorithm| supported.contains(&algorithm.as_str()))
                 .collect(),
         )
     }
 
-    /// Who it is: exactly the issuer that was asked for.
+    /// Returns the issuer, which is exactly the one that was requested.
     pub fn issuer(&self) -> &Issuer {
         &self.0.issuer
     }
 
-    /// An endpoint, by the name of its member: `token_endpoint`, `introspection_endpoint`, `jwks_uri`, …
+    /// Returns an endpoint by the name of its member, such as `token_endpoint`,
+    /// `introspection_endpoint` or `jwks_uri`.
     pub fn endpoint(&self, member: &str) -> Option<&Endpoint> {
         self.0
             .endpoints
@@ -165,17 +166,18 @@ impl Metadata {
             .map(|(_, endpoint)| endpoint)
     }
 
-    /// A list of texts: `token_endpoint_auth_methods_supported`, `scopes_supported`, …; `None` where it isn't there.
+    /// Returns a list of strings, such as `token_endpoint_auth_methods_supported` or
+    /// `scopes_supported`. Returns `None` if it is missing.
     pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
         self.0.members.list(member)
     }
 
-    /// A text, whatever it is about. It is the server's word, and no more: not a checked URL, for one.
+    /// Returns any string member, without validation. In particular, a URL is not checked.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.0.members.text(member)
     }
 
-    /// A yes or no; no where it isn't there.
+    /// Returns a boolean member, or `false` if it is missing.
     pub fn flag(&self, member: &str) -> bool {
         self.0.members.flag(member)
     }
@@ -199,7 +201,8 @@ impl Metadata {
                             .map_err(|_| InvalidResponseKind::InvalidMember(name))?,
                     ));
                 }
-                // One that is no text is none, and costs nothing where nobody needs it.
+                // An endpoint that is not a string counts as missing, in case the caller never
+                // needs it.
                 None if name != TOKEN_ENDPOINT => {}
                 None => return Err(InvalidResponseKind::InvalidMember(name).into()),
             }

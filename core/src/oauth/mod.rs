@@ -1,4 +1,4 @@
-//! OAuth's flows: clients, grants, tokens, metadata, and calls of protected resources.
+//! OAuth flows: clients, grants, tokens, metadata, and calls to protected resources.
 
 pub(crate) mod authorization_code;
 pub(crate) mod client;

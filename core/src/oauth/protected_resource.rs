@@ -1,26 +1,26 @@
-//! What a resource server says of itself (RFC 9728): which authorization servers it trusts, for one.
+//! Protected resource metadata (RFC 9728), such as the authorization servers that a resource trusts.
 //!
 //! ```
 //! use keybound_core::*;
 //! use keybound_core::driver::*;
 //!
 //! # fn main() -> Result<(), Error> {
-//! // A call was refused, and the refusal tells where to look.
-//! let refusal = http::Response::builder()
+//! // The resource rejected a call; the challenge contains the URL of the metadata.
+//! let rejection = http::Response::builder()
 //!     .header("WWW-Authenticate", r#"DPoP resource_metadata="https://rs.example/.well-known/oauth-protected-resource/api""#)
 //!     .body(())
 //!     .expect("valid");
-//! let exchange = ProtectedResource::discover_from_challenge(refusal.headers(), "https://rs.example/api").expect("it tells")?;
+//! let operation = ProtectedResource::discover_from_challenge(rejection.headers(), "https://rs.example/api").expect("has a URL")?;
 //! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
-//! let answer = http::Response::new(
+//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
+//! let response = http::Response::new(
 //!     r#"{"resource":"https://rs.example/api","authorization_servers":["https://as.example"],
 //!         "dpop_bound_access_tokens_required":true}"#,
 //! );
-//! let Step::Done(resource) = out.pending.receive(answer, &mut ServerState::new(), now)? else { panic!() };
+//! let Step::Done(resource) = out.pending.receive(response, &mut ServerState::new(), now)? else { panic!() };
 //! assert!(resource.flag("dpop_bound_access_tokens_required"));
-//! let exchange = resource.authorization_servers().next().expect("there is one").discover()?;
-//! # let _ = exchange;
+//! let operation = resource.authorization_servers().next().expect("there is one").discover()?;
+//! # let _ = operation;
 //! # Ok(())
 //! # }
 //! ```
@@ -40,7 +40,7 @@ use crate::wire::challenge::Challenge;
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
-/// A protected resource's metadata (RFC 9728 §2).
+/// The metadata of a protected resource (RFC 9728 §2).
 #[derive(Clone)]
 pub struct ProtectedResource {
     authorization_servers: Vec<Issuer>,
@@ -48,13 +48,14 @@ pub struct ProtectedResource {
 }
 
 impl ProtectedResource {
-    /// Asks for the metadata of a resource, `https` or on this machine, at its well-known URL (RFC 9728 §3.1).
+    /// Requests the metadata of a resource from its well-known URL (RFC 9728 §3.1). `resource` is
+    /// an `https` URL, or an `http` URL with a loopback host.
     ///
     /// # Errors
-    /// `InvalidInput` for any other URL, and for a fragment.
+    /// Returns [`InvalidInput`] for any other URL, and for a URL with a fragment.
     pub fn discover(resource: &str) -> Result<Operation<Self>, InvalidInput> {
         let known = Endpoint::https_or_loopback(resource)?;
-        // The slash after the host alone doesn't count (RFC 9728 §3.1).
+        // A path of only a slash doesn't count (RFC 9728 §3.1).
         let path = Some(known.uri().path())
             .filter(|path| *path != "/")
             .unwrap_or_default();
@@ -65,37 +66,39 @@ impl ProtectedResource {
         )
     }
 
-    /// Asks for the metadata of a resource where its refusal says that they are (`resource_metadata`, RFC 9728 §5.1);
-    /// `None` where it doesn't say.
+    /// Requests the metadata of a resource from the URL in its challenge (`resource_metadata`, RFC
+    /// 9728 §5.1). Returns `None` if the challenge has no URL.
+    ///
+    /// The URL may belong to any host, but the metadata must name exactly this resource (§3.3).
     ///
     /// # Errors
-    /// `InvalidInput` for a resource as above, and for a place that is not `https` or is internal where the resource is not: a
-    /// refusal must not have requests sent where its author can't send any (RFC 9728 §7.7). Any other may hold the
-    /// metadata, which must be of this very resource (§3.3).
+    /// Returns [`InvalidInput`] if `resource` is invalid, as for [`discover`](Self::discover). Also
+    /// returns it if the URL is not `https`, or is internal, while the resource is not: a challenge
+    /// must not cause requests that its author can't send (SSRF protection, RFC 9728 §7.7).
     pub fn discover_from_challenge(
         headers: &HeaderMap,
         resource: &str,
     ) -> Option<Result<Operation<Self>, InvalidInput>> {
         let challenges = Challenge::all(headers);
-        let at = challenges
+        let url = challenges
             .iter()
             .find_map(|challenge| challenge.param("resource_metadata"))?;
         let known = Endpoint::https_or_loopback(resource);
-        Some(known.and_then(|known| Self::request(&known.resolve_untrusted(at)?, known, resource)))
+        Some(known.and_then(|known| Self::request(&known.resolve_untrusted(url)?, known, resource)))
     }
 
     fn request(
-        at: &Endpoint,
+        metadata_url: &Endpoint,
         known: Endpoint,
         resource: &str,
     ) -> Result<Operation<Self>, InvalidInput> {
         let resource = resource.to_owned();
-        let ask = EndpointRequest {
-            endpoint: at.clone(),
+        let request = EndpointRequest {
+            endpoint: metadata_url.clone(),
             client_request: None,
             retry_safety: RetrySafety::Idempotent,
         };
-        Ok(Operation::new(ask, move |success| {
+        Ok(Operation::new(request, move |success| {
             let members = JsonObject::parse_response(success.body, "resource")?;
             if members.str("resource").as_deref() != Some(resource.as_str()) {
                 return Err(InvalidResponseKind::ResourceMismatch.into());
@@ -114,16 +117,18 @@ impl ProtectedResource {
         }))
     }
 
-    /// The authorization servers whose tokens it takes; what is no issuer is left out.
+    /// Returns the authorization servers whose tokens the resource accepts. Invalid issuers are
+    /// omitted.
     pub fn authorization_servers(&self) -> impl Iterator<Item = &Issuer> {
         self.authorization_servers.iter()
     }
 
-    /// The key under the name that this resource has for its algorithm (`dpop_signing_alg_values_supported`); as it is,
-    /// where the resource doesn't tell.
+    /// Returns the key with the algorithm name that this resource supports
+    /// (`dpop_signing_alg_values_supported`). Returns the key unchanged if the metadata list no
+    /// algorithms.
     ///
     /// # Errors
-    /// `InvalidInput` if the resource takes proofs by none of the key's algorithms.
+    /// Returns [`InvalidInput`] if the resource supports none of the key's algorithms.
     pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, InvalidInput> {
         match self.list("dpop_signing_alg_values_supported") {
             Some(algs) => key.select_algorithm(algs),
@@ -131,17 +136,19 @@ impl ProtectedResource {
         }
     }
 
-    /// A list of texts: `scopes_supported`, `bearer_methods_supported`, …; `None` where it isn't there.
+    /// Returns a list of strings, such as `scopes_supported` or `bearer_methods_supported`. Returns
+    /// `None` if it is missing.
     pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
         self.members.list(member)
     }
 
-    /// A text. It is the server's word, and no more: not a checked URL, for one.
+    /// Returns a string member, without validation. In particular, a URL is not checked.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.members.text(member)
     }
 
-    /// A yes or no, such as `dpop_bound_access_tokens_required`; no where it isn't there.
+    /// Returns a boolean member such as `dpop_bound_access_tokens_required`, or `false` if it is
+    /// missing.
     pub fn flag(&self, member: &str) -> bool {
         self.members.flag(member)
     }

@@ -1,4 +1,4 @@
-//! Token requests with a proof that somebody else has made.
+//! Token requests with a proof made by another party.
 
 use http::{HeaderMap, StatusCode};
 
@@ -15,9 +15,12 @@ use crate::wire::error_response::Redactor;
 use crate::wire::json::{Text, strip_bom};
 
 impl Client {
-    /// Asks for a token bound to the key of a proof that somebody else has made for this request, a browser for one: the
-    /// proof goes along as it is, in its header. It is good for one request, so nothing is ever sent twice; where the
-    /// server wants a nonce, the error has the code `use_dpop_nonce` and [the nonce](crate::ServerError::nonce).
+    /// Requests a token bound to the key of a proof that another party, such as a browser, made for
+    /// this request. The proof is sent unchanged in the `DPoP` header.
+    ///
+    /// A proof is valid for one request, so the request is never retried. If the server requires a
+    /// nonce, the error has the code `use_dpop_nonce` and contains [the
+    /// nonce](crate::ServerError::nonce).
     ///
     /// # Errors
     /// As for [`token`](Self::token).
@@ -42,34 +45,31 @@ impl Client {
         )
     }
 
-    /// Takes a token response (RFC 6749 §5.1) that came another way than by a request of this client's: a backend has
-    /// relayed a page's proof, and hands the answer on. It is checked like any other.
+    /// Parses a token response (RFC 6749 §5.1) to a request that this client did not send itself.
+    /// For example, a backend relayed the proof of a page and forwards the response. The response
+    /// is validated like any other.
     ///
     /// # Errors
-    /// `Response` if it is no token for this client's key.
-    pub fn parse_token_response(&self, answer: &[u8], now: UnixTime) -> Result<Token, Error> {
+    /// Returns [`Error::Response`] if it contains no valid token for this client's key.
+    pub fn parse_token_response(&self, body: &[u8], now: UnixTime) -> Result<Token, Error> {
         let headers = HeaderMap::new();
         let success = SuccessResponse {
             headers: &headers,
-            body: &Text::of(strip_bom(answer)),
+            body: &Text::of(strip_bom(body)),
             now,
         };
-        token::read(&success, &self.expected(None)).map_err(|unread| {
-            let why = match unread {
-                ParseError::Bad(why) => why,
+        token::read(&success, &self.expected(None)).map_err(|error| {
+            let kind = match error {
+                ParseError::Bad(kind) => kind,
                 ParseError::Refusal => InvalidResponseKind::Missing("access_token"),
             };
-            let envelope = ResponseMeta::new(
+            let meta = ResponseMeta::new(
                 "the server".into(),
                 StatusCode::OK,
                 &headers,
                 &Redactor::from_iter([]),
             );
-            InvalidResponse {
-                meta: envelope,
-                kind: why,
-            }
-            .into()
+            InvalidResponse { meta, kind }.into()
         })
     }
 }

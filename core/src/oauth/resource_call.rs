@@ -1,4 +1,4 @@
-//! Calls of protected resources: headers for anybody's request, and what its response means for the token.
+//! Calls to protected resources: the headers of a request, and the effect of its response on the token.
 
 use std::time::Duration;
 
@@ -23,21 +23,24 @@ use crate::wire::error_response::{self, Redactor};
 use crate::wire::retry_after;
 
 impl Token {
-    /// Begins a call of a protected resource (RFC 9449 §7, RFC 6750 §2.1).
+    /// Starts a call to a protected resource (RFC 9449 §7, RFC 6750 §2.1).
     ///
     /// # Errors
-    /// `InvalidInput` for a URL that a proof can't name, plain `http` beyond this machine, a token whose type has no
-    /// known scheme, and a bound token whose key isn't known.
+    /// Returns [`InvalidInput`] if the URL can't be the target of a proof or is plain `http` with a
+    /// host other than loopback, if the token type has no known authentication scheme, or if the
+    /// token is bound to an unknown key.
     pub fn authorize(&self, method: &Method, uri: &Uri) -> Result<ResourceCall, InvalidInput> {
         ResourceCall::new(self, method, uri)
     }
 }
 
-/// A call of a protected resource, before its next request. Its body never passes through here.
+/// A call to a protected resource, before its next request. The request body stays with the caller.
 ///
-/// It goes the way of an [`Operation`](crate::Operation): prepared, sent by whoever has the request, judged,
-/// perhaps prepared again. After 429, 502, 503, 504 and a lost connection an idempotent request (RFC 9110 §9.2.2)
-/// is sent again; any other only if nothing was sent, after 429, and after a 503 that names a time to come back.
+/// The call proceeds like an [`Operation`](crate::Operation): it is prepared, the caller sends the
+/// request, [`PendingCall::verdict`] evaluates the response, and the call may be prepared again.
+/// After 429, 502, 503, 504 and a lost connection, an idempotent request (RFC 9110 §9.2.2) is
+/// retried. Any other request is retried only if nothing was sent, after 429, and after a 503 with
+/// `Retry-After`.
 #[must_use = "a call does nothing until it is prepared and sent"]
 #[derive(Debug)]
 pub struct ResourceCall {
@@ -49,8 +52,8 @@ pub struct ResourceCall {
     corrections: CorrectionBudget,
 }
 
-/// By one of these the server tells a repetition from a second request (draft-ietf-httpapi-idempotency-key-header;
-/// the other is the name that Moov and Treasury Prime have for it).
+/// The headers by which a server distinguishes a retry from a second request
+/// (draft-ietf-httpapi-idempotency-key-header). Moov and Treasury Prime use the second name.
 const IDEMPOTENCY_KEYS: [HeaderName; 2] = [
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("x-idempotency-key"),
@@ -68,7 +71,7 @@ impl ResourceCall {
             TokenType::Dpop if token.key().is_none() => {
                 return Err(InvalidInput::new(
                     "token",
-                    "must be bound to a key that is known here: it is of type DPoP",
+                    "must have a known key: it is of type DPoP, so the client needs its key",
                 ));
             }
             TokenType::Bearer | TokenType::Dpop => {}
@@ -89,7 +92,8 @@ impl ResourceCall {
         })
     }
 
-    /// Looks at the request's own headers: with an `Idempotency-Key` it may be repeated like a `GET`.
+    /// Checks the application's request headers. A request with an idempotency key may be retried
+    /// like a `GET`.
     pub fn detect_idempotency_key(mut self, headers: &HeaderMap) -> Self {
         if IDEMPOTENCY_KEYS
             .into_iter()
@@ -100,43 +104,44 @@ impl ResourceCall {
         self
     }
 
-    /// Says that the request can't be sent a second time, because its body is used up by the first.
+    /// Declares that the request can be sent only once, because sending it consumes its body.
     pub fn single_use_body(mut self) -> Self {
         self.retry_safety = RetrySafety::Never;
         self
     }
 
-    /// How long the whole call may take, counted from its first request: no wait is begun that would end later.
-    /// 30 s unless set.
-    pub fn timeout(mut self, budget: Duration) -> Self {
-        self.retry.set_timeout(budget);
+    /// Sets the timeout of the whole call, measured from its first request. No delay starts that
+    /// would end after the timeout. Default: 30 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.retry.set_timeout(timeout);
         self
     }
 
-    /// How often the request may fail in passing until that is the result. Proofs that are made anew on the
-    /// server's wish don't count. 4 unless set.
-    pub fn max_attempts(mut self, sends: u8) -> Self {
-        self.retry.set_max_attempts(sends);
+    /// Sets the maximum number of attempts after transient failures. Retries with a corrected proof
+    /// are not counted. Default: 4.
+    pub fn max_attempts(mut self, max_attempts: u8) -> Self {
+        self.retry.set_max_attempts(max_attempts);
         self
     }
 
-    /// Whether its requests have proofs.
+    /// Returns whether the requests of this call have proofs.
     pub fn is_bound(&self) -> bool {
         self.token.key().is_some()
     }
 
-    /// How long to wait before the next request goes out. Zero at first, and after a refused proof.
+    /// Returns the delay before the next request is sent. It is zero for the first request, and
+    /// after a rejected proof.
     pub fn delay(&self) -> Duration {
         self.retry.delay()
     }
 
-    /// Makes the headers of the next request; for a bound token they must be signed.
+    /// Prepares the headers of the next request. For a bound token, a proof must be signed first.
     ///
     /// # Errors
-    /// None that [`Token::authorize`] has not ruled out.
+    /// Returns no error in practice: [`Token::authorize`] has already ruled out the causes.
     pub fn prepare(
         mut self,
-        origins: &ServerState,
+        server_state: &ServerState,
         context: RequestContext,
     ) -> Result<Signing<PreparedCall>, Error> {
         self.retry.start_attempt(context.now);
@@ -159,31 +164,33 @@ impl ResourceCall {
             target,
             ath,
         };
-        let (to_sign, said) = proof_context.prove(key, origins, context);
+        let (to_sign, sent_proof) = proof_context.prove(key, server_state, context);
         let pending = PendingCall {
             call: self,
-            sent_proof: Some(said),
+            sent_proof: Some(sent_proof),
             jitter_seed: seed,
         };
         Ok(Signing::Needs(Unsigned::new(to_sign, pending)))
     }
 
-    /// Whether it goes on after a failure that may pass.
-    fn schedule_retry(&mut self, asked: Option<Duration>, now: UnixTime, seed: u64) -> bool {
-        // What the server knew before the pause, it may have forgotten: its nonce, for one.
+    /// Schedules a retry after a transient failure. Returns whether the call is retried.
+    fn schedule_retry(&mut self, retry_after: Option<Duration>, now: UnixTime, seed: u64) -> bool {
+        // The server may lose its state during the delay, such as its nonce, so corrections start
+        // over.
         self.corrections = CorrectionBudget::default();
-        self.retry.schedule_retry(asked, Duration::ZERO, now, seed)
+        self.retry
+            .schedule_retry(retry_after, Duration::ZERO, now, seed)
     }
 }
 
-/// The headers for a request, and what will judge its response.
+/// The headers of a request, and the state that evaluates its response.
 #[must_use]
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+#[expect(clippy::exhaustive_structs, reason = "drivers destructure it")]
 pub struct PreparedCall {
-    /// To be applied to the request.
+    /// The headers to add to the request.
     pub headers: AuthHeaders,
-    /// To be shown the response's head.
+    /// Evaluates the head of the response.
     pub pending: PendingCall,
 }
 
@@ -210,7 +217,8 @@ impl PreparedCall {
     }
 }
 
-/// `Authorization`, and `DPoP` for a bound token; both marked sensitive.
+/// The `Authorization` header and, for a bound token, the `DPoP` header. Both are marked as
+/// sensitive.
 #[must_use]
 #[derive(Debug)]
 pub struct AuthHeaders {
@@ -219,7 +227,7 @@ pub struct AuthHeaders {
 }
 
 impl AuthHeaders {
-    /// Puts them among a request's headers, in place of any that were there.
+    /// Inserts the headers into those of a request, and replaces existing ones.
     pub fn apply(self, headers: &mut HeaderMap) {
         headers.insert(AUTHORIZATION, self.authorization);
         match self.proof {
@@ -229,57 +237,57 @@ impl AuthHeaders {
     }
 }
 
-/// A call whose request is under way.
+/// A call whose request is in flight.
 #[must_use]
 #[derive(Debug)]
 pub struct PendingCall {
     call: ResourceCall,
-    /// What the request's proof says.
+    /// The properties of the proof in the request.
     sent_proof: Option<SentProof>,
-    /// Random, for the pause that may follow.
+    /// Random seed for the backoff before a retry.
     jitter_seed: u64,
 }
 
-/// What a response means for the token.
+/// The action that follows from a response.
 #[must_use]
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
 pub enum Verdict {
-    /// Nothing: it is the application's.
+    /// Deliver the response to the application.
     Deliver,
-    /// Prepare the call and send it again, after its [`delay`](ResourceCall::delay): the server wants another proof, with
-    /// its new nonce (RFC 9449 §9), at its clock's time, or under its name for the algorithm; or it is busy.
+    /// Prepare the call and send it again, after its [`delay`](ResourceCall::delay). The server
+    /// requires another proof, with its new nonce (RFC 9449 §9), with the time of its clock, or
+    /// with its name for the algorithm; or it is temporarily unavailable.
     RetryAfter(ResourceCall),
-    /// The token is refused (RFC 6750 §3.1 `invalid_token`, or a bare 401). The response is the application's
-    /// all the same.
+    /// The server rejected the token (RFC 6750 §3.1 `invalid_token`, or a 401 without an error
+    /// code). The response still belongs to the application.
     TokenRejected,
 }
 
 impl PendingCall {
-    /// Says that no response came, and whether anything may have been sent.
+    /// Reports that no response was received, and whether the request may have been sent. Returns
+    /// the call to retry.
     ///
     /// # Errors
-    /// `NoResponse` where the request isn't sent again by itself.
+    /// Returns [`Error::NoResponse`] if the request is not retried automatically.
     pub fn transport_failed(self, sent: Sent, now: UnixTime) -> Result<ResourceCall, Error> {
         let Self {
             mut call,
             jitter_seed: seed,
             ..
         } = self;
-        let repeatable = call.retry_safety.allows_retry_without_response(sent);
-        if repeatable
+        let retryable = call.retry_safety.allows_retry_without_response(sent);
+        if retryable
             && call.retry_safety != RetrySafety::Never
             && call.schedule_retry(None, now, seed)
         {
             return Ok(call);
         }
-        Err(Error::NoResponse(NoResponse {
-            sent,
-            retryable: repeatable,
-        }))
+        Err(Error::NoResponse(NoResponse { sent, retryable }))
     }
 
-    /// What the head of a response means for the calls that wait for their [turn](crate::driver::NonceGate).
+    /// Returns the effect of a response head on the calls that wait for a permit of the
+    /// [`NonceGate`](crate::driver::NonceGate).
     pub fn nonce_outcome(&self, status: StatusCode, headers: &HeaderMap) -> NonceOutcome {
         let sent = self.sent_proof.as_ref().and_then(SentProof::nonce);
         let nonce = Nonce::from_headers_or_known(sent, headers);
@@ -294,15 +302,16 @@ impl PendingCall {
         }
     }
 
-    /// Takes the head of the response, whatever its status.
+    /// Evaluates the head of a response with any status, and records its nonce in `server_state`.
     ///
     /// # Errors
-    /// `Server`, with the code `use_dpop_nonce`, where a server is content with no nonce.
+    /// Returns [`Error::Server`] with the code `use_dpop_nonce` if the server keeps rejecting its
+    /// own nonces.
     pub fn verdict(
         self,
         status: StatusCode,
         headers: &HeaderMap,
-        origins: &mut ServerState,
+        server_state: &mut ServerState,
         now: UnixTime,
     ) -> Result<Verdict, Error> {
         let Self {
@@ -312,13 +321,13 @@ impl PendingCall {
         } = self;
         let uri = call.uri.clone();
         let (role, target) = (Role::ResourceServer, HttpTarget::parse(&uri)?);
-        origins.record_nonce(role, &target, headers, now);
+        server_state.record_nonce(role, &target, headers, now);
         if !status.is_client_error() && !status.is_server_error() {
             return Ok(Verdict::Deliver);
         }
-        let asked = retry_after::read(headers, now);
-        if call.retry_safety.allows_retry_after(status, asked)
-            && call.schedule_retry(asked, now, jitter_seed)
+        let retry_after = retry_after::read(headers, now);
+        if call.retry_safety.allows_retry_after(status, retry_after)
+            && call.schedule_retry(retry_after, now, jitter_seed)
         {
             return Ok(Verdict::RetryAfter(call));
         }
@@ -336,13 +345,18 @@ impl PendingCall {
             headers,
         };
         let is_bound = sent_proof.is_some();
-        let answered = sent_proof.is_some_and(|said| {
-            call.corrections
-                .try_correct(&rejection, &said, (role, &target), origins, now)
+        let corrected = sent_proof.is_some_and(|sent_proof| {
+            call.corrections.try_correct(
+                &rejection,
+                &sent_proof,
+                (role, &target),
+                server_state,
+                now,
+            )
         });
-        if answered {
+        if corrected {
             call.retry.retry_now();
-            // It was the proof's fault, not the token's.
+            // The server rejected the proof, not the token.
             return Ok(if call.retry_safety == RetrySafety::Never {
                 Verdict::Deliver
             } else {
@@ -364,14 +378,15 @@ impl PendingCall {
     }
 }
 
-/// The error of a refusal. Some servers challenge by the nonce alone, without a word of it.
+/// Returns the error code of a rejection. Some servers demand a nonce with a bare 401, without the
+/// error code `use_dpop_nonce`: it is assumed for them.
 fn code(status: StatusCode, challenges: &[Challenge]) -> Option<&str> {
-    let speechless =
+    let may_lack_code =
         challenges.is_empty() || challenges.iter().any(|challenge| challenge.is("DPoP"));
-    let meant = if status == StatusCode::UNAUTHORIZED && speechless {
+    let assumed = if status == StatusCode::UNAUTHORIZED && may_lack_code {
         Some("use_dpop_nonce")
     } else {
         None
     };
-    challenge::error(challenges).or(meant)
+    challenge::error(challenges).or(assumed)
 }

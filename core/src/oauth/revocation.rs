@@ -7,9 +7,9 @@
 //! # fn main() -> Result<(), Error> {
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, ClientAuth::none("app")?)
 //!     .revocation_endpoint(Endpoint::https("https://as.example/revoke")?);
-//! let exchange = client.revoke(Secret::new("45ghiukldjahdnhzdauz"), Some(TokenTypeHint::RefreshToken))?;
+//! let operation = client.revoke(Secret::new("45ghiukldjahdnhzdauz"), Some(TokenTypeHint::RefreshToken))?;
 //! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
+//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
 //! assert!(matches!(out.pending.receive(http::Response::new(""), &mut ServerState::new(), now)?, Step::Done(_)));
 //! # Ok(())
 //! # }
@@ -26,30 +26,32 @@ use crate::wire::json::JsonObject;
 use crate::wire::params::Params;
 
 impl Client {
-    /// Revokes an access or refresh token (RFC 7009).
+    /// Revokes an access token or a refresh token (RFC 7009).
     ///
     /// # Errors
-    /// `InvalidInput` without a [revocation endpoint](Self::revocation_endpoint).
+    /// Returns [`InvalidInput`] if the client has no [revocation
+    /// endpoint](Self::revocation_endpoint).
     pub fn revoke(
         &self,
         token: Secret,
         hint: Option<TokenTypeHint>,
     ) -> Result<Operation<Revoked>, InvalidInput> {
-        let endpoint = self.0.revocation_endpoint.clone().ok_or(InvalidInput::new(
-            "revocation_endpoint",
-            "must be set before a token can be revoked",
-        ))?;
-        let ask = self.endpoint_request(
+        let endpoint = self
+            .0
+            .revocation_endpoint
+            .clone()
+            .ok_or(InvalidInput::MissingEndpoint("revocation_endpoint"))?;
+        let request = self.endpoint_request(
             endpoint,
             params(token, hint)?,
             self.0.key.as_ref(),
             RetrySafety::Idempotent,
         );
-        Ok(Operation::new(ask, read))
+        Ok(Operation::new(request, read))
     }
 }
 
-/// `token_type_hint` (RFC 7009 §2.1).
+/// The type of a token, as `token_type_hint` (RFC 7009 §2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenTypeHint {
@@ -68,28 +70,30 @@ impl TokenTypeHint {
     }
 }
 
-/// The token is revoked, or was never good: RFC 7009 §2.2 doesn't tell.
+/// The success of a revocation. The token is revoked, or was never valid: RFC 7009 §2.2 makes no
+/// distinction.
 #[derive(Clone, Debug)]
 pub struct Revoked {
     request_id: Option<String>,
 }
 
 impl Revoked {
-    /// `x-request-id`.
+    /// Returns the `x-request-id` of the response.
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_deref()
     }
 }
 
 pub(crate) fn params(token: Secret, hint: Option<TokenTypeHint>) -> Result<Params, InvalidInput> {
-    let mut fields = Params::new("token", token);
+    let mut params = Params::new("token", token);
     if let Some(hint) = hint {
-        fields.push("token_type_hint", hint.as_str())?;
+        params.push("token_type_hint", hint.as_str())?;
     }
-    Ok(fields)
+    Ok(params)
 }
 
-/// Any 2xx will do: RFC 7009 says 200, Moov 204. Only an error in the body speaks against it.
+/// Parses the response. Accepts every 2xx status: RFC 7009 requires 200, Moov sends 204. Only an
+/// error in the body is a failure.
 pub(crate) fn read(success: &SuccessResponse<'_>) -> Result<Revoked, ParseError> {
     match JsonObject::of_body(success.body) {
         Ok(members) if members.get("error").is_some() => Err(ParseError::Refusal),

@@ -1,4 +1,4 @@
-//! What a resource server asks for beyond the token that it was shown (RFC 9470, RFC 6750 §3.1).
+//! Requirements of a resource server beyond a valid token (RFC 9470, RFC 6750 §3.1).
 
 use std::time::Duration;
 
@@ -7,10 +7,11 @@ use http::HeaderMap;
 use crate::oauth::grant::Scope;
 use crate::wire::challenge::Challenge;
 
-/// A resource server's wish for a person who has been authenticated better or more recently (RFC 9470 §3), or for a wider
-/// scope (RFC 6750 §3.1, `insufficient_scope`). The token is as good as before; the call needs another.
+/// A resource server's requirement for stronger or more recent user authentication (RFC 9470 §3),
+/// or for a wider scope (RFC 6750 §3.1, `insufficient_scope`). The token remains valid, but the
+/// call needs another one.
 ///
-/// [`AuthorizationBuilder::step_up`](crate::AuthorizationBuilder::step_up) asks for it.
+/// [`AuthorizationBuilder::step_up`](crate::AuthorizationBuilder::step_up) requests it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepUp {
     acr_values: Option<String>,
@@ -19,16 +20,16 @@ pub struct StepUp {
 }
 
 impl StepUp {
-    /// The wish in a response to a call, if it has one.
+    /// Parses the challenges of a response. Returns `None` if none of them has such a requirement.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let challenges = Challenge::all(headers);
-        let wish = |challenge: &&Challenge| {
+        let is_step_up = |challenge: &&Challenge| {
             matches!(
                 challenge.param("error"),
                 Some("insufficient_user_authentication" | "insufficient_scope")
             )
         };
-        let challenge = challenges.iter().find(wish)?;
+        let challenge = challenges.iter().find(is_step_up)?;
         Some(Self {
             acr_values: challenge.param("acr_values").map(str::to_owned),
             max_age: challenge
@@ -41,17 +42,18 @@ impl StepUp {
         })
     }
 
-    /// The authentication contexts that would do, separated by spaces, the best first.
+    /// Returns the acceptable authentication context classes, separated by spaces, in order of
+    /// preference.
     pub fn acr_values(&self) -> Option<&str> {
         self.acr_values.as_deref()
     }
 
-    /// How long ago the person may have been authenticated.
+    /// Returns the maximum time since the user's last authentication.
     pub fn max_age(&self) -> Option<Duration> {
         self.max_age
     }
 
-    /// The scope that the call needs.
+    /// Returns the scope that the call requires.
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }

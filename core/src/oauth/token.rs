@@ -1,6 +1,8 @@
-//! Access tokens: how a server's answer becomes one, and what it says about itself.
+//! Access tokens, and the parser of token responses.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,16 +16,19 @@ use crate::oauth::lineage::Lineage;
 use crate::request::operation::SuccessResponse;
 use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::secret::{Secret, constant_time_eq};
+use crate::types::text::serde_as_text;
 use crate::types::time::UnixTime;
 use crate::wire::error_response::{Redactor, request_id};
 use crate::wire::http_date;
 use crate::wire::json::{JsonObject, JsonValue};
 
-/// How `expires_in` is meant. RFC 6749 §5.1 says seconds from now; Moov, for one, sends a Unix time.
+/// The interpretation of `expires_in`. RFC 6749 §5.1 defines it as seconds from now; some servers,
+/// such as Moov's, send a Unix time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpiresIn {
-    /// Told by its magnitude: below 10⁹ seconds from now, below 10¹² a Unix time in seconds, else in milliseconds.
+    /// Determined by magnitude: below 10⁹ seconds from now, below 10¹² a Unix time in seconds,
+    /// otherwise a Unix time in milliseconds.
     #[default]
     Auto,
     /// Seconds from now.
@@ -35,42 +40,62 @@ pub enum ExpiresIn {
 }
 
 impl ExpiresIn {
-    /// When a token received at `now` expires; `None` for zero, a negative number and what is no number:
-    /// that is not known, rather than never.
-    /// A point in time that is past by our clock is counted from the server's: ours must be ahead.
+    /// Returns the time at which a token received at `now` expires. Returns `None`, which means
+    /// unknown, for zero, negative numbers, and values that are not a number.
+    ///
+    /// A result in the past means that the local clock is ahead. The lifetime is then measured from
+    /// the `Date` of the response.
     fn expiry(self, value: f64, headers: &HeaderMap, now: UnixTime) -> Option<UnixTime> {
-        let expires = self.by_our_clock(value, now)?;
+        let expires = self.by_local_clock(value, now)?;
         let date = http_date::from_headers(headers).filter(|_| expires <= now);
         Some(date.map_or(expires, |date| {
             now.saturating_add(expires.saturating_since(date))
         }))
     }
 
-    fn by_our_clock(self, value: f64, now: UnixTime) -> Option<UnixTime> {
+    fn by_local_clock(self, value: f64, now: UnixTime) -> Option<UnixTime> {
         let span = Duration::try_from_secs_f64(value).ok()?;
         match self {
             _ if span.is_zero() => None,
-            Self::Auto if value < 1e9 => Self::Relative.by_our_clock(value, now),
-            Self::Auto if value < 1e12 => Self::AbsoluteSeconds.by_our_clock(value, now),
-            Self::Auto => Self::AbsoluteMillis.by_our_clock(value, now),
+            Self::Auto if value < 1e9 => Self::Relative.by_local_clock(value, now),
+            Self::Auto if value < 1e12 => Self::AbsoluteSeconds.by_local_clock(value, now),
+            Self::Auto => Self::AbsoluteMillis.by_local_clock(value, now),
             Self::Relative => Some(now.saturating_add(span)),
             Self::AbsoluteSeconds => Some(UnixTime::from_secs(0).saturating_add(span)),
-            // Not divided by 1000, which would round: the whole part is what counts.
+            // Not divided by 1000, to avoid rounding; only the whole part counts.
             Self::AbsoluteMillis => Some(UnixTime::from_millis(span.as_secs())),
         }
     }
 }
 
-/// `token_type` (RFC 6749 §7.1), an open set; case doesn't count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The type of a token, `token_type` (RFC 6749 §7.1). An open set, parsed without regard to case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenType {
-    /// RFC 6750. Also where a server names no type, or Moov's old `opaque`.
+    /// A bearer token (RFC 6750). Also used if the server names no type, or the old `opaque` of
+    /// Moov.
     Bearer,
-    /// RFC 9449: bound to a key.
+    /// A token bound to a key (RFC 9449).
     Dpop,
-    /// Another one, as the server spells it.
+    /// Any other type, as spelled by the server.
     Other(String),
+}
+
+/// Never fails: the set of types is open.
+impl FromStr for TokenType {
+    type Err = Infallible;
+
+    fn from_str(name: &str) -> Result<Self, Infallible> {
+        Ok(Self::parse(name))
+    }
+}
+
+serde_as_text!(TokenType);
+
+impl fmt::Display for TokenType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl TokenType {
@@ -84,8 +109,8 @@ impl TokenType {
         }
     }
 
-    /// The type that an answer names: a text, or the only one of a list. What is no authentication scheme (RFC 9110 §11.1)
-    /// is no type.
+    /// Returns the type named by a response: a string, or the only element of a list. Returns
+    /// `None` for names that are not an authentication scheme (RFC 9110 §11.1).
     fn named(value: JsonValue<'_>) -> Option<Self> {
         let text = value
             .as_str()
@@ -101,7 +126,7 @@ impl TokenType {
         is_scheme.then(|| Self::parse(name))
     }
 
-    /// The type as a scheme of the `Authorization` header.
+    /// Returns the type as a scheme of the `Authorization` header.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Bearer => "Bearer",
@@ -111,16 +136,17 @@ impl TokenType {
     }
 }
 
-/// An access token with all that belongs to it. Cloning it is cheap; `Debug` shows no secret.
+/// An access token with the other members of its response. Cheap to clone. The `Debug` output
+/// contains no secrets.
 #[derive(Clone)]
 pub struct Token(Arc<TokenParts>);
 
 struct TokenParts {
     access: Secret,
     token_type: TokenType,
-    /// `Authorization`, ready to be sent.
+    /// The value of the `Authorization` header.
     authorization: HeaderValue,
-    /// Made when it is first needed: a bearer token needs none.
+    /// Computed on first use, because a bearer token needs none.
     ath: OnceLock<AccessTokenHash>,
     key: Option<PublicJwk>,
     received_at: UnixTime,
@@ -132,47 +158,52 @@ struct TokenParts {
 }
 
 impl Token {
-    /// The access token. [`authorize`](Self::authorize) puts it where it belongs.
+    /// Returns the access token. [`authorize`](Self::authorize) adds it to a request.
     pub fn access_token(&self) -> &Secret {
         &self.0.access
     }
 
-    /// `token_type` (RFC 6749 §7.1).
+    /// Returns the `token_type` (RFC 6749 §7.1).
     pub fn token_type(&self) -> &TokenType {
         &self.0.token_type
     }
 
-    /// When it came.
+    /// Returns the time at which the token was received.
     pub fn received_at(&self) -> UnixTime {
         self.0.received_at
     }
 
-    /// When it expires, absolutely, from the moment it was received; `None` if the server doesn't tell.
+    /// Returns the time at which the token expires, computed when it was received. Returns `None`
+    /// if the server sent no usable lifetime.
     pub fn expires_at(&self) -> Option<UnixTime> {
         self.0.expires_at
     }
 
-    /// The refresh token: a new one, or the one that was sent where the answer brought none (RFC 6749 §6).
+    /// Returns the refresh token: the new one or, if the response has none, the one that was sent
+    /// (RFC 6749 §6).
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.0.refresh.as_ref()
     }
 
-    /// What was granted; `None` if the server doesn't tell, which means what was asked for (RFC 6749 §5.1).
+    /// Returns the granted scope. `None` means that the server granted the requested scope (RFC
+    /// 6749 §5.1).
     pub fn scope(&self) -> Option<&Scope> {
         self.0.scope.as_ref()
     }
 
-    /// The key that it is bound to (RFC 9449 §6); its thumbprint is the `jkt`. `None` for a bearer token.
+    /// Returns the key to which the token is bound (RFC 9449 §6); its thumbprint is the `jkt`.
+    /// Returns `None` for a bearer token.
     pub fn key(&self) -> Option<&PublicJwk> {
         self.0.key.as_ref()
     }
 
-    /// `x-request-id` of the response.
+    /// Returns the `x-request-id` of the response.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// A text member of the answer that has no method of its own, such as `issued_token_type`.
+    /// Returns a string member of the response that has no method of its own, such as
+    /// `issued_token_type`.
     pub fn extra(&self, member: &str) -> Option<&Secret> {
         self.0
             .extra
@@ -182,12 +213,12 @@ impl Token {
             .map(|(_, text)| text)
     }
 
-    /// Whether this is the very same token, not only an equal one.
+    /// Returns whether both are clones of the same token. An equal token is not enough.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether the access token is the same, wherever it was kept in the meantime.
+    /// Returns whether the access tokens are equal, even if one was stored and loaded again.
     pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
         constant_time_eq(
             self.0.access.expose().as_bytes(),
@@ -195,7 +226,7 @@ impl Token {
         )
     }
 
-    /// The hash by which it is known in the lineage of a session.
+    /// Returns the hash that identifies the token in the lineage of a session.
     pub(crate) fn lineage_id(&self) -> String {
         Lineage::id(self.0.refresh.as_ref().unwrap_or(&self.0.access))
     }
@@ -224,7 +255,7 @@ impl fmt::Debug for Token {
             request_id,
             ..
         } = &*self.0;
-        // The server's words, which may hold what it has sent beside them.
+        // Text from the server may repeat secrets of the same response.
         let secrets = Redactor::from_iter(
             [Some(access), refresh.as_ref()]
                 .into_iter()
@@ -249,7 +280,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What is known of a token before it comes.
+/// The expected properties of a token response.
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) key: Option<PublicJwk>,
@@ -258,18 +289,18 @@ pub(crate) struct Expected {
     pub(crate) refresh_token: Option<Secret>,
 }
 
-/// Reads a successful answer (RFC 6749 §5.1), and takes what real servers make of it.
+/// Parses a successful token response (RFC 6749 §5.1). Tolerates deviations of existing servers.
 pub(crate) fn read(
     success: &SuccessResponse<'_>,
     expected: &Expected,
 ) -> Result<Token, ParseError> {
-    let answer = JsonObject::parse_response(success.body, "access_token")?;
-    let access = answer
+    let response = JsonObject::parse_response(success.body, "access_token")?;
+    let access = response
         .optional_str("access_token")?
         .ok_or(InvalidResponseKind::Missing("access_token"))?;
     let access = Secret::new(access);
-    // RFC 6749 §A.12: what no header can carry.
-    // To the end whatever comes: so it goes by vectors of bytes.
+    // RFC 6749 §A.12: no header can carry other characters.
+    // The fold has no early exit, so the compiler can vectorize it.
     if !access
         .expose()
         .bytes()
@@ -280,11 +311,11 @@ pub(crate) fn read(
     if is_dpop_proof(access.expose()) {
         return Err(InvalidResponseKind::ProofInsteadOfToken.into());
     }
-    let named = answer.get("token_type").and_then(TokenType::named);
+    let named = response.get("token_type").and_then(TokenType::named);
     let is_bearer = matches!(named, None | Some(TokenType::Bearer));
     let is_bound = named == Some(TokenType::Dpop);
     let may_be_unbound =
-        (is_bearer && expected.accept_bearer) || is_no_access_token(named.as_ref(), &answer);
+        (is_bearer && expected.accept_bearer) || is_no_access_token(named.as_ref(), &response);
     if expected.key.is_some() && !is_bound && !may_be_unbound {
         return Err(InvalidResponseKind::NotBound.into());
     }
@@ -301,8 +332,8 @@ pub(crate) fn read(
     }
     let authorization =
         authorization(&token_type, &access).map_err(InvalidResponseKind::InvalidMember)?;
-    // What stands beside the access token may be anything at all: a good one isn't lost for it.
-    let refresh = answer
+    // Other malformed members are ignored, so that a valid access token is not lost.
+    let refresh = response
         .str("refresh_token")
         .filter(|refresh| !refresh.is_empty());
     Ok(Token(Arc::new(TokenParts {
@@ -312,7 +343,7 @@ pub(crate) fn read(
         authorization,
         key,
         received_at: success.now,
-        expires_at: answer
+        expires_at: response
             .get("expires_in")
             .and_then(JsonValue::as_f64)
             .and_then(|value| {
@@ -323,21 +354,22 @@ pub(crate) fn read(
         refresh: refresh
             .map(Secret::new)
             .or_else(|| expected.refresh_token.clone()),
-        scope: answer.get("scope").and_then(scope),
+        scope: response.get("scope").and_then(scope),
         request_id: request_id(success.headers),
-        extra: others(&answer),
+        extra: extra_members(&response),
     })))
 }
 
-/// Whether an exchange has brought something else, which is shown to no resource (RFC 8693 §2.2.1).
-fn is_no_access_token(named: Option<&TokenType>, answer: &JsonObject<'_>) -> bool {
+/// Returns whether a token exchange issued another type of token, which is never sent to a resource
+/// (RFC 8693 §2.2.1).
+fn is_no_access_token(named: Option<&TokenType>, response: &JsonObject<'_>) -> bool {
     matches!(named, Some(TokenType::Other(other)) if other.eq_ignore_ascii_case("N_A"))
-        && answer
+        && response
             .str("issued_token_type")
             .is_some_and(|issued| !issued.ends_with(":access_token"))
 }
 
-/// The members that have a meaning of their own, here or as an error's.
+/// The members with a meaning of their own, in a success or an error response.
 const KNOWN: [&str; 6] = [
     "access_token",
     "token_type",
@@ -347,21 +379,21 @@ const KNOWN: [&str; 6] = [
     "error",
 ];
 
-/// The texts among all other members.
-fn others(answer: &JsonObject<'_>) -> Vec<(String, Secret)> {
-    let others = answer.iter().filter(|(name, _)| !KNOWN.contains(name));
+/// Returns all other string members.
+fn extra_members(response: &JsonObject<'_>) -> Vec<(String, Secret)> {
+    let others = response.iter().filter(|(name, _)| !KNOWN.contains(name));
     others
         .filter_map(|(name, value)| Some((name.to_owned(), Secret::new(value.as_str()?))))
         .collect()
 }
 
-/// The value of `Authorization`; else the member that doesn't fit into it.
+/// Returns the value of `Authorization`, or the name of the member that is invalid in it.
 fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue, &'static str> {
     let scheme = token_type.as_str();
     let mut value =
         HeaderValue::try_from([scheme, " ", access.expose()].concat()).map_err(|_| {
-            let is_schemes_fault = HeaderValue::from_str(scheme).is_err();
-            if is_schemes_fault {
+            let is_scheme_invalid = HeaderValue::from_str(scheme).is_err();
+            if is_scheme_invalid {
                 "token_type"
             } else {
                 "access_token"
@@ -371,15 +403,15 @@ fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue,
     Ok(value)
 }
 
-/// A token as it is written down.
+/// The serialized form of a token.
 #[derive(Serialize)]
 pub(crate) struct StoredToken<'a> {
     access_token: &'a str,
     token_type: &'a str,
-    /// The thumbprint of the key that it is bound to.
+    /// The thumbprint of the key to which the token is bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     jkt: Option<&'a str>,
-    /// Milliseconds since 1970, like the next.
+    /// Milliseconds since the Unix epoch, as is `expires_at`.
     received_at: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<u64>,
@@ -419,7 +451,7 @@ impl<'a> StoredToken<'a> {
         }
     }
 
-    /// Whether the token is bound to another key than this one.
+    /// Returns whether the stored token is bound to a key other than `key`.
     pub(crate) fn is_bound_elsewhere(
         stored: &JsonObject<'_>,
         key: Option<&PublicJwk>,
@@ -428,7 +460,7 @@ impl<'a> StoredToken<'a> {
         Ok(jkt.is_some_and(|jkt| key.map(PublicJwk::thumbprint) != Some(&*jkt)))
     }
 
-    /// The token, where `key` is the one that it may be bound to.
+    /// Restores a stored token. `key` is the key to which it may be bound.
     pub(crate) fn restore(
         stored: &JsonObject<'_>,
         key: Option<&PublicJwk>,
@@ -471,8 +503,8 @@ impl<'a> StoredToken<'a> {
     }
 }
 
-/// Whether an access token is a JWT whose `cnf.jkt` is another key's (RFC 9449 §6.1). One that can't be looked
-/// into says nothing.
+/// Returns whether the access token is a JWT whose `cnf.jkt` is the thumbprint of another key (RFC
+/// 9449 §6.1). Returns `false` if it can't be parsed.
 fn names_another_key(access: &str, key: &PublicJwk) -> bool {
     let Some(jws) = Jws::split(access) else {
         return false;
@@ -485,7 +517,8 @@ fn names_another_key(access: &str, key: &PublicJwk) -> bool {
     jkt.is_some_and(|jkt| jkt != key.thumbprint())
 }
 
-/// A list separated by spaces, or by commas where there is no space (Shopify, Strava), or an array (Twitch).
+/// Parses a list separated by spaces, or by commas if it has no space (Shopify, Strava), or an
+/// array (Twitch).
 fn scope(value: JsonValue<'_>) -> Option<Scope> {
     match value.as_str() {
         Some(text) if text.contains(' ') => Scope::granted(text.split(' ')),

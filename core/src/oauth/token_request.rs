@@ -10,16 +10,18 @@ use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
 
 impl Client {
-    /// Asks for a token (RFC 6749 §4 to §6).
+    /// Requests a token (RFC 6749 §4 to §6).
     ///
     /// # Errors
-    /// `InvalidInput` if the grant lacks what this client's server requires, and if it was begun at another server (RFC 9700
-    /// §4.4): a code or a device code is redeemed by a client of the issuer, or else of the token endpoint, that gave it.
+    /// Returns [`InvalidInput`] if the grant lacks a parameter that this client's server requires,
+    /// or if another server issued it (RFC 9700 §4.4). A code or a device code must be redeemed by
+    /// a client of the same issuer or, without an issuer, of the same token endpoint.
     pub fn token(&self, grant: Grant) -> Result<Operation<Token>, InvalidInput> {
         self.token_request(grant, self.0.key.as_ref())
     }
 
-    /// A token for this client's key, whose proof is made here only if `proving` is that key.
+    /// Requests a token bound to the key of this client. The request gets a proof only if `proving`
+    /// is that key; otherwise the proof is already among the headers.
     pub(super) fn token_request(
         &self,
         grant: Grant,
@@ -36,20 +38,17 @@ impl Client {
             .as_ref()
             .is_some_and(|server| !server.is_same_as(&self.server()))
         {
-            return Err(InvalidInput::new(
-                "grant",
-                "must be redeemed at the authorization server where it was begun: \
-                 this client is of another issuer or token endpoint",
-            ));
+            return Err(InvalidInput::ServerMismatch);
         }
-        let (repeat, polling) = (grant.retry_safety, grant.polling);
+        let (retry_safety, polling) = (grant.retry_safety, grant.polling);
         let expected = self.expected(grant.refresh_token.clone());
-        let fields = grant.into_params()?;
-        let ask = self.endpoint_request(self.0.token_endpoint.clone(), fields, proving, repeat);
-        let exchange = Operation::new(ask, move |success| token::read(success, &expected));
+        let params = grant.into_params()?;
+        let request =
+            self.endpoint_request(self.0.token_endpoint.clone(), params, proving, retry_safety);
+        let operation = Operation::new(request, move |success| token::read(success, &expected));
         Ok(match polling {
-            Some(polling) => polling::poll(exchange, polling),
-            None => exchange,
+            Some(polling) => polling::poll(operation, polling),
+            None => operation,
         })
     }
 

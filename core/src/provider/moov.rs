@@ -1,8 +1,8 @@
 //! [Moov](https://docs.moov.io/api/): `POST /oauth2/token` and `/oauth2/revoke`.
 //!
-//! What Moov does that its reference doesn't say is known from its SDKs and its users' reports: `expires_in` is
-//! a Unix time, the token request needs an `Origin`, and a token made with an unregistered one is good for
-//! nothing but an empty 401.
+//! Moov deviates from its reference as follows, according to its SDKs and its users' reports:
+//! `expires_in` is a Unix time, the token request needs an `Origin` header, and a call with a token
+//! that was issued for an unregistered origin gets an empty 401.
 
 use std::fmt;
 
@@ -15,10 +15,10 @@ use crate::types::endpoint::Endpoint;
 use crate::types::input::InvalidInput;
 use crate::wire::params::BodyFormat;
 
-/// The one production host; the key pair tells test mode from production.
+/// The only production host. The key pair selects test mode or production.
 const BASE_URL: &str = "https://api.moov.io/";
 
-/// Moov's API, for one pair of keys.
+/// Moov's API, with the credentials of one key pair.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Moov {
@@ -27,11 +27,11 @@ pub struct Moov {
     headers: HeaderMap,
 }
 
-/// What Moov is known to trip over, although the request can be made.
+/// A setting that Moov is known to reject, although the request can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// No [`Origin`] is set: Moov's guide requires one on token requests.
+    /// No [`Origin`] is set. Moov's guide requires one in token requests.
     OriginMissing,
 }
 
@@ -39,16 +39,16 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OriginMissing => f.write_str(
-                "no Origin is set; Moov requires one that is registered with the API key, and answers later calls \
-                 with an empty 401 otherwise",
+                "no Origin is set: Moov responds to later calls with an empty 401. Set one of the domains that \
+                 are registered with the API key",
             ),
         }
     }
 }
 
 impl Moov {
-    /// The production API. Moov takes its keys by [`ClientAuth::basic`] (public key as id, secret key as
-    /// secret), in the body, or both.
+    /// Creates the settings for the production API. Moov accepts its keys with [`ClientAuth::basic`]
+    /// (the public key as id, the secret key as secret), in the body, or both.
     pub fn new(auth: ClientAuth) -> Self {
         Self {
             auth,
@@ -58,25 +58,25 @@ impl Moov {
         .version(Version::default())
     }
 
-    /// Another host, for mocks and sandboxes.
+    /// Sets another base URL, for mocks and sandboxes. Default: `https://api.moov.io/`.
     pub fn base_url(mut self, base: Endpoint) -> Self {
         self.base = base;
         self
     }
 
-    /// One of the domains registered with the API key; sent as `Origin`.
+    /// Sets the `Origin` header: one of the domains that are registered with the API key.
     pub fn origin(mut self, origin: Origin) -> Self {
         self.headers.insert(ORIGIN, origin.0);
         self
     }
 
-    /// The API version; sent as `X-Moov-Version`.
+    /// Sets the API version, which is sent as `X-Moov-Version`. Default: `v2024.01.00`.
     pub fn version(mut self, version: Version) -> Self {
         self.headers.insert("x-moov-version", version.0);
         self
     }
 
-    /// What will probably go wrong.
+    /// Returns the problems that these settings will probably cause.
     pub fn warnings(&self) -> Vec<Warning> {
         if !self.headers.contains_key(ORIGIN) {
             vec![Warning::OriginMissing]
@@ -85,10 +85,11 @@ impl Moov {
         }
     }
 
-    /// A client of the token and revocation endpoints. It refuses client credentials without a scope.
+    /// Returns a client of the token and revocation endpoints. It refuses a client credentials grant
+    /// without a scope.
     ///
     /// # Errors
-    /// `InvalidInput` if the base URL has a query.
+    /// Returns [`InvalidInput`] if the base URL has a query.
     pub fn client(&self) -> Result<Client, InvalidInput> {
         Ok(
             Client::new(self.endpoint("/oauth2/token")?, self.auth.clone())
@@ -99,35 +100,37 @@ impl Moov {
         )
     }
 
-    /// A URL of the API: `path` begins with a slash.
+    /// Returns the URL of `path`, which begins with a slash, in the API.
     ///
     /// # Errors
-    /// `InvalidInput` if `path` begins otherwise, the base URL has a query, or the result is no URL.
+    /// Returns [`InvalidInput`] if `path` does not begin with a slash, the base URL has a query, or the
+    /// result is not a valid URL.
     pub fn endpoint(&self, path: &str) -> Result<Endpoint, InvalidInput> {
         self.base.join(path)
     }
 
-    /// `Origin` and `X-Moov-Version`, which every call of the API should have.
+    /// Returns the headers for every call of the API: `Origin` and `X-Moov-Version`.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 }
 
-/// A web origin (RFC 6454 §6.2): scheme and host, perhaps a port, nothing behind it.
+/// A web origin (RFC 6454 §6.2): a scheme, a host and an optional port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(HeaderValue);
 
 impl Origin {
-    /// An `https` origin, `https://your-domain.com`.
+    /// Parses an `https` origin, such as `https://your-domain.com`.
     ///
     /// # Errors
-    /// `InvalidInput` for another scheme, a user name, a path (a closing slash included), a query or a fragment.
+    /// Returns [`InvalidInput`] for another scheme, a user name, a path (even a trailing slash), a query
+    /// or a fragment.
     pub fn new(origin: &str) -> Result<Self, InvalidInput> {
         let invalid = InvalidInput::new(
             "origin",
-            "must be https:// and a domain, with nothing behind it, not even a slash",
+            "must be https:// and a domain, without a path or a trailing slash",
         );
-        let endpoint = Endpoint::https(origin).map_err(|_| invalid.clone())?;
+        let endpoint = Endpoint::https(origin).map_err(|_| invalid)?;
         let text = endpoint.to_string();
         match text.strip_suffix('/') {
             Some(bare) if !origin.ends_with('/') && bare.matches(['/', '?']).count() == 2 => {
@@ -143,17 +146,18 @@ impl Origin {
 pub struct Version(HeaderValue);
 
 impl Default for Version {
-    /// `v2024.01.00`, which Moov takes where none is given.
+    /// Returns `v2024.01.00`, which Moov assumes for requests without a version.
     fn default() -> Self {
         Self(HeaderValue::from_static("v2024.01.00"))
     }
 }
 
 impl Version {
-    /// A version: `QQ` is the first month of a quarter (01, 04, 07, 10), `BB` a build number.
+    /// Parses a version: `YYYY` is a year, `QQ` the first month of a quarter (01, 04, 07, 10), `BB` a
+    /// build number.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else.
+    /// Returns [`InvalidInput`] if `version` has another format.
     pub fn new(version: &str) -> Result<Self, InvalidInput> {
         let is_number =
             |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -176,7 +180,8 @@ impl Version {
     }
 }
 
-/// Moov's scopes, as its operations name them. They are an open set: any other text will do as well.
+/// Moov's scopes, as the reference of its operations names them. They are an open set: any other
+/// string is accepted as well.
 pub mod scope {
     use crate::types::input::InvalidInput;
 
@@ -197,11 +202,12 @@ pub mod scope {
     /// `/terminal-applications.write`
     pub const TERMINAL_APPLICATIONS_WRITE: &str = "/terminal-applications.write";
 
-    /// A scope on one account: `/accounts/{account_id}/{permission}`, as in `transfers.write`. Transfers want
-    /// the platform's account, all others the connected one.
+    /// Returns the scope of a permission, such as `transfers.write`, on one account:
+    /// `/accounts/{account_id}/{permission}`. For transfers, `account_id` is the platform's account, for
+    /// other permissions the connected account.
     ///
     /// # Errors
-    /// `InvalidInput` if either is empty or would leave its place.
+    /// Returns [`InvalidInput`] if either is empty or has characters that would change the path.
     pub fn account(account_id: &str, permission: &str) -> Result<String, InvalidInput> {
         let fits = |text: &str| {
             !text.is_empty()

@@ -1,5 +1,5 @@
-//! [Treasury Prime](https://docs.treasuryprime.com): `POST /person/{id}/uxt_access_token`, which hands a
-//! browser's DPoP proof on to Marqeta and brings back a token bound to the browser's key.
+//! [Treasury Prime](https://docs.treasuryprime.com): `POST /person/{id}/uxt_access_token`, which
+//! forwards a browser's DPoP proof to Marqeta and returns a token bound to the browser's key.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::types::escape::push_segment;
 use crate::types::input::InvalidInput;
 use crate::wire::params::{BodyFormat, Params};
 
-/// Treasury Prime's API, for one API key.
+/// Treasury Prime's API, with the credentials of one API key.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TreasuryPrime {
@@ -24,8 +24,11 @@ pub struct TreasuryPrime {
 }
 
 impl TreasuryPrime {
-    /// `https://api.treasuryprime.com`. The API key goes by [`ClientAuth::basic`] (its id as id, its value as
-    /// secret), [verbatim](ClientAuth::verbatim) as its reference has it, or as a JWT by [`ClientAuth::bearer`].
+    /// Creates the settings for the production API, `https://api.treasuryprime.com`.
+    ///
+    /// Pass the API key as [`ClientAuth::basic`] (its id as id, its value as secret), or as a JWT with
+    /// [`ClientAuth::bearer`]. Basic credentials are sent [verbatim](ClientAuth::verbatim), as Treasury
+    /// Prime's reference requires.
     pub fn production(auth: ClientAuth) -> Self {
         Self::at(
             Endpoint::from_static("https://api.treasuryprime.com/"),
@@ -33,7 +36,8 @@ impl TreasuryPrime {
         )
     }
 
-    /// `https://api.sandbox.treasuryprime.com`, which has API keys of its own.
+    /// Creates the settings for the sandbox, `https://api.sandbox.treasuryprime.com`, which has its own
+    /// API keys.
     pub fn sandbox(auth: ClientAuth) -> Self {
         Self::at(
             Endpoint::from_static("https://api.sandbox.treasuryprime.com/"),
@@ -41,10 +45,10 @@ impl TreasuryPrime {
         )
     }
 
-    /// Another host, for mocks.
+    /// Creates the settings for another base URL, for mocks.
     pub fn at(base: Endpoint, auth: ClientAuth) -> Self {
         let auth = auth.clone().verbatim().unwrap_or(auth);
-        let settings = RequestOptions {
+        let options = RequestOptions {
             auth,
             format: BodyFormat::Json,
             headers: HeaderMap::new(),
@@ -52,19 +56,19 @@ impl TreasuryPrime {
         };
         Self {
             base,
-            options: Arc::new(settings),
+            options: Arc::new(options),
         }
     }
 
-    /// Asks for a Marqeta UX Toolkit token for the cardholder `person_id` (`psn_…`), with a proof that the
-    /// cardholder's browser made.
+    /// Returns the request for a Marqeta UX Toolkit token for the cardholder `person_id` (`psn_…`), with
+    /// a proof created by the cardholder's browser.
     ///
-    /// The proof is good for one request, and can't be made anew here: so nothing is ever sent twice. Where
-    /// the server wants a nonce, the error has the code `use_dpop_nonce` and
-    /// [the nonce](crate::ServerError::nonce), which the browser needs for its next proof.
+    /// The proof is valid for one request and can't be created again here, so the request is never
+    /// retried. If the server requires a nonce, the error has the code `use_dpop_nonce` and
+    /// [the nonce](crate::ServerError::nonce) for the browser's next proof.
     ///
     /// # Errors
-    /// `InvalidInput` if the id can't stand in a path.
+    /// Returns [`InvalidInput`] if `person_id` is not a valid path segment.
     pub fn uxt_access_token(
         &self,
         person_id: &str,
@@ -89,13 +93,14 @@ impl TreasuryPrime {
             refresh_token: None,
         };
         let audience = self.base.to_string();
-        let post = ClientRequest::new(&self.options, Params::new("dpop", proof), None, &audience);
-        let ask = EndpointRequest {
+        let client_request =
+            ClientRequest::new(&self.options, Params::new("dpop", proof), None, &audience);
+        let request = EndpointRequest {
             endpoint,
-            client_request: Some(post),
+            client_request: Some(client_request),
             retry_safety: RetrySafety::Never,
         };
-        Ok(Operation::new(ask, move |success| {
+        Ok(Operation::new(request, move |success| {
             token::read(success, &expected)
         }))
     }

@@ -1,6 +1,7 @@
-//! A client that authenticates itself by a signature (RFC 7521 §4.2, RFC 7523 §2.2): `private_key_jwt`.
+//! Authenticates a client by a signature: `private_key_jwt` (RFC 7521 §4.2, RFC 7523 §2.2).
 //!
-//! Beside a proof that is two signatures in one request, by two keys. Each says which key it is for.
+//! With a DPoP proof, one request needs two signatures by two keys. Each signing request names its
+//! key.
 //!
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
@@ -15,16 +16,16 @@
 //!     .issuer(Issuer::https("https://as.example")?)
 //!     .dpop(proof_key.public().clone());
 //!
-//! let exchange = client.token(Grant::client_credentials())?;
+//! let operation = client.token(Grant::client_credentials())?;
 //! let now = UnixTime::from_secs(1_800_000_000);
-//! let signing = exchange.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
+//! let signing = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
 //! let keys = [client_key, proof_key];
 //! let PreparedRequest { request, pending } = signing.finish(|request| {
 //!     let key = keys.iter().find(|key| key.public().is_same_key(request.key()));
 //!     key.unwrap_or(&keys[0]).sign(request) // or elsewhere, or both
 //! })?;
-//! let answer = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
-//! assert!(matches!(pending.receive(answer, &mut ServerState::new(), now)?, Step::Done(_)));
+//! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
+//! assert!(matches!(pending.receive(response, &mut ServerState::new(), now)?, Step::Done(_)));
 //! # let _ = request;
 //! # Ok(())
 //! # }
@@ -42,10 +43,11 @@ use crate::types::time::UnixTime;
 /// `client_assertion_type` (RFC 7523 §2.2).
 pub(crate) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// How long an assertion is good. Some servers take none that is good for more than two minutes.
+/// The lifetime of an assertion. Some servers reject assertions that are valid for more than two
+/// minutes.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// What an assertion says, but for its time and its `jti`.
+/// The content of an assertion, except its time and its `jti`.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientAssertion {
     pub(crate) client_id: String,
@@ -61,7 +63,7 @@ struct AssertionHeader<'a> {
     kid: Option<&'a str>,
 }
 
-/// RFC 7523 §3.
+/// The claims of RFC 7523 §3.
 #[derive(Serialize)]
 struct AssertionClaims<'a> {
     iss: &'a str,
@@ -73,7 +75,8 @@ struct AssertionClaims<'a> {
 }
 
 impl ClientAssertion {
-    /// The signing input. Its `jti` is another than that of the request's proof: a server may keep both in one memory.
+    /// Returns the signing request. The `jti` differs from that of the request's proof, because a
+    /// server may keep both in one replay cache.
     pub(crate) fn sign_request(&self, now: UnixTime, entropy: &[u8; 16]) -> SignRequest {
         let hash = digest(&SHA256, &[&b"client assertion "[..], entropy].concat());
         let jti = jose::encode(hash.as_ref().get(..16).unwrap_or_default());
@@ -99,6 +102,6 @@ impl ClientAssertion {
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
-    // Texts and numbers, written to memory, can't fail.
+    // Serializing strings and numbers to memory can't fail.
     serde_json::to_vec(value).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! How a client authenticates itself.
+//! Client authentication at the authorization server.
 
 use std::fmt;
 
@@ -14,25 +14,26 @@ use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
 use crate::wire::params::Params;
 
-/// How a client authenticates itself (RFC 6749 §2.3).
+/// The client authentication of a request (RFC 6749 §2.3).
 #[derive(Clone)]
 pub struct ClientAuth {
-    /// `client_id`; none where a bearer credential says who it is.
+    /// The `client_id`; `None` if a bearer credential identifies the client.
     id: Option<String>,
     secret: Option<Secret>,
-    /// Whether they stand in the body.
+    /// Whether id and secret are sent in the body.
     in_body: bool,
     header: Option<HeaderValue>,
-    /// The key that signs an assertion for each request, and whom the assertion is for, if that is set.
+    /// The key that signs an assertion for each request, and the audience of the assertion, if set.
     signing: Option<(PublicJwk, Option<String>)>,
 }
 
 impl ClientAuth {
-    /// A public client: the body has its `client_id`. That is also all that `tls_client_auth` needs here (RFC 8705 §2): the
-    /// certificate is the transport's.
+    /// Creates the authentication of a public client: the body has its `client_id`.
+    /// `tls_client_auth` (RFC 8705 §2) uses it as well, since the certificate belongs to the
+    /// transport.
     ///
     /// # Errors
-    /// `InvalidInput` if the id is empty.
+    /// Returns [`InvalidInput`] if the id is empty.
     pub fn none(id: &str) -> Result<Self, InvalidInput> {
         Ok(Self {
             id: Some(checked_id(id)?),
@@ -43,10 +44,11 @@ impl ClientAuth {
         })
     }
 
-    /// `Authorization: Basic`, id and secret form-encoded first (RFC 6749 §2.3.1).
+    /// Authenticates by `Authorization: Basic`, with id and secret form-encoded first (RFC 6749
+    /// §2.3.1).
     ///
     /// # Errors
-    /// `InvalidInput` if either is empty.
+    /// Returns [`InvalidInput`] if either is empty.
     pub fn basic(id: &str, secret: Secret) -> Result<Self, InvalidInput> {
         checked_id(id)?;
         let mut pair = Zeroizing::new(Vec::with_capacity(
@@ -64,22 +66,24 @@ impl ClientAuth {
         })
     }
 
-    /// `Authorization: Basic` with id and secret as they are (RFC 7617), for servers that don't decode them: it tells where
-    /// they have other characters than letters, digits and `-._`.
+    /// Sends id and secret in `Authorization: Basic` without form-encoding (RFC 7617), for servers
+    /// that don't decode them. The result differs only if they have other characters than letters,
+    /// digits and `-._`.
     ///
     /// # Errors
-    /// `InvalidInput` if the id has a colon, or this client has no such header.
+    /// Returns [`InvalidInput`] if the id has a colon, or if this client does not use Basic
+    /// authentication.
     pub fn verbatim(mut self) -> Result<Self, InvalidInput> {
         let (Some(id), Some(secret), Some(_)) = (&self.id, &self.secret, &self.header) else {
             return Err(InvalidInput::new(
                 "client_auth",
-                "must be Basic to be sent verbatim",
+                "must use Basic authentication to be sent verbatim",
             ));
         };
         if id.contains(':') {
             return Err(InvalidInput::new(
                 "client_id",
-                "must not have a colon where it is sent verbatim",
+                "must not have a colon if it is sent verbatim",
             ));
         }
         let pair = Zeroizing::new([id, ":", secret.expose()].concat());
@@ -87,10 +91,10 @@ impl ClientAuth {
         Ok(self)
     }
 
-    /// `client_id` and `client_secret` in the body.
+    /// Sends `client_id` and `client_secret` in the body (RFC 6749 §2.3.1).
     ///
     /// # Errors
-    /// `InvalidInput` if either is empty.
+    /// Returns [`InvalidInput`] if either is empty.
     pub fn post(id: &str, secret: Secret) -> Result<Self, InvalidInput> {
         checked_secret(&secret)?;
         Ok(Self {
@@ -99,10 +103,11 @@ impl ClientAuth {
         })
     }
 
-    /// [`basic`](Self::basic) and [`post`](Self::post) at once. RFC 6749 forbids it; Moov's own SDKs do it.
+    /// Authenticates by [`basic`](Self::basic) and [`post`](Self::post) at once. RFC 6749 §2.3
+    /// forbids it; Moov's own SDKs do it.
     ///
     /// # Errors
-    /// `InvalidInput` if either is empty.
+    /// Returns [`InvalidInput`] if either is empty.
     pub fn both(id: &str, secret: Secret) -> Result<Self, InvalidInput> {
         Ok(Self {
             in_body: true,
@@ -110,10 +115,12 @@ impl ClientAuth {
         })
     }
 
-    /// `Authorization: Bearer`, with a credential that was got elsewhere (Treasury Prime's `apiKey`).
+    /// Authenticates by `Authorization: Bearer`, with a credential from elsewhere (Treasury Prime's
+    /// `apiKey`).
     ///
     /// # Errors
-    /// `InvalidInput` if it is empty or can't stand in a header.
+    /// Returns [`InvalidInput`] if the credential is empty or has characters that a header can't
+    /// have.
     pub fn bearer(credential: Secret) -> Result<Self, InvalidInput> {
         let header = authorization("Bearer ", checked_secret(&credential)?)?;
         Ok(Self {
@@ -125,15 +132,17 @@ impl ClientAuth {
         })
     }
 
-    /// `private_key_jwt`: each request has an assertion of its own, signed by the key whose public half this is (RFC 7523
-    /// §2.2, OpenID Connect Core §9). Its `kid` goes along; most servers want one.
+    /// Authenticates by `private_key_jwt`: each request has an assertion of its own, signed by the
+    /// private key that belongs to `key` (RFC 7523 §2.2, OpenID Connect Core §9). The assertion has
+    /// the `kid` of `key`, which most servers require.
     ///
-    /// The assertion is for the client's [issuer](crate::Client::issuer), where that is known, and else for the token
-    /// endpoint. RFC 7523 leaves it open; FAPI 2.0 and the successor of RFC 7523 want the issuer alone, because a server
-    /// that could name its own audience could use the assertion at another's.
+    /// The audience is the client's [issuer](crate::Client::issuer), if it is known, and the token
+    /// endpoint otherwise. RFC 7523 allows both. FAPI 2.0 and the successor of RFC 7523 require the
+    /// issuer alone, because a server that chooses its own audience could use the assertion at
+    /// another server.
     ///
     /// # Errors
-    /// `InvalidInput` if the id is empty.
+    /// Returns [`InvalidInput`] if the id is empty.
     pub fn private_key_jwt(id: &str, key: PublicJwk) -> Result<Self, InvalidInput> {
         Ok(Self {
             signing: Some((key, None)),
@@ -141,11 +150,11 @@ impl ClientAuth {
         })
     }
 
-    /// Whom the assertions of [`private_key_jwt`](Self::private_key_jwt) are for: for servers that insist on another
-    /// name of theirs.
+    /// Sets the audience of the assertions of [`private_key_jwt`](Self::private_key_jwt), for
+    /// servers that require another value.
     ///
     /// # Errors
-    /// `InvalidInput` if it is empty, or this client signs no assertions.
+    /// Returns [`InvalidInput`] if the audience is empty, or if this client signs no assertions.
     pub fn audience(mut self, audience: &str) -> Result<Self, InvalidInput> {
         match &mut self.signing {
             Some((_, chosen)) if !audience.is_empty() => *chosen = Some(audience.to_owned()),
@@ -160,7 +169,7 @@ impl ClientAuth {
         Ok(self)
     }
 
-    /// `client_id`.
+    /// Returns the `client_id`.
     pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
@@ -170,7 +179,7 @@ impl ClientAuth {
         self.secret.is_none() && self.header.is_none() && self.signing.is_none()
     }
 
-    /// The assertion that a request must have, for this audience if no other is set.
+    /// Returns the assertion that a request needs, for this audience unless another one is set.
     pub(crate) fn assertion(&self, audience: &str) -> Option<ClientAssertion> {
         let (key, chosen) = self.signing.as_ref()?;
         Some(ClientAssertion {
@@ -184,25 +193,25 @@ impl ClientAuth {
         self.header.as_ref()
     }
 
-    pub(crate) fn add_params(&self, fields: &mut Params) -> Result<(), InvalidInput> {
+    pub(crate) fn add_params(&self, params: &mut Params) -> Result<(), InvalidInput> {
         if !self.in_body {
             return Ok(());
         }
         if let Some(id) = self
             .id
             .as_ref()
-            .filter(|id| fields.get("client_id") != Some(id.as_str()))
+            .filter(|id| params.get("client_id") != Some(id.as_str()))
         {
-            fields.push("client_id", id.clone())?;
+            params.push("client_id", id.clone())?;
         }
         if let Some(secret) = &self.secret {
-            fields.push("client_secret", secret.clone())?;
+            params.push("client_secret", secret.clone())?;
         }
         Ok(())
     }
 
-    /// What must not be seen of it, in any text that the server sends back: the secret itself, and what the
-    /// header makes of it.
+    /// Returns the secrets to redact in any text that the server sends back: the secret itself, and
+    /// its encoding in the header.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         let credential = self
             .header

@@ -1,9 +1,10 @@
-//! How far a server's clock is from ours.
+//! The offset between a server's clock and the local clock.
 
 use crate::types::time::UnixTime;
 
-/// How far a server's clock is ahead of ours, or behind. The server dated its answer before it came, in whole
-/// seconds rounded down: so what is shown is never ahead of what it shows itself.
+/// How far a server's clock is ahead of the local clock, or behind it. The `Date` header (RFC 9110
+/// §6.6.1) is in whole seconds, rounded down, and was written before the response arrived. The
+/// estimated time is therefore never ahead of the server's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClockOffset {
     ahead_millis: u64,

@@ -1,4 +1,4 @@
-//! Proofs as a server wants them: made with what is known of it, and corrected by what its refusals teach.
+//! Makes proofs with the known state of a server, and corrects them after a rejection.
 
 use std::time::Duration;
 
@@ -15,13 +15,15 @@ use crate::types::time::{RequestContext, UnixTime};
 use crate::wire::challenge::Challenge;
 use crate::wire::http_date;
 
-/// From when on a proof's age may be what a server objects to; networks and signers take their time, too.
+/// The minimum age of a proof, in seconds, at which its time may be the cause of a rejection.
+/// Networks and signers take time, too.
 const MIN_SKEW: u64 = 10;
 
-/// How wrong a clock may be; no proof is made for a time that is further away, whoever asks for it (RFC 9449 §11.2).
+/// The maximum clock offset. No proof is made for a time further away, even if a server asks for it
+/// (RFC 9449 §11.2).
 const MAX_SKEW: Duration = Duration::from_secs(31 * 24 * 3600);
 
-/// One request to a server, for which a proof is to be made.
+/// A request to a server that needs a proof.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofContext<'a> {
     pub(crate) role: Role,
@@ -30,7 +32,7 @@ pub(crate) struct ProofContext<'a> {
     pub(crate) ath: Option<AccessTokenHash>,
 }
 
-/// What a proof said that its server may object to.
+/// The properties of a sent proof that the server may reject.
 #[derive(Clone, Debug)]
 pub(crate) struct SentProof {
     key: PublicJwk,
@@ -45,32 +47,32 @@ impl SentProof {
 }
 
 impl ProofContext<'_> {
-    /// A proof by `key` with the nonce that this server wants, at the time that its clock shows, under the name
-    /// by which it knows the algorithm.
+    /// Returns the signing request of a proof by `key`, with the nonce that this server requires,
+    /// the time of its clock, and the algorithm name that it uses.
     pub(crate) fn prove(
         &self,
         key: &PublicJwk,
-        origins: &ServerState,
+        server_state: &ServerState,
         context: RequestContext,
     ) -> (SignRequest, SentProof) {
-        let known = origins.get(self.role, &self.target);
-        let key = match known.and_then(|known| known.algorithm) {
-            // A name that is not this key's says nothing about it.
+        let entry = server_state.get(self.role, &self.target);
+        let key = match entry.and_then(|entry| entry.algorithm) {
+            // An algorithm of another key doesn't apply to this one.
             Some(name) if name.is_same_as(key.algorithm()) => {
                 key.with_algorithm(name).unwrap_or_else(|_| key.clone())
             }
             _ => key.clone(),
         };
-        let nonce = known.and_then(|known| known.nonce.clone());
-        let iat = known.map_or(context.now, |known| known.clock_offset.apply(context.now));
-        let draft = UnsignedProof {
+        let nonce = entry.and_then(|entry| entry.nonce.clone());
+        let iat = entry.map_or(context.now, |entry| entry.clock_offset.apply(context.now));
+        let unsigned = UnsignedProof {
             method: self.method,
             target: self.target,
             nonce: nonce.as_ref(),
             ath: self.ath,
             lifetime: None,
         };
-        let request = draft.sign_request(
+        let request = unsigned.sign_request(
             &key,
             &RequestContext {
                 now: iat,
@@ -81,7 +83,7 @@ impl ProofContext<'_> {
     }
 }
 
-/// A refusal of a request with a proof.
+/// A rejection of a request with a proof.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofRejection<'a> {
     pub(crate) code: Option<&'a str>,
@@ -89,10 +91,12 @@ pub(crate) struct ProofRejection<'a> {
     pub(crate) headers: &'a HeaderMap,
 }
 
-/// What may still be corrected in one exchange or call: a server that is never content is not obeyed for ever.
+/// The remaining corrections of one operation or call. The limit keeps a server that never accepts
+/// from causing endless retries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CorrectionBudget {
-    /// One for a proof that had no nonce; two where it had one, since others may use up the next as well.
+    /// Corrections of the nonce: one for a proof without a nonce, two for a proof with one, since
+    /// concurrent requests may use up the next nonce as well.
     nonces_left: u8,
     clock: bool,
     name: bool,
@@ -109,64 +113,70 @@ impl Default for CorrectionBudget {
 }
 
 impl CorrectionBudget {
-    /// Whether another proof may fare better, now that `origins` knows more of the server.
+    /// Returns whether to retry with another proof, and updates `server_state` from the rejection.
     pub(crate) fn try_correct(
         &mut self,
         rejection: &ProofRejection<'_>,
-        said: &SentProof,
+        sent_proof: &SentProof,
         proof_context: (Role, &HttpTarget<'_>),
-        origins: &mut ServerState,
+        server_state: &mut ServerState,
         now: UnixTime,
     ) -> bool {
         let (role, target) = proof_context;
         if rejection.code == Some("use_dpop_nonce") {
             let nonce = Nonce::from_headers(rejection.headers);
-            let may_go_on = nonce.is_some() && nonce != said.nonce && self.nonces_left > 0;
-            self.nonces_left = if said.nonce.is_some() {
+            let may_retry = nonce.is_some() && nonce != sent_proof.nonce && self.nonces_left > 0;
+            self.nonces_left = if sent_proof.nonce.is_some() {
                 self.nonces_left.saturating_sub(1)
             } else {
                 0
             };
-            return may_go_on;
+            return may_retry;
         }
         if !rejection.is_proof_error() {
             return false;
         }
-        let name = server_algorithm(rejection.headers, &said.key).filter(|_| !self.name);
+        let name = server_algorithm(rejection.headers, &sent_proof.key).filter(|_| !self.name);
         if name.is_some() {
             self.name = true;
-            origins.update(role, target, now, |known| known.algorithm = name);
+            server_state.update(role, target, now, |entry| entry.algorithm = name);
             return true;
         }
-        if self.correct_clock(rejection.headers, said.iat, proof_context, origins, now) {
+        if self.correct_clock(
+            rejection.headers,
+            sent_proof.iat,
+            proof_context,
+            server_state,
+            now,
+        ) {
             return true;
         }
-        // What was learned hasn't helped: the next proof is made as if nothing had been.
-        if origins.get(role, target).is_some() {
-            origins.update(role, target, now, |known| {
-                known.algorithm = None;
-                known.clock_offset = ClockOffset::default();
+        // The corrections had no effect: the next proof is made without them.
+        if server_state.get(role, target).is_some() {
+            server_state.update(role, target, now, |entry| {
+                entry.algorithm = None;
+                entry.clock_offset = ClockOffset::default();
             });
         }
         false
     }
 
-    /// Whether a client's assertion, which was refused, may fare better at the time that the server's clock shows.
+    /// Returns whether to retry with another client assertion, dated by the server's clock.
     pub(crate) fn try_correct_assertion(
         &mut self,
         headers: &HeaderMap,
         iat: UnixTime,
         proof_context: (Role, &HttpTarget<'_>),
-        origins: &mut ServerState,
+        server_state: &mut ServerState,
         now: UnixTime,
     ) -> bool {
         let (role, target) = proof_context;
         let had_corrected = self.clock;
-        let corrected = self.correct_clock(headers, iat, proof_context, origins, now);
+        let corrected = self.correct_clock(headers, iat, proof_context, server_state, now);
         if had_corrected {
-            // It hasn't helped.
-            origins.update(role, target, now, |known| {
-                known.clock_offset = ClockOffset::default()
+            // The earlier correction had no effect.
+            server_state.update(role, target, now, |entry| {
+                entry.clock_offset = ClockOffset::default()
             });
         }
         corrected
@@ -177,20 +187,21 @@ impl CorrectionBudget {
         headers: &HeaderMap,
         iat: UnixTime,
         (role, target): (Role, &HttpTarget<'_>),
-        origins: &mut ServerState,
+        server_state: &mut ServerState,
         now: UnixTime,
     ) -> bool {
         let Some(clock) = offset_from_response(headers, iat, now).filter(|_| !self.clock) else {
             return false;
         };
         self.clock = true;
-        origins.update(role, target, now, |known| known.clock_offset = clock);
+        server_state.update(role, target, now, |entry| entry.clock_offset = clock);
         true
     }
 }
 
 impl ProofRejection<'_> {
-    /// `invalid_dpop_proof` (RFC 9449 §5, §7.1), and what Keycloak and others say in its place.
+    /// Returns whether the proof caused the rejection: `invalid_dpop_proof` (RFC 9449 §5, §7.1), or
+    /// the codes that Keycloak and others use in its place.
     fn is_proof_error(&self) -> bool {
         match self.code {
             Some("invalid_dpop_proof") => true,
@@ -202,7 +213,7 @@ impl ProofRejection<'_> {
     }
 }
 
-/// The name that the server has for this key's algorithm, if it announces the other one alone.
+/// Returns the server's name for this key's algorithm, if it announces only the other one.
 fn server_algorithm(headers: &HeaderMap, key: &PublicJwk) -> Option<Algorithm> {
     let challenges = Challenge::all(headers);
     let algs = challenges
@@ -213,12 +224,13 @@ fn server_algorithm(headers: &HeaderMap, key: &PublicJwk) -> Option<Algorithm> {
     (name != key.algorithm()).then_some(name)
 }
 
-/// The server's clock, if it shows another time than the proof did. A response out of a cache doesn't tell.
+/// Returns the offset of the server's clock, if its time differs from the proof's. A response from
+/// a cache is ignored.
 fn offset_from_response(headers: &HeaderMap, iat: UnixTime, now: UnixTime) -> Option<ClockOffset> {
     let date = http_date::from_headers(headers)?;
     let proof_is_ahead = iat.as_secs() > date.as_secs();
     let proof_is_old = date.as_secs() > iat.as_secs().saturating_add(MIN_SKEW);
     let is_near = date.saturating_since(now) <= MAX_SKEW && now.saturating_since(date) <= MAX_SKEW;
-    let told = !headers.contains_key(header::AGE) && is_near && (proof_is_ahead || proof_is_old);
-    told.then(|| ClockOffset::from_date_header(date, now))
+    let is_off = !headers.contains_key(header::AGE) && is_near && (proof_is_ahead || proof_is_old);
+    is_off.then(|| ClockOffset::from_date_header(date, now))
 }

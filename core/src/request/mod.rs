@@ -1,4 +1,5 @@
-//! One request to a server: authentication, proofs and their correction, retries, and what a response means.
+//! A request to a server: client authentication, proofs and their correction, retries, and the
+//! interpretation of the response.
 
 pub(crate) mod client_assertion;
 pub(crate) mod client_auth;

@@ -1,18 +1,15 @@
-//! What a response means for requests that wait for a nonce.
+//! The effect of a response on requests that wait for a nonce.
 
-/// What became of a request.
+/// The outcome of a request for the nonce of its proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "a driver hands on what it was told"
-)]
+#[expect(clippy::exhaustive_enums, reason = "a driver passes every case on")]
 pub enum NonceOutcome {
-    /// It was answered, and the nonce that its proof had stays what it was.
+    /// A response came, and the nonce of the proof is still the server's newest.
     Unchanged,
-    /// It was answered, and the server has another nonce now.
+    /// A response came with another nonce.
     Rotated,
-    /// It was refused because the nonce that its proof had was no longer good.
+    /// The server rejected the request because the nonce of its proof was no longer valid.
     Rejected,
-    /// It got no answer.
+    /// No response came.
     NoResponse,
 }

@@ -1,4 +1,4 @@
-//! The one shape of every exchange with an authorization server: prepare, send, receive, perhaps again.
+//! A request to an authorization server: prepare, send, receive, and retry if needed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,40 +30,41 @@ use crate::wire::error_response::{self, Redactor, content_coding};
 use crate::wire::json::{Text, strip_bom};
 use crate::wire::params::{BodyFormat, Params};
 
-/// An exchange that will end in a `T`, before its next request.
+/// An operation at an authorization server that results in a `T`, before its next request.
 ///
 /// ```text
 /// Operation ──prepare──▶ Signing ──finish──▶ PreparedRequest { request, pending }
-///    ▲                                                         │
-///    │                                        receive(response) or lost(sent)
-///    └───────────── Step::RetryAfter ◀──────────────────────────┤
-///                   Step::Done(T) ◀────────────────────────┘
+///    ▲                                                                     │
+///    │                             receive(response) or transport_failed(sent)
+///    └───────────── Step::RetryAfter ◀─────────────────────────────────────┤
+///                   Step::Done(T) ◀────────────────────────────────────────┘
 /// ```
 ///
-/// A nonce, a `Retry-After`, a back-off after a lost connection: all are `Again`, with a [`delay`](Self::delay)
-/// that may be zero. Each [`prepare`](Self::prepare) takes fresh time and entropy, so nothing is sent twice
-/// with one `jti`.
-#[must_use = "an exchange does nothing until it is prepared and sent"]
+/// A DPoP nonce, a `Retry-After` and a backoff after a lost connection all lead to
+/// [`Step::RetryAfter`], with a [`delay`](Self::delay) that may be zero. Each
+/// [`prepare`](Self::prepare) takes fresh time and entropy, so no two requests have the same `jti`.
+#[must_use = "an operation does nothing until it is prepared and sent"]
 pub struct Operation<T> {
     request: EndpointRequest,
     parse: ResponseParser<T>,
     retry: RetryState,
-    /// How fast it may ask, whatever fails meanwhile.
+    /// The minimum time between two requests, even after failures.
     poll_interval: Duration,
     on_failure: FailureHook,
     corrections: CorrectionBudget,
 }
 
-/// Makes the `T` of a success.
+/// Parses a success response into a `T`.
 pub(crate) type ResponseParser<T> =
     Box<dyn Fn(&SuccessResponse<'_>) -> Result<T, ParseError> + Send + Sync>;
 
-/// Says how long to wait before asking again, where a setback isn't the end, and may change what is asked.
+/// Returns the wait before the next request, if the failure does not end the flow. May change the
+/// next request.
 pub(crate) type FailureHook = Box<
     dyn FnMut(FlowFailure<'_>, &mut EndpointRequest, UnixTime) -> Option<Duration> + Send + Sync,
 >;
 
-/// Why an answer isn't what was asked for.
+/// The reason why a response has no result.
 pub(crate) enum FlowFailure<'a> {
     Refusal(&'a ServerError),
     Unreadable(&'a InvalidResponseKind),
@@ -76,25 +77,25 @@ pub(crate) struct SuccessResponse<'a> {
     pub(crate) now: UnixTime,
 }
 
-/// What is asked, and what may be done to ask it again.
+/// A request to an endpoint, and its retry safety.
 pub(crate) struct EndpointRequest {
     pub(crate) endpoint: Endpoint,
-    /// Without it this is a GET, which proves nothing and authenticates nobody.
+    /// `None` for a GET without a proof and without client authentication.
     pub(crate) client_request: Option<ClientRequest>,
     pub(crate) retry_safety: RetrySafety,
 }
 
-/// What a client posts.
+/// The parameters and credentials of a POST by a client.
 pub(crate) struct ClientRequest {
     options: Arc<RequestOptions>,
     params: Params,
-    /// The key that proves itself with the request.
+    /// The key of the DPoP proof.
     key: Option<PublicJwk>,
-    /// What authenticates the client, where that must be signed.
+    /// The client assertion, if the client authenticates by a signature.
     assertion: Option<ClientAssertion>,
 }
 
-/// What all requests of one client share.
+/// The options shared by all requests of one client.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestOptions {
     pub(crate) auth: ClientAuth,
@@ -105,12 +106,12 @@ pub(crate) struct RequestOptions {
 
 impl<T> Operation<T> {
     pub(crate) fn new(
-        ask: EndpointRequest,
-        read: impl Fn(&SuccessResponse<'_>) -> Result<T, ParseError> + Send + Sync + 'static,
+        request: EndpointRequest,
+        parse: impl Fn(&SuccessResponse<'_>) -> Result<T, ParseError> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            request: ask,
-            parse: Box::new(read),
+            request,
+            parse: Box::new(parse),
             retry: RetryState::default(),
             poll_interval: Duration::ZERO,
             on_failure: Box::new(|_, _, _| None),
@@ -118,63 +119,63 @@ impl<T> Operation<T> {
         }
     }
 
-    /// Not to be sent before so long.
+    /// Delays the first request, and sets the poll interval to the same time.
     pub(crate) fn delayed_by(mut self, wait: Duration) -> Self {
         self.retry.reset(wait);
         self.poll_interval = wait;
         self
     }
 
-    /// What to do about setbacks that aren't the end.
+    /// Sets the hook for failures that do not end the flow.
     pub(crate) fn on_failure(
         mut self,
-        go_on: impl FnMut(FlowFailure<'_>, &mut EndpointRequest, UnixTime) -> Option<Duration>
+        hook: impl FnMut(FlowFailure<'_>, &mut EndpointRequest, UnixTime) -> Option<Duration>
         + Send
         + Sync
         + 'static,
     ) -> Self {
-        self.on_failure = Box::new(go_on);
+        self.on_failure = Box::new(hook);
         self
     }
 
-    /// How long the whole exchange may take, counted from its first request: no wait is begun that would
-    /// end later. 30 s unless set.
-    pub fn timeout(mut self, budget: Duration) -> Self {
-        self.retry.set_timeout(budget);
+    /// Sets the timeout of the whole operation, counted from its first request. No wait starts that
+    /// would end later. Default: 30 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.retry.set_timeout(timeout);
         self
     }
 
-    /// How often the request may fail in passing until that is the result. Proofs that are made anew on the
-    /// server's wish don't count. 4 unless set.
-    pub fn max_attempts(mut self, sends: u8) -> Self {
-        self.retry.set_max_attempts(sends);
+    /// Sets the maximum number of attempts after transient failures. Retries for DPoP nonces and
+    /// other corrections of a proof are not counted. Default: 4.
+    pub fn max_attempts(mut self, attempts: u8) -> Self {
+        self.retry.set_max_attempts(attempts);
         self
     }
 
-    /// How long to wait before the next request goes out. Zero at first, and after a refused proof.
+    /// Returns the delay before the next request. It is zero at first, and after a rejected proof.
     pub fn delay(&self) -> Duration {
         self.retry.delay()
     }
 
-    /// Makes the next request, which may first have to be signed.
+    /// Prepares the next request. It may need a signature first.
     ///
     /// # Errors
-    /// `InvalidInput` if what was given to build it contradicts itself.
+    /// Returns [`Error::InvalidInput`] if the arguments of the operation contradict each other.
     pub fn prepare(
         mut self,
-        origins: &ServerState,
+        server_state: &ServerState,
         context: RequestContext,
     ) -> Result<Signing<PreparedRequest<T>>, Error> {
         self.retry.start_attempt(context.now);
-        let seed = jitter_seed(&context);
-        let Some(post) = &self.request.client_request else {
+        let jitter_seed = jitter_seed(&context);
+        let Some(client_request) = &self.request.client_request else {
             let request = self.request.request(None)?;
             let pending = PendingResponse {
                 operation: self,
                 sent_proof: None,
                 asserted_at: None,
                 assertion: None,
-                jitter_seed: seed,
+                jitter_seed,
             };
             return Ok(Signing::Ready(PreparedRequest { request, pending }));
         };
@@ -182,10 +183,10 @@ impl<T> Operation<T> {
             Role::AuthorizationServer,
             HttpTarget::parse(self.request.endpoint.uri())?,
         );
-        let assertion = post.assertion.as_ref().map(|assertion| {
-            let clock = origins
+        let assertion = client_request.assertion.as_ref().map(|assertion| {
+            let clock = server_state
                 .get(role, &target)
-                .map(|known| known.clock_offset)
+                .map(|entry| entry.clock_offset)
                 .unwrap_or_default();
             let iat = clock.apply(context.now);
             (assertion.sign_request(iat, &context.entropy), iat)
@@ -197,17 +198,17 @@ impl<T> Operation<T> {
             target,
             ath: None,
         };
-        let proof = post
+        let proof = client_request
             .key
             .as_ref()
-            .map(|key| proof_context.prove(key, origins, context));
-        let (proof, said) = proof.unzip();
+            .map(|key| proof_context.prove(key, server_state, context));
+        let (proof, sent_proof) = proof.unzip();
         let pending = PendingResponse {
             operation: self,
-            sent_proof: said,
+            sent_proof,
             asserted_at,
             assertion: None,
-            jitter_seed: seed,
+            jitter_seed,
         };
         match assertion {
             Some(assertion) => Ok(Signing::Needs(Unsigned::new(
@@ -218,7 +219,8 @@ impl<T> Operation<T> {
         }
     }
 
-    /// Goes on after an answer that was to be expected. The wait is the server's wish, and costs nothing of the budget.
+    /// Continues the flow after an expected response. The server requests the wait, so it does not
+    /// count against the timeout.
     fn continue_after(mut self, wait: Duration) -> Self {
         self.retry.reset(wait);
         self.poll_interval = wait;
@@ -226,21 +228,21 @@ impl<T> Operation<T> {
         self
     }
 
-    /// Goes on after a failure that may pass, if there is time and a try left for it.
+    /// Schedules a retry after a transient failure, if an attempt and enough time are left.
     fn schedule_retry(
         mut self,
         error: Error,
-        asked: Option<Duration>,
+        retry_after: Option<Duration>,
         now: UnixTime,
-        seed: u64,
+        jitter_seed: u64,
     ) -> Result<Step<T>, Error> {
         if !self
             .retry
-            .schedule_retry(asked, self.poll_interval, now, seed)
+            .schedule_retry(retry_after, self.poll_interval, now, jitter_seed)
         {
             return Err(error);
         }
-        // What the server knew before the pause, it may have forgotten: its nonce, for one.
+        // The server may have changed its state during the delay, such as its nonce.
         self.corrections = CorrectionBudget::default();
         Ok(Step::RetryAfter(self))
     }
@@ -251,14 +253,14 @@ impl<T> fmt::Debug for Operation<T> {
         f.debug_struct("Operation")
             .field("endpoint", &self.request.endpoint)
             .field(
-                "fields",
+                "params",
                 &self
                     .request
                     .client_request
                     .as_ref()
-                    .map(|post| &post.params),
+                    .map(|client_request| &client_request.params),
             )
-            .field("tries", &self.retry)
+            .field("retry", &self.retry)
             .finish_non_exhaustive()
     }
 }
@@ -270,17 +272,19 @@ impl EndpointRequest {
         request
             .headers_mut()
             .insert(ACCEPT, HeaderValue::from_static("application/json"));
-        // Without it any coding would be allowed (RFC 9110 §12.5.3), and none is decoded here.
+        // Without this header, any coding would be acceptable (RFC 9110 §12.5.3), and the core
+        // decodes none.
         request
             .headers_mut()
             .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(post) = &self.client_request {
-            post.write(assertion, &mut request)?;
+        if let Some(client_request) = &self.client_request {
+            client_request.write(assertion, &mut request)?;
         }
         Ok(request)
     }
 
-    /// How errors name whoever was asked; a document has a place as well. A query might hold what is secret.
+    /// Returns the name of the server for errors, with the path if the request is for a document.
+    /// The query is left out: it may hold a secret.
     fn server(&self) -> String {
         let mut server = server_at(self.endpoint.uri());
         if self.client_request.is_none() {
@@ -300,18 +304,18 @@ impl EndpointRequest {
 }
 
 impl ClientRequest {
-    /// `audience` is the server's own name, as it stands in assertions.
+    /// `audience` identifies the server in client assertions.
     pub(crate) fn new(
-        settings: &Arc<RequestOptions>,
-        fields: Params,
+        options: &Arc<RequestOptions>,
+        params: Params,
         key: Option<PublicJwk>,
         audience: &str,
     ) -> Self {
         Self {
-            options: Arc::clone(settings),
-            params: fields,
+            options: Arc::clone(options),
+            params,
             key,
-            assertion: settings.auth.assertion(audience),
+            assertion: options.auth.assertion(audience),
         }
     }
 
@@ -326,16 +330,16 @@ impl ClientRequest {
             headers,
             params,
         } = &*self.options;
-        let mut fields = self.params.clone();
-        fields.append(params)?;
-        auth.add_params(&mut fields)?;
+        let mut body_params = self.params.clone();
+        body_params.append(params)?;
+        auth.add_params(&mut body_params)?;
         if let Some(assertion) = assertion {
-            fields.push("client_assertion_type", ASSERTION_TYPE)?;
-            fields.push("client_assertion", assertion.clone())?;
+            body_params.push("client_assertion_type", ASSERTION_TYPE)?;
+            body_params.push("client_assertion", assertion.clone())?;
         }
 
         *request.method_mut() = Method::POST;
-        *request.body_mut() = fields.encode(*format);
+        *request.body_mut() = body_params.encode(*format);
         let sent = request.headers_mut();
         sent.extend(headers.clone());
         sent.insert(
@@ -365,7 +369,7 @@ impl ClientRequest {
     }
 }
 
-/// Adds a header that every request is to carry.
+/// Adds a header that every request carries.
 pub(crate) fn add_header(
     headers: &mut HeaderMap,
     name: &str,
@@ -387,21 +391,21 @@ pub(crate) fn add_header(
             | "host"
             | "transfer-encoding"
     ) {
-        return Err(invalid("must not be one that the request has by itself"));
+        return Err(invalid("must not be one that the request sets itself"));
     }
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(())
 }
 
-/// A request, and what will read its response.
+/// A request, and the pending operation that receives its response.
 #[must_use]
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
 pub struct PreparedRequest<T> {
-    /// To be sent as it is, redirections not followed.
+    /// The request to send unchanged. Redirects must not be followed.
     pub request: Request<Body>,
-    /// To be given the response, or told that none came.
+    /// Receives the response, or the information that none came.
     pub pending: PendingResponse<T>,
 }
 
@@ -410,55 +414,55 @@ impl<T> Sealed for PreparedRequest<T> {}
 impl<T> Resumable for PreparedRequest<T> {
     type Draft = UnsignedRequest<T>;
 
-    fn assemble(draft: UnsignedRequest<T>, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
-        match draft {
+    fn assemble(unsigned: UnsignedRequest<T>, jws: Vec<u8>) -> Result<Signing<Self>, Error> {
+        match unsigned {
             UnsignedRequest::Unauthenticated { mut pending, proof } => {
-                // It is all base64url and dots.
+                // A JWS has only base64url characters and dots.
                 pending.assertion = Some(Secret::new(String::from_utf8(jws).unwrap_or_default()));
                 pending.authenticated(proof)
             }
-            UnsignedRequest::Unproven(mut outgoing) => {
-                outgoing.request.headers_mut().insert(DPOP, sensitive(jws));
-                Ok(Signing::Ready(outgoing))
+            UnsignedRequest::Unproven(mut prepared) => {
+                prepared.request.headers_mut().insert(DPOP, sensitive(jws));
+                Ok(Signing::Ready(prepared))
             }
         }
     }
 }
 
-/// A request that lacks a signature.
-#[expect(unnameable_types, reason = "`Assemble` is sealed")]
+/// A request that needs a signature.
+#[expect(unnameable_types, reason = "`Resumable` is sealed")]
 #[allow(
     clippy::large_enum_variant,
     reason = "it is moved, and a box would cost more"
 )]
 #[derive(Debug)]
 pub enum UnsignedRequest<T> {
-    /// The client's assertion, which is part of the body; a proof may be needed next.
+    /// The request needs the client assertion, which is part of the body. A proof may be next.
     #[doc(hidden)]
     Unauthenticated {
         pending: PendingResponse<T>,
         proof: Option<SignRequest>,
     },
-    /// The proof.
+    /// The request needs the proof.
     #[doc(hidden)]
     Unproven(PreparedRequest<T>),
 }
 
-/// An exchange whose request is under way.
+/// An operation whose request is in flight.
 #[must_use]
 #[derive(Debug)]
 pub struct PendingResponse<T> {
     operation: Operation<T>,
-    /// What the request's proof says.
+    /// The properties of the request's proof.
     sent_proof: Option<SentProof>,
-    /// What authenticates the client in it, and the time that it says.
+    /// The client assertion of the request, and its `iat`.
     assertion: Option<Secret>,
     asserted_at: Option<UnixTime>,
-    /// Random, for the pause that may follow.
+    /// Random; the jitter of a backoff that may follow.
     jitter_seed: u64,
 }
 
-/// What a response leads to.
+/// The next step of an operation after a response.
 #[must_use]
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
@@ -467,45 +471,47 @@ pub struct PendingResponse<T> {
     reason = "it is moved once, and a box would cost more; small on wasm32"
 )]
 pub enum Step<T> {
-    /// It is what was asked for.
+    /// The operation is complete.
     Done(T),
-    /// The exchange goes on: wait for [`Operation::delay`], and prepare the next request.
+    /// The operation continues: wait for [`Operation::delay`], and prepare the next request.
     RetryAfter(Operation<T>),
 }
 
 impl<T> PendingResponse<T> {
-    /// The request, whose proof may still have to be signed.
+    /// Builds the request, which may still need the signature of its proof.
     fn authenticated(
         self,
         proof: Option<SignRequest>,
     ) -> Result<Signing<PreparedRequest<T>>, Error> {
         let request = self.operation.request.request(self.assertion.as_ref())?;
-        let outgoing = PreparedRequest {
+        let prepared = PreparedRequest {
             request,
             pending: self,
         };
         Ok(match proof {
             Some(proof) => {
-                Signing::Needs(Unsigned::new(proof, UnsignedRequest::Unproven(outgoing)))
+                Signing::Needs(Unsigned::new(proof, UnsignedRequest::Unproven(prepared)))
             }
-            None => Signing::Ready(outgoing),
+            None => Signing::Ready(prepared),
         })
     }
 
-    /// How long a driver should wait for the response: until the time for the whole exchange is over, waits that were
-    /// the server's wish not counted.
+    /// Returns how long a driver should wait for the response: until the timeout of the whole
+    /// operation. Waits that the server requested are not counted.
     pub fn time_left(&self, now: UnixTime) -> Duration {
         self.operation.retry.time_left(now)
     }
 
-    /// Takes the response, whatever its status, with all its headers. `now` is when it came.
+    /// Receives the response, with any status and with all its headers. `now` is the time at which
+    /// it arrived.
     ///
     /// # Errors
-    /// `Server` for a refusal that nothing can be done about here, `Response` for a success that isn't one.
+    /// Returns [`Error::Server`] if the server refused the request and no retry is possible, and
+    /// [`Error::Response`] if a success response is invalid.
     pub fn receive<B: AsRef<[u8]>>(
         self,
         response: Response<B>,
-        origins: &mut ServerState,
+        server_state: &mut ServerState,
         now: UnixTime,
     ) -> Result<Step<T>, Error> {
         let Self {
@@ -519,12 +525,12 @@ impl<T> PendingResponse<T> {
         let mut body = strip_bom(response.body().as_ref());
         let uri = operation.request.endpoint.uri().clone();
         let (role, target) = (Role::AuthorizationServer, HttpTarget::parse(&uri)?);
-        // Whoever serves a document need not be the one that takes proofs.
+        // The server of a metadata document need not be one that accepts proofs.
         if operation.request.client_request.is_some() {
-            origins.record_nonce(role, &target, headers, now);
+            server_state.record_nonce(role, &target, headers, now);
         }
         let is_too_large = body.len() > MAX_RESPONSE;
-        let unread = if status.is_redirection() {
+        let parse_error = if status.is_redirection() {
             ParseError::Bad(InvalidResponseKind::Redirect)
         } else if !status.is_success() {
             ParseError::Refusal
@@ -537,12 +543,12 @@ impl<T> PendingResponse<T> {
                 now,
             }) {
                 Ok(done) => return Ok(Step::Done(done)),
-                Err(unread) => unread,
+                Err(parse_error) => parse_error,
             }
         };
         let secrets = operation.request.secrets(assertion.as_ref());
         let server = operation.request.server();
-        if let ParseError::Bad(why) = unread {
+        if let ParseError::Bad(why) = parse_error {
             if let Some(wait) =
                 (operation.on_failure)(FlowFailure::Unreadable(&why), &mut operation.request, now)
             {
@@ -561,26 +567,26 @@ impl<T> PendingResponse<T> {
             .into());
         }
         if is_too_large {
-            // Some gateway's page. The status and the headers are still good.
+            // Probably the error page of a gateway. The status and the headers are still usable.
             body = &[];
         }
         let refusal = error_response::read(server, status, headers, body, &secrets, now);
-        // First of all: what a flow has its own answer to, some say with the status of a failure that passes (Auth0's 429
-        // for `slow_down`).
+        // The hook comes first: some servers send an expected error of a flow with the status of a
+        // transient failure (Auth0 sends `slow_down` with 429).
         if let Some(wait) =
             (operation.on_failure)(FlowFailure::Refusal(&refusal), &mut operation.request, now)
         {
             return Ok(Step::RetryAfter(operation.continue_after(wait)));
         }
-        let asked = refusal.retry_after();
+        let retry_after = refusal.retry_after();
         if operation
             .request
             .retry_safety
-            .allows_retry_after(status, asked)
+            .allows_retry_after(status, retry_after)
         {
-            return operation.schedule_retry(refusal.into(), asked, now, jitter_seed);
+            return operation.schedule_retry(refusal.into(), retry_after, now, jitter_seed);
         }
-        // A wish for a nonce counts wherever it stands.
+        // `use_dpop_nonce` counts in the challenge as well as in the body.
         let challenges = Challenge::all(headers);
         let challenged = challenge::error(&challenges).filter(|code| *code == "use_dpop_nonce");
         let code = challenged.or(refusal.code());
@@ -589,14 +595,18 @@ impl<T> PendingResponse<T> {
             description: refusal.description(),
             headers,
         };
-        let answered = sent_proof
+        let corrected = sent_proof
             .filter(|_| status.is_client_error())
-            .is_some_and(|said| {
-                operation
-                    .corrections
-                    .try_correct(&rejection, &said, (role, &target), origins, now)
+            .is_some_and(|sent_proof| {
+                operation.corrections.try_correct(
+                    &rejection,
+                    &sent_proof,
+                    (role, &target),
+                    server_state,
+                    now,
+                )
             });
-        let answered = answered
+        let corrected = corrected
             || asserted_at
                 .filter(|_| code == Some("invalid_client"))
                 .is_some_and(|iat| {
@@ -604,29 +614,27 @@ impl<T> PendingResponse<T> {
                         headers,
                         iat,
                         (role, &target),
-                        origins,
+                        server_state,
                         now,
                     )
                 });
-        if answered {
+        if corrected {
             operation.retry.retry_now();
             return Ok(Step::RetryAfter(operation));
         }
         Err(refusal.into())
     }
 
-    /// Says that no response came, and whether anything may have been sent.
+    /// Continues after a request without a response. `sent` is whether any of it may have been
+    /// sent.
     ///
     /// # Errors
-    /// `NoResponse` where the request isn't sent again by itself.
+    /// Returns [`Error::NoResponse`] if the request isn't retried automatically.
     pub fn transport_failed(self, sent: Sent, now: UnixTime) -> Result<Step<T>, Error> {
-        let repeat = self.operation.request.retry_safety;
-        let repeatable = repeat.allows_retry_without_response(sent);
-        let error = Error::NoResponse(NoResponse {
-            sent,
-            retryable: repeatable,
-        });
-        if repeatable && repeat != RetrySafety::Never {
+        let retry_safety = self.operation.request.retry_safety;
+        let retryable = retry_safety.allows_retry_without_response(sent);
+        let error = Error::NoResponse(NoResponse { sent, retryable });
+        if retryable && retry_safety != RetrySafety::Never {
             return self
                 .operation
                 .schedule_retry(error, None, now, self.jitter_seed);

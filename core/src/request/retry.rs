@@ -1,4 +1,4 @@
-//! What may be sent again, how often, and after how long.
+//! Which requests may be retried, how often, and after how long.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::types::time::{RequestContext, UnixTime};
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// When a request may be sent again without being asked.
+/// Whether a request may be retried automatically (RFC 9110 §9.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetrySafety {
-    /// Whenever it failed in passing: it uses nothing up.
+    /// After any transient failure: the request consumes nothing.
     Idempotent,
-    /// Only where it certainly wasn't carried out: it uses up a code or a rotating token.
+    /// Only if it was certainly not processed: it consumes a code or a rotating refresh token.
     SingleUse,
-    /// Only where the server itself turned it away and named a time to come back: what it does can't be undone. A
-    /// gateway's own 503 may stand for a request that went through.
+    /// Only if the server itself rejected it and named a time to come back: its effect can't be
+    /// undone. A gateway's own 503 may hide a request that was processed.
     NonIdempotent,
-    /// Never: what it carries is somebody else's, and good for once.
+    /// Never: it carries a single-use credential of another party.
     Never,
 }
 
 impl RetrySafety {
-    /// For a call of a resource (RFC 9110 §9.2.2).
+    /// Returns the retry safety of a call to a resource server with this method (RFC 9110 §9.2.2).
     pub(crate) fn for_method(method: &Method) -> Self {
         if method.is_idempotent() {
             Self::Idempotent
@@ -34,18 +34,23 @@ impl RetrySafety {
         }
     }
 
-    /// Whether the answer lets it be sent again. `asked` is the pause that the server names.
-    pub(crate) fn allows_retry_after(self, status: StatusCode, asked: Option<Duration>) -> bool {
+    /// Returns whether a response with this status allows a retry. `retry_after` is the delay that
+    /// the server requests.
+    pub(crate) fn allows_retry_after(
+        self,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    ) -> bool {
         match (self, status.as_u16()) {
             (Self::Never, _) => false,
             (_, 429) => true,
             (Self::Idempotent, 502..=504) | (Self::SingleUse, 503) => true,
-            (Self::NonIdempotent, 503) => asked.is_some(),
+            (Self::NonIdempotent, 503) => retry_after.is_some(),
             _ => false,
         }
     }
 
-    /// Whether no answer lets it be sent again.
+    /// Returns whether the request may be retried when no response came.
     pub(crate) fn allows_retry_without_response(self, sent: Sent) -> bool {
         match (self, sent) {
             (Self::Idempotent, _) | (_, Sent::No) => true,
@@ -54,7 +59,7 @@ impl RetrySafety {
     }
 }
 
-/// How often something failed in passing, and how long it may go on.
+/// The number of transient failures, and the limits on attempts and time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryState {
     failures: u8,
@@ -65,7 +70,7 @@ pub(crate) struct RetryState {
 }
 
 impl Default for RetryState {
-    /// Four sends, thirty seconds.
+    /// Four attempts, 30 s.
     fn default() -> Self {
         Self {
             failures: 0,
@@ -78,67 +83,72 @@ impl Default for RetryState {
 }
 
 impl RetryState {
-    pub(crate) fn set_timeout(&mut self, budget: Duration) {
-        self.timeout = budget;
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
-    pub(crate) fn set_max_attempts(&mut self, sends: u8) {
-        self.max_attempts = sends;
+    pub(crate) fn set_max_attempts(&mut self, max_attempts: u8) {
+        self.max_attempts = max_attempts;
     }
 
-    /// How long to wait before the next request.
+    /// Returns the delay before the next request.
     pub(crate) fn delay(&self) -> Duration {
         self.delay
     }
 
-    /// A request is made: the first one starts the time that all may take.
+    /// Starts an attempt. The first one sets the deadline for all of them.
     pub(crate) fn start_attempt(&mut self, now: UnixTime) {
         self.deadline
             .get_or_insert(now.saturating_add(self.timeout));
     }
 
-    /// How much of the time is left.
+    /// Returns the time left until the deadline.
     pub(crate) fn time_left(&self, now: UnixTime) -> Duration {
         self.deadline
             .map_or(self.timeout, |deadline| deadline.saturating_since(now))
     }
 
-    /// The next request need not wait: it is not a failure that asks for it.
+    /// Sets the delay of the next request to zero: the retry is not due to a failure.
     pub(crate) fn retry_now(&mut self) {
         self.delay = Duration::ZERO;
     }
 
-    /// What was asked goes on after so long. A wait that is the server's wish costs nothing of the time, which begins anew.
+    /// Restarts the retries after a wait. A wait requested by the server does not count against the
+    /// timeout, which starts anew.
     pub(crate) fn reset(&mut self, wait: Duration) {
         self.failures = 0;
         self.deadline = self.deadline.filter(|_| wait.is_zero());
         self.delay = wait;
     }
 
-    /// Whether there is time and a try left after a failure that may pass: after the pause that the server asks
-    /// for, or one by chance. No request follows another sooner than by `pace`, and that costs nothing of the time.
+    /// Schedules a retry after a transient failure. Returns whether an attempt and enough time are
+    /// left. The delay is the one that the server requests, or else a random backoff. Requests are
+    /// at least `poll_interval` apart, which does not count against the timeout.
     pub(crate) fn schedule_retry(
         &mut self,
-        asked: Option<Duration>,
-        pace: Duration,
+        retry_after: Option<Duration>,
+        poll_interval: Duration,
         now: UnixTime,
         seed: u64,
     ) -> bool {
         self.failures = self.failures.saturating_add(1);
-        let later = match asked {
-            Some(asked) => asked.saturating_sub(pace),
+        let delay = match retry_after {
+            Some(retry_after) => retry_after.saturating_sub(poll_interval),
             None => backoff(self.failures, seed),
         };
         let in_time = self
             .deadline
-            .is_none_or(|deadline| now.saturating_add(later) <= deadline);
-        self.deadline = self.deadline.map(|deadline| deadline.saturating_add(pace));
-        self.delay = pace.saturating_add(later);
+            .is_none_or(|deadline| now.saturating_add(delay) <= deadline);
+        self.deadline = self
+            .deadline
+            .map(|deadline| deadline.saturating_add(poll_interval));
+        self.delay = poll_interval.saturating_add(delay);
         self.failures < self.max_attempts && in_time
     }
 }
 
-/// Full jitter: anything between nothing and a pause that doubles with each try.
+/// Returns a backoff with full jitter: a random delay between zero and a maximum that doubles with
+/// each attempt.
 fn backoff(failures: u8, seed: u64) -> Duration {
     let doubled = FIRST_BACKOFF
         .saturating_mul(1 << failures.saturating_sub(1).min(8))
@@ -147,7 +157,7 @@ fn backoff(failures: u8, seed: u64) -> Duration {
     Duration::from_millis(seed % millis.saturating_add(1))
 }
 
-/// Chance for a pause, from a request's entropy.
+/// Derives the jitter of a backoff from a request's entropy.
 pub(crate) fn jitter_seed(context: &RequestContext) -> u64 {
     context
         .entropy

@@ -1,4 +1,4 @@
-//! What has been learned of each server: the nonces that it asks for, its clock, its name for an algorithm.
+//! The known state of servers: their nonces, clock offsets and algorithm names.
 
 use std::fmt;
 
@@ -13,18 +13,19 @@ use crate::types::nonce::Nonce;
 use crate::types::time::UnixTime;
 use crate::wire::json::JsonValue;
 
-/// In which part a server is asked. One origin may play both, and their nonces are two (RFC 9449 §8, §9).
+/// The role in which a server receives a request. One origin may have both, with separate nonces
+/// (RFC 9449 §8, §9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "OAuth has these two")]
 pub enum Role {
-    /// It issues tokens.
+    /// Issues tokens.
     AuthorizationServer,
-    /// It takes them.
+    /// Accepts tokens.
     ResourceServer,
 }
 
 impl Role {
-    /// As it is written down.
+    /// Returns the name used in JSON.
     fn name(self) -> &'static str {
         match self {
             Self::AuthorizationServer => "AuthorizationServer",
@@ -39,34 +40,35 @@ impl Role {
     }
 }
 
-/// What is known of each origin in each role: its latest nonce, learned from every response; how far its clock
-/// is from ours, and its name for our algorithm, learned from refusals. The memory of all exchanges and calls
-/// that a driver performs.
+/// The known state of each origin in each role: its latest nonce, updated from every response; its
+/// clock offset and its name for the client's signature algorithm, updated from rejections. A
+/// driver shares one value between all operations and calls.
 ///
-/// Bounded: beyond [`ServerState::CAPACITY`] the one that was heard of longest ago is forgotten.
+/// Bounded: beyond [`ServerState::CAPACITY`] origins, the one updated longest ago is evicted.
 #[derive(Clone, Debug, Default)]
 pub struct ServerState {
-    /// The one heard of last stands last.
+    /// Ordered by last update, the latest at the end.
     servers: Vec<ServerEntry>,
 }
 
-/// What is known of one server in one role.
+/// The known state of one server in one role.
 #[derive(Clone)]
 pub(crate) struct ServerEntry {
     origin: Origin,
     role: Role,
     last_seen: UnixTime,
     pub(crate) nonce: Option<Nonce>,
-    /// The name by which it knows the algorithm of our key, where that has two.
+    /// The server's name for the algorithm of the client's key, for a key whose algorithm has two
+    /// names.
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) clock_offset: ClockOffset,
 }
 
 impl ServerState {
-    /// How many origins are remembered.
+    /// The maximum number of origins.
     pub const CAPACITY: usize = 64;
 
-    /// Nothing is known yet.
+    /// Creates an empty state.
     pub fn new() -> Self {
         Self::default()
     }
@@ -76,7 +78,7 @@ impl ServerState {
             .and_then(|at| self.servers.get(at))
     }
 
-    /// Learns from any response: its nonce, if it has one.
+    /// Records the nonce of a response, if it has one.
     pub(crate) fn record_nonce(
         &mut self,
         role: Role,
@@ -87,21 +89,21 @@ impl ServerState {
         let at = self.position(role, target);
         let before = at
             .and_then(|at| self.servers.get(at))
-            .and_then(|known| known.nonce.as_ref());
+            .and_then(|entry| entry.nonce.as_ref());
         if let Some(nonce) = Nonce::from_headers_or_known(before, headers) {
-            self.update_at(at, role, target, now, |known| known.nonce = Some(nonce));
+            self.update_at(at, role, target, now, |entry| entry.nonce = Some(nonce));
         }
     }
 
-    /// Adds to what is known of a server; it is the one heard of last from now on.
+    /// Updates the entry of a server, and moves it to the end.
     pub(crate) fn update(
         &mut self,
         role: Role,
         target: &HttpTarget<'_>,
         now: UnixTime,
-        note: impl FnOnce(&mut ServerEntry),
+        update: impl FnOnce(&mut ServerEntry),
     ) {
-        self.update_at(self.position(role, target), role, target, now, note);
+        self.update_at(self.position(role, target), role, target, now, update);
     }
 
     fn update_at(
@@ -110,9 +112,9 @@ impl ServerState {
         role: Role,
         target: &HttpTarget<'_>,
         now: UnixTime,
-        note: impl FnOnce(&mut ServerEntry),
+        update: impl FnOnce(&mut ServerEntry),
     ) {
-        let mut known = match at {
+        let mut entry = match at {
             Some(at) => self.servers.remove(at),
             None => ServerEntry {
                 origin: target.origin(),
@@ -123,21 +125,21 @@ impl ServerState {
                 clock_offset: ClockOffset::default(),
             },
         };
-        known.last_seen = now;
-        note(&mut known);
+        entry.last_seen = now;
+        update(&mut entry);
         if self.servers.len() >= Self::CAPACITY {
             self.servers.remove(0);
         }
-        self.servers.push(known);
+        self.servers.push(entry);
     }
 
     fn position(&self, role: Role, target: &HttpTarget<'_>) -> Option<usize> {
         self.servers
             .iter()
-            .rposition(|known| known.role == role && known.origin.matches(target))
+            .rposition(|entry| entry.role == role && entry.origin.matches(target))
     }
 
-    /// Learns what another has learned of the same servers, where that is newer.
+    /// Merges the state of `other`: for each server, the newer entry is kept.
     pub fn merge(&mut self, other: &Self) {
         for theirs in &other.servers {
             let same =
@@ -164,22 +166,22 @@ impl ServerState {
         }
     }
 
-    /// What is known, as JSON, to be kept for the next process. Nonces are no secrets.
+    /// Returns the nonces as JSON, to be stored for the next process. Nonces are not secret.
     pub fn to_json(&self) -> String {
-        // Strings and numbers, written to memory, can't fail.
+        // Serializing strings and numbers to memory can't fail.
         serde_json::to_string(&self.to_stored()).unwrap_or_default()
     }
 
-    /// What [`to_json`](Self::to_json) wrote, but for nonces learned before `since`.
+    /// Parses the output of [`to_json`](Self::to_json). Nonces received before `since` are dropped.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else.
+    /// Returns [`InvalidInput`] if the input is anything else.
     pub fn from_json(json: &str, since: UnixTime) -> Result<Self, InvalidInput> {
         let stored = JsonValue::parse(json).and_then(|stored| Self::from_stored(stored, since));
-        stored.ok_or(InvalidInput::new(
-            "origins",
-            "must be what `ServerState::to_json` wrote",
-        ))
+        stored.ok_or(InvalidInput::StoredState {
+            name: "server state",
+            rule: "must be JSON that `ServerState::to_json` wrote",
+        })
     }
 
     pub(crate) fn to_stored(&self) -> Vec<StoredServer> {
@@ -187,7 +189,7 @@ impl ServerState {
     }
 
     pub(crate) fn from_stored(stored: JsonValue<'_>, since: UnixTime) -> Option<Self> {
-        let mut origins = Self::new();
+        let mut state = Self::new();
         for entry in stored.as_array()? {
             let entry = entry.as_object()?;
             let role = Role::from_name(&entry.str("role")?)?;
@@ -195,12 +197,14 @@ impl ServerState {
             let endpoint = Endpoint::https_or_loopback(&origin).ok()?;
             let target = HttpTarget::parse(endpoint.uri()).ok()?;
             let nonce = Nonce::new(&entry.str("nonce")?).ok()?;
-            let learned = UnixTime::from_millis(entry.get("learned")?.as_u64()?);
-            if learned >= since {
-                origins.update(role, &target, learned, |known| known.nonce = Some(nonce));
+            let received_at = UnixTime::from_millis(entry.get("learned")?.as_u64()?);
+            if received_at >= since {
+                state.update(role, &target, received_at, |entry| {
+                    entry.nonce = Some(nonce)
+                });
             }
         }
-        Some(origins)
+        Some(state)
     }
 }
 
@@ -210,23 +214,23 @@ impl fmt::Debug for ServerEntry {
     }
 }
 
-/// What is written down of a server.
+/// The stored form of a server's entry.
 #[derive(Serialize)]
 pub(crate) struct StoredServer {
     origin: String,
     role: &'static str,
     nonce: String,
-    /// Milliseconds since 1970.
+    /// When the nonce was received, in milliseconds since 1970.
     learned: u64,
 }
 
 impl StoredServer {
-    fn new(known: &ServerEntry) -> Option<Self> {
+    fn new(entry: &ServerEntry) -> Option<Self> {
         Some(Self {
-            origin: known.origin.to_string(),
-            role: known.role.name(),
-            nonce: known.nonce.as_ref()?.as_str().to_owned(),
-            learned: known.last_seen.as_millis(),
+            origin: entry.origin.to_string(),
+            role: entry.role.name(),
+            nonce: entry.nonce.as_ref()?.as_str().to_owned(),
+            learned: entry.last_seen.as_millis(),
         })
     }
 }
@@ -239,118 +243,114 @@ mod tests {
 
     const NOW: UnixTime = UnixTime::from_secs(1000);
 
-    fn learn(origins: &mut ServerState, role: Role, url: &str, nonce: &str) {
+    fn record(state: &mut ServerState, role: Role, url: &str, nonce: &str) {
         let uri: Uri = url.parse().unwrap();
         let headers =
             HeaderMap::from_iter([("dpop-nonce".parse().unwrap(), nonce.parse().unwrap())]);
-        origins.record_nonce(role, &HttpTarget::parse(&uri).unwrap(), &headers, NOW);
+        state.record_nonce(role, &HttpTarget::parse(&uri).unwrap(), &headers, NOW);
     }
 
-    fn nonce<'a>(origins: &'a ServerState, role: Role, url: &str) -> Option<&'a str> {
+    fn nonce<'a>(state: &'a ServerState, role: Role, url: &str) -> Option<&'a str> {
         let uri: Uri = url.parse().unwrap();
-        origins
+        state
             .get(role, &HttpTarget::parse(&uri).unwrap())
-            .and_then(|known| known.nonce.as_ref())
+            .and_then(|entry| entry.nonce.as_ref())
             .map(Nonce::as_str)
     }
 
     #[test]
     fn a_nonce_belongs_to_an_effective_origin_and_a_role() {
-        let mut origins = ServerState::new();
-        learn(
-            &mut origins,
+        let mut state = ServerState::new();
+        record(
+            &mut state,
             Role::AuthorizationServer,
             "https://A.example/token",
             "as",
         );
-        learn(
-            &mut origins,
+        record(
+            &mut state,
             Role::ResourceServer,
             "https://a.example:443/me",
             "rs",
         );
         assert_eq!(
-            nonce(
-                &origins,
-                Role::AuthorizationServer,
-                "https://a.example:443/x"
-            ),
+            nonce(&state, Role::AuthorizationServer, "https://a.example:443/x"),
             Some("as")
         );
         assert_eq!(
-            nonce(&origins, Role::ResourceServer, "https://a.example/"),
+            nonce(&state, Role::ResourceServer, "https://a.example/"),
             Some("rs")
         );
         assert_eq!(
-            nonce(&origins, Role::ResourceServer, "https://a.example:8443/"),
+            nonce(&state, Role::ResourceServer, "https://a.example:8443/"),
             None
         );
         assert_eq!(
-            nonce(&origins, Role::ResourceServer, "http://a.example/"),
+            nonce(&state, Role::ResourceServer, "http://a.example/"),
             None
         );
-        learn(
-            &mut origins,
+        record(
+            &mut state,
             Role::ResourceServer,
             "https://a.example/",
             "newer",
         );
         assert_eq!(
-            nonce(&origins, Role::ResourceServer, "https://a.example/"),
+            nonce(&state, Role::ResourceServer, "https://a.example/"),
             Some("newer")
         );
     }
 
     #[test]
-    fn the_one_heard_of_longest_ago_is_forgotten_first() {
-        let mut origins = ServerState::new();
+    fn the_server_updated_longest_ago_is_evicted_first() {
+        let mut state = ServerState::new();
         for at in 0..ServerState::CAPACITY {
-            learn(
-                &mut origins,
+            record(
+                &mut state,
                 Role::ResourceServer,
                 &format!("https://h{at}.example/"),
                 "n",
             );
         }
-        learn(
-            &mut origins,
+        record(
+            &mut state,
             Role::ResourceServer,
             "https://h0.example/",
             "again",
         );
-        learn(
-            &mut origins,
+        record(
+            &mut state,
             Role::ResourceServer,
             "https://new.example/",
             "n",
         );
-        assert_eq!(origins.servers.len(), ServerState::CAPACITY);
+        assert_eq!(state.servers.len(), ServerState::CAPACITY);
         assert_eq!(
-            nonce(&origins, Role::ResourceServer, "https://h0.example/"),
+            nonce(&state, Role::ResourceServer, "https://h0.example/"),
             Some("again")
         );
         assert_eq!(
-            nonce(&origins, Role::ResourceServer, "https://h1.example/"),
+            nonce(&state, Role::ResourceServer, "https://h1.example/"),
             None
         );
     }
 
     #[test]
-    fn of_two_memories_the_newer_word_on_each_server_counts() {
+    fn merging_keeps_the_newer_state_of_each_server() {
         let at = |secs, names: [(&str, &str); 2]| {
-            let mut origins = ServerState::new();
+            let mut state = ServerState::new();
             for (host, nonce) in names {
-                learn(
-                    &mut origins,
+                record(
+                    &mut state,
                     Role::ResourceServer,
                     &format!("https://{host}.example/"),
                     nonce,
                 );
             }
-            for known in &mut origins.servers {
-                known.last_seen = UnixTime::from_secs(secs);
+            for entry in &mut state.servers {
+                entry.last_seen = UnixTime::from_secs(secs);
             }
-            origins
+            state
         };
         let mut ours = at(1000, [("a", "ours"), ("b", "ours")]);
         ours.merge(&at(999, [("a", "theirs"), ("c", "theirs")]));
@@ -372,24 +372,24 @@ mod tests {
             Some("theirs")
         );
         assert_eq!(ours.servers.len(), 3);
-        // The one heard of longest ago still goes first.
+        // The entry updated longest ago is still the first to be evicted.
         assert!(
             ours.servers
                 .first()
-                .is_some_and(|known| known.last_seen == UnixTime::from_secs(999))
+                .is_some_and(|entry| entry.last_seen == UnixTime::from_secs(999))
         );
     }
 
     #[test]
-    fn what_is_known_survives_its_json_unless_it_is_old() {
-        let mut origins = ServerState::new();
-        learn(
-            &mut origins,
+    fn nonces_survive_json_unless_they_are_old() {
+        let mut state = ServerState::new();
+        record(
+            &mut state,
             Role::AuthorizationServer,
             "http://[::1]:8080/",
             "!#[]",
         );
-        let json = origins.to_json();
+        let json = state.to_json();
         let again = ServerState::from_json(&json, NOW).unwrap();
         assert_eq!(
             nonce(&again, Role::AuthorizationServer, "http://[::1]:8080/t"),

@@ -1,4 +1,4 @@
-//! One token for many callers: when it is refreshed, who waits, and what is stored.
+//! Shares one token between many callers: its refresh, the waiting callers, and the stored state.
 
 pub(crate) mod nonce_gate;
 pub(crate) mod refresh_policy;

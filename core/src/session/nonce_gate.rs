@@ -1,4 +1,4 @@
-//! Whose turn it is to call a server whose nonce isn't known, or changes under everybody's hands.
+//! Limits concurrent requests to a server whose nonce is unknown, or changes with each response.
 
 use http::Uri;
 
@@ -7,14 +7,16 @@ use crate::request::server_state::Role;
 use crate::types::endpoint::{HttpTarget, Origin};
 use crate::types::input::InvalidInput;
 
-/// Lets one call find out what a server wants while the others wait, and lets them go one by one where its nonce
-/// changes with every answer. So twenty cold calls cost twenty-one requests, not forty.
+/// Admits one request until the server's nonce is known while the others wait, and admits requests
+/// one at a time where the nonce changes with every response. Twenty concurrent calls without a
+/// nonce cost twenty-one requests instead of forty.
 ///
-/// Only calls with proofs need turns. A driver asks for one before each request, gives it back after the answer has
-/// been judged (or when there is none), and then wakes whoever waits to ask again.
+/// Only requests with proofs need a permit. A driver acquires one before each request, releases it
+/// after the verdict on the response (or when no response comes), and then wakes the waiting
+/// callers, which try again.
 #[derive(Debug, Default)]
 pub struct NonceGate {
-    /// The one heard of last stands last.
+    /// Ordered by last use, the latest at the end.
     slots: Vec<Slot>,
 }
 
@@ -23,58 +25,58 @@ struct Slot {
     origin: Origin,
     role: Role,
     mode: Mode,
-    /// How many passes are out.
+    /// The number of permits in use.
     out: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Nothing has been answered yet: one goes ahead.
+    /// No response yet: one request is admitted.
     Unknown,
-    /// Everybody goes.
+    /// All requests are admitted.
     Open,
-    /// A nonce that was sent was no longer good: one at a time.
+    /// The server rejected a nonce that had been valid: one request at a time.
     Serial,
 }
 
-/// The right to send one request; given back by [`NonceGate::release`].
-#[must_use = "others may wait for it to be given back"]
+/// The right to send one request. [`NonceGate::release`] gives it back.
+#[must_use = "other requests may wait for its release"]
 #[derive(Debug)]
 pub struct Permit {
     origin: Origin,
     role: Role,
 }
 
-/// Whether a request may go out now.
+/// The result of [`NonceGate::acquire`].
 #[must_use]
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
 pub enum Admission {
-    /// Now.
+    /// Send the request now.
     Admitted(Permit),
-    /// When another has been given back: ask again then.
+    /// Try again after another permit has been released.
     Wait,
 }
 
 impl NonceGate {
-    /// How many servers are remembered; those with requests under way are never forgotten.
+    /// The maximum number of servers. Those with requests in flight are never evicted.
     const CAPACITY: usize = 64;
 
-    /// Nothing is known yet.
+    /// Creates a gate that knows no server.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether a request with a proof may go to `uri` now.
+    /// Returns a permit if a request with a proof may go to `uri` now, or [`Admission::Wait`].
     ///
     /// # Errors
-    /// `InvalidInput` for a URL that a proof can't name.
+    /// Returns [`InvalidInput`] if a proof can't name the URL.
     pub fn acquire(&mut self, role: Role, uri: &Uri) -> Result<Admission, InvalidInput> {
         let target = HttpTarget::parse(uri)?;
-        let mut lane = match self
+        let mut slot = match self
             .slots
             .iter()
-            .rposition(|lane| lane.role == role && lane.origin.matches(&target))
+            .rposition(|slot| slot.role == role && slot.origin.matches(&target))
         {
             Some(at) => self.slots.remove(at),
             None => Slot {
@@ -84,36 +86,36 @@ impl NonceGate {
                 out: 0,
             },
         };
-        let turn = if lane.mode == Mode::Open || lane.out == 0 {
-            lane.out += 1;
+        let admission = if slot.mode == Mode::Open || slot.out == 0 {
+            slot.out += 1;
             Admission::Admitted(Permit {
-                origin: lane.origin.clone(),
+                origin: slot.origin.clone(),
                 role,
             })
         } else {
             Admission::Wait
         };
         if self.slots.len() >= Self::CAPACITY {
-            if let Some(idle) = self.slots.iter().position(|lane| lane.out == 0) {
+            if let Some(idle) = self.slots.iter().position(|slot| slot.out == 0) {
                 self.slots.remove(idle);
             }
         }
-        self.slots.push(lane);
-        Ok(turn)
+        self.slots.push(slot);
+        Ok(admission)
     }
 
-    /// Gives a pass back. Waiting callers must be woken then.
-    pub fn release(&mut self, pass: Permit, outcome: NonceOutcome) {
-        let lane = self
+    /// Releases a permit. The driver must wake waiting callers afterwards.
+    pub fn release(&mut self, permit: Permit, outcome: NonceOutcome) {
+        let slot = self
             .slots
             .iter_mut()
-            .find(|lane| pass.origin == lane.origin && lane.role == pass.role);
-        if let Some(lane) = lane {
-            lane.out = lane.out.saturating_sub(1);
-            lane.mode = match (lane.mode, outcome) {
+            .find(|slot| permit.origin == slot.origin && slot.role == permit.role);
+        if let Some(slot) = slot {
+            slot.out = slot.out.saturating_sub(1);
+            slot.mode = match (slot.mode, outcome) {
                 (mode, NonceOutcome::NoResponse) => mode,
                 (_, NonceOutcome::Rejected) => Mode::Serial,
-                // It changes with every answer: whoever goes beside another, goes in vain.
+                // The nonce changes with every response: concurrent requests would be rejected.
                 (Mode::Serial, NonceOutcome::Rotated) => Mode::Serial,
                 (_, NonceOutcome::Unchanged | NonceOutcome::Rotated) => Mode::Open,
             };
@@ -127,82 +129,82 @@ mod tests {
 
     const RS: Role = Role::ResourceServer;
 
-    fn take(turns: &mut NonceGate, uri: &'static str) -> Option<Permit> {
-        match turns.acquire(RS, &Uri::from_static(uri)).unwrap() {
-            Admission::Admitted(pass) => Some(pass),
+    fn acquire(gate: &mut NonceGate, uri: &'static str) -> Option<Permit> {
+        match gate.acquire(RS, &Uri::from_static(uri)).unwrap() {
+            Admission::Admitted(permit) => Some(permit),
             Admission::Wait => None,
         }
     }
 
     #[test]
-    fn the_first_goes_alone_and_then_everybody_goes() {
+    fn the_first_request_goes_alone_until_the_nonce_is_known() {
         for outcome in [NonceOutcome::Unchanged, NonceOutcome::Rotated] {
-            let mut turns = NonceGate::new();
-            let scout = take(&mut turns, "https://rs.example/a").unwrap();
-            assert!(take(&mut turns, "https://RS.example:443/b").is_none());
-            let elsewhere = take(&mut turns, "https://other.example/").unwrap();
-            turns.release(scout, outcome);
+            let mut gate = NonceGate::new();
+            let first_permit = acquire(&mut gate, "https://rs.example/a").unwrap();
+            assert!(acquire(&mut gate, "https://RS.example:443/b").is_none());
+            let elsewhere = acquire(&mut gate, "https://other.example/").unwrap();
+            gate.release(first_permit, outcome);
             let all: Vec<Permit> = (0..20)
-                .map(|_| take(&mut turns, "https://rs.example/b").unwrap())
+                .map(|_| acquire(&mut gate, "https://rs.example/b").unwrap())
                 .collect();
             all.into_iter()
                 .chain([elsewhere])
-                .for_each(|pass| turns.release(pass, NonceOutcome::Rotated));
+                .for_each(|permit| gate.release(permit, NonceOutcome::Rotated));
         }
     }
 
     #[test]
-    fn a_scout_that_is_lost_is_followed_by_another() {
-        let mut turns = NonceGate::new();
-        let scout = take(&mut turns, "https://rs.example/").unwrap();
-        turns.release(scout, NonceOutcome::NoResponse);
-        let next = take(&mut turns, "https://rs.example/").unwrap();
-        assert!(take(&mut turns, "https://rs.example/").is_none());
-        turns.release(next, NonceOutcome::Unchanged);
+    fn a_first_request_without_a_response_is_followed_by_another() {
+        let mut gate = NonceGate::new();
+        let first_permit = acquire(&mut gate, "https://rs.example/").unwrap();
+        gate.release(first_permit, NonceOutcome::NoResponse);
+        let next = acquire(&mut gate, "https://rs.example/").unwrap();
+        assert!(acquire(&mut gate, "https://rs.example/").is_none());
+        gate.release(next, NonceOutcome::Unchanged);
     }
 
     #[test]
-    fn where_a_nonce_was_stale_they_go_one_by_one_until_one_lasts() {
-        let mut turns = NonceGate::new();
-        let scout = take(&mut turns, "https://rs.example/").unwrap();
-        turns.release(scout, NonceOutcome::Rotated);
-        let first = take(&mut turns, "https://rs.example/").unwrap();
-        let second = take(&mut turns, "https://rs.example/").unwrap();
-        turns.release(first, NonceOutcome::Rejected);
+    fn after_a_rejected_nonce_requests_go_one_by_one_until_a_nonce_lasts() {
+        let mut gate = NonceGate::new();
+        let first_permit = acquire(&mut gate, "https://rs.example/").unwrap();
+        gate.release(first_permit, NonceOutcome::Rotated);
+        let first = acquire(&mut gate, "https://rs.example/").unwrap();
+        let second = acquire(&mut gate, "https://rs.example/").unwrap();
+        gate.release(first, NonceOutcome::Rejected);
         assert!(
-            take(&mut turns, "https://rs.example/").is_none(),
-            "one is still under way"
+            acquire(&mut gate, "https://rs.example/").is_none(),
+            "one is still in flight"
         );
-        turns.release(second, NonceOutcome::Rotated);
-        let alone = take(&mut turns, "https://rs.example/").unwrap();
-        assert!(take(&mut turns, "https://rs.example/").is_none());
-        turns.release(alone, NonceOutcome::Rotated);
-        let alone = take(&mut turns, "https://rs.example/").unwrap();
-        assert!(take(&mut turns, "https://rs.example/").is_none());
-        turns.release(alone, NonceOutcome::Unchanged);
+        gate.release(second, NonceOutcome::Rotated);
+        let alone = acquire(&mut gate, "https://rs.example/").unwrap();
+        assert!(acquire(&mut gate, "https://rs.example/").is_none());
+        gate.release(alone, NonceOutcome::Rotated);
+        let alone = acquire(&mut gate, "https://rs.example/").unwrap();
+        assert!(acquire(&mut gate, "https://rs.example/").is_none());
+        gate.release(alone, NonceOutcome::Unchanged);
         let both = [
-            take(&mut turns, "https://rs.example/"),
-            take(&mut turns, "https://rs.example/"),
+            acquire(&mut gate, "https://rs.example/"),
+            acquire(&mut gate, "https://rs.example/"),
         ];
         assert!(both.iter().all(Option::is_some));
         both.into_iter()
             .flatten()
-            .for_each(|pass| turns.release(pass, NonceOutcome::Unchanged));
+            .for_each(|permit| gate.release(permit, NonceOutcome::Unchanged));
     }
 
     #[test]
     fn idle_servers_are_forgotten_and_busy_ones_are_not() {
-        let mut turns = NonceGate::new();
-        let busy = take(&mut turns, "https://busy.example/").unwrap();
+        let mut gate = NonceGate::new();
+        let busy = acquire(&mut gate, "https://busy.example/").unwrap();
         for at in 0..200 {
             let uri: Uri = format!("https://h{at}.example/").parse().unwrap();
-            let Ok(Admission::Admitted(pass)) = turns.acquire(RS, &uri) else {
+            let Ok(Admission::Admitted(permit)) = gate.acquire(RS, &uri) else {
                 panic!("it is the first there")
             };
-            turns.release(pass, NonceOutcome::Unchanged);
+            gate.release(permit, NonceOutcome::Unchanged);
         }
-        assert_eq!(turns.slots.len(), NonceGate::CAPACITY);
-        assert!(take(&mut turns, "https://busy.example/").is_none());
-        turns.release(busy, NonceOutcome::Unchanged);
+        assert_eq!(gate.slots.len(), NonceGate::CAPACITY);
+        assert!(acquire(&mut gate, "https://busy.example/").is_none());
+        gate.release(busy, NonceOutcome::Unchanged);
     }
 }

@@ -1,17 +1,17 @@
-//! When a token is renewed, and how long that may take.
+//! When a token is refreshed, and how long a refresh may take.
 
 use std::time::Duration;
 
 use crate::oauth::token::Token;
 use crate::types::time::UnixTime;
 
-/// No token is taken to live shorter: it would be renewed for every call.
+/// The minimum lifetime of a token. With a shorter one, every call would cause a refresh.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
-/// Less would let no renewal end.
+/// The minimum refresh timeout. With a shorter one, no refresh could complete in time.
 const MIN_REFRESH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// When a token is renewed.
+/// The times at which a token is refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct RefreshPolicy {
@@ -22,8 +22,9 @@ pub struct RefreshPolicy {
 }
 
 impl Default for RefreshPolicy {
-    /// A minute early, or at four fifths of a shorter life; a token without an expiry is good until it is refused;
-    /// a renewal may take 30 s; after one that failed the next begins a second later.
+    /// Refreshes 60 s before expiry, or after four fifths of a shorter lifetime. A token without an
+    /// expiry is used until a server rejects it. The refresh timeout is 30 s, and the retry
+    /// interval 1 s.
     fn default() -> Self {
         Self {
             refresh_before_expiry: Duration::from_secs(60),
@@ -35,33 +36,35 @@ impl Default for RefreshPolicy {
 }
 
 impl RefreshPolicy {
-    /// How long before a token expires it is renewed, while it is still used. Never more than a fifth of its
-    /// life; up to half of it later, by chance, so that many processes don't come at once.
-    pub fn refresh_before_expiry(mut self, early: Duration) -> Self {
-        self.refresh_before_expiry = early;
+    /// Sets how long before its expiry a token is refreshed, while it is still used. Default: 60 s.
+    /// The time is at most a fifth of the token's lifetime. Jitter shortens it by up to half, so
+    /// that many processes don't refresh at the same moment.
+    pub fn refresh_before_expiry(mut self, duration: Duration) -> Self {
+        self.refresh_before_expiry = duration;
         self
     }
 
-    /// How long a token lives whose server doesn't tell.
+    /// Sets the lifetime of a token whose response has no `expires_in` (RFC 6749 §5.1). Default:
+    /// none, and the token is used until it is rejected.
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.default_lifetime = Some(lifetime);
         self
     }
 
-    /// How long a renewal may take until somebody else may try: its caller may have died. A tenth of a second at
-    /// least.
-    pub fn refresh_timeout(mut self, patience: Duration) -> Self {
-        self.refresh_timeout = patience.max(MIN_REFRESH_TIMEOUT);
+    /// Sets the time after which another caller may start a refresh, though the current one hasn't
+    /// completed: its process may have crashed. Default: 30 s. Minimum: 0.1 s.
+    pub fn refresh_timeout(mut self, timeout: Duration) -> Self {
+        self.refresh_timeout = timeout.max(MIN_REFRESH_TIMEOUT);
         self
     }
 
-    /// How long after a renewal that failed none is begun.
-    pub fn retry_interval(mut self, pause: Duration) -> Self {
-        self.retry_interval = pause;
+    /// Sets the minimum time between a failed refresh and the next one. Default: 1 s.
+    pub fn retry_interval(mut self, interval: Duration) -> Self {
+        self.retry_interval = interval;
         self
     }
 
-    /// `seed` is random.
+    /// Returns when `token` is refreshed and when it expires. `seed` is random and sets the jitter.
     pub(crate) fn times(&self, token: &Token, seed: u64) -> Times {
         let assumed = self
             .default_lifetime
@@ -76,8 +79,8 @@ impl RefreshPolicy {
         let early = self
             .refresh_before_expiry
             .min(expires.saturating_since(token.received_at()) / 5);
-        let chance = u32::try_from(seed % 512).unwrap_or_default();
-        let early = early - early / 1024 * chance;
+        let jitter = u32::try_from(seed % 512).unwrap_or_default();
+        let early = early - early / 1024 * jitter;
         Times {
             refresh_at: Some(expires.saturating_sub(early)),
             expires_at: Some(expires),
@@ -85,7 +88,7 @@ impl RefreshPolicy {
     }
 }
 
-/// When a token is to be renewed, and when it is good no longer; `None` for never.
+/// When a token needs a refresh, and when it expires; `None` for never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) refresh_at: Option<UnixTime>,

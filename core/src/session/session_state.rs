@@ -1,4 +1,5 @@
-//! What a session keeps for the next process, or shares with others: the one place where secrets are written down.
+//! The state of a session that is stored for the next process, or shared with others: the one place
+//! that serializes secrets.
 
 use std::io::{self, Write};
 
@@ -18,10 +19,11 @@ use crate::types::secret::SecretBytes;
 use crate::types::time::UnixTime;
 use crate::wire::json::JsonObject;
 
-/// The state of a session: its token, how often the refresh token may still be sent, the tokens that it descends from, and
-/// what is known of servers. Without a token it is a place that a login is going to take.
+/// The state of a session: its token, the remaining sends of the refresh token, the tokens that it
+/// descends from, and the known state of servers. Without a token it is a placeholder for a login
+/// in progress.
 ///
-/// [`to_json`](Self::to_json) is how it is written down, to be kept where only its owner can read it.
+/// [`to_json`](Self::to_json) serializes it. Store the result where only its owner can read it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SessionState {
@@ -31,8 +33,9 @@ pub struct SessionState {
     server_state: ServerState,
 }
 
-/// How often something that is good for once may be sent by a process that dies before it hears an answer: once more after
-/// that. Otherwise a process that starts again and again would send it for ever.
+/// The maximum number of times that a single-use token is sent by processes that crash before they
+/// read the response: one send, and one more after a crash. Otherwise a crash loop would resend it
+/// forever.
 pub(crate) const MAX_SINGLE_USE_SENDS: u8 = 2;
 
 const VERSION: u8 = 1;
@@ -49,7 +52,7 @@ struct StoredSession<'a> {
 }
 
 impl SessionState {
-    /// The state of a session that has just got this token.
+    /// Returns the state of a session that has just obtained this token.
     pub fn new(token: Token) -> Self {
         Self {
             token: Some(token),
@@ -57,15 +60,15 @@ impl SessionState {
         }
     }
 
-    pub(crate) fn with(token: Token, tries_left: u8, lineage: Lineage) -> Self {
+    pub(crate) fn with(token: Token, attempts_left: u8, lineage: Lineage) -> Self {
         Self {
-            attempts_left: tries_left,
+            attempts_left,
             lineage,
             ..Self::new(token)
         }
     }
 
-    /// The state of a session that has no token yet.
+    /// Returns the state of a session that has no token yet.
     pub(crate) fn empty() -> Self {
         Self {
             token: None,
@@ -75,23 +78,24 @@ impl SessionState {
         }
     }
 
-    /// With what is known of servers, so that whoever comes next need not be challenged for a nonce.
-    pub fn with_server_state(mut self, origins: ServerState) -> Self {
-        self.server_state = origins;
+    /// Adds the known state of servers, so that the next process need not be challenged for a
+    /// nonce.
+    pub fn with_server_state(mut self, server_state: ServerState) -> Self {
+        self.server_state = server_state;
         self
     }
 
-    /// Returns the token, if the session has got one.
+    /// Returns the token, if the session has one.
     pub fn token(&self) -> Option<&Token> {
         self.token.as_ref()
     }
 
-    /// What was known of servers.
+    /// Returns the known state of servers.
     pub fn server_state(&self) -> &ServerState {
         &self.server_state
     }
 
-    /// The state as JSON, with its secrets in clear.
+    /// Returns the state as JSON, with its secrets in clear text.
     pub fn to_json(&self) -> SecretBytes {
         let Self {
             token,
@@ -106,38 +110,44 @@ impl SessionState {
             descends_from: &lineage.0,
             origins: server_state.to_stored(),
         };
-        // Measured first: a buffer that grows leaves copies behind.
+        // The length is computed first: a buffer that grows leaves copies behind.
         let mut length = Length(0);
         let _ = serde_json::to_writer(&mut length, &stored);
         let mut json = Zeroizing::new(Vec::with_capacity(length.0));
-        // Texts and numbers, written to memory, can't fail.
+        // Serializing strings and numbers to memory can't fail.
         let _ = serde_json::to_writer(&mut *json, &stored);
         SecretBytes(json)
     }
 
-    /// What [`to_json`](Self::to_json) wrote, for a session of `client`. Nonces learned before `since` are left out.
+    /// Parses the output of [`to_json`](Self::to_json), for a session of `client`. Nonces received
+    /// before `since` are dropped.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else, for a version that isn't known here, and for a token that is bound to another
-    /// key than the client's.
+    /// Returns [`InvalidInput`] if the input is anything else, if its version isn't known here, or
+    /// if the token is bound to another key than the client's.
     pub fn from_json(json: &[u8], client: &Client, since: UnixTime) -> Result<Self, InvalidInput> {
-        let invalid = |rule| InvalidInput::new("kept session", rule);
-        let malformed = || invalid("must be what `SessionState::to_json` wrote");
+        let invalid = |rule| InvalidInput::StoredState {
+            name: "session state",
+            rule,
+        };
+        let malformed = || invalid("must be JSON that `SessionState::to_json` wrote");
         let stored = JsonObject::parse(json).map_err(|_| malformed())?;
         let number = |name| stored.get(name)?.as_u64();
         if number("version").ok_or_else(malformed)? != u64::from(VERSION) {
             return Err(invalid(
-                "must be of version 1: it was written by a later keybound",
+                "must have version 1: a later keybound wrote this one",
             ));
         }
-        let tries_left = number("tries_left").and_then(|tries| u8::try_from(tries).ok());
-        let tries_left = tries_left.ok_or_else(malformed)?.min(MAX_SINGLE_USE_SENDS);
+        let attempts_left = number("tries_left").and_then(|left| u8::try_from(left).ok());
+        let attempts_left = attempts_left
+            .ok_or_else(malformed)?
+            .min(MAX_SINGLE_USE_SENDS);
         let token = match stored.get("token") {
             Some(token) => {
                 let token = token.as_object().ok_or_else(malformed)?;
                 if StoredToken::is_bound_elsewhere(&token, client.key()).map_err(|_| malformed())? {
                     return Err(invalid(
-                        "must be of a token that is bound to this client's key",
+                        "must have a token that is bound to this client's key",
                     ));
                 }
                 Some(StoredToken::restore(&token, client.key()).map_err(|_| malformed())?)
@@ -152,26 +162,27 @@ impl SessionState {
                 .collect(),
             None => Vec::new(),
         };
-        let origins = stored
+        let server_state = stored
             .get("origins")
-            .and_then(|origins| ServerState::from_stored(origins, since));
-        let origins = origins.ok_or_else(malformed)?;
+            .and_then(|servers| ServerState::from_stored(servers, since));
+        let server_state = server_state.ok_or_else(malformed)?;
         Ok(Self {
             token,
-            attempts_left: tries_left,
+            attempts_left,
             lineage: Lineage(lineage),
-            server_state: origins,
+            server_state,
         })
     }
 }
 
 impl Client {
-    /// Returns a fingerprint of that which a stored session is for: 16 hexadecimal digits of a hash over this client's
-    /// issuer, or else its token endpoint, its id, the scope and the resources (RFC 8707) as they were configured, in any
-    /// order, and for a public client with DPoP the thumbprint of its key (RFC 7638).
+    /// Returns a fingerprint of the grant that a stored session belongs to: 16 hexadecimal digits
+    /// of a hash over this client's issuer, or else its token endpoint, its id, the scope and the
+    /// resources (RFC 8707) as they were configured, in any order, and for a public client with
+    /// DPoP the thumbprint of its key (RFC 7638).
     ///
-    /// It belongs into the name under which a session is stored. A token is then never found, nor sent, nor replaced by
-    /// another client or for another server (RFC 6749 §10.3).
+    /// Make it part of the name under which a session is stored. A token is then never found, sent
+    /// or replaced by another client or for another server (RFC 6749 §10.3).
     pub fn session_fingerprint<'a>(
         &self,
         scope: Option<&Scope>,
@@ -198,14 +209,15 @@ impl Client {
             resources.into_iter().collect(),
             key.into_iter().collect(),
         ] {
-            // In place of the standard library's sort, which is ten times the code.
+            // A binary insertion, because the standard library's sort is ten times the code.
             let mut sorted: Vec<&str> = Vec::with_capacity(list.len());
             for item in list {
                 if let Err(at) = sorted.binary_search(&item) {
                     sorted.insert(at, item);
                 }
             }
-            // With their lengths, so that no two lists run into each other.
+            // Each list and item is prefixed with its length, so that different lists never hash
+            // alike.
             text.extend([sorted.len().to_string(), ":".into()]);
             for item in sorted {
                 text.extend([item.len().to_string(), ":".into(), item.to_owned()]);
@@ -223,7 +235,7 @@ impl Client {
     }
 }
 
-/// Counts what is written to it.
+/// A writer that counts the bytes written to it.
 struct Length(usize);
 
 impl Write for Length {

@@ -1,8 +1,9 @@
-//! One token for many callers: who may use it, who renews it and by what, who waits. Single flight without a lock.
+//! Shares one access token between many callers without a lock held across IO: which caller uses
+//! it, which refreshes it and with which grant, and which waits.
 
 use std::time::Duration;
 
-use http::Uri;
+use http::{StatusCode, Uri};
 
 use crate::oauth::grant::Grant;
 use crate::oauth::lineage::Lineage;
@@ -13,37 +14,46 @@ use crate::session::token_refusals::Refusals;
 use crate::types::error::{Error, Retry};
 use crate::types::time::UnixTime;
 
-/// The longest that no renewal is begun because a server asked for that.
+/// The maximum backoff after a failed refresh, including one that a server requests by
+/// `Retry-After`.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// A token, and whose turn it is to renew it. A driver keeps it behind its own lock, which it never holds across IO.
+/// Manages the token of a session and coordinates its refreshes. A driver keeps it behind its own
+/// lock and never holds that lock across IO.
 ///
-/// A renewal is [`begin_refresh`](Self::begin_refresh)ed by whoever [`poll`](Self::poll) gives a ticket, and
-/// [`complete`](Self::complete)d. Where several processes share what is kept, whoever has the ticket first makes sure
-/// that no other process renews, and [takes over](Self::adopt) what another has got meanwhile.
+/// A caller that gets a [`Ticket`] from [`poll`](Self::poll) performs the refresh:
+/// [`begin_refresh`](Self::begin_refresh) returns the grant to send, and
+/// [`complete`](Self::complete) takes the result. Where several processes share stored state, the
+/// holder of the ticket first acquires the lease on the storage, so that no other process refreshes
+/// at the same time, and [adopts](Self::adopt) a token that another process has stored in the
+/// meantime.
 #[derive(Debug)]
 pub struct TokenManager {
     policy: RefreshPolicy,
-    /// What gets a token: each one, if it is good more than once; else the first, and is gone then.
+    /// The configured grant. A repeatable grant obtains every token; a single-use grant obtains the
+    /// first one and is then removed.
     grant: Option<Grant>,
     cached: Option<CachedToken>,
-    /// How often what is good for once, the grant or the refresh token that is held, may still be sent by somebody who
-    /// dies over it.
+    /// Remaining sends of the single-use grant or refresh token. The limit stops a crash loop from
+    /// resending it forever.
     attempts_left: u8,
-    /// The tokens that the held one descends from.
+    /// The refresh tokens that the cached token descends from.
     lineage: Lineage,
-    /// The application gave the token that is held. It replaces what is kept, unless that descends from it.
+    /// Whether the application supplied the cached token. It replaces the stored one, unless the
+    /// stored one descends from it.
     given: bool,
-    /// What is held, or how often it may be sent, is not kept yet.
+    /// Whether the cached token, or its number of remaining sends, is not stored yet.
     unsaved: bool,
-    /// What was kept when it was last looked at: if it still is, then what is held is newer.
+    /// The state that was in storage when it was last read. If storage still has it, the cached
+    /// token is newer.
     last_loaded: Option<SessionState>,
     in_flight: Option<InFlight>,
     backoff_until: Option<UnixTime>,
     tickets: u64,
-    /// Tickets up to this one are from before a log-out.
+    /// The number of the last ticket issued before the log-out; `0` if there was none.
     cleared_at: u64,
-    /// How many tokens have been held: a failure tells of the one whose refresh token it had, and of no later one.
+    /// A counter that increases with each cached token and with a log-out. A failure applies only
+    /// to the token whose refresh token was sent, not to a later one.
     generation: u64,
     refusals: Refusals,
 }
@@ -52,8 +62,10 @@ pub struct TokenManager {
 struct CachedToken {
     token: Token,
     times: Times,
-    /// The ticket that brought it.
+    /// The serial number of the ticket that obtained the token.
     serial: u64,
+    /// Whether this session requested it, rather than loading the state of another process.
+    requested: bool,
     rejected: bool,
 }
 
@@ -64,6 +76,7 @@ impl CachedToken {
             token,
             times,
             serial,
+            requested: false,
             rejected: false,
         }
     }
@@ -80,102 +93,110 @@ impl CachedToken {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     serial: u64,
-    lapses: UnixTime,
+    expires_at: UnixTime,
 }
 
-/// The right to renew a token: one is out at any time. It lapses after the policy's patience; whoever can't use
-/// it gives it back by [`TokenManager::complete`] with [`RefreshFailure::not_sent`].
-#[must_use = "nobody else renews while it is out"]
+/// The right to refresh a token. Only one ticket is valid at a time. It expires after the policy's
+/// refresh timeout. A caller that can't use it gives it back by [`TokenManager::complete`] with
+/// [`RefreshFailure::not_sent`].
+#[must_use = "no other caller refreshes while this ticket is valid"]
 #[derive(Debug)]
 pub struct Ticket {
     serial: u64,
-    /// Of which holding something good for once was sent, or was about to be.
-    tried: Option<u64>,
+    /// The generation of the token whose single-use grant or refresh token was sent, or was about
+    /// to be sent, under this ticket.
+    sent_generation: Option<u64>,
 }
 
-/// What a caller who needs a token is to do.
+/// The action for a caller that needs a token.
 #[must_use]
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
 pub enum TokenAction {
-    /// Use this token; and if there is a ticket, see that it is renewed meanwhile, without waiting for it.
+    /// Use this token. If there is a ticket, refresh the token concurrently, without waiting for
+    /// the result.
     Use(Token, Option<Ticket>),
-    /// There is none that can be used: renew it.
+    /// There is no usable token: refresh it.
     Refresh(Ticket),
-    /// Somebody else is renewing it: ask again when that is settled, or at this time.
+    /// Another caller is refreshing the token: poll again when that refresh completes, or at this
+    /// time.
     WaitUntil(UnixTime),
-    /// A renewal has failed just now: none is begun before this time.
+    /// A refresh has failed recently: no other one starts before this time.
     BackOffUntil(UnixTime),
 }
 
-/// What a renewal sends.
+/// The grant that a refresh sends, and the state to store before it is sent.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+#[expect(clippy::exhaustive_structs, reason = "a driver destructures it")]
 pub struct RefreshAttempt {
-    /// To be asked with.
+    /// The grant for the token request.
     pub grant: Grant,
-    /// To be saved before the grant is sent, by a driver that saves: so that nothing is spent whose token could not be
-    /// saved, and a process that dies, and starts again, does not send for ever what may be used up. `None` where the
-    /// grant uses nothing up.
+    /// The state to store before the grant is sent, by a driver that has storage. A single-use
+    /// token is then never spent without its successor having a place to be stored, and a process
+    /// that crashes and restarts does not resend it forever. `None` if the grant is repeatable.
     pub checkpoint: Option<SessionState>,
 }
 
-/// What a renewal that failed has used up, and how long its server wants to be left alone.
+/// The failure of a refresh: whether it consumed the single-use token, and the backoff that the
+/// server requested.
 #[derive(Clone, Copy, Debug)]
 pub struct RefreshFailure {
     consumed: Consumed,
-    wait: Option<Duration>,
+    retry_after: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consumed {
-    /// As far as anybody knows.
+    /// Not consumed, as far as the client can determine.
     No,
     Perhaps,
     Yes,
 }
 
 impl RefreshFailure {
-    /// An exchange ended in this. Whether a request that was lost, or a gateway's 502, has used up what it had, only the
-    /// next one can tell, by `invalid_grant`; nothing is lost by asking.
+    /// Converts the error of a token request. After a lost connection or a 502 it is unknown
+    /// whether the refresh token was consumed, so it is kept: the next attempt either succeeds or
+    /// gets `invalid_grant`.
     pub fn from_error(error: &Error) -> Self {
         match error.retry() {
             Retry::Reauthenticate => Self {
                 consumed: Consumed::Yes,
-                wait: None,
+                retry_after: None,
             },
-            Retry::Later(wait) => Self {
+            Retry::Later(retry_after) => Self {
                 consumed: Consumed::No,
-                wait,
+                retry_after,
             },
             Retry::No => Self {
                 consumed: Consumed::No,
-                wait: None,
+                retry_after: None,
             },
         }
     }
 
-    /// Nothing was sent.
+    /// Returns a failure for a refresh that sent nothing.
     pub fn not_sent() -> Self {
         Self {
             consumed: Consumed::No,
-            wait: None,
+            retry_after: None,
         }
     }
 
-    /// Nobody heard what became of it: whoever asked has died.
+    /// Returns a failure for a refresh that ended without a result, such as one whose thread
+    /// panicked. The single-use token may have been consumed.
     pub fn aborted() -> Self {
         Self {
             consumed: Consumed::Perhaps,
-            wait: None,
+            retry_after: None,
         }
     }
 }
 
 impl TokenManager {
-    /// A store that holds no token. `grant` gets the first: one that is
-    /// [good more than once](Grant::is_repeatable), such as client credentials, gets every other as well; any other
-    /// is followed by the refresh tokens that it brings. Without a grant, a session goes on from what is kept.
+    /// Creates a manager without a token. `grant` obtains the first one. A
+    /// [repeatable](Grant::is_repeatable) grant, such as client credentials, also obtains every
+    /// later one; after any other grant, the refresh tokens of its responses are used. Without a
+    /// grant, a session continues from its stored state.
     pub fn new(policy: RefreshPolicy, grant: Option<Grant>) -> Self {
         Self {
             policy,
@@ -195,17 +216,19 @@ impl TokenManager {
         }
     }
 
-    /// Begins with what was kept from an earlier time.
+    /// Starts with stored state, such as that of an earlier process.
     #[must_use]
-    pub fn with_state(mut self, kept: SessionState) -> Self {
-        self.hold_kept(kept, 0, 0);
+    pub fn with_state(mut self, stored: SessionState) -> Self {
+        self.restore_state(stored, 0, 0);
         self
     }
 
-    /// What to do for a token at the time `now`. A ticket beside a token is there to refresh it, or to save it.
+    /// Returns the action for a caller that needs a token at the time `now`. A ticket beside a
+    /// token is for refreshing it, or for storing it.
     pub fn poll(&mut self, now: UnixTime) -> TokenAction {
-        let usable = self.cached.as_ref().filter(|held| held.is_usable(now));
-        let usable = usable.map(|held| (held.token.clone(), held.is_due(now) || self.unsaved));
+        let usable = self.cached.as_ref().filter(|cached| cached.is_usable(now));
+        let usable =
+            usable.map(|cached| (cached.token.clone(), cached.is_due(now) || self.unsaved));
         match usable {
             Some((token, false)) => TokenAction::Use(token, None),
             Some((token, true)) if self.is_busy(now).is_some() => TokenAction::Use(token, None),
@@ -220,55 +243,57 @@ impl TokenManager {
         }
     }
 
-    /// Takes what another process has kept, while it is certain that no other renews: a token, if that makes this
-    /// renewal needless. `seed` is random.
+    /// Adopts the state that another process has stored. Call it while the lease guarantees that no
+    /// other process refreshes. Returns the token if it makes this refresh unnecessary. `seed` is
+    /// random and sets the jitter of the refresh time.
     ///
-    /// A grant that is good for once and has not been used is a fresh login, and goes before what an earlier one
-    /// has left; so does a token that the application [gave](Self::mark_unsaved). Neither does if what is kept descends
-    /// from it: then this is a restart with a token of before, or a grant that is spent.
+    /// A single-use grant that has not been used is a fresh login and takes precedence over the
+    /// stored state of an earlier login. So does a token that the application
+    /// [supplied](Self::mark_unsaved). Neither takes precedence if the stored token descends from
+    /// it: then the process was restarted with an old token or with a consumed grant.
     pub fn adopt(
         &mut self,
         ticket: &Ticket,
-        kept: SessionState,
+        stored: SessionState,
         now: UnixTime,
         seed: u64,
     ) -> Option<Token> {
-        let Some(theirs) = &kept.token else {
-            self.last_loaded = Some(kept);
+        let Some(theirs) = &stored.token else {
+            self.last_loaded = Some(stored);
             return None;
         };
         let fresh = self.grant.as_ref().filter(|grant| !grant.is_repeatable());
         let is_descendant = match (fresh, &self.cached) {
             (Some(grant), _) => grant.refresh_token.as_ref().is_some_and(|token| {
                 let id = Lineage::id(token);
-                kept.lineage.contains(&id) || theirs.lineage_id() == id
+                stored.lineage.contains(&id) || theirs.lineage_id() == id
             }),
-            (None, Some(held)) if self.given => {
-                let id = held.token.lineage_id();
-                let is_as_new = theirs.received_at() >= held.token.received_at();
-                kept.lineage.contains(&id) || (theirs.lineage_id() == id && is_as_new)
+            (None, Some(cached)) if self.given => {
+                let id = cached.token.lineage_id();
+                let is_as_new = theirs.received_at() >= cached.token.received_at();
+                stored.lineage.contains(&id) || (theirs.lineage_id() == id && is_as_new)
             }
             (None, _) => false,
         };
-        let before = self.last_loaded.replace(kept.clone());
+        let before = self.last_loaded.replace(stored.clone());
         if (fresh.is_some() || self.given) && !is_descendant {
             return None;
         }
         if self
             .cached
             .as_ref()
-            .is_some_and(|held| held.token.is_equal_to(theirs))
+            .is_some_and(|cached| cached.token.is_equal_to(theirs))
         {
             if self.given {
-                self.lineage = kept.lineage;
+                self.lineage = stored.lineage;
                 (self.given, self.unsaved) = (false, false);
             }
-            if ticket.tried.is_none() && !self.unsaved {
-                self.attempts_left = kept.attempts_left;
+            if ticket.sent_generation.is_none() && !self.unsaved {
+                self.attempts_left = stored.attempts_left;
             }
             return None;
         }
-        // What is held is newer, and could not be saved.
+        // The cached token is newer, and saving it has failed before.
         let is_seen = before
             .as_ref()
             .and_then(SessionState::token)
@@ -278,44 +303,45 @@ impl TokenManager {
         }
         let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.serial, seed);
         let is_good = candidate.is_usable(now) && !candidate.is_due(now);
-        // Not even its refresh token is needed: what is held may be better.
+        // The repeatable grant makes its refresh token unnecessary, and the cached token may be
+        // better.
         if !is_good && self.is_repeatable() {
             return None;
         }
         self.grant = self.grant.take().filter(Grant::is_repeatable);
-        self.hold_kept(kept, ticket.serial, seed);
+        self.restore_state(stored, ticket.serial, seed);
         self.good(now).filter(|_| is_good)
     }
 
-    /// Returns the token that is held, if it is good and needs no refresh yet.
+    /// Returns the cached token if it is usable and needs no refresh yet.
     pub fn good(&self, now: UnixTime) -> Option<Token> {
-        let held = self
+        let cached = self
             .cached
             .as_ref()
-            .filter(|held| held.is_usable(now) && !held.is_due(now));
-        held.map(|held| held.token.clone())
+            .filter(|cached| cached.is_usable(now) && !cached.is_due(now));
+        cached.map(|cached| cached.token.clone())
     }
 
-    /// Returns what is to be saved because the storage has something older, or nothing.
+    /// Returns the state to store, if storage has an older one, or `None`.
     pub fn unsaved(&self) -> Option<SessionState> {
         self.snapshot().filter(|_| self.unsaved)
     }
 
-    /// Says that this was saved.
-    pub fn saved(&mut self, kept: &SessionState) {
-        let is_held = |token: &Token| {
+    /// Records that this state was stored.
+    pub fn saved(&mut self, stored: &SessionState) {
+        let is_cached = |token: &Token| {
             self.cached
                 .as_ref()
-                .is_some_and(|held| held.token.is_same_as(token))
+                .is_some_and(|cached| cached.token.is_same_as(token))
         };
-        if kept.token().is_some_and(is_held) && kept.attempts_left == self.attempts_left {
+        if stored.token().is_some_and(is_cached) && stored.attempts_left == self.attempts_left {
             (self.given, self.unsaved) = (false, false);
         }
-        self.last_loaded = Some(kept.clone());
+        self.last_loaded = Some(stored.clone());
     }
 
-    /// What the holder of a ticket sends to get a token; `None` if there is nothing left to be sent, so that a new
-    /// grant is needed.
+    /// Returns the grant that the holder of a ticket sends to obtain a token. Returns `None` if no
+    /// grant or refresh token is left, so that a new login is needed.
     pub fn begin_refresh(&mut self, ticket: &mut Ticket) -> Option<RefreshAttempt> {
         if let Some(grant) = self.grant.as_ref().filter(|grant| grant.is_repeatable()) {
             return Some(RefreshAttempt {
@@ -323,41 +349,43 @@ impl TokenManager {
                 checkpoint: None,
             });
         }
-        let tries_left = self.attempts_left.checked_sub(1)?;
+        let attempts_left = self.attempts_left.checked_sub(1)?;
         let attempt = match (&self.grant, &self.cached) {
-            // What is kept stays as it was, until there is something better.
+            // The stored state stays unchanged until there is a newer one.
             (Some(grant), _) => {
-                let keep = self.last_loaded.clone().unwrap_or_else(SessionState::empty);
+                let checkpoint = self.last_loaded.clone().unwrap_or_else(SessionState::empty);
                 RefreshAttempt {
                     grant: grant.clone(),
-                    checkpoint: Some(keep),
+                    checkpoint: Some(checkpoint),
                 }
             }
-            (None, held) => {
-                let token = held.as_ref()?.token.clone();
+            (None, cached) => {
+                let token = cached.as_ref()?.token.clone();
                 let grant = Grant::refresh_token(token.refresh_token()?.clone()).ok()?;
                 let lineage = self.lineage.clone();
                 RefreshAttempt {
                     grant,
-                    checkpoint: Some(SessionState::with(token, tries_left, lineage)),
+                    checkpoint: Some(SessionState::with(token, attempts_left, lineage)),
                 }
             }
         };
-        ticket.tried = Some(self.generation);
+        ticket.sent_generation = Some(self.generation);
         Some(attempt)
     }
 
-    /// Says that what [`begin_refresh`](Self::begin_refresh) gave was not sent after all.
+    /// Records that the attempt returned by [`begin_refresh`](Self::begin_refresh) was not sent
+    /// after all.
     pub fn withdraw(&mut self, ticket: &mut Ticket) {
-        ticket.tried = None;
+        ticket.sent_generation = None;
     }
 
-    /// Takes what a renewal brought: a token, or why there is none. `seed` is random. `false` if the ticket had
-    /// lapsed; a token that it brought is held all the same, unless a later ticket has brought another.
+    /// Completes a refresh with its token or its failure. `seed` is random and sets the jitter of
+    /// the refresh time. Returns `false` if the ticket had expired; its token is cached all the
+    /// same, unless a later ticket has obtained another.
     pub fn complete(
         &mut self,
         ticket: Ticket,
-        renewed: Result<Token, RefreshFailure>,
+        result: Result<Token, RefreshFailure>,
         now: UnixTime,
         seed: u64,
     ) -> bool {
@@ -366,39 +394,40 @@ impl TokenManager {
             .is_some_and(|flight| flight.serial == ticket.serial);
         if current {
             self.in_flight = None;
-            self.backoff_until = renewed.as_ref().err().map(|failure| {
-                let asked = failure.wait.unwrap_or_default().min(MAX_BACKOFF);
-                now.saturating_add(self.policy.retry_interval.max(asked))
+            self.backoff_until = result.as_ref().err().map(|failure| {
+                let retry_after = failure.retry_after.unwrap_or_default().min(MAX_BACKOFF);
+                now.saturating_add(self.policy.retry_interval.max(retry_after))
             });
         }
         let is_newest = ticket.serial > self.cleared_at
             && self
                 .cached
                 .as_ref()
-                .is_none_or(|held| held.serial <= ticket.serial);
-        let is_of_what_is_held = ticket.tried == Some(self.generation);
-        match renewed {
-            // It needed no refresh.
+                .is_none_or(|cached| cached.serial <= ticket.serial);
+        let is_current_token = ticket.sent_generation == Some(self.generation);
+        match result {
+            // The token needed no refresh.
             Ok(token)
                 if self
                     .cached
                     .as_ref()
-                    .is_some_and(|held| held.token.is_same_as(&token)) => {}
+                    .is_some_and(|cached| cached.token.is_same_as(&token)) => {}
             Ok(token) if is_newest => {
                 self.lineage = self.lineage_of(&token);
                 self.grant = self.grant.take().filter(Grant::is_repeatable);
                 self.attempts_left = MAX_SINGLE_USE_SENDS;
                 (self.given, self.unsaved) = (false, false);
-                let held = CachedToken::new(token, &self.policy, ticket.serial, seed);
-                self.set_token(held);
+                let mut cached = CachedToken::new(token, &self.policy, ticket.serial, seed);
+                cached.requested = true;
+                self.set_token(cached);
             }
-            Err(failure) if is_of_what_is_held => {
+            Err(failure) if is_current_token => {
                 self.attempts_left = match failure.consumed {
                     Consumed::No => self.attempts_left,
                     Consumed::Perhaps => self.attempts_left.saturating_sub(1),
                     Consumed::Yes => 0,
                 };
-                // It was saved as if nothing were ever heard of it.
+                // The checkpoint counted this send as one without a response.
                 self.unsaved = true;
             }
             Ok(_) | Err(_) => {}
@@ -406,13 +435,15 @@ impl TokenManager {
         current
     }
 
-    /// Returns the state with this token in the place of the one that is held, as it is to be saved before it is used.
+    /// Returns the state with this token in place of the cached one, to be stored before the token
+    /// is used.
     pub fn kept_with(&self, token: Token) -> SessionState {
         let lineage = self.lineage_of(&token);
         SessionState::with(token, MAX_SINGLE_USE_SENDS, lineage)
     }
 
-    /// The tokens that lead to this one, which was got by a grant, or by what is held.
+    /// Returns the lineage of this token, which was obtained by the single-use grant or by the
+    /// cached refresh token.
     fn lineage_of(&self, token: &Token) -> Lineage {
         let fresh = self.grant.as_ref().filter(|grant| !grant.is_repeatable());
         let (mut lineage, before) = match (fresh, &self.cached) {
@@ -420,9 +451,9 @@ impl TokenManager {
                 Lineage::default(),
                 grant.refresh_token.as_ref().map(Lineage::id),
             ),
-            (None, held) => (
+            (None, cached) => (
                 self.lineage.clone(),
-                held.as_ref().map(|held| held.token.lineage_id()),
+                cached.as_ref().map(|cached| cached.token.lineage_id()),
             ),
         };
         if let Some(before) = before.filter(|before| *before != token.lineage_id()) {
@@ -431,33 +462,33 @@ impl TokenManager {
         lineage
     }
 
-    /// Says that what is held was given by the application: it replaces what is kept.
+    /// Records that the application supplied the cached token: it replaces the stored one.
     pub fn mark_unsaved(&mut self) {
         (self.given, self.unsaved) = (true, true);
     }
 
-    /// Says that what was got last could not be saved.
+    /// Records that the newest token could not be stored.
     pub fn save_failed(&mut self) {
         self.unsaved = true;
     }
 
-    /// Returns a number that grows with every token that is held.
+    /// Returns a number that increases with every token that is cached.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Says that the server at `uri` has refused a token, and returns whether the call is to be made again with another.
-    /// `started` is the [`generation`](Self::generation) of before the call got this token.
+    /// Records that the resource server at `uri` has rejected a token. Returns whether to retry the
+    /// call with another one. `started` is the [`generation`](Self::generation) from before the
+    /// call got this token.
     ///
-    /// It isn't if the token came since then: another would be refused as well. After two such tokens in a row from one
-    /// origin its refusals cause no token request for 30 s, and the token stays in use.
+    /// Returns `false` if the session requested the token after that: the server would reject
+    /// another one as well. A token that another process stored may be older than the call, and is
+    /// replaced. After two such tokens in a row from one origin, its rejections cause no token request
+    /// for 30 s, and the token stays in use.
     pub fn refused(&mut self, token: &Token, uri: &Uri, started: u64, now: UnixTime) -> bool {
-        if self
-            .cached
-            .as_ref()
-            .is_some_and(|held| held.token.is_same_as(token))
-        {
-            if self.generation > started {
+        let cached = self.cached.as_ref();
+        if let Some(cached) = cached.filter(|cached| cached.token.is_same_as(token)) {
+            if cached.requested && self.generation > started {
                 self.refusals.add(uri, token, now);
                 return false;
             }
@@ -469,23 +500,29 @@ impl TokenManager {
         true
     }
 
-    /// Says that the server at `uri` has accepted a token.
-    pub fn accepted(&mut self, uri: &Uri) {
-        self.refusals.clear(uri);
-    }
-
-    /// Says that a server refused a token. Whatever came after it is not touched.
-    fn invalidate(&mut self, token: &Token) {
-        if let Some(held) = self
-            .cached
-            .as_mut()
-            .filter(|held| held.token.is_same_as(token))
-        {
-            held.rejected = true;
+    /// Records a response of the resource server at `uri` that does not reject the token. It ends a
+    /// row of rejections, unless its status leaves open whether the token was accepted: 401, 429 and
+    /// 5xx.
+    pub fn accepted(&mut self, uri: &Uri, status: StatusCode) {
+        let is_open = matches!(status.as_u16(), 401 | 429) || status.is_server_error();
+        if !is_open {
+            self.refusals.clear(uri);
         }
     }
 
-    /// Forgets all: a log-out. What held a ticket, and brings a token late, brings it in vain.
+    /// Invalidates a token that a server rejected. A token obtained since then stays usable.
+    fn invalidate(&mut self, token: &Token) {
+        if let Some(cached) = self
+            .cached
+            .as_mut()
+            .filter(|cached| cached.token.is_same_as(token))
+        {
+            cached.rejected = true;
+        }
+    }
+
+    /// Clears all state for a log-out, and returns the token that was cached. A ticket from before
+    /// the log-out can no longer install a token.
     pub fn clear(&mut self) -> Option<Token> {
         self.grant = None;
         self.last_loaded = None;
@@ -494,93 +531,98 @@ impl TokenManager {
         self.attempts_left = 0;
         self.generation += 1;
         self.cleared_at = self.tickets;
-        self.cached.take().map(|held| held.token)
+        self.cached.take().map(|cached| cached.token)
     }
 
-    /// What is to be kept of it for a later process: the token, good or not, since its refresh token may be of use.
+    /// Returns the state to store for a later process, if there is a token. It includes an expired
+    /// or rejected token, since its refresh token may still be usable.
     pub fn snapshot(&self) -> Option<SessionState> {
-        let held = self.cached.as_ref()?;
+        let cached = self.cached.as_ref()?;
         Some(SessionState::with(
-            held.token.clone(),
+            cached.token.clone(),
             self.attempts_left,
             self.lineage.clone(),
         ))
     }
 
-    /// How long a renewal may take until somebody else may try.
+    /// Returns the time after which another caller may start a refresh, though the current one
+    /// hasn't completed.
     pub fn refresh_timeout(&self) -> Duration {
         self.policy.refresh_timeout
     }
 
-    /// Whether a renewal uses nothing up, so that processes that can't reach each other may each make their own.
+    /// Whether the grant is repeatable, so that processes without shared storage may each obtain a
+    /// token of their own.
     pub fn is_repeatable(&self) -> bool {
         self.grant.as_ref().is_some_and(Grant::is_repeatable)
     }
 
-    /// Whether there is a token that is good at the time `now`, or something left to get one with: a grant that is good more
-    /// than once, a refresh token that hasn't been refused (RFC 9700 §4.14.2), or another grant while it is redeemed. If
-    /// not, a new grant is needed.
+    /// Whether there is a token that is usable at the time `now`, or a way to obtain one: a
+    /// repeatable grant, a refresh token that hasn't been refused (RFC 9700 §4.14.2), or a
+    /// single-use grant that is being redeemed. If not, a new login is needed.
     pub fn is_open(&self, now: UnixTime) -> bool {
         let is_left =
-            |held: &CachedToken| self.attempts_left > 0 && held.token.refresh_token().is_some();
+            |cached: &CachedToken| self.attempts_left > 0 && cached.token.refresh_token().is_some();
         self.is_repeatable()
             || self.grant.is_some() && matches!(self.is_busy(now), Some(TokenAction::WaitUntil(_)))
             || self
                 .cached
                 .as_ref()
-                .is_some_and(|held| held.is_usable(now) || is_left(held))
+                .is_some_and(|cached| cached.is_usable(now) || is_left(cached))
     }
 
-    /// Whether a login is lost if a renewal that is under way is not brought to its end.
+    /// Whether the session loses its login if a refresh in flight does not complete.
     pub fn may_lose_login(&self) -> bool {
         !self.is_repeatable() || self.unsaved
     }
 
-    /// Whether it has a grant or a token that goes before what is kept, so that a renewal needs nothing of that.
+    /// Whether a grant or a supplied token takes precedence over the stored state, so that a
+    /// refresh does not need it.
     pub fn replaces_kept(&self) -> bool {
         self.grant.is_some() || self.given
     }
 
-    /// Holds a token that was kept, with all that was kept beside it.
-    fn hold_kept(&mut self, kept: SessionState, serial: u64, seed: u64) {
-        if let Some(token) = kept.token {
-            self.attempts_left = kept.attempts_left;
-            self.lineage = kept.lineage;
+    /// Caches a stored token, with its lineage and its remaining sends.
+    fn restore_state(&mut self, stored: SessionState, serial: u64, seed: u64) {
+        if let Some(token) = stored.token {
+            self.attempts_left = stored.attempts_left;
+            self.lineage = stored.lineage;
             (self.given, self.unsaved) = (false, false);
-            let held = CachedToken::new(token, &self.policy, serial, seed);
-            self.set_token(held);
+            let cached = CachedToken::new(token, &self.policy, serial, seed);
+            self.set_token(cached);
         }
     }
 
-    fn set_token(&mut self, held: CachedToken) {
+    fn set_token(&mut self, cached: CachedToken) {
         self.generation += 1;
-        self.cached = Some(held);
+        self.cached = Some(cached);
     }
 
     fn is_busy(&self, now: UnixTime) -> Option<TokenAction> {
-        // What lies further ahead than it was ever set is of a clock that has been set back since.
+        // A time further ahead than it can have been set means that the clock has been set back
+        // since.
         let is_ahead = |until: UnixTime, most| now < until && until.saturating_since(now) <= most;
-        let flying = self
+        let in_flight = self
             .in_flight
-            .filter(|flight| is_ahead(flight.lapses, self.policy.refresh_timeout));
-        let longest_pause = self.policy.retry_interval.max(MAX_BACKOFF);
-        let paused = self
+            .filter(|flight| is_ahead(flight.expires_at, self.policy.refresh_timeout));
+        let max_backoff = self.policy.retry_interval.max(MAX_BACKOFF);
+        let backoff = self
             .backoff_until
-            .filter(|until| is_ahead(*until, longest_pause));
-        flying
-            .map(|flight| TokenAction::WaitUntil(flight.lapses))
-            .or(paused.map(TokenAction::BackOffUntil))
+            .filter(|until| is_ahead(*until, max_backoff));
+        in_flight
+            .map(|flight| TokenAction::WaitUntil(flight.expires_at))
+            .or(backoff.map(TokenAction::BackOffUntil))
     }
 
     fn ticket(&mut self, now: UnixTime) -> Ticket {
         self.tickets += 1;
         self.in_flight = Some(InFlight {
             serial: self.tickets,
-            lapses: now.saturating_add(self.policy.refresh_timeout),
+            expires_at: now.saturating_add(self.policy.refresh_timeout),
         });
         Ticket {
             serial: self.tickets,
-            tried: None,
+            sent_generation: None,
         }
     }
 }
@@ -612,9 +654,9 @@ mod tests {
     fn answer(body: &str, now: UnixTime) -> Token {
         let endpoint = Endpoint::https("https://as.example/token").unwrap();
         let client = Client::new(endpoint, ClientAuth::none("app").unwrap());
-        let exchange = client.token(Grant::client_credentials()).unwrap();
+        let operation = client.token(Grant::client_credentials()).unwrap();
         let Ok(Signing::Ready(PreparedRequest { pending, .. })) =
-            exchange.prepare(&ServerState::new(), RequestContext::new(now, [0; 16]))
+            operation.prepare(&ServerState::new(), RequestContext::new(now, [0; 16]))
         else {
             panic!("no key signs");
         };
@@ -639,39 +681,39 @@ mod tests {
             .refresh_timeout(Duration::from_secs(30))
     }
 
-    fn holding(token: Token) -> TokenManager {
+    fn with_cached(token: Token) -> TokenManager {
         TokenManager::new(policy(), Some(Grant::client_credentials()))
             .with_state(SessionState::new(token))
     }
 
     #[test]
-    fn a_token_is_renewed_early_by_one_caller_while_the_others_use_it() {
-        let mut store = holding(token("a", at(0), Some(LIFE)));
-        assert!(matches!(store.poll(at(89)), TokenAction::Use(_, None)));
-        let TokenAction::Use(_, Some(ticket)) = store.poll(at(90)) else {
-            panic!("one renews")
+    fn a_token_is_refreshed_early_by_one_caller_while_the_others_use_it() {
+        let mut manager = with_cached(token("a", at(0), Some(LIFE)));
+        assert!(matches!(manager.poll(at(89)), TokenAction::Use(_, None)));
+        let TokenAction::Use(_, Some(ticket)) = manager.poll(at(90)) else {
+            panic!("one refreshes")
         };
-        assert!(matches!(store.poll(at(91)), TokenAction::Use(_, None)));
-        assert!(matches!(store.poll(at(100)), TokenAction::WaitUntil(until) if until == at(120)));
-        assert!(store.complete(ticket, Ok(token("b", at(100), Some(LIFE))), at(100), 0));
+        assert!(matches!(manager.poll(at(91)), TokenAction::Use(_, None)));
+        assert!(matches!(manager.poll(at(100)), TokenAction::WaitUntil(until) if until == at(120)));
+        assert!(manager.complete(ticket, Ok(token("b", at(100), Some(LIFE))), at(100), 0));
         assert!(
-            matches!(store.poll(at(100)), TokenAction::Use(token, None) if token.access_token().expose() == "b")
+            matches!(manager.poll(at(100)), TokenAction::Use(token, None) if token.access_token().expose() == "b")
         );
     }
 
     #[test]
-    fn a_renewal_that_fails_is_not_tried_again_at_once_and_a_good_token_stays_in_use() {
-        let mut store = holding(token("a", at(0), Some(LIFE)));
-        let TokenAction::Use(_, Some(ticket)) = store.poll(at(95)) else {
-            panic!("one renews")
+    fn a_failed_refresh_is_not_retried_at_once_and_a_usable_token_stays_in_use() {
+        let mut manager = with_cached(token("a", at(0), Some(LIFE)));
+        let TokenAction::Use(_, Some(ticket)) = manager.poll(at(95)) else {
+            panic!("one refreshes")
         };
-        assert!(store.complete(ticket, Err(RefreshFailure::not_sent()), at(96), 0));
-        assert!(matches!(store.poll(at(96)), TokenAction::Use(_, None)));
-        assert!(matches!(store.poll(at(97)), TokenAction::Use(_, Some(_))));
+        assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), at(96), 0));
+        assert!(matches!(manager.poll(at(96)), TokenAction::Use(_, None)));
+        assert!(matches!(manager.poll(at(97)), TokenAction::Use(_, Some(_))));
 
         let mut empty = TokenManager::new(policy(), Some(Grant::client_credentials()));
         let TokenAction::Refresh(ticket) = empty.poll(at(0)) else {
-            panic!("one renews")
+            panic!("one refreshes")
         };
         assert!(empty.complete(ticket, Err(RefreshFailure::not_sent()), at(0), 0));
         assert!(matches!(empty.poll(at(0)), TokenAction::BackOffUntil(until) if until == at(1)));
@@ -679,19 +721,19 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_lapses_and_what_it_brings_late_replaces_nothing_newer() {
-        let mut store = TokenManager::new(policy(), Some(Grant::client_credentials()));
-        let TokenAction::Refresh(first) = store.poll(at(0)) else {
-            panic!("one renews")
+    fn an_expired_ticket_does_not_replace_a_newer_token() {
+        let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()));
+        let TokenAction::Refresh(first) = manager.poll(at(0)) else {
+            panic!("one refreshes")
         };
-        assert!(matches!(store.poll(at(29)), TokenAction::WaitUntil(_)));
-        let TokenAction::Refresh(second) = store.poll(at(30)) else {
-            panic!("the first has lapsed")
+        assert!(matches!(manager.poll(at(29)), TokenAction::WaitUntil(_)));
+        let TokenAction::Refresh(second) = manager.poll(at(30)) else {
+            panic!("the first has expired")
         };
-        assert!(store.complete(second, Ok(token("new", at(31), Some(LIFE))), at(31), 0));
-        assert!(!store.complete(first, Ok(token("old", at(32), Some(LIFE))), at(32), 0));
+        assert!(manager.complete(second, Ok(token("new", at(31), Some(LIFE))), at(31), 0));
+        assert!(!manager.complete(first, Ok(token("old", at(32), Some(LIFE))), at(32), 0));
         assert_eq!(
-            store
+            manager
                 .snapshot()
                 .unwrap()
                 .token()
@@ -703,32 +745,34 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lapsed_ticket_has_brought_is_not_used_up_by_a_later_ones_refusal() {
+    fn a_refresh_token_from_an_expired_ticket_is_not_consumed_by_a_later_refusal() {
         for late in [
             RefreshFailure {
                 consumed: Consumed::Yes,
-                wait: None,
+                retry_after: None,
             },
             RefreshFailure::aborted(),
             RefreshFailure::not_sent(),
         ] {
-            let mut store = TokenManager::new(policy(), None)
+            let mut manager = TokenManager::new(policy(), None)
                 .with_state(SessionState::new(refreshable("r1", at(0))));
-            let TokenAction::Refresh(mut slow) = store.poll(at(200)) else {
+            let TokenAction::Refresh(mut slow) = manager.poll(at(200)) else {
                 panic!("it has expired")
             };
-            assert!(store.begin_refresh(&mut slow).is_some());
-            let TokenAction::Refresh(mut second) = store.poll(at(230)) else {
-                panic!("the first has lapsed")
+            assert!(manager.begin_refresh(&mut slow).is_some());
+            let TokenAction::Refresh(mut second) = manager.poll(at(230)) else {
+                panic!("the first has expired")
             };
-            assert!(store.begin_refresh(&mut second).is_some());
-            let _ = store.complete(slow, Ok(refreshable("r2", at(231))), at(231), 0);
-            // The second had sent `r1`, of which nothing is left; nobody has sent `r2` yet.
-            let _ = store.complete(second, Err(late), at(232), 0);
-            let TokenAction::Refresh(mut ticket) = store.poll(at(400)) else {
+            assert!(manager.begin_refresh(&mut second).is_some());
+            let _ = manager.complete(slow, Ok(refreshable("r2", at(231))), at(231), 0);
+            // The second ticket sent `r1`, which is consumed; `r2` has not been sent yet.
+            let _ = manager.complete(second, Err(late), at(232), 0);
+            let TokenAction::Refresh(mut ticket) = manager.poll(at(400)) else {
                 panic!("it has expired")
             };
-            let attempt = store.begin_refresh(&mut ticket).expect("r2 is still good");
+            let attempt = manager
+                .begin_refresh(&mut ticket)
+                .expect("r2 is still good");
             assert_eq!(attempt.grant.refresh_token.unwrap().expose(), "r2");
             assert_eq!(
                 attempt.checkpoint.unwrap().attempts_left,
@@ -738,25 +782,28 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_prolongs_neither_a_pause_nor_a_ticket() {
+    fn a_clock_that_is_set_back_prolongs_neither_a_backoff_nor_a_ticket() {
         const DAY: u64 = 86_400;
-        let mut store = TokenManager::new(policy(), Some(Grant::client_credentials()));
-        let TokenAction::Refresh(ticket) = store.poll(at(DAY)) else {
+        let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()));
+        let TokenAction::Refresh(ticket) = manager.poll(at(DAY)) else {
             panic!("it has no token")
         };
-        let asked = RefreshFailure {
+        let retry_after = RefreshFailure {
             consumed: Consumed::No,
-            wait: Some(Duration::from_secs(120)),
+            retry_after: Some(Duration::from_secs(120)),
         };
-        assert!(store.complete(ticket, Err(asked), at(DAY), 0));
-        assert!(matches!(store.poll(at(DAY)), TokenAction::BackOffUntil(_)));
-        let TokenAction::Refresh(lost) = store.poll(at(0)) else {
-            panic!("the pause is over")
+        assert!(manager.complete(ticket, Err(retry_after), at(DAY), 0));
+        assert!(matches!(
+            manager.poll(at(DAY)),
+            TokenAction::BackOffUntil(_)
+        ));
+        let TokenAction::Refresh(lost) = manager.poll(at(0)) else {
+            panic!("the backoff is over")
         };
-        assert!(matches!(store.poll(at(29)), TokenAction::WaitUntil(_)));
-        assert!(matches!(store.poll(at(30)), TokenAction::Refresh(_)));
+        assert!(matches!(manager.poll(at(29)), TokenAction::WaitUntil(_)));
+        assert!(matches!(manager.poll(at(30)), TokenAction::Refresh(_)));
         drop(lost);
-        let TokenAction::WaitUntil(_) = store.poll(at(31)) else {
+        let TokenAction::WaitUntil(_) = manager.poll(at(31)) else {
             panic!("one is out")
         };
         let mut early = TokenManager::new(policy(), Some(Grant::client_credentials()));
@@ -773,19 +820,19 @@ mod tests {
             interval: Duration::from_secs(5),
             until: at(600),
         };
-        let mut store = TokenManager::new(
+        let mut manager = TokenManager::new(
             policy(),
             Some(Grant::device_code(crate::Secret::new("d"), polling)),
         );
-        let TokenAction::Refresh(mut ticket) = store.poll(at(0)) else {
+        let TokenAction::Refresh(mut ticket) = manager.poll(at(0)) else {
             panic!("it has no token")
         };
-        assert!(store.begin_refresh(&mut ticket).is_some());
-        assert!(store.complete(ticket, Ok(refreshable("r1", at(1))), at(1), 0));
-        let TokenAction::Refresh(mut ticket) = store.poll(at(200)) else {
+        assert!(manager.begin_refresh(&mut ticket).is_some());
+        assert!(manager.complete(ticket, Ok(refreshable("r1", at(1))), at(1), 0));
+        let TokenAction::Refresh(mut ticket) = manager.poll(at(200)) else {
             panic!("it has expired")
         };
-        let sent = store
+        let sent = manager
             .begin_refresh(&mut ticket)
             .unwrap()
             .grant
@@ -796,29 +843,29 @@ mod tests {
     #[test]
     fn a_refused_token_is_not_handed_out_again_but_one_that_came_since_is() {
         let old = token("a", at(0), None);
-        let mut store = holding(old.clone());
-        store.invalidate(&old);
-        let TokenAction::Refresh(ticket) = store.poll(at(1)) else {
-            panic!("it must be renewed")
+        let mut manager = with_cached(old.clone());
+        manager.invalidate(&old);
+        let TokenAction::Refresh(ticket) = manager.poll(at(1)) else {
+            panic!("it must be refreshed")
         };
-        assert!(store.complete(ticket, Ok(token("b", at(1), None)), at(1), 0));
-        store.invalidate(&old);
+        assert!(manager.complete(ticket, Ok(token("b", at(1), None)), at(1), 0));
+        manager.invalidate(&old);
         assert!(matches!(
-            store.poll(at(1_000_000)),
+            manager.poll(at(1_000_000)),
             TokenAction::Use(_, None)
         ));
     }
 
-    /// A store, and what gives it another token.
+    /// Returns a manager, and a closure that obtains another token for it.
     fn minting() -> (TokenManager, impl FnMut(&mut TokenManager, u64) -> Token) {
         let mut made = 0;
-        let mint = move |store: &mut TokenManager, secs| {
+        let mint = move |manager: &mut TokenManager, secs| {
             made += 1;
-            let TokenAction::Refresh(ticket) = store.poll(at(secs)) else {
-                panic!("it holds a good one")
+            let TokenAction::Refresh(ticket) = manager.poll(at(secs)) else {
+                panic!("it has a usable token")
             };
             let new = token(&format!("t{made}"), at(secs), None);
-            assert!(store.complete(ticket, Ok(new.clone()), at(secs), 0));
+            assert!(manager.complete(ticket, Ok(new.clone()), at(secs), 0));
             new
         };
         (
@@ -831,106 +878,134 @@ mod tests {
     fn fresh_tokens_that_an_origin_refuses_in_a_row_end_its_token_requests_for_thirty_seconds() {
         let here = Uri::from_static("https://rs.example/a");
         let there = Uri::from_static("https://other.example/a");
-        let (mut store, mut mint) = minting();
-        let before = store.generation();
-        let first = mint(&mut store, 0);
+        let (mut manager, mut mint) = minting();
+        let before = manager.generation();
+        let first = mint(&mut manager, 0);
         assert!(
-            !store.refused(&first, &here, before, at(0)),
+            !manager.refused(&first, &here, before, at(0)),
             "it was minted for this call"
         );
         assert!(
-            store.refused(&first, &here, store.generation(), at(1)),
+            manager.refused(&first, &here, manager.generation(), at(1)),
             "it was there before this call"
         );
-        let before = store.generation();
-        let second = mint(&mut store, 2);
-        assert!(!store.refused(&second, &here, before, at(2)));
+        let before = manager.generation();
+        let second = mint(&mut manager, 2);
+        assert!(!manager.refused(&second, &here, before, at(2)));
         for secs in [2, 3, 31] {
             assert!(
-                !store.refused(&second, &here, store.generation(), at(secs)),
+                !manager.refused(&second, &here, manager.generation(), at(secs)),
                 "{secs}"
             );
             assert!(
-                matches!(store.poll(at(secs)), TokenAction::Use(token, None) if token.is_same_as(&second))
+                matches!(manager.poll(at(secs)), TokenAction::Use(token, None) if token.is_same_as(&second))
             );
         }
-        // An older token than the one that is held costs no request.
-        assert!(store.refused(&first, &here, store.generation(), at(31)));
+        // Rejecting an older token than the cached one costs no request.
+        assert!(manager.refused(&first, &here, manager.generation(), at(31)));
         assert!(
-            store.refused(&second, &here, store.generation(), at(32)),
+            manager.refused(&second, &here, manager.generation(), at(32)),
             "the hold-off is over"
         );
-        let before = store.generation();
-        let third = mint(&mut store, 33);
-        assert!(!store.refused(&third, &here, before, at(33)));
+        let before = manager.generation();
+        let third = mint(&mut manager, 33);
+        assert!(!manager.refused(&third, &here, before, at(33)));
         assert!(
-            !store.refused(&third, &here, store.generation(), at(62)),
+            !manager.refused(&third, &here, manager.generation(), at(62)),
             "it begins anew at once"
         );
-        // A clock that is set back does not prolong it, and no other origin is concerned.
-        assert!(store.refused(&third, &there, store.generation(), at(34)));
-        let fourth = mint(&mut store, 34);
-        assert!(store.refused(&fourth, &here, store.generation(), at(2)));
+        // A clock that is set back does not prolong it, and other origins are not affected.
+        assert!(manager.refused(&third, &there, manager.generation(), at(34)));
+        let fourth = mint(&mut manager, 34);
+        assert!(manager.refused(&fourth, &here, manager.generation(), at(2)));
+    }
+
+    #[test]
+    fn a_token_that_another_process_stored_is_replaced_when_it_is_refused_however_new_it_is_here() {
+        let here = Uri::from_static("https://rs.example/a");
+        let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()));
+        let before = manager.generation();
+        let TokenAction::Refresh(ticket) = manager.poll(at(0)) else {
+            panic!("it holds none")
+        };
+        let stored = SessionState::new(token("theirs", at(0), Some(LIFE)));
+        let theirs = manager.adopt(&ticket, stored, at(1), 0).unwrap();
+        assert!(manager.complete(ticket, Ok(theirs.clone()), at(1), 0));
+        assert!(manager.refused(&theirs, &here, before, at(1)));
+        assert!(matches!(manager.poll(at(1)), TokenAction::Refresh(_)));
     }
 
     #[test]
     fn a_token_that_many_calls_have_waited_for_counts_once_and_an_accepted_one_ends_the_row() {
         let here = Uri::from_static("https://rs.example/a");
-        let (mut store, mut mint) = minting();
-        let before = store.generation();
-        let first = mint(&mut store, 0);
+        let (mut manager, mut mint) = minting();
+        let before = manager.generation();
+        let first = mint(&mut manager, 0);
         for _ in 0..50 {
-            assert!(!store.refused(&first, &here, before, at(0)));
+            assert!(!manager.refused(&first, &here, before, at(0)));
         }
         assert!(
-            store.refused(&first, &here, store.generation(), at(0)),
+            manager.refused(&first, &here, manager.generation(), at(0)),
             "one token is no row"
         );
-        let before = store.generation();
-        let second = mint(&mut store, 1);
-        store.accepted(&Uri::from_static("https://RS.example:443/b"));
-        assert!(!store.refused(&second, &here, before, at(1)));
+        let before = manager.generation();
+        let second = mint(&mut manager, 1);
+        let status = |code| StatusCode::from_u16(code).unwrap();
+        let elsewhere = Uri::from_static("https://RS.example:443/b");
+        manager.accepted(&elsewhere, status(404));
+        assert!(!manager.refused(&second, &here, before, at(1)));
         assert!(
-            store.refused(&second, &here, store.generation(), at(1)),
+            manager.refused(&second, &here, manager.generation(), at(1)),
             "the row was broken"
+        );
+        // These statuses leave it open whether the token was accepted.
+        let before = manager.generation();
+        let third = mint(&mut manager, 2);
+        for code in [401, 429, 500, 503] {
+            manager.accepted(&elsewhere, status(code));
+        }
+        assert!(!manager.refused(&third, &here, before, at(2)));
+        assert!(
+            !manager.refused(&third, &here, manager.generation(), at(2)),
+            "two in a row"
         );
     }
 
     #[test]
-    fn is_open_says_whether_anything_is_left() {
+    fn is_open_while_a_token_can_be_obtained() {
         let refused = RefreshFailure {
             consumed: Consumed::Yes,
-            wait: None,
+            retry_after: None,
         };
-        let fail = |store: &mut TokenManager, failure| {
-            let TokenAction::Refresh(mut ticket) = store.poll(at(300)) else {
-                panic!("nothing is good")
+        let fail = |manager: &mut TokenManager, failure| {
+            let TokenAction::Refresh(mut ticket) = manager.poll(at(300)) else {
+                panic!("nothing is usable")
             };
-            let _ = store.begin_refresh(&mut ticket);
-            let _ = store.complete(ticket, Err(failure), at(200), 0);
+            let _ = manager.begin_refresh(&mut ticket);
+            let _ = manager.complete(ticket, Err(failure), at(200), 0);
         };
-        let kept = |token| TokenManager::new(policy(), None).with_state(SessionState::new(token));
+        let stored = |token| TokenManager::new(policy(), None).with_state(SessionState::new(token));
         assert!(!TokenManager::new(policy(), None).is_open(at(0)));
         assert!(TokenManager::new(policy(), Some(Grant::client_credentials())).is_open(at(0)));
 
-        let store = kept(token("a", at(0), Some(LIFE)));
-        assert!(store.is_open(at(99)) && !store.is_open(at(100)));
+        let manager = stored(token("a", at(0), Some(LIFE)));
+        assert!(manager.is_open(at(99)) && !manager.is_open(at(100)));
         let unlimited = token("a", at(0), None);
-        let mut store = kept(unlimited.clone());
-        assert!(store.is_open(at(1_000_000)));
-        store.invalidate(&unlimited);
-        assert!(!store.is_open(at(1)));
+        let mut manager = stored(unlimited.clone());
+        assert!(manager.is_open(at(1_000_000)));
+        manager.invalidate(&unlimited);
+        assert!(!manager.is_open(at(1)));
 
-        let mut store = kept(refreshable("r0", at(0)));
-        fail(&mut store, RefreshFailure::not_sent());
-        assert!(store.is_open(at(200)));
-        fail(&mut store, refused);
-        assert!(!store.is_open(at(200)) && store.is_open(at(99)));
+        let mut manager = stored(refreshable("r0", at(0)));
+        fail(&mut manager, RefreshFailure::not_sent());
+        assert!(manager.is_open(at(200)));
+        fail(&mut manager, refused);
+        assert!(!manager.is_open(at(200)) && manager.is_open(at(99)));
 
         let mut login = TokenManager::new(policy(), Some(Grant::extension("once").unwrap()));
         assert!(!login.is_open(at(0)));
         let TokenAction::Refresh(ticket) = login.poll(at(0)) else {
-            panic!("nothing is held")
+            panic!("nothing is cached")
         };
         assert!(login.is_open(at(29)) && !login.is_open(at(30)));
         assert!(login.complete(ticket, Ok(token("a", at(1), None)), at(1), 0));
@@ -938,9 +1013,8 @@ mod tests {
     }
 
     #[test]
-    fn early_is_at_most_a_fifth_of_a_life_which_is_a_second_at_least_and_chance_makes_it_later_only()
-     {
-        for (life, seed, renew) in [
+    fn refresh_before_expiry_is_at_most_a_fifth_of_the_lifetime_and_jitter_only_shortens_it() {
+        for (life, seed, refresh) in [
             (1000, 0, 990),
             (20, 0, 16),
             (1000, 511, 995),
@@ -955,35 +1029,35 @@ mod tests {
                 .default_lifetime(Duration::ZERO)
                 .times(&token, seed);
             let secs = times.refresh_at.unwrap().as_millis().div_ceil(1000) - at(0).as_secs();
-            assert_eq!(secs, renew, "{life} {seed}");
+            assert_eq!(secs, refresh, "{life} {seed}");
         }
     }
 
-    /// Something that may happen; callers keep the tickets that they were given until they settle them.
+    /// An event of a schedule; callers keep their tickets until they complete them.
     #[derive(Clone, Copy)]
     enum Event {
-        Demand,
-        SettleFirst(bool),
-        SettleLast(bool),
+        Poll,
+        CompleteFirst(bool),
+        CompleteLast(bool),
         Later,
         MuchLater,
-        Reject,
+        Invalidate,
     }
 
     const EVENTS: [Event; 8] = [
-        Event::Demand,
-        Event::SettleFirst(true),
-        Event::SettleFirst(false),
-        Event::SettleLast(true),
-        Event::SettleLast(false),
+        Event::Poll,
+        Event::CompleteFirst(true),
+        Event::CompleteFirst(false),
+        Event::CompleteLast(true),
+        Event::CompleteLast(false),
         Event::Later,
         Event::MuchLater,
-        Event::Reject,
+        Event::Invalidate,
     ];
 
-    /// Every schedule of up to six events: 299,592 of them.
+    /// Runs every schedule of up to six events: 299,592 of them.
     #[test]
-    fn in_no_schedule_are_two_tickets_live_or_is_a_dead_token_handed_out() {
+    fn in_no_schedule_are_two_tickets_valid_or_is_a_rejected_token_used() {
         let mut schedules = 0;
         for length in 1..=6 {
             for number in 0..EVENTS.len().pow(length) {
@@ -994,7 +1068,8 @@ mod tests {
         assert_eq!(schedules, 299_592);
     }
 
-    /// A session whose grant is a refresh token that each success replaces. Every schedule of up to six events.
+    /// Runs every schedule of up to six events in a session whose refresh token is replaced by each
+    /// success (rotation).
     #[test]
     fn in_no_schedule_is_a_refresh_token_sent_after_it_was_refused_or_given_up_before() {
         let failures = [
@@ -1002,32 +1077,37 @@ mod tests {
             RefreshFailure::aborted(),
             RefreshFailure {
                 consumed: Consumed::Yes,
-                wait: None,
+                retry_after: None,
             },
         ];
         let mut ends = 0;
         for number in 0..6_usize.pow(6) {
-            let mut store = TokenManager::new(policy(), None)
+            let mut manager = TokenManager::new(policy(), None)
                 .with_state(SessionState::new(refreshable("r0", at(0))));
             let mut now = 200;
             let mut out: Vec<(Ticket, String)> = Vec::new();
-            // How often each was sent by somebody who died over it; a refusal counts for all.
+            // The number of sends of each token that ended without a response; a refusal counts as
+            // all of them.
             let mut spent: BTreeMap<String, u8> = BTreeMap::new();
             for event in (0..6).map(|at| number / 6_usize.pow(at) % 6) {
                 match event {
                     0 => {
                         let (TokenAction::Refresh(mut ticket)
-                        | TokenAction::Use(_, Some(mut ticket))) = store.poll(at(now))
+                        | TokenAction::Use(_, Some(mut ticket))) = manager.poll(at(now))
                         else {
                             continue;
                         };
-                        let Some(attempt) = store.begin_refresh(&mut ticket) else {
-                            let kept = store.snapshot().unwrap();
-                            let newest = kept.token().unwrap().refresh_token().unwrap().expose();
+                        let Some(attempt) = manager.begin_refresh(&mut ticket) else {
+                            let stored = manager.snapshot().unwrap();
+                            let newest = stored.token().unwrap().refresh_token().unwrap().expose();
                             assert!(spent[newest] >= MAX_SINGLE_USE_SENDS, "it is given up");
                             ends += 1;
-                            let _ =
-                                store.complete(ticket, Err(RefreshFailure::not_sent()), at(now), 0);
+                            let _ = manager.complete(
+                                ticket,
+                                Err(RefreshFailure::not_sent()),
+                                at(now),
+                                0,
+                            );
                             continue;
                         };
                         let sent = attempt.grant.refresh_token.unwrap().expose().to_owned();
@@ -1047,19 +1127,23 @@ mod tests {
                             4 => *times = MAX_SINGLE_USE_SENDS,
                             _ => {}
                         }
-                        let renewed = match event {
+                        let result = match event {
                             1 => Ok(refreshable(&format!("{sent}+"), at(now))),
                             _ => Err(failures[event - 2]),
                         };
-                        let _ = store.complete(ticket, renewed, at(now), 0);
+                        let _ = manager.complete(ticket, result, at(now), 0);
                     }
-                    // The lease on what is kept is not to be had.
+                    // The lease on the storage can't be acquired.
                     1 => {
                         if let TokenAction::Refresh(ticket) | TokenAction::Use(_, Some(ticket)) =
-                            store.poll(at(now))
+                            manager.poll(at(now))
                         {
-                            let _ =
-                                store.complete(ticket, Err(RefreshFailure::not_sent()), at(now), 0);
+                            let _ = manager.complete(
+                                ticket,
+                                Err(RefreshFailure::not_sent()),
+                                at(now),
+                                0,
+                            );
                         }
                     }
                     _ => now += 31,
@@ -1070,7 +1154,7 @@ mod tests {
     }
 
     fn run(events: impl Iterator<Item = Event>) {
-        let mut store = TokenManager::new(policy(), Some(Grant::client_credentials()));
+        let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()));
         let mut now = 0;
         let mut out: Vec<(Ticket, u64)> = Vec::new();
         let mut refused: Vec<Token> = Vec::new();
@@ -1078,7 +1162,7 @@ mod tests {
         let mut made = 0;
         for event in events {
             match event {
-                Event::Demand => match store.poll(at(now)) {
+                Event::Poll => match manager.poll(at(now)) {
                     TokenAction::Use(token, ticket) => {
                         assert!(at(now) < token.expires_at().unwrap());
                         assert!(!refused.iter().any(|refused| refused.is_same_as(&token)));
@@ -1092,8 +1176,8 @@ mod tests {
                     }
                     TokenAction::BackOffUntil(until) => assert!(at(now) < until),
                 },
-                Event::SettleFirst(good) | Event::SettleLast(good) => {
-                    let which = if matches!(event, Event::SettleFirst(_)) {
+                Event::CompleteFirst(good) | Event::CompleteLast(good) => {
+                    let which = if matches!(event, Event::CompleteFirst(_)) {
                         0
                     } else {
                         out.len().max(1) - 1
@@ -1101,16 +1185,16 @@ mod tests {
                     if which < out.len() {
                         let (ticket, _) = out.remove(which);
                         made += 1;
-                        let renewed = good.then(|| token(&format!("t{made}"), at(now), Some(LIFE)));
-                        let renewed = renewed.ok_or(RefreshFailure::not_sent());
-                        let _ = store.complete(ticket, renewed, at(now), 0);
+                        let result = good.then(|| token(&format!("t{made}"), at(now), Some(LIFE)));
+                        let result = result.ok_or(RefreshFailure::not_sent());
+                        let _ = manager.complete(ticket, result, at(now), 0);
                     }
                 }
                 Event::Later => now += 31,
                 Event::MuchLater => now += 95,
-                Event::Reject => {
+                Event::Invalidate => {
                     if let Some(token) = &used {
-                        store.invalidate(token);
+                        manager.invalidate(token);
                         refused.push(token.clone());
                     }
                 }

@@ -1,4 +1,4 @@
-//! Resource servers that refuse every token, and how they are kept from causing a storm of token requests.
+//! Limits the token requests that resource servers cause by rejecting every token.
 
 use std::time::Duration;
 
@@ -8,31 +8,32 @@ use crate::oauth::token::Token;
 use crate::types::endpoint::{HttpTarget, Origin};
 use crate::types::time::UnixTime;
 
-/// How many fresh tokens in a row an origin may refuse before its refusals cause no token request for a while.
+/// The number of fresh tokens in a row that an origin may reject before its rejections cause no
+/// token request for a while.
 const FRESH_TOKENS: u8 = 2;
 
-/// How long that lasts: 30 s.
+/// The duration of the hold-off: 30 s.
 const HOLD_OFF: Duration = Duration::from_secs(30);
 
-/// How many origins are remembered.
+/// The maximum number of origins.
 const CAPACITY: usize = 64;
 
-/// The origins that refused fresh tokens since they last accepted one.
+/// The origins that rejected fresh tokens since they last accepted one.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(Vec<Refusal>);
 
 #[derive(Debug)]
 struct Refusal {
     origin: Origin,
-    /// The fresh token that it refused last.
+    /// The fresh token that it rejected last.
     token: Token,
-    /// How many different ones it has refused in a row.
+    /// The number of different tokens that it has rejected in a row.
     tokens: u8,
     hold_until: Option<UnixTime>,
 }
 
 impl Refusals {
-    /// Counts a fresh token that was refused.
+    /// Counts a fresh token that was rejected.
     pub(crate) fn add(&mut self, uri: &Uri, token: &Token, now: UnixTime) {
         let Ok(target) = HttpTarget::parse(uri) else {
             return;
@@ -46,7 +47,7 @@ impl Refusals {
                 hold_until: None,
             },
         };
-        // Many calls may have waited for one token.
+        // Many calls may have waited for the same token.
         if refusal.tokens == 0 || !refusal.token.is_same_as(token) {
             refusal.tokens = refusal.tokens.saturating_add(1);
             refusal.token = token.clone();
@@ -60,18 +61,19 @@ impl Refusals {
         self.0.push(refusal);
     }
 
-    /// Returns whether a refusal by this origin is to cause no token request now.
+    /// Returns whether a rejection by this origin causes no token request now.
     pub(crate) fn is_on_hold(&self, uri: &Uri, now: UnixTime) -> bool {
         let refusal = HttpTarget::parse(uri)
             .ok()
             .and_then(|target| self.0.get(self.position(&target)?));
-        // A time further ahead than it was ever set is from a clock that has been set back since.
+        // A time further ahead than it can have been set means that the clock has been set back
+        // since.
         refusal
             .and_then(|refusal| refusal.hold_until)
             .is_some_and(|until| now < until && until.saturating_since(now) <= HOLD_OFF)
     }
 
-    /// Forgets the refusals of an origin that has accepted a token.
+    /// Removes the record of an origin that has accepted a token.
     pub(crate) fn clear(&mut self, uri: &Uri) {
         if let Some(at) = HttpTarget::parse(uri)
             .ok()

@@ -1,27 +1,31 @@
-//! URLs: where requests may go, which server that is, and how a proof names it.
+//! URLs: permitted request targets, their origins, and their form in a proof's `htu`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use http::Uri;
 
 use crate::types::escape::hex;
 use crate::types::input::InvalidInput;
 use crate::types::internal_address::is_internal;
+use crate::types::text::serde_as_text;
 
-/// An absolute URL that may be given credentials: `https`, or `http` on this very machine.
+/// An absolute URL to which credentials may be sent: `https`, or `http` on a loopback host.
 ///
-/// It is normalised once, here (scheme and host in lower case, the default port dropped, an empty path
-/// written `/`), and what stands here is both what is sent and what a proof's `htu` says, since several
-/// servers compare the two byte by byte. The path is left as it was given.
-#[derive(Clone, PartialEq, Eq)]
+/// The constructors normalise the URL: they convert the scheme and host to lower case, drop the
+/// default port and write an empty path as `/`. The path is otherwise unchanged. Both the request
+/// and the proof's `htu` use this normalised form, because several servers compare the two byte by
+/// byte.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint(Uri);
 
 impl Endpoint {
-    /// An `https` URL.
+    /// Parses an `https` URL.
     ///
     /// # Errors
-    /// `InvalidInput` for anything else, for a URL with user information or a fragment, and for what is no URL.
+    /// Returns [`InvalidInput`] if `url` is not a valid URL, has another scheme, or contains user
+    /// information or a fragment.
     pub fn https(url: &str) -> Result<Self, InvalidInput> {
         let endpoint = Self::parse(url)?;
         match endpoint.0.scheme_str() {
@@ -30,10 +34,12 @@ impl Endpoint {
         }
     }
 
-    /// An `http` URL whose host is this machine (`localhost`, `127.0.0.0/8`, `[::1]`), for tests and local servers.
+    /// Parses an `http` URL whose host is a loopback host (`localhost`, `127.0.0.0/8`, `[::1]`),
+    /// for tests and local servers.
     ///
     /// # Errors
-    /// As for [`https`](Self::https), and for any other host.
+    /// Returns [`InvalidInput`] as [`https`](Self::https) does, and if the host is not a loopback
+    /// host.
     pub fn loopback_http(url: &str) -> Result<Self, InvalidInput> {
         let endpoint = Self::parse(url)?;
         match endpoint.0.scheme_str() {
@@ -42,25 +48,26 @@ impl Endpoint {
         }
     }
 
-    /// An `https` URL, or an `http` URL whose host is this machine: for what somebody types or configures.
+    /// Parses an `https` URL, or an `http` URL whose host is a loopback host. Intended for
+    /// configuration and user input.
     ///
     /// # Errors
-    /// As for [`https`](Self::https).
+    /// Returns [`InvalidInput`] as [`https`](Self::https) does.
     pub fn https_or_loopback(url: &str) -> Result<Self, InvalidInput> {
         Self::https(url).or_else(|invalid| Self::loopback_http(url).map_err(|_| invalid))
     }
 
-    /// The `https` URL, or the `http` URL on this machine, that a request goes to.
+    /// Converts a request URI: an `https` URL, or an `http` URL whose host is a loopback host.
     ///
     /// # Errors
-    /// As for [`https`](Self::https).
+    /// Returns [`InvalidInput`] as [`https`](Self::https) does.
     pub fn from_uri(uri: &Uri) -> Result<Self, InvalidInput> {
         let target = HttpTarget::parse(uri)?;
         if !target.is_confidential() {
             return Err(URL.breaks("must begin with https://"));
         }
         target.check_unambiguous()?;
-        // Most are normalised already, and then none has to be read again.
+        // Most URIs are already normalised and need no second parse.
         let mut authority = String::with_capacity(target.host.len() + ":65535".len());
         target.write_authority(&mut authority);
         if uri
@@ -72,27 +79,28 @@ impl Endpoint {
         Self::parse(&uri.to_string())
     }
 
-    /// A URL of this crate's own, normalised already.
+    /// Creates an endpoint from a constant URL of this crate, which must already be normalised.
     pub(crate) fn from_static(url: &'static str) -> Self {
         Self(Uri::from_static(url))
     }
 
-    /// The URL under this one: `path`, which begins with a slash, is appended to this one's path, whose closing slash doesn't
-    /// count.
+    /// Appends `path`, which must begin with a slash, to this URL's path. A trailing slash of this
+    /// URL's path is dropped first.
     pub(crate) fn join(&self, path: &str) -> Result<Self, InvalidInput> {
-        // Or it would go on where the host ends, and lead to another.
+        // Without the slash, `path` could extend the host name and so change the host.
         if !path.starts_with('/') {
             return Err(InvalidInput::new("path", "must begin with a slash"));
         }
         if self.0.query().is_some() {
-            return Err(URL.breaks("must not have a query where a path is to follow"));
+            return Err(URL.breaks("must not have a query: a path is appended to the URL"));
         }
         let base = self.0.to_string();
         Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
     }
 
-    /// The well-known URL of what this one identifies (RFC 8615 §3): it stands between the host and the path. What of the
-    /// path counts differs from one RFC to the other.
+    /// Returns the well-known URL (RFC 8615 §3) for the resource that this URL identifies. The
+    /// well-known segment is inserted between the host and `path`. Callers pass `path`, because
+    /// RFCs differ in which part of it they use.
     pub(crate) fn well_known(&self, name: &str, path: &str) -> Result<Self, InvalidInput> {
         let whole = self.0.to_string();
         let rest = self
@@ -104,23 +112,22 @@ impl Endpoint {
         Self::parse(&format!("{origin}/.well-known/{name}{path}{mark}{query}"))
     }
 
-    /// A URL that whoever is here names: `https`, unless this is a server of this machine by itself, and no internal
-    /// address, unless this is at one. So nobody outside can have requests sent to services in here.
+    /// Parses a URL supplied by this server. It must be `https` (`http` only if this server is on
+    /// loopback) and must not point to an internal address unless this server is itself internal.
+    /// This prevents server-side request forgery (SSRF).
     pub(crate) fn resolve_untrusted(&self, url: &str) -> Result<Self, InvalidInput> {
-        let named = match Self::https(url) {
+        let resolved = match Self::https(url) {
             Err(_) if self.0.scheme_str() == Some("http") => Self::loopback_http(url),
             endpoint => endpoint,
         }?;
         let is_internal = |endpoint: &Self| endpoint.0.host().is_some_and(is_internal);
-        if is_internal(&named) && !is_internal(self) {
-            return Err(
-                URL.breaks("must not be an internal address where it is named from outside")
-            );
+        if is_internal(&resolved) && !is_internal(self) {
+            return Err(URL.breaks("must not be an internal address: a public server supplied it"));
         }
-        Ok(named)
+        Ok(resolved)
     }
 
-    /// The URL as an [`http::Uri`].
+    /// Returns the URL as an [`http::Uri`].
     pub fn uri(&self) -> &Uri {
         &self.0
     }
@@ -152,13 +159,33 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// Parses as [`Endpoint::https_or_loopback`] does.
+impl FromStr for Endpoint {
+    type Err = InvalidInput;
+
+    fn from_str(url: &str) -> Result<Self, InvalidInput> {
+        Self::https_or_loopback(url)
+    }
+}
+
+/// Parses as [`Endpoint::https_or_loopback`] does.
+impl TryFrom<&str> for Endpoint {
+    type Error = InvalidInput;
+
+    fn try_from(url: &str) -> Result<Self, InvalidInput> {
+        Self::https_or_loopback(url)
+    }
+}
+
+serde_as_text!(Endpoint);
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
 }
 
-/// What is said of every URL that breaks a rule.
+/// The name of the argument in [`InvalidInput`].
 struct Argument(&'static str);
 
 const URL: Argument = Argument("url");
@@ -169,14 +196,15 @@ impl Argument {
     }
 }
 
-/// How a server is named in errors: by its host, and its port if that is another than usual.
+/// Returns the name of a server for error messages: its host, and its port unless that is the
+/// default.
 pub(crate) fn server_at(uri: &Uri) -> String {
     uri.authority()
         .map_or("the server", http::uri::Authority::as_str)
         .to_owned()
 }
 
-/// Whether a URL's host is this machine.
+/// Returns whether a URL's host is a loopback host: `localhost`, `127.0.0.0/8` or `[::1]`.
 pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
@@ -185,8 +213,8 @@ pub(crate) fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a host means the same to everybody who reads it. Browsers and resolvers take `127.1`, `0x7f.1` and `2130706433`
-/// for `127.0.0.1`; others take them for names.
+/// Returns whether all parsers interpret a host in the same way. Browsers and resolvers interpret
+/// `127.1`, `0x7f.1` and `2130706433` as `127.0.0.1`; other parsers interpret them as names.
 fn is_unambiguous_host(host: &str) -> bool {
     if let Some(literal) = host.strip_prefix('[') {
         return literal
@@ -206,8 +234,9 @@ fn is_unambiguous_host(host: &str) -> bool {
     !is_number || host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Whether a path has the characters of RFC 3986 §2 alone, and `%` only before two digits. Others are rewritten by some on
-/// their way, and a proof would then name another URL.
+/// Returns whether a path contains only the characters of RFC 3986 §2, and `%` only before two
+/// hexadecimal digits. Some clients and proxies rewrite other characters, and the URL would then
+/// differ from the proof's `htu`.
 fn is_escaped(path: &str) -> bool {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -222,7 +251,7 @@ fn is_escaped(path: &str) -> bool {
     true
 }
 
-/// The scheme of an absolute URI (RFC 3986 §3.1).
+/// Returns the scheme of an absolute URI (RFC 3986 §3.1).
 pub(crate) fn scheme(uri: &str) -> Option<&str> {
     let (scheme, _) = uri.split_once(':')?;
     let is_sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -232,7 +261,8 @@ pub(crate) fn scheme(uri: &str) -> Option<&str> {
     is_sound.then_some(scheme)
 }
 
-/// The parts of an absolute `http` or `https` URI that a proof and a nonce depend on.
+/// The parts of an absolute `http` or `https` URI that determine a proof's `htu` and the scope of a
+/// nonce.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpTarget<'a> {
     scheme: Scheme,
@@ -278,7 +308,7 @@ impl<'a> HttpTarget<'a> {
         for (at, byte) in authority_text.bytes().enumerate() {
             match byte {
                 b'@' => return Err(URL.breaks("must not hold a user name or password")),
-                // An IPv6 literal has colons of its own, between brackets.
+                // Colons before the closing bracket belong to an IPv6 literal.
                 b']' => port_at = None,
                 b':' if port_at.is_none() => port_at = Some(at),
                 _ => {}
@@ -290,7 +320,7 @@ impl<'a> HttpTarget<'a> {
         }
         let port = match port.strip_prefix(':') {
             None | Some("") => scheme.default_port(),
-            // Numbers are parsed with a sign, too.
+            // `u16::from_str` also accepts a leading `+`.
             Some(digits) => (digits.parse().ok().filter(|_| !digits.starts_with('+')))
                 .ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
         };
@@ -302,7 +332,7 @@ impl<'a> HttpTarget<'a> {
         })
     }
 
-    /// Fails for what somebody else would take for another URL.
+    /// Returns an error if other parsers may interpret the URL differently.
     fn check_unambiguous(&self) -> Result<(), InvalidInput> {
         if !is_unambiguous_host(self.host) {
             return Err(
@@ -310,19 +340,21 @@ impl<'a> HttpTarget<'a> {
             );
         }
         if !is_escaped(self.path) {
-            return Err(URL.breaks("must have % escapes for what is no character of a path"));
+            return Err(URL.breaks("must percent-encode characters that are not allowed in a path"));
         }
         Ok(())
     }
 
-    /// Whether what is sent here can't be read on its way: it goes by `https`, or not over a network at all.
+    /// Returns whether requests to this target are confidential: they use `https`, or stay on the
+    /// loopback interface.
     pub(crate) fn is_confidential(&self) -> bool {
         self.scheme == Scheme::Https || is_loopback(self.host)
     }
 
-    /// Writes the `htu` of RFC 9449 §4.2: no query, no fragment, no user information, no default port.
+    /// Writes the `htu` of RFC 9449 §4.2: no query, no fragment, no user information, no default
+    /// port.
     pub(crate) fn write_htu(&self, out: &mut impl fmt::Write) {
-        // Writing into memory can't fail.
+        // Writes to memory can't fail.
         let _ = out.write_str(match self.scheme {
             Scheme::Http => "http://",
             Scheme::Https => "https://",
@@ -345,7 +377,8 @@ impl<'a> HttpTarget<'a> {
         }
     }
 
-    /// The effective origin (RFC 6454 §4): scheme, host in lower case, port with the default filled in.
+    /// Returns the effective origin (RFC 6454 §4): the scheme, the host in lower case, and the
+    /// explicit or default port.
     pub(crate) fn origin(&self) -> Origin {
         Origin {
             scheme: self.scheme,
@@ -364,7 +397,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Whether `target` lies at this origin; compares without allocating.
+    /// Returns whether `target` has this origin. Doesn't allocate.
     pub(crate) fn matches(&self, target: &HttpTarget<'_>) -> bool {
         self.port == target.port
             && self.scheme == target.scheme
@@ -461,11 +494,11 @@ mod tests {
             ),
             (
                 "https://as.example.com/a\\b",
-                "must have % escapes for what is no character of a path",
+                "must percent-encode characters that are not allowed in a path",
             ),
             (
                 "https://as.example.com/%zz",
-                "must have % escapes for what is no character of a path",
+                "must percent-encode characters that are not allowed in a path",
             ),
             ("", "must be a valid absolute URL"),
         ] {

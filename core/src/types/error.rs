@@ -1,4 +1,4 @@
-//! What can go wrong, whose fault it is, and what to do next.
+//! Errors, their causes, and whether a retry can succeed.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,44 +8,56 @@ use http::StatusCode;
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
 
-/// Everything that a step can end in, apart from success. The variants say whose fault it is.
+/// The error of an operation. The variant identifies the party that caused it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's: an argument breaks a rule. Nothing was sent.
+    /// The caller passed an invalid argument. Nothing was sent.
     InvalidInput(InvalidInput),
-    /// The server refused, and its answer could be read.
+    /// The server returned an error response, and it could be parsed.
     Server(Box<ServerError>),
-    /// The server answered neither with what was asked for nor with a refusal.
+    /// The server returned a response that is neither the expected success nor an error response.
     Response(Box<InvalidResponse>),
-    /// A person was sent to the authorization server, and came back without a code.
+    /// The redirect from the authorization server carries no authorization code.
     Redirect(Box<RedirectError>),
-    /// No answer came.
+    /// No response arrived.
     NoResponse(NoResponse),
 }
 
-/// What a caller can do about an [`Error`].
+/// Whether and how a caller can retry after an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[doc(alias = "backoff")]
 pub enum Retry {
-    /// The same request would fail again: something has to be changed first.
+    /// The same request would fail again: the request or the configuration must change first.
     No,
-    /// The same may succeed later; after so long, where the server says so.
+    /// The same request may succeed later: after this duration, if the server specified one.
     Later(Option<Duration>),
-    /// The grant or token is no longer good: get a new one from the start.
+    /// The grant or token is no longer valid: obtain a new grant.
     Reauthenticate,
 }
 
 impl Error {
-    /// What to do next. A 5xx or 429 is never a verdict on a grant, whatever its body says: gateways
-    /// echo such bodies.
+    /// Returns whether a retry can succeed. A 5xx or 429 never means that the grant is invalid,
+    /// regardless of its body: gateways echo such bodies.
     pub fn retry(&self) -> Retry {
         match self {
             Self::InvalidInput(_) | Self::Response(_) => Retry::No,
             Self::Server(error) => error.retry(),
             Self::Redirect(error) => error.retry(),
-            Self::NoResponse(lost) if lost.retryable => Retry::Later(None),
+            Self::NoResponse(no_response) if no_response.retryable => Retry::Later(None),
             Self::NoResponse(_) => Retry::No,
+        }
+    }
+}
+
+impl Error {
+    /// Returns the server's error response, if this is [`Error::Server`], with its status, code
+    /// (RFC 6749 §5.2), nonce and request id.
+    pub fn server_error(&self) -> Option<&ServerError> {
+        match self {
+            Self::Server(error) => Some(error),
+            _ => None,
         }
     }
 }
@@ -55,9 +67,9 @@ impl fmt::Display for Error {
         match self {
             Self::InvalidInput(invalid) => invalid.fmt(f),
             Self::Server(error) => error.fmt(f),
-            Self::Response(bad) => bad.fmt(f),
+            Self::Response(response) => response.fmt(f),
             Self::Redirect(error) => error.fmt(f),
-            Self::NoResponse(lost) => lost.fmt(f),
+            Self::NoResponse(no_response) => no_response.fmt(f),
         }
     }
 }
@@ -77,8 +89,8 @@ impl From<ServerError> for Error {
 }
 
 impl From<InvalidResponse> for Error {
-    fn from(bad: InvalidResponse) -> Self {
-        Self::Response(Box::new(bad))
+    fn from(response: InvalidResponse) -> Self {
+        Self::Response(Box::new(response))
     }
 }
 
@@ -88,10 +100,10 @@ impl From<RedirectError> for Error {
     }
 }
 
-/// What is kept of any response that ended in an error. Never its body.
+/// The metadata of a response that caused an error. It never contains the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ResponseMeta {
-    /// Who sent it: what an application talks to is rarely one server alone.
+    /// The server that sent the response: most applications use more than one.
     pub(crate) server: String,
     pub(crate) status: StatusCode,
     pub(crate) request_id: Option<String>,
@@ -100,10 +112,11 @@ pub(crate) struct ResponseMeta {
     pub(crate) nonce: Option<Nonce>,
 }
 
-/// A refusal: any 4xx or 5xx status, or an error in a 200 (RFC 6749 §5.2, and the dialects of real servers).
+/// An error response: any 4xx or 5xx status, or an error in a 200 (RFC 6749 §5.2, and the formats
+/// of deployed servers).
 ///
-/// Texts from the server are clipped to 256 characters, stripped of control characters, and whatever
-/// secret of the request the server echoed is struck out.
+/// Texts from the server are truncated to 256 characters. Control characters are removed, and
+/// secrets of the request that the server echoed are redacted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerError {
     pub(crate) meta: ResponseMeta,
@@ -115,52 +128,57 @@ pub struct ServerError {
 }
 
 impl ServerError {
-    /// The HTTP status; 200 where a server reports errors so.
+    /// Returns the HTTP status. It is 200 if the server reports errors with that status.
     pub fn status(&self) -> StatusCode {
         self.meta.status
     }
 
-    /// `error`, where it is a code (RFC 6749 §5.2): `invalid_grant`, `use_dpop_nonce`, …
+    /// Returns `error`, if it is a code (RFC 6749 §5.2): `invalid_grant`, `use_dpop_nonce`, …
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
     }
 
-    /// `error_description`, or the message in whichever member this server puts it.
+    /// Returns `error_description`, or the message from another member that the server uses
+    /// instead.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// `error_uri` (RFC 6749 §5.2).
+    /// Returns `error_uri` (RFC 6749 §5.2).
     pub fn uri(&self) -> Option<&str> {
         self.uri.as_deref()
     }
 
-    /// Messages about single fields (a 422's), path and text; a nested path is joined by dots.
+    /// Returns the messages for single fields (as in a 422), as pairs of path and text. Dots
+    /// separate the parts of a path.
     pub fn fields(&self) -> &[(String, String)] {
         &self.fields
     }
 
-    /// `x-request-id`: what the provider's support will ask for.
+    /// Returns `x-request-id`, which the provider's support may request.
     pub fn request_id(&self) -> Option<&str> {
         self.meta.request_id.as_deref()
     }
 
-    /// `Content-Type`: tells a gateway's HTML from the server's own answer.
+    /// Returns `Content-Type`. It distinguishes a gateway's HTML from the server's own response.
     pub fn content_type(&self) -> Option<&str> {
         self.meta.content_type.as_deref()
     }
 
-    /// How long to wait, from `Retry-After`, `retry-after-ms` or `X-Retry-In`.
+    /// Returns the delay before a retry, from `Retry-After`, `retry-after-ms`, `X-Retry-In` or the
+    /// message.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// The nonce that a new proof must carry (RFC 9449 §8), to be handed to whoever makes the proof.
+    /// Returns the nonce that the next proof must contain (RFC 9449 §8), for the party that creates
+    /// the proof.
     pub fn nonce(&self) -> Option<&Nonce> {
         self.meta.nonce.as_ref()
     }
 
-    /// Whether the server says that it is the server, not the request: 429, 5xx and their likes.
+    /// Returns whether the status indicates a transient failure: 408, 425, 429, 500, 502, 503 or
+    /// 504.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(
             self.meta.status.as_u16(),
@@ -173,7 +191,8 @@ impl ServerError {
             return Retry::Later(self.retry_after);
         }
         match self.code() {
-            // RFC 6749 §5.2, RFC 6750 §3.1, RFC 8628 §3.5; OpenID Connect Core §3.1.2.6, which Entra says here as well.
+            // RFC 6749 §5.2, RFC 6750 §3.1, RFC 8628 §3.5. Entra also returns the codes of OpenID
+            // Connect Core §3.1.2.6 here.
             Some(
                 "invalid_grant"
                 | "invalid_token"
@@ -211,16 +230,16 @@ impl fmt::Display for ServerError {
             match (&self.meta.content_coding, &self.meta.content_type) {
                 (Some(coding), _) => write!(
                     f,
-                    " (a body encoded as {coding}, although an answer without any coding was asked for)"
+                    " (its body has the content coding {coding}, which was not requested)"
                 )?,
                 (None, Some(kind)) => {
-                    write!(f, " (a {kind} body without an error that could be read)")?
+                    write!(f, " (its {kind} body has no error in a known format)")?
                 }
-                (None, None) => f.write_str(" (without a body that could be read)")?,
+                (None, None) => f.write_str(" (without a readable body)")?,
             }
         }
         if let Some(wait) = self.retry_after {
-            // In 64 bits: formatting 128 is a kilobyte of code in a browser.
+            // 64 bits: code to format 128 bits adds a kilobyte to the browser build.
             write!(
                 f,
                 " (retry in {} ms)",
@@ -233,22 +252,23 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// A response that is no refusal and can't be used. Nothing of its body is kept.
+/// A response that is not an error response but can't be used. It contains no part of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidResponse {
     pub(crate) meta: ResponseMeta,
     pub(crate) kind: InvalidResponseKind,
 }
 
-/// Why a [`InvalidResponse`] can't be used.
+/// The reason kind an [`InvalidResponse`] can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidResponseKind {
     /// The body of a success is longer than [`MAX_RESPONSE`](crate::types::limits::MAX_RESPONSE).
     TooLarge,
-    /// A redirection. None is followed: it could lead anywhere.
+    /// The response is a redirection. Redirections are not followed, because they could lead to any
+    /// server.
     Redirect,
-    /// The body is not JSON; where it stops being so.
+    /// The body is not JSON; the fields give the position of the error.
     #[non_exhaustive]
     NotJson {
         /// Line, from 1.
@@ -256,56 +276,58 @@ pub enum InvalidResponseKind {
         /// Column, from 1.
         column: usize,
     },
-    /// The body is not JSON, and has a content coding although none was asked for (RFC 9110 §8.4): `gzip`, `br`, …
+    /// The body is not JSON, and has a content coding that was not requested (RFC 9110 §8.4):
+    /// `gzip`, `br`, …
     Encoded(String),
-    /// A member is missing.
+    /// A required member is missing.
     Missing(&'static str),
-    /// JSON, but no object.
+    /// The body is JSON, but not an object.
     NotAnObject,
-    /// A member is not of its type, or not in its range.
+    /// A member has the wrong type, or a value outside its range.
     InvalidMember(&'static str),
-    /// A DPoP-bound token was asked for, and another came (RFC 9449 §5): it would be good for whoever steals it.
+    /// A DPoP-bound token was requested, but the token is not bound (RFC 9449 §5). A thief could
+    /// use such a token.
     NotBound,
-    /// The token is bound to another key than the proof's (RFC 9449 §6).
+    /// The token is bound to a key other than the proof's (RFC 9449 §6).
     KeyMismatch,
-    /// The metadata is another issuer's than the one that was asked for (RFC 8414 §3.3).
+    /// The metadata's `issuer` differs from the requested issuer (RFC 8414 §3.3).
     IssuerMismatch,
-    /// The metadata are another resource's than the one that was asked for (RFC 9728 §3.3).
+    /// The metadata's `resource` differs from the requested resource (RFC 9728 §3.3).
     ResourceMismatch,
-    /// The `access_token` is itself a DPoP proof (its `typ` is `dpop+jwt`), so it is no token.
+    /// The `access_token` is a DPoP proof (its `typ` is `dpop+jwt`), not an access token.
     ProofInsteadOfToken,
 }
 
-/// Why a success can't be read.
+/// The reason kind the body of a success can't be parsed.
 pub(crate) enum ParseError {
-    /// It is a refusal after all: an error in a 200.
+    /// The body is an error response: an error in a 200.
     Refusal,
     Bad(InvalidResponseKind),
 }
 
 impl From<InvalidResponseKind> for ParseError {
-    fn from(why: InvalidResponseKind) -> Self {
-        Self::Bad(why)
+    fn from(kind: InvalidResponseKind) -> Self {
+        Self::Bad(kind)
     }
 }
 
 impl InvalidResponse {
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> StatusCode {
         self.meta.status
     }
 
-    /// `x-request-id`.
+    /// Returns `x-request-id`.
     pub fn request_id(&self) -> Option<&str> {
         self.meta.request_id.as_deref()
     }
 
-    /// `Content-Type`.
+    /// Returns `Content-Type`.
     pub fn content_type(&self) -> Option<&str> {
         self.meta.content_type.as_deref()
     }
 
-    /// What is wrong with it.
+    /// Returns the reason kind the response can't be used.
     pub fn kind(&self) -> &InvalidResponseKind {
         &self.kind
     }
@@ -315,38 +337,38 @@ impl fmt::Display for InvalidResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the answer of {} ({}",
+            "invalid response from {} ({}",
             self.meta.server,
             self.meta.status.as_u16()
         )?;
         if let Some(kind) = &self.meta.content_type {
             write!(f, ", {kind}")?;
         }
-        f.write_str(") can't be used: ")?;
+        f.write_str("): ")?;
         match &self.kind {
-            InvalidResponseKind::TooLarge => write!(f, "it is longer than {} bytes", crate::types::limits::MAX_RESPONSE)?,
-            InvalidResponseKind::Redirect => f.write_str("it is a redirection, and none is followed")?,
-            InvalidResponseKind::NotJson { line, column } => write!(f, "it is not JSON at line {line}, column {column}")?,
+            InvalidResponseKind::TooLarge => write!(f, "the body is longer than {} bytes", crate::types::limits::MAX_RESPONSE)?,
+            InvalidResponseKind::Redirect => f.write_str("it is a redirection, and redirections are not followed")?,
+            InvalidResponseKind::NotJson { line, column } => write!(f, "the body is not JSON at line {line}, column {column}")?,
             InvalidResponseKind::Encoded(coding) => {
                 write!(
                     f,
-                    "its body is encoded as {coding}, although an answer without any coding was asked for"
+                    "the body has the content coding {coding}, which was not requested"
                 )?;
             }
-            InvalidResponseKind::NotAnObject => f.write_str("it is JSON, but no object")?,
+            InvalidResponseKind::NotAnObject => f.write_str("the body is JSON, but not an object")?,
             InvalidResponseKind::Missing(member) => write!(f, "`{member}` is missing")?,
             InvalidResponseKind::InvalidMember(member) => write!(f, "`{member}` has a wrong type or value")?,
             InvalidResponseKind::NotBound => f.write_str(
-                "a token bound to the key was asked for (DPoP), and one came that is bound to none; \
-                 accept it by `accept_bearer` only if the server is meant to do so",
+                "a DPoP-bound token was requested, but the server issued a token that is not bound to a key; \
+                 set `accept_bearer` only if this server is expected to issue bearer tokens",
             )?,
             InvalidResponseKind::KeyMismatch => f.write_str("the token is bound to another key (`cnf.jkt`)")?,
             InvalidResponseKind::IssuerMismatch => f.write_str(
-                "it is the metadata of another `issuer` than the one that was asked for, to the letter: \
-                 a closing slash counts",
+                "the metadata's `issuer` differs from the requested issuer; both must be identical, \
+                 including a trailing slash",
             )?,
             InvalidResponseKind::ResourceMismatch => {
-                f.write_str("it is the metadata of another `resource` than the one that was asked for")?;
+                f.write_str("the metadata's `resource` differs from the requested resource")?;
             }
             InvalidResponseKind::ProofInsteadOfToken => {
                 f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?;
@@ -358,37 +380,39 @@ impl fmt::Display for InvalidResponse {
 
 impl std::error::Error for InvalidResponse {}
 
-fn write_request_id(f: &mut fmt::Formatter<'_>, envelope: &ResponseMeta) -> fmt::Result {
-    match &envelope.request_id {
+fn write_request_id(f: &mut fmt::Formatter<'_>, meta: &ResponseMeta) -> fmt::Result {
+    match &meta.request_id {
         Some(id) => write!(f, " [request id {id}]"),
         None => Ok(()),
     }
 }
 
-/// A redirect that brings no code (RFC 6749 §4.1.2). Anybody can send a person here with a redirect of their own making,
-/// so all but [`Denied`](Self::Denied) may be forged, and the request that was begun stays good.
+/// A redirect that carries no authorization code (RFC 6749 §4.1.2). Any site can send the user
+/// agent here with a forged redirect. All variants but [`Denied`](Self::Denied) may therefore be
+/// forged, and the pending request stays valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedirectError {
-    /// The authorization server says no, or the person does (RFC 6749 §4.1.2.1).
+    /// The authorization server or the resource owner denied the request (RFC 6749 §4.1.2.1).
     Denied(AuthorizationError),
-    /// `state` is missing, or another than the request's: this redirect answers no request of ours (RFC 6749 §10.12).
+    /// `state` is missing or differs from the request's: the redirect doesn't belong to this
+    /// request (RFC 6749 §10.12).
     StateMismatch,
-    /// It comes from another authorization server than the one that was asked, or doesn't say from which although it
-    /// always should (RFC 9207 §2.4).
+    /// `iss` names a different authorization server than the request's, or is missing although this
+    /// server always sends it (RFC 9207 §2.4).
     IssuerMismatch,
-    /// This parameter stands twice (RFC 6749 §3.1).
+    /// This parameter occurs more than once (RFC 6749 §3.1).
     DuplicateParameter(&'static str),
-    /// There is neither a code nor an error.
+    /// The redirect has neither `code` nor `error`.
     NoCode,
-    /// It is longer than 64 KiB.
+    /// The redirect is longer than 64 KiB.
     TooLong,
 }
 
 impl RedirectError {
     fn retry(&self) -> Retry {
         match self {
-            Self::Denied(denial) => denial.retry(),
+            Self::Denied(error) => error.retry(),
             _ => Retry::No,
         }
     }
@@ -397,14 +421,14 @@ impl RedirectError {
 impl fmt::Display for RedirectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Denied(denial) => denial.fmt(f),
+            Self::Denied(error) => error.fmt(f),
             Self::StateMismatch => {
-                f.write_str("the redirect answers no request of ours: its `state` is missing or another")
+                f.write_str("the redirect doesn't belong to this authorization request: its `state` is missing or different")
             }
             Self::IssuerMismatch => f.write_str(
-                "the redirect comes from another authorization server than the one that was asked (`iss`)",
+                "the redirect doesn't come from the authorization server of this request: its `iss` is missing or different",
             ),
-            Self::DuplicateParameter(name) => write!(f, "the redirect has `{name}` twice"),
+            Self::DuplicateParameter(name) => write!(f, "the redirect has more than one `{name}`"),
             Self::NoCode => f.write_str("the redirect has neither `code` nor `error`"),
             Self::TooLong => f.write_str("the redirect is longer than 64 KiB"),
         }
@@ -413,8 +437,9 @@ impl fmt::Display for RedirectError {
 
 impl std::error::Error for RedirectError {}
 
-/// What an authorization server says in place of a code. Its texts are clipped to 256 characters and stripped of
-/// control characters; it is for programs to compare and for people to read, never to be shown as HTML.
+/// The error that an authorization server returns instead of a code. Its texts are truncated to 256
+/// characters, and control characters are removed. Compare the code in programs, and show the texts
+/// as plain text only, never as HTML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorizationError {
     pub(crate) code: String,
@@ -423,22 +448,23 @@ pub struct AuthorizationError {
 }
 
 impl AuthorizationError {
-    /// `error`: `access_denied`, `invalid_scope`, `login_required`, …
+    /// Returns `error`: `access_denied`, `invalid_scope`, `login_required`, …
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// `error_description`.
+    /// Returns `error_description`.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// `error_uri`.
+    /// Returns `error_uri`.
     pub fn uri(&self) -> Option<&str> {
         self.uri.as_deref()
     }
 
-    /// OpenID Connect Core §3.1.2.6 has the codes for a request that a person was not to be bothered with.
+    /// OpenID Connect Core §3.1.2.6 defines the codes for requests without user interaction
+    /// (`prompt=none`).
     fn retry(&self) -> Retry {
         match self.code() {
             "temporarily_unavailable" | "server_error" => Retry::Later(None),
@@ -455,7 +481,7 @@ impl fmt::Display for AuthorizationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the authorization server sent the person back without a code: {}",
+            "the authorization server denied the request: {}",
             self.code
         )?;
         match &self.description {
@@ -465,17 +491,17 @@ impl fmt::Display for AuthorizationError {
     }
 }
 
-/// Whether any byte of a request may have reached the server before the connection was lost.
+/// Whether any byte of a request may have reached the server before the connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sent {
-    /// Certainly none: the name wasn't resolved, or the connection was refused.
+    /// No byte was sent: the name wasn't resolved, or the connection was refused.
     No,
-    /// Perhaps all of it.
+    /// Part or all of the request may have been sent.
     Maybe,
 }
 
-/// A request that got no answer, and isn't sent again by itself.
+/// A request that received no response and is not retried automatically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoResponse {
     pub(crate) sent: Sent,
@@ -483,8 +509,8 @@ pub struct NoResponse {
 }
 
 impl NoResponse {
-    /// Whether the server may have acted on the request. With [`Sent::Maybe`] the outcome is ambiguous: a
-    /// rotated refresh token or a relayed proof may be used up.
+    /// Returns whether the server may have processed the request. With [`Sent::Maybe`] the outcome
+    /// is ambiguous: a rotated refresh token or a relayed proof may have been consumed.
     pub fn sent(&self) -> Sent {
         self.sent
     }
@@ -494,10 +520,10 @@ impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.sent, self.retryable) {
             (Sent::No, _) => "the server could not be reached; nothing was sent",
-            (Sent::Maybe, true) => "the connection was lost before an answer came",
+            (Sent::Maybe, true) => "the connection was lost before a response arrived",
             (Sent::Maybe, false) => {
-                "the connection was lost before an answer came; the request may have been carried out, \
-                 and what it used up is not sent again"
+                "the connection was lost before a response arrived; the request may have been processed, \
+                 so it is not sent again"
             }
         })
     }

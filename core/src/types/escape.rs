@@ -1,4 +1,4 @@
-//! Percent-encoding, both ways.
+//! Percent-encoding and decoding.
 
 /// Appends `text` as a value of `application/x-www-form-urlencoded` (RFC 6749 appendix B).
 pub(crate) fn push_form(text: &str, out: &mut Vec<u8>) {
@@ -12,7 +12,8 @@ pub(crate) fn push_form(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends `text` as one segment of a path (RFC 3986 §3.3): all but unreserved characters are escaped.
+/// Appends `text` as one path segment (RFC 3986 §3.3). Escapes all characters except unreserved
+/// ones.
 pub(crate) fn push_segment(text: &str, out: &mut Vec<u8>) {
     for byte in text.bytes() {
         match byte {
@@ -23,8 +24,8 @@ pub(crate) fn push_segment(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// The pairs of a form, or of a query that is written like one, in their order. An escape that is none stands for
-/// itself, and what isn't UTF-8 becomes U+FFFD, as in browsers.
+/// Returns the name-value pairs of a form, or of a query in the same format, in order. As in
+/// browsers, malformed escapes are kept as they are, and bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn form_pairs(form: &str) -> impl Iterator<Item = (String, String)> {
     form.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -50,7 +51,7 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The value of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 pub(crate) fn hex(digit: u8) -> Option<u8> {
     char::from(digit)
         .to_digit(16)

@@ -1,10 +1,11 @@
-//! Hosts that only this machine or its own network can reach. A document from outside must not name one: whoever wrote it
-//! would have requests sent where they can't send any (RFC 9728 §7.7).
+//! Hosts that only this machine or its own network can reach. Documents from other servers must not
+//! contain such a host: their authors could otherwise cause requests to services that they can't
+//! reach themselves (SSRF, RFC 9728 §7.7).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether a URL's host says by itself that it is internal: an address of no public network, or `localhost`. What a name stands
-/// for, only DNS knows.
+/// Returns whether a URL's host is internal by its text alone: `localhost`, or an address outside
+/// the public networks. Other names are not resolved, so this returns `false` for them.
 pub(crate) fn is_internal(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     if name
@@ -21,7 +22,8 @@ pub(crate) fn is_internal(host: &str) -> bool {
     }
 }
 
-/// By IANA's registry of special-purpose addresses (RFC 6890).
+/// Returns whether an address is public according to IANA's registry of special-purpose addresses
+/// (RFC 6890).
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let is_special = match a {
@@ -36,7 +38,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !is_special
 }
 
-/// Global unicast, but for the ranges that carry an IPv4 address: 6to4 and Teredo. NAT64's and the mapped ones lie outside.
+/// Returns whether an address is global unicast, except for the ranges that embed an IPv4 address:
+/// 6to4 and Teredo. NAT64 and IPv4-mapped addresses are outside global unicast.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
     first & 0xE000 == 0x2000 && first != 0x2002 && (first, second) != (0x2001, 0)

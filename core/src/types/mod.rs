@@ -1,4 +1,4 @@
-//! The types that everything else is made of: secrets, time, URLs, nonces, errors.
+//! The basic types of this crate: secrets, time, URLs, nonces and errors.
 
 pub(crate) mod endpoint;
 pub(crate) mod error;
@@ -8,4 +8,5 @@ pub(crate) mod internal_address;
 pub(crate) mod limits;
 pub(crate) mod nonce;
 pub(crate) mod secret;
+pub(crate) mod text;
 pub(crate) mod time;

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName};
 
 use crate::types::input::InvalidInput;
 
-/// The header that carries a nonce (RFC 9449 §8).
+/// The response header that carries a nonce (RFC 9449 §8).
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// A server's nonce (RFC 9449 §8): 1 to 1024 NQCHARs. Cloning it is cheap.
@@ -15,10 +15,11 @@ pub struct Nonce(Arc<str>);
 impl Nonce {
     const MAX_LEN: usize = 1024;
 
-    /// A nonce from its text.
+    /// Creates a nonce from its text.
     ///
     /// # Errors
-    /// `InvalidInput` for anything but 1 to 1024 characters of `%x21 / %x23-5B / %x5D-7E` (RFC 9449 §8.1).
+    /// Returns [`InvalidInput`] unless `text` is 1 to 1024 characters of `%x21 / %x23-5B / %x5D-7E`
+    /// (RFC 9449 §8.1).
     pub fn new(text: &str) -> Result<Self, InvalidInput> {
         let is_nqchar = |byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
         if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(is_nqchar) {
@@ -31,12 +32,14 @@ impl Nonce {
         }
     }
 
-    /// The nonce of a response, if it has exactly one `DPoP-Nonce` header and that is well-formed.
+    /// Returns the nonce of a response, if it has exactly one `DPoP-Nonce` header and its value is
+    /// well-formed.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         Self::from_headers_or_known(None, headers)
     }
 
-    /// The same, of a server whose nonce was this one, and mostly still is: then nothing is copied.
+    /// Like [`from_headers`](Self::from_headers), but clones `known` without allocating if the
+    /// nonce is unchanged.
     pub(crate) fn from_headers_or_known(known: Option<&Self>, headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(DPOP_NONCE).iter();
         let (Some(only), None) = (values.next(), values.next()) else {
@@ -48,7 +51,7 @@ impl Nonce {
         }
     }
 
-    /// The nonce's text.
+    /// Returns the nonce's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

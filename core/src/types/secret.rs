@@ -1,4 +1,4 @@
-//! Secrets and request bodies: redacted wherever they are printed, wiped when they are dropped.
+//! Secrets and request bodies. `Debug` redacts them, and dropping them wipes their memory.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 use ring::hmac;
 use zeroize::Zeroizing;
 
-/// A text that must not be seen: a client secret, a token, an assertion.
+/// A confidential text: a client secret, a token, an assertion.
 ///
-/// `Debug` shows `[redacted]` in every build; there is no `Display`, no comparison and no serialisation.
-/// The memory is wiped on drop.
+/// `Debug` prints `[redacted]` in every build. There is no `Display`, no comparison and no
+/// serialisation. The memory is wiped on drop.
 ///
 /// ```compile_fail,E0369
 /// # use keybound_core::Secret;
@@ -24,12 +24,13 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text as it is.
+    /// Creates a secret from a text, unchanged.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text itself. Search for this word to find every place where a secret is read.
+    /// Returns the text itself. To find every use of a secret's value, search for this method's
+    /// name.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -41,7 +42,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Bytes that must not be seen: a private key. Otherwise like [`Secret`].
+/// Confidential bytes, such as a private key. Otherwise like [`Secret`].
 ///
 /// ```compile_fail,E0369
 /// # use keybound_core::SecretBytes;
@@ -51,12 +52,12 @@ impl fmt::Debug for Secret {
 pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
 impl SecretBytes {
-    /// Takes the bytes as they are.
+    /// Creates a secret from bytes, unchanged.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes themselves.
+    /// Returns the bytes themselves.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -68,7 +69,8 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// A request's body. It carries credentials, so `Debug` shows its length alone; wiped on drop.
+/// A request's body. It contains credentials, so `Debug` prints only its length, and the memory is
+/// wiped on drop.
 pub struct Body(Zeroizing<Vec<u8>>);
 
 impl Body {
@@ -76,7 +78,7 @@ impl Body {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes, for transports that want to own them; from here on nothing wipes them.
+    /// Returns the bytes, for transports that need to own them. They are no longer wiped on drop.
     pub fn into_vec(mut self) -> Vec<u8> {
         std::mem::take(&mut *self.0)
     }
@@ -94,8 +96,9 @@ impl fmt::Debug for Body {
     }
 }
 
-/// By what a secret or a hash is recognised, in a time that says nothing about where another one differs: it is HMACs that
-/// are compared, by ring. They are compared in no other way (`core/tests/repository/timing.rs`).
+/// A tag that recognises a secret or a hash in constant time: ring compares HMACs, so the duration
+/// doesn't reveal the position of a difference. All secrets and hashes are compared in this way
+/// (`core/tests/repository/timing.rs`).
 #[derive(Clone, Copy)]
 pub(crate) struct ConstantTimeTag(hmac::Tag);
 
@@ -117,7 +120,7 @@ impl fmt::Debug for ConstantTimeTag {
     }
 }
 
-/// Whether two secrets or hashes are the same.
+/// Returns whether two secrets or hashes are equal. Compares them in constant time.
 pub(crate) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     ConstantTimeTag::new(one).matches(other)
 }

@@ -1,55 +1,66 @@
-//! What the core can't make for itself: the time, and entropy.
+//! The inputs that the core can't produce itself: the current time and entropy.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A point in time: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
 ///
-/// The core never reads a clock. Drivers make one of these from theirs; arithmetic saturates.
+/// The core never reads a clock. Drivers create this value from their own clock. Arithmetic
+/// saturates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
 pub struct UnixTime {
     millis: u64,
 }
 
 impl UnixTime {
-    /// A time from whole seconds, as `NumericDate` of RFC 7519 §2 counts them.
+    /// Creates a time from whole seconds since the epoch, like `NumericDate` (RFC 7519 §2).
     pub const fn from_secs(secs: u64) -> Self {
         Self {
             millis: secs.saturating_mul(1000),
         }
     }
 
-    /// A time from milliseconds.
+    /// Creates a time from milliseconds since the epoch.
     pub const fn from_millis(millis: u64) -> Self {
         Self { millis }
     }
 
-    /// Whole seconds, rounded down.
+    /// Returns the whole seconds since the epoch, rounded down.
     pub const fn as_secs(self) -> u64 {
         self.millis / 1000
     }
 
-    /// Milliseconds.
+    /// Returns the milliseconds since the epoch.
     pub const fn as_millis(self) -> u64 {
         self.millis
     }
 
-    /// This time and `later` more.
+    /// Returns this time plus `later`.
     pub fn saturating_add(self, later: Duration) -> Self {
         Self {
             millis: self.millis.saturating_add(whole_millis(later)),
         }
     }
 
-    /// This time, and so long before.
+    /// Returns this time minus `before`.
     pub fn saturating_sub(self, before: Duration) -> Self {
         Self {
             millis: self.millis.saturating_sub(whole_millis(before)),
         }
     }
 
-    /// How long it is since `earlier`; zero where `earlier` lies ahead.
+    /// Returns the time elapsed since `earlier`, or zero if `earlier` is later than this time.
     pub fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.millis.saturating_sub(earlier.millis))
+    }
+}
+
+/// Times before 1970 become 1970-01-01T00:00:00Z.
+impl From<SystemTime> for UnixTime {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::from_millis(whole_millis(since))
     }
 }
 
@@ -59,15 +70,16 @@ fn whole_millis(duration: Duration) -> u64 {
 
 /// The time and 128 bits of entropy, for one request.
 ///
-/// It is consumed by the step that it serves, and can be neither copied nor cloned, so that no two
-/// requests share a `jti` (RFC 9449 §4.2). The entropy must come from a cryptographically secure source.
+/// Each request consumes its own context, which can be neither copied nor cloned, so no two
+/// requests share a `jti` (RFC 9449 §4.2). The entropy must come from a cryptographically secure
+/// source.
 pub struct RequestContext {
     pub(crate) now: UnixTime,
     pub(crate) entropy: [u8; 16],
 }
 
 impl RequestContext {
-    /// Takes the time at which the request is made, and 16 fresh random bytes.
+    /// Creates the context of a request from the current time and 16 fresh random bytes.
     pub const fn new(now: UnixTime, entropy: [u8; 16]) -> Self {
         Self { now, entropy }
     }

@@ -1,9 +1,10 @@
-//! `WWW-Authenticate` (RFC 9110 §11.6.1): any number of fields, each with any number of challenges.
+//! `WWW-Authenticate` (RFC 9110 §11.6.1). A response can have several fields, each with several
+//! challenges.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-/// One challenge: a scheme, and its parameters or its token68.
+/// A challenge: a scheme with parameters or a token68.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Challenge {
     scheme: String,
@@ -12,7 +13,7 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// All challenges of a response, in order. What can't be read is passed over.
+    /// Returns all challenges of a response, in order. Malformed parts are skipped.
     pub fn all(headers: &HeaderMap) -> Vec<Self> {
         let mut challenges = Vec::new();
         for field in headers.get_all(WWW_AUTHENTICATE) {
@@ -22,17 +23,17 @@ impl Challenge {
         challenges
     }
 
-    /// The scheme as the server wrote it.
+    /// Returns the scheme, in the case that the server used.
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// Whether this is the scheme's challenge; case doesn't count.
+    /// Returns whether the challenge has this scheme, ignoring case.
     pub fn is(&self, scheme: &str) -> bool {
         self.scheme.eq_ignore_ascii_case(scheme)
     }
 
-    /// The value of a parameter, unquoted; the case of its name doesn't count.
+    /// Returns the unquoted value of a parameter. The case of its name is ignored.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params
             .iter()
@@ -40,20 +41,21 @@ impl Challenge {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of a challenge that has no parameters but one token.
+    /// Returns the token68 of a challenge that has one instead of parameters.
     pub fn token68(&self) -> Option<&str> {
         self.token68.as_deref()
     }
 }
 
-/// The `error` that concerns a DPoP request (RFC 9449 §7.1): that of the DPoP challenges, a wish for a nonce before
-/// all others; of any other scheme only where there is no DPoP challenge, since some servers know one scheme alone.
+/// Returns the `error` that applies to a DPoP request (RFC 9449 §7.1). Among DPoP challenges,
+/// `use_dpop_nonce` takes precedence. Other schemes are used only if there is no DPoP challenge,
+/// because some servers support one scheme only.
 pub(crate) fn error(challenges: &[Challenge]) -> Option<&str> {
     let has_dpop = challenges.iter().any(|challenge| challenge.is("DPoP"));
-    let concerned = challenges
+    let relevant = challenges
         .iter()
         .filter(|challenge| !has_dpop || challenge.is("DPoP"));
-    let mut errors = concerned.filter_map(|challenge| challenge.param("error"));
+    let mut errors = relevant.filter_map(|challenge| challenge.param("error"));
     let first = errors.next()?;
     Some(
         std::iter::once(first)
@@ -75,7 +77,7 @@ impl<'a> Reader<'a> {
                 return;
             }
             let Some(word) = self.take_token() else {
-                // Not a token: nothing that this grammar knows begins here.
+                // Not a token: neither a scheme nor a parameter can begin here.
                 self.skip_to_comma();
                 continue;
             };
@@ -99,7 +101,7 @@ impl<'a> Reader<'a> {
         self.take_while(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
     }
 
-    /// Takes `BWS = BWS`, if it comes next.
+    /// Consumes `BWS = BWS`, if it comes next.
     fn take_equals(&mut self) -> bool {
         match self.rest.trim_start_matches([' ', '\t']).strip_prefix('=') {
             Some(rest) => {
@@ -110,7 +112,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes a token68, if one comes next and is all that comes before the next comma.
+    /// Consumes and returns a token68, if one comes next and nothing else precedes the next comma.
     fn take_token68(&mut self) -> Option<String> {
         let after_space = self.rest.trim_start_matches(' ');
         let mut ahead = Reader { rest: after_space };
@@ -196,19 +198,19 @@ mod tests {
 
     #[test]
     fn challenges_of_every_shape_are_read() {
-        let nonce_wanted = ("error", "use_dpop_nonce");
+        let nonce_required = ("error", "use_dpop_nonce");
         let cases: &[(&[&str], &[Challenge])] = &[
             (&[], &[]),
             (
                 &["DPoP error=\"use_dpop_nonce\""],
-                &[challenge("DPoP", &[nonce_wanted])],
+                &[challenge("DPoP", &[nonce_required])],
             ),
             // A scheme without parameters before another (atproto).
             (
                 &["Bearer, DPoP algs=\"ES256 EdDSA\", error=\"use_dpop_nonce\""],
                 &[
                     challenge("Bearer", &[]),
-                    challenge("DPoP", &[("algs", "ES256 EdDSA"), nonce_wanted]),
+                    challenge("DPoP", &[("algs", "ES256 EdDSA"), nonce_required]),
                 ],
             ),
             // Two fields (oidc-provider).
@@ -216,7 +218,7 @@ mod tests {
                 &["Bearer realm=\"a, b\"", "dPoP error = use_dpop_nonce"],
                 &[
                     challenge("Bearer", &[("realm", "a, b")]),
-                    challenge("dPoP", &[nonce_wanted]),
+                    challenge("dPoP", &[nonce_required]),
                 ],
             ),
             (

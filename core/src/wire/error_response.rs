@@ -1,4 +1,4 @@
-//! Reading a refusal, in whichever dialect the server speaks.
+//! Parses error responses in the formats of different servers.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -15,13 +15,13 @@ use crate::types::nonce::Nonce;
 use crate::types::secret::{Secret, constant_time_eq};
 use crate::types::time::UnixTime;
 
-/// How much of any text from the server is kept.
+/// The maximum number of characters of a text from the server. Longer texts are truncated.
 const MAX_TEXT: usize = 256;
 const MAX_FIELDS: usize = 64;
-/// How deep fields may lie.
+/// The maximum nesting depth of fields.
 const MAX_DEPTH: usize = 16;
 
-/// What is shorter is no secret, and to strike it out would tear words apart.
+/// The minimum length of a secret in bytes. Redacting shorter texts would mutilate ordinary words.
 const MIN_SECRET: usize = 6;
 
 const REDACTED: &str = "[redacted]";
@@ -33,26 +33,26 @@ impl ResponseMeta {
         headers: &HeaderMap,
         secrets: &Redactor,
     ) -> Self {
-        let tidy = |text: String| secrets.redact(&text);
+        let redact = |text: String| secrets.redact(&text);
         Self {
-            server: tidy(server),
+            server: redact(server),
             status,
-            request_id: text(headers, REQUEST_ID).map(tidy),
-            content_type: text(headers, "content-type").map(tidy),
-            content_coding: content_coding(headers).map(tidy),
+            request_id: text(headers, REQUEST_ID).map(redact),
+            content_type: text(headers, "content-type").map(redact),
+            content_coding: content_coding(headers).map(redact),
             nonce: Nonce::from_headers(headers),
         }
     }
 }
 
-/// `x-request-id`, for the provider's support.
+/// Returns `x-request-id`, for inquiries to the provider's support.
 pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
     text(headers, REQUEST_ID).map(|id| sanitize(&id))
 }
 
 const REQUEST_ID: &str = "x-request-id";
 
-/// `Content-Encoding`, unless it says that there is none (RFC 9110 §8.4).
+/// Returns `Content-Encoding`, unless it is `identity` (RFC 9110 §8.4).
 pub(crate) fn content_coding(headers: &HeaderMap) -> Option<String> {
     text(headers, "content-encoding").filter(|coding| !coding.eq_ignore_ascii_case("identity"))
 }
@@ -61,8 +61,8 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// The secrets of a request, in the forms in which it carries them, to be struck out of what the server sends
-/// back: servers echo. The longest stands first, since one may be part of another.
+/// Redacts the secrets of a request, plain and form-encoded, in texts from the server: servers echo
+/// them. The longest comes first, because one secret may contain another.
 pub(crate) struct Redactor(Vec<Secret>);
 
 impl<'a> FromIterator<&'a str> for Redactor {
@@ -92,8 +92,8 @@ impl Redactor {
         self.0.iter().map(Secret::expose)
     }
 
-    /// A text from the server as one line of at most [`MAX_TEXT`] characters that moves no terminal's cursor
-    /// and has none of the secrets.
+    /// Returns a text from the server as one line of at most [`MAX_TEXT`] characters, without
+    /// control characters (which could move a terminal's cursor) and with the secrets redacted.
     pub(crate) fn redact(&self, text: &str) -> String {
         let mut line = one_line(text);
         for secret in &self.0 {
@@ -105,7 +105,7 @@ impl Redactor {
     }
 }
 
-/// Reads what a refusal says. `secrets` are struck out of it.
+/// Parses an error response. `secrets` are redacted in it.
 pub(crate) fn read(
     server: String,
     status: StatusCode,
@@ -114,12 +114,12 @@ pub(crate) fn read(
     secrets: &Redactor,
     now: UnixTime,
 ) -> ServerError {
-    let mut said = ErrorBody::default();
-    // Whatever its message is written in, its code can be read.
+    let mut error_body = ErrorBody::default();
+    // Lossy, so that the code can be read even if the message is not UTF-8.
     let body = String::from_utf8_lossy(body);
     let mut credentials = Credentials::default();
     if let Ok(object) = JsonObject::parse(body.as_bytes()) {
-        said.read(status, &object);
+        error_body.read(status, &object);
         credentials.collect(&object, "", false, 0);
     }
     let secrets = &Redactor::from_iter(
@@ -127,25 +127,25 @@ pub(crate) fn read(
             .iter()
             .chain(credentials.0.iter().map(Secret::expose)),
     );
-    credentials.strike_out(&mut said);
+    credentials.redact_fields(&mut error_body);
     let challenges = Challenge::all(headers);
-    let code = said.code.or_else(|| {
+    let code = error_body.code.or_else(|| {
         challenge::error(&challenges)
             .filter(|code| is_code(code))
             .map(str::to_owned)
     });
-    let tidy = |text: String| secrets.redact(&text);
-    let message_wait = said.description.as_deref().and_then(retry_hint);
+    let redact = |text: String| secrets.redact(&text);
+    let message_delay = error_body.description.as_deref().and_then(retry_hint);
     ServerError {
-        retry_after: retry_after::read(headers, now).or(message_wait),
+        retry_after: retry_after::read(headers, now).or(message_delay),
         meta: ResponseMeta::new(server, status, headers, secrets),
-        code: code.map(tidy),
-        description: said.description.map(tidy),
-        uri: said.uri.map(tidy),
-        fields: said
+        code: code.map(redact),
+        description: error_body.description.map(redact),
+        uri: error_body.uri.map(redact),
+        fields: error_body
             .fields
             .into_iter()
-            .map(|(path, message)| (tidy(path), tidy(message)))
+            .map(|(path, message)| (redact(path), redact(message)))
             .collect(),
     }
 }
@@ -167,7 +167,7 @@ impl ErrorBody {
         };
         let error = object.get("error");
         if let Some(error) = error.and_then(JsonValue::as_str) {
-            // RFC 6749 §5.2, and free text in the same place (Moov, Treasury Prime).
+            // RFC 6749 §5.2, or free text in the same member (Moov, Treasury Prime).
             let place = if is_code(&error) {
                 &mut self.code
             } else {
@@ -182,7 +182,7 @@ impl ErrorBody {
                 self.flatten(&[], &error);
             }
         } else if status.is_client_error() {
-            // A map of fields (Moov's 422); elsewhere a message under some other name.
+            // A map of fields (Moov's 422), or a message in a member with another name.
             self.description = text(object, &["message", "detail", "error_message", "title"]);
             if self.description.is_none() {
                 self.flatten(&[], object);
@@ -214,12 +214,14 @@ impl ErrorBody {
     }
 }
 
-/// The values of members that are named like credentials: a server that refuses may still have issued some, or repeat them.
+/// The values of members with the names of credentials. An error response may contain newly issued
+/// or echoed credentials.
 #[derive(Default)]
 struct Credentials(Vec<Secret>);
 
 impl Credentials {
-    /// Finds them at any depth. `within` is the member that has this object, and `all` whether that is named so.
+    /// Collects them at any depth. `within` is the name of the member that contains this object.
+    /// `all` is whether that member, or one around it, has the name of a credential.
     fn collect(&mut self, object: &JsonObject<'_>, within: &str, all: bool, depth: usize) {
         for (name, value) in object.iter() {
             self.collect_value(value, (within, name), all || is_credential(name), depth);
@@ -243,7 +245,7 @@ impl Credentials {
             }
         } else if all {
             let text = one_line(&value.as_str().unwrap_or(Cow::Borrowed(value.as_json())));
-            // The code of an error, not one that is redeemed.
+            // An error code, not an authorization code.
             let is_errors_code = within == "error" && name == "code" && is_short_code(&text);
             if !text.is_empty() && !is_errors_code && !is_message(&text) {
                 self.0.push(Secret::new(text));
@@ -251,16 +253,16 @@ impl Credentials {
         }
     }
 
-    /// Strikes out the fields that are credentials, however short.
-    fn strike_out(&self, said: &mut ErrorBody) {
+    /// Redacts the fields that are credentials, regardless of their length.
+    fn redact_fields(&self, error_body: &mut ErrorBody) {
         if self.0.len() > MAX_FIELDS {
-            // Whoever sends so many has nothing to say beside them.
-            *said = ErrorBody {
-                code: said.code.take().filter(|code| is_short_code(code)),
+            // A response with so many credentials has no useful message.
+            *error_body = ErrorBody {
+                code: error_body.code.take().filter(|code| is_short_code(code)),
                 ..ErrorBody::default()
             };
         }
-        for (_, message) in &mut said.fields {
+        for (_, message) in &mut error_body.fields {
             let line = one_line(message);
             if self
                 .0
@@ -273,7 +275,8 @@ impl Credentials {
     }
 }
 
-/// Whether a member is named like a credential, in whichever style: `access_token`, `accessToken`, `X-Api-Key`.
+/// Returns whether a member has the name of a credential, in any style: `access_token`,
+/// `accessToken`, `X-Api-Key`.
 fn is_credential(name: &str) -> bool {
     const ENDINGS: &str = "token secret password passwd passphrase assertion jwt credential verifier apikey privatekey \
                            devicecode usercode authorizationcode";
@@ -288,9 +291,10 @@ fn is_credential(name: &str) -> bool {
             .any(|part| name.contains(part))
 }
 
-/// Whether a text says what is wrong with a credential, and isn't the credential: plain words, of which one refuses.
+/// Returns whether a text is a message about a credential rather than the credential itself: it
+/// consists of plain words, and one of them expresses an error.
 fn is_message(text: &str) -> bool {
-    // "string" stands in Moov's reference.
+    // "string" is a placeholder in Moov's reference.
     const REFUSING: &str = "are can't cannot expired has invalid is malformed missing must no not required revoked string \
                             too unknown unsupported used was wrong";
     let words = || {
@@ -304,15 +308,16 @@ fn is_message(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphabetic() || byte == b'\''),
         _ => false,
     };
-    let refuses = |word: &str| {
+    let is_refusing = |word: &str| {
         REFUSING
             .split(' ')
             .any(|refusing| word.eq_ignore_ascii_case(refusing))
     };
-    words().all(is_plain) && words().any(refuses)
+    words().all(is_plain) && words().any(is_refusing)
 }
 
-/// Whether a text is letters in parts, perhaps with a number at the end: `invalid_grant`, `AADSTS50011`.
+/// Returns whether a text is a short code: parts of letters, each with an optional number at the
+/// end, such as `invalid_grant` and `AADSTS50011`.
 fn is_short_code(text: &str) -> bool {
     text.len() <= 64
         && text.split(['_', '-', '.']).all(|part| {
@@ -322,7 +327,7 @@ fn is_short_code(text: &str) -> bool {
         })
 }
 
-/// Whether an `error` is a code for programs rather than a sentence for people.
+/// Returns whether an `error` is a machine-readable code rather than a sentence.
 fn is_code(error: &str) -> bool {
     !error.is_empty()
         && error.len() <= 64
@@ -331,7 +336,7 @@ fn is_code(error: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
-/// `retry in 1500 ms`, in a message.
+/// Returns the delay in a message, such as `retry in 1500 ms`.
 fn retry_hint(message: &str) -> Option<Duration> {
     let (_, after) = message.split_once("retry in ")?;
     let (number, unit) = after.split_once(' ')?;
@@ -343,7 +348,8 @@ fn retry_hint(message: &str) -> Option<Duration> {
     }
 }
 
-/// A text from outside as one line of at most [`MAX_TEXT`] characters that moves no terminal's cursor.
+/// Returns a text as one line of at most [`MAX_TEXT`] characters, without control characters, which
+/// could move a terminal's cursor.
 pub(crate) fn sanitize(text: &str) -> String {
     clip(&one_line(text))
 }
@@ -499,15 +505,15 @@ mod tests {
 
     #[test]
     fn what_was_sent_in_secret_is_struck_out_and_control_characters_go() {
-        for (said, kept) in [
+        for (message, expected) in [
             ("no s3cret\\u001b[31m here\\n", "no [redacted][31m here"),
             ("no s3\\u0000cret", "no [redacted]"),
             ("no s3cret+more", "no [redacted]"),
             ("no s3cret%2Bmore", "no [redacted]"),
             ("no 42", "no 42"),
         ] {
-            let read = refusal(400, &format!(r#"{{"error":"{said}"}}"#));
-            assert_eq!(read.description(), Some(kept));
+            let read = refusal(400, &format!(r#"{{"error":"{message}"}}"#));
+            assert_eq!(read.description(), Some(expected));
         }
         let fields = refusal(422, r#"{"scope":"s3cret?"}"#);
         assert_eq!(fields.fields()[0].1, "[redacted]?");

@@ -1,4 +1,4 @@
-//! `HTTP-date` (RFC 9110 §5.6.7): all three formats that a recipient must take.
+//! Parses `HTTP-date` (RFC 9110 §5.6.7) in the three formats that a recipient must accept.
 
 use http::{HeaderMap, header};
 
@@ -8,7 +8,7 @@ const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
-/// The time by the server's clock when it answered (RFC 9110 §6.6.1).
+/// Returns the time of the response by the server's clock: the `Date` header (RFC 9110 §6.6.1).
 pub(crate) fn from_headers(headers: &HeaderMap) -> Option<UnixTime> {
     parse(headers.get(header::DATE)?.to_str().ok()?)
 }
@@ -46,7 +46,8 @@ fn number(digits: &str) -> Option<u64> {
         .then(|| digits.parse().ok())?
 }
 
-/// Two digits are a year of 1970 to 2069: near enough to the fifty years that the RFC asks for.
+/// Interprets a year of two digits as 1970 to 2069. This approximates the RFC's rule of fifty
+/// years.
 fn full_year(digits: &str) -> Option<u64> {
     match (digits.len(), number(digits)?) {
         (2, year @ 70..) => Some(1900 + year),

@@ -1,7 +1,8 @@
-//! JSON from outside, read no further than somebody asks.
+//! Lazy parsing of JSON from servers.
 //!
-//! serde_json takes a list or an object apart into texts that it has checked; each is converted where it is wanted. What
-//! nobody looks at costs nothing more, and however odd it is (`1e999`, brackets without end), it spoils nothing else.
+//! serde_json splits an array or object into validated raw values, and each value is converted on
+//! access. Unused values cost nothing more, and unusual ones (`1e999`, deep nesting) don't affect
+//! other members.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,26 +16,26 @@ use zeroize::Zeroizing;
 
 use crate::types::error::{InvalidResponseKind, ParseError};
 
-/// A value as it stands.
+/// A raw JSON value.
 #[derive(Clone, Copy)]
 pub(crate) struct JsonValue<'a>(&'a str);
 
 impl<'a> JsonValue<'a> {
-    /// The one value that a text is.
+    /// Returns the value, if `json` is exactly one JSON value.
     pub(crate) fn parse(json: &'a str) -> Option<Self> {
         serde_json::from_str::<&RawValue>(json)
             .ok()
             .map(|raw| Self(raw.get()))
     }
 
-    /// The value itself, as JSON.
+    /// Returns the value's JSON text.
     pub(crate) fn as_json(self) -> &'a str {
         self.0
     }
 
     pub(crate) fn as_str(self) -> Option<Cow<'a, str>> {
         let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        // To the end whatever comes: so it goes by vectors of bytes.
+        // No early exit, so that the compiler can vectorise the loop.
         if !inside
             .bytes()
             .fold(false, |escaped, byte| escaped | (byte == b'\\'))
@@ -51,12 +52,12 @@ impl<'a> JsonValue<'a> {
         self.0.parse().ok()
     }
 
-    /// A number, or a text that is one (Azure AD v1, UPS, …).
+    /// Returns a number, or the number in a string (Azure AD v1, UPS, …).
     pub(crate) fn as_f64(self) -> Option<f64> {
         number(&self.as_str().unwrap_or(Cow::Borrowed(self.0)))
     }
 
-    /// A number without sign, fraction or exponent.
+    /// Returns a number without sign, fraction or exponent.
     pub(crate) fn as_u64(self) -> Option<u64> {
         self.0.parse().ok()
     }
@@ -68,7 +69,7 @@ impl<'a> JsonValue<'a> {
         }
     }
 
-    /// The texts of a list; whatever else stands among them is passed over.
+    /// Returns the strings of an array. Other items are skipped.
     pub(crate) fn texts(self) -> Option<impl Iterator<Item = Cow<'a, str>>> {
         Some(self.as_array()?.into_iter().filter_map(Self::as_str))
     }
@@ -95,18 +96,18 @@ impl<'a> JsonValue<'a> {
     }
 }
 
-/// The members of an object. Of two that have one name the later counts.
+/// The members of an object. If a name occurs more than once, the last value is used.
 pub(crate) struct JsonObject<'a>(Vec<(Cow<'a, str>, JsonValue<'a>)>);
 
 impl<'a> JsonObject<'a> {
-    /// Those of a text that is one object and nothing else.
+    /// Parses a text that is exactly one object.
     pub(crate) fn parse(json: &'a [u8]) -> Result<Self, InvalidResponseKind> {
-        Self::of_text(
+        Self::parse_text(
             std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?,
         )
     }
 
-    fn of_text(json: &'a str) -> Result<Self, InvalidResponseKind> {
+    fn parse_text(json: &'a str) -> Result<Self, InvalidResponseKind> {
         match JsonParts::parse(json) {
             Ok(JsonParts::Object(members)) => Ok(Self(members)),
             Ok(_) => Err(InvalidResponseKind::NotAnObject),
@@ -117,44 +118,46 @@ impl<'a> JsonObject<'a> {
         }
     }
 
-    /// Those of an object that [says everything once](Self::has_unique_names).
+    /// Parses an object [without duplicate names](Self::has_unique_names).
     pub(crate) fn parse_strict(json: &'a [u8]) -> Result<Self, InvalidResponseKind> {
         Some(Self::parse(json)?)
             .filter(Self::has_unique_names)
             .ok_or(InvalidResponseKind::NotAnObject)
     }
 
-    /// Those of an answer, of which none lacks `wanted`. One with an `error` instead is a refusal, whatever its status.
+    /// Parses a success response, which must have the member `required`. A body with `error`
+    /// instead is an error response, regardless of its status.
     pub(crate) fn parse_response(
         body: &'a Text<'_>,
-        wanted: &'static str,
+        required: &'static str,
     ) -> Result<Self, ParseError> {
         let members = Self::of_body(body)?;
-        match members.get(wanted).filter(|value| value.0 != r#""""#) {
+        match members.get(required).filter(|value| value.0 != r#""""#) {
             None if members.get("error").is_some() => Err(ParseError::Refusal),
-            None if !members.has(wanted) => Err(InvalidResponseKind::Missing(wanted).into()),
+            None if !members.has(required) => Err(InvalidResponseKind::Missing(required).into()),
             _ => Ok(members),
         }
     }
 
-    /// Those of a body. Bytes that aren't UTF-8 cost only the member that they are in: it is no text then.
+    /// Parses a body. Bytes that are not UTF-8 invalidate only their member, which is then not a
+    /// string.
     pub(crate) fn of_body(body: &'a Text<'_>) -> Result<Self, InvalidResponseKind> {
         match body {
-            Text::Sound(text) => Self::of_text(text),
+            Text::Sound(text) => Self::parse_text(text),
             Text::Damaged(text) => {
-                let mut members = Self::of_text(text)?;
+                let mut members = Self::parse_text(text)?;
                 let is_damaged = |value: &JsonValue<'_>| {
                     value.0.starts_with('"') && value.0.contains(char::REPLACEMENT_CHARACTER)
                 };
                 for (_, value) in members.0.iter_mut().filter(|(_, value)| is_damaged(value)) {
-                    *value = NO_TEXT;
+                    *value = INVALID_STRING;
                 }
                 Ok(members)
             }
         }
     }
 
-    /// A member; `null` is as good as none.
+    /// Returns a member's value. `null` counts as missing.
     pub(crate) fn get(&self, name: &str) -> Option<JsonValue<'a>> {
         let member = self.0.iter().rev().find(|(own, _)| own == name);
         member
@@ -162,13 +165,13 @@ impl<'a> JsonObject<'a> {
             .filter(|value| value.0 != "null")
     }
 
-    /// Whether a member is there, be it `null`.
+    /// Returns whether a member is present, even if it is `null`.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(own, _)| own == name)
     }
 
-    /// Whether neither this nor any object in it has a member twice (RFC 7515 §4, RFC 7519 §4), all texts are Unicode, and
-    /// nothing is nested deeper than 32 levels.
+    /// Returns whether this object and all objects in it have unique member names (RFC 7515 §4, RFC
+    /// 7519 §4), all strings are valid Unicode, and nesting is at most 32 levels deep.
     pub(crate) fn has_unique_names(&self) -> bool {
         self.is_unambiguous(32)
     }
@@ -188,7 +191,8 @@ impl<'a> JsonObject<'a> {
         self.get(name)?.as_str()
     }
 
-    /// A text that isn't empty, if the member is there at all.
+    /// Returns a string member, or `None` if it is missing or empty. Returns an error if it is not
+    /// a string.
     pub(crate) fn optional_str(
         &self,
         name: &'static str,
@@ -201,7 +205,7 @@ impl<'a> JsonObject<'a> {
         Ok(text.transpose()?.filter(|text| !text.is_empty()))
     }
 
-    /// A text that isn't empty.
+    /// Returns a string member. Returns an error if it is missing, empty or not a string.
     pub(crate) fn required_str(
         &self,
         name: &'static str,
@@ -226,18 +230,19 @@ impl<'a> JsonObject<'a> {
             .transpose()
     }
 
-    /// Seconds, as a number or as a text.
+    /// Returns a duration in seconds, from a number or a numeric string.
     pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
         Duration::try_from_secs_f64(self.get(name)?.as_f64()?).ok()
     }
 }
 
-/// A text as a number.
+/// Parses a text as a JSON number.
 pub(crate) fn number(text: &str) -> Option<f64> {
     text.trim().parse::<Number>().ok()?.as_f64()
 }
 
-/// What a value consists of. `Other` are numbers, flags and `null`, which need no taking apart.
+/// The parts of a value. `Other` stands for numbers, booleans and `null`, which need no further
+/// parsing.
 enum JsonParts<'a> {
     Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
     List(Vec<JsonValue<'a>>),
@@ -257,13 +262,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonParts<'a> {
     }
 }
 
-/// A member's name, which needs no copy unless it is spelled with escapes.
+/// A member's name. It is copied only if it contains escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// It takes whatever stands there. So no message has to be made of what it would rather have, which is most of what
-/// serde_json weighs in a browser.
+/// Accepts every type of value. serde_json therefore needs no code for messages about unexpected
+/// types, which would be most of its size in a browser build.
 struct PartsVisitor;
 
 impl<'de> Visitor<'de> for PartsVisitor {
@@ -314,15 +319,16 @@ impl<'de> Visitor<'de> for PartsVisitor {
     }
 }
 
-/// A body without the byte order mark that some put before it, and that a reader may pass over (RFC 8259 §8.1).
+/// Returns a body without a leading byte order mark, which some servers send and parsers may ignore
+/// (RFC 8259 §8.1).
 pub(crate) fn strip_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
 
-/// The body of an answer as text.
+/// The body of a response as text.
 pub(crate) enum Text<'a> {
     Sound(&'a str),
-    /// U+FFFD stands where bytes weren't UTF-8.
+    /// The bytes are not valid UTF-8; U+FFFD replaces invalid sequences.
     Damaged(Zeroizing<String>),
 }
 
@@ -331,7 +337,8 @@ impl<'a> Text<'a> {
         match std::str::from_utf8(body) {
             Ok(text) => Self::Sound(text),
             Err(_) => {
-                // Room enough, at worst for three bytes in place of each: what a growing text leaves behind is not wiped.
+                // Each byte becomes at most three. A reallocation would leave an unwiped copy in
+                // memory.
                 let mut text = Zeroizing::new(String::with_capacity(body.len().saturating_mul(3)));
                 for chunk in body.utf8_chunks() {
                     text.push_str(chunk.valid());
@@ -345,10 +352,10 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A text in JSON that no text can be (RFC 8259 §8.2).
-const NO_TEXT: JsonValue<'_> = JsonValue(r#""\ud800""#);
+/// A JSON string that can't be decoded: a lone surrogate (RFC 8259 §8.2).
+const INVALID_STRING: JsonValue<'_> = JsonValue(r#""\ud800""#);
 
-/// Where a text stops to be one.
+/// Returns the error for a text whose first `good` bytes are valid UTF-8.
 fn not_json_after(json: &[u8], good: usize) -> InvalidResponseKind {
     let before = json.get(..good).unwrap_or_default();
     let mut lines = before.split(|&byte| byte == b'\n');
@@ -363,7 +370,7 @@ fn not_json_after(json: &[u8], good: usize) -> InvalidResponseKind {
 mod tests {
     use super::*;
 
-    fn says_everything_once(json: &str) -> bool {
+    fn parses_strictly(json: &str) -> bool {
         JsonObject::parse_strict(json.as_bytes()).is_ok()
     }
 
@@ -374,7 +381,7 @@ mod tests {
             "{}",
             r#"{"a":1e999}"#,
         ] {
-            assert!(says_everything_once(json), "{json}");
+            assert!(parses_strictly(json), "{json}");
         }
         for json in [
             r#"{"a":1,"a":1}"#,
@@ -385,16 +392,16 @@ mod tests {
             "[]",
             r#"{"a":1}x"#,
         ] {
-            assert!(!says_everything_once(json), "{json}");
+            assert!(!parses_strictly(json), "{json}");
         }
     }
 
     #[test]
     fn a_bomb_of_brackets_is_refused() {
         let nested = |depth| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
-        assert!(says_everything_once(&nested(32)));
-        assert!(!says_everything_once(&nested(33)));
-        assert!(!says_everything_once(&nested(1_000_000)));
+        assert!(parses_strictly(&nested(32)));
+        assert!(!parses_strictly(&nested(33)));
+        assert!(!parses_strictly(&nested(1_000_000)));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What a document says, for whoever asks by name later on.
+//! The members of a JSON document, for access by name after parsing.
 
 use std::time::Duration;
 
 use super::json::{JsonObject, JsonValue, number};
 
-/// An object's members, with the values that are texts, lists of texts, numbers or flags. Of two that have one name the
-/// later counts, whatever it is.
+/// The members of an object whose values are strings, arrays of strings, numbers or booleans. If a
+/// name occurs more than once, the last value is used, regardless of its type.
 #[derive(Clone)]
 pub(crate) struct OwnedJsonObject(Vec<(String, Option<OwnedJsonValue>)>);
 
@@ -55,12 +55,12 @@ impl OwnedJsonObject {
         }
     }
 
-    /// No, where it isn't there.
+    /// Returns whether a member is `true`. A missing member counts as `false`.
     pub(crate) fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), Some(OwnedJsonValue::Flag(true)))
     }
 
-    /// Seconds, as a number or as a text.
+    /// Returns a duration in seconds, from a number or a numeric string.
     pub(crate) fn seconds(&self, name: &str) -> Option<Duration> {
         let seconds = match self.get(name)? {
             OwnedJsonValue::Number(seconds) => *seconds,

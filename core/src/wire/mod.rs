@@ -1,4 +1,4 @@
-//! The text formats on the wire, written and read: forms, JSON bodies, header fields.
+//! Serialisation and parsing of the formats on the wire: forms, JSON bodies, header fields.
 
 pub(crate) mod challenge;
 pub(crate) mod error_response;

@@ -8,14 +8,14 @@ use crate::types::escape::push_form;
 use crate::types::input::InvalidInput;
 use crate::types::secret::{Body, Secret};
 
-/// How a request's parameters are written.
+/// The format of a request's parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyFormat {
-    /// `application/x-www-form-urlencoded`, as RFC 6749 has it.
+    /// `application/x-www-form-urlencoded` (RFC 6749).
     #[default]
     Form,
-    /// `application/json`: one object of strings, as Moov and Treasury Prime have it.
+    /// `application/json`: one object of strings, as Moov and Treasury Prime require.
     Json,
 }
 
@@ -28,8 +28,8 @@ impl BodyFormat {
     }
 }
 
-/// Parameters in the order in which they were given; no name stands twice (RFC 6749 §3.2), but for those that may
-/// (RFC 8707 §2, RFC 8693 §2.1).
+/// Parameters in insertion order. Names are unique (RFC 6749 §3.2), except for the names that may
+/// be repeated (RFC 8707 §2, RFC 8693 §2.1).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Params(Vec<(Cow<'static, str>, ParamValue)>);
 
@@ -71,7 +71,7 @@ impl Params {
         Self(vec![(Cow::Borrowed(name), value.into())])
     }
 
-    /// One more, under a name of this crate's own that is not among them yet.
+    /// Adds a parameter. Its name must be a constant of this crate and not be present yet.
     pub(crate) fn and(mut self, name: &'static str, value: impl Into<ParamValue>) -> Self {
         self.0.push((Cow::Borrowed(name), value.into()));
         self
@@ -81,7 +81,7 @@ impl Params {
         self.all(name).next()
     }
 
-    /// The values of a name that may stand more than once.
+    /// Returns all values of a name that may be repeated.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0
             .iter()
@@ -101,7 +101,7 @@ impl Params {
         if !matches!(&*name, "resource" | "audience") && self.get(&name).is_some() {
             return Err(InvalidInput::new(
                 "param",
-                "must not be given twice, nor replace one that the request has by itself",
+                "must not be given twice or replace a parameter that the request sets itself",
             ));
         }
         self.0.push((name, value.into()));
@@ -115,7 +115,7 @@ impl Params {
             .try_for_each(|(name, value)| self.push(name.clone(), value.clone()))
     }
 
-    /// What must not be seen of these, in any text that the server sends back.
+    /// Returns the secret values, which must be redacted in texts from the server.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|(_, value)| match value {
             ParamValue::Secret(secret) => Some(secret.expose()),
@@ -124,7 +124,8 @@ impl Params {
     }
 
     pub(crate) fn encode(&self, format: BodyFormat) -> Body {
-        // Room enough for most: what a growing buffer leaves behind is not wiped.
+        // Sufficient capacity for most requests: a reallocation would leave an unwiped copy in
+        // memory.
         let room = self
             .0
             .iter()
@@ -143,7 +144,7 @@ impl Params {
                 }
             }
             BodyFormat::Json => {
-                // A map of strings, written to memory, can't fail.
+                // Serialising a map of strings to memory can't fail.
                 let _ = serde_json::to_writer(&mut out, self);
             }
         }
@@ -151,7 +152,7 @@ impl Params {
     }
 }
 
-/// One member for each name; a list, where a name stands more than once.
+/// Serialises one member for each name, and an array for a repeated name.
 impl Serialize for Params {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -183,37 +184,37 @@ impl Serialize for Params {
 mod tests {
     use super::*;
 
-    fn fields() -> Params {
-        let mut fields = Params::default();
-        fields.push("grant_type", "refresh_token").unwrap();
-        fields
+    fn params() -> Params {
+        let mut params = Params::default();
+        params.push("grant_type", "refresh_token").unwrap();
+        params
             .push("refresh_token", Secret::new("a b\"/&="))
             .unwrap();
-        fields
+        params
     }
 
     #[test]
     fn both_formats_carry_the_same() {
         assert_eq!(
-            fields().encode(BodyFormat::Form).as_ref(),
+            params().encode(BodyFormat::Form).as_ref(),
             b"grant_type=refresh_token&refresh_token=a+b%22%2F%26%3D"
         );
         assert_eq!(
-            fields().encode(BodyFormat::Json).as_ref(),
+            params().encode(BodyFormat::Json).as_ref(),
             br#"{"grant_type":"refresh_token","refresh_token":"a b\"/&="}"#
         );
     }
 
     #[test]
     fn a_resource_may_stand_more_than_once() {
-        let mut fields = Params::new("resource", "a").and("x", "y");
-        fields.push("resource", "b").unwrap();
+        let mut params = Params::new("resource", "a").and("x", "y");
+        params.push("resource", "b").unwrap();
         assert_eq!(
-            fields.encode(BodyFormat::Form).as_ref(),
+            params.encode(BodyFormat::Form).as_ref(),
             b"resource=a&x=y&resource=b"
         );
         assert_eq!(
-            fields.encode(BodyFormat::Json).as_ref(),
+            params.encode(BodyFormat::Json).as_ref(),
             br#"{"resource":["a","b"],"x":"y"}"#
         );
     }
@@ -221,9 +222,9 @@ mod tests {
     #[test]
     fn a_parameter_stands_once() {
         assert_eq!(
-            fields().push("grant_type", "x").unwrap_err().argument(),
+            params().push("grant_type", "x").unwrap_err().argument(),
             "param"
         );
-        assert!(fields().push("", "x").is_err());
+        assert!(params().push("", "x").is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! How long a server asks to wait: `retry-after-ms`, `Retry-After`, `X-Retry-In`, in this order.
+//! The retry delay requested by a server, from `retry-after-ms`, `Retry-After` or `X-Retry-In`, in
+//! this order.
 
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ fn millis(value: &str) -> Option<Duration> {
     seconds(value).map(|span| span / 1000)
 }
 
-/// Digits with at most one point: no sign, no exponent. What is finer than a nanosecond doesn't count.
+/// Parses digits with at most one decimal point: no sign, no exponent. Digits beyond nanoseconds
+/// are ignored.
 fn seconds(value: &str) -> Option<Duration> {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
     let digits = whole.bytes().chain(fraction.bytes());
@@ -32,19 +34,20 @@ fn seconds(value: &str) -> Option<Duration> {
         return None;
     }
     let nanos = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    // Digits alone can only be too many.
+    // All are digits, so parsing fails only on overflow.
     Some(Duration::new(
         format!("0{whole}").parse().unwrap_or(u64::MAX),
         nanos,
     ))
 }
 
-/// Counted on the server's own clock where it tells it, so that ours may be wrong.
+/// Returns the duration until a date, measured from the server's `Date` header if present, so that
+/// a wrong local clock doesn't matter.
 fn until(value: &str, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
     Some(http_date::parse(value)?.saturating_since(http_date::from_headers(headers).unwrap_or(now)))
 }
 
-/// What Go's `time.Duration` prints: `1m30.5s`, `250ms`.
+/// Parses the format of Go's `time.Duration`: `1m30.5s`, `250ms`.
 fn go_duration(value: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = value;

@@ -515,7 +515,7 @@ fn an_error_redirect_says_what_it_says_and_what_to_do() {
         assert!(
             error
                 .to_string()
-                .ends_with(&format!("without a code: {code}: No way")),
+                .ends_with(&format!("denied the request: {code}: No way")),
             "{error}"
         );
         assert_eq!(Error::from(error).retry(), retry, "{code}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Response;
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    ClientAuth, Endpoint, Error, Grant, InvalidResponseKind, Issuer, Metadata,
+    ClientAuth, Endpoint, Error, Grant, InvalidInput, InvalidResponseKind, Issuer, Metadata,
     PendingAuthorization, RedirectError, Retry, Secret, Sent,
 };
 use proptest::prelude::*;
@@ -426,7 +426,7 @@ fn a_server_without_a_token_endpoint_has_no_clients() {
         .client(ClientAuth::none("app").unwrap())
         .map(drop)
         .unwrap_err();
-    assert_eq!(invalid.argument(), "issuer");
+    assert_eq!(invalid, InvalidInput::MissingEndpoint("token_endpoint"));
     let metadata = read(ISSUER, &with("revocation_endpoint", json!(null))).unwrap();
     let client = metadata.client(ClientAuth::none("app").unwrap()).unwrap();
     assert_eq!(

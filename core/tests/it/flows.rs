@@ -734,7 +734,7 @@ fn an_error_says_whose_it_is() {
     let mut world = World::scripted(Peer::bearer(), [response(200, "<html>")]);
     let error = world.token(client_credentials()).unwrap_err().to_string();
     assert!(
-        error.starts_with("the answer of as.example (200) can't be used: "),
+        error.starts_with("invalid response from as.example (200): "),
         "{error}"
     );
     let discovery = keybound_core::Issuer::https("https://as.example/t")

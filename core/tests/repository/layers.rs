@@ -205,7 +205,10 @@ impl<'a> Modules<'a> {
         };
         let mut reexports = Vec::new();
         reexports_in(items, &path[..longest].to_vec(), &mut reexports);
-        let behind = reexports.into_iter().find(|(known, _)| known == name);
+        // `pub(crate) use name;` makes a macro of this file a path of its own.
+        let behind = reexports
+            .into_iter()
+            .find(|(known, target)| known == name && target != path);
         behind
             .and_then(|(_, target)| self.file_of(&target, depth + 1))
             .or(Some(file))

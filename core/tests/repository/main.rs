@@ -2,10 +2,9 @@
 
 #![cfg(test)]
 
-mod browser;
 mod layers;
-mod panics;
 mod security;
+#[expect(dead_code, reason = "the tests `leaks` use the rest")]
 #[path = "../it/sources.rs"]
 mod sources;
 mod timing;

@@ -61,10 +61,10 @@ fn named(paragraph: &str) -> (Vec<&str>, Vec<(&str, &str)>) {
 fn every_claim_names_tests_that_are_there() {
     let text = read(Path::new("SECURITY.md")).unwrap();
     let claims = text
-        .split("## Who attacks")
+        .split("## Attackers and guarantees")
         .nth(1)
         .unwrap()
-        .split("## What is not held")
+        .split("## Known limits")
         .next()
         .unwrap();
     let (introduction, sections) = claims.split_once("### ").unwrap();
