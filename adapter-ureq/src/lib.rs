@@ -103,6 +103,7 @@ mod pool;
 mod refresh;
 mod replay;
 mod session;
+mod shared;
 mod signer;
 pub mod storage;
 mod transport;

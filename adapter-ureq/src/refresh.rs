@@ -8,13 +8,9 @@ use keybound_core::Token;
 use keybound_core::driver::{RefreshAttempt, SessionState, Ticket, TokenManager};
 
 use crate::clock::{Deadline, entropy, now};
-use crate::session::{Shared, StorageSlot};
+use crate::shared::{POLL_INTERVAL, Shared, StorageSlot};
 use crate::storage::{Lease, StorageError};
 use crate::{Error, Event, Transport};
-
-/// The interval at which a process checks whether another one has released the lease or saved a
-/// token.
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The part of the lease that is reserved for saving: a response in the last moment must be saved,
 /// on a busy machine too, before another process can acquire the lease.
@@ -110,7 +106,7 @@ impl Refresh {
                 }
             }
         }
-        let valid = shared.state().tokens.good(now());
+        let valid = shared.state().tokens.valid_token(now());
         if let Some(token) = valid {
             return Ok(token); // It only needs to be saved.
         }
@@ -147,7 +143,7 @@ impl Refresh {
                 Ok(Some(token)) => return Ok(LeaseOutcome::RefreshedElsewhere(token)),
                 Ok(None) => {}
                 // An unreadable state is overwritten if this process does not need it.
-                Err(error) if is_acquired && shared.state().tokens.replaces_kept() => {
+                Err(error) if is_acquired && shared.state().tokens.overrides_stored() => {
                     shared.transport.emit(Event::StorageUnavailable(&*error));
                 }
                 Err(error) => return Err(error),
@@ -213,7 +209,7 @@ impl Refresh {
             .min(transport.total_timeout());
         let token = transport.execute_within(timeout, client.token(attempt.grant)?)?;
         // Saved before it is used: the server sends a new refresh token only once.
-        let state = shared.state().tokens.kept_with(token.clone());
+        let state = shared.state().tokens.snapshot_with(token.clone());
         if let Some(Err(error)) = lease.map(|lease| save(lease, &state, transport)) {
             transport.emit(Event::StorageUnavailable(&*error));
             self.save_failed = true;

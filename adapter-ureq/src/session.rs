@@ -12,8 +12,9 @@ use keybound_core::{Client, Grant, RefreshPolicy, Scope, Token};
 
 use crate::clock::{Deadline, now};
 use crate::event::{Event, Reason};
-use crate::refresh::{POLL_INTERVAL, Refresh};
-use crate::storage::{Storage, StorageError};
+use crate::refresh::Refresh;
+use crate::shared::{Shared, State, StorageSlot};
+use crate::storage::Storage;
 use crate::transport::{CallResult, ReplayableRequest};
 use crate::{Error, Transport};
 
@@ -30,51 +31,6 @@ pub struct Session(Arc<Handle>);
 /// The handle that all clones of a session share and its refresh threads don't. It is dropped with
 /// the last clone.
 struct Handle(Arc<Shared>);
-
-pub(crate) struct Shared {
-    pub(crate) transport: Arc<Transport>,
-    pub(crate) client: Client,
-    pub(crate) slot: Option<StorageSlot>,
-    /// The maximum duration of a refresh.
-    pub(crate) refresh_timeout: Duration,
-    state: Mutex<State>,
-    refresh_finished: Condvar,
-}
-
-/// A storage, and the name under which it holds the session.
-pub(crate) struct StorageSlot {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) name: String,
-}
-
-impl StorageSlot {
-    /// Removes the stored session. If another process is refreshing it, waits for the lease, so
-    /// that the state which that process saves is removed as well.
-    fn clear(&self, timeout: Duration) -> Result<(), StorageError> {
-        let deadline = Deadline::start(timeout);
-        loop {
-            if let Some(mut lease) = self.storage.lease(&self.name, timeout)? {
-                return lease.remove();
-            }
-            if deadline.left().is_zero() {
-                return Err(
-                    "timed out waiting for another process that is refreshing the token".into(),
-                );
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-    }
-}
-
-pub(crate) struct State {
-    pub(crate) tokens: TokenManager,
-    /// The error of the last refresh, for the callers that waited for it.
-    pub(crate) failure: Option<Arc<Error>>,
-    /// The number of completed refreshes, without those whose ticket had expired.
-    pub(crate) completed: u64,
-    /// The number of refresh threads.
-    pub(crate) in_flight: usize,
-}
 
 /// A builder for a [`Session`].
 #[must_use = "call `build` to create the session"]
@@ -154,7 +110,7 @@ impl SessionBuilder {
             Some(token) => {
                 let mut tokens = tokens.with_state(SessionState::new(token));
                 if slot.is_some() {
-                    tokens.mark_unsaved();
+                    tokens.mark_given();
                 }
                 tokens
             }
@@ -305,9 +261,9 @@ impl Session {
     ) -> bool {
         let mut state = self.shared().state();
         if result.token_rejected {
-            return state.tokens.refused(token, uri, started, now());
+            return state.tokens.token_rejected(token, uri, started, now());
         }
-        state.tokens.accepted(uri, result.response.status());
+        state.tokens.token_accepted(uri, result.response.status());
         false
     }
 
@@ -333,7 +289,7 @@ impl Session {
     /// Stores the token that the session begins with, unless it has to be refreshed first.
     fn store_given(&self) {
         let mut state = self.shared().state();
-        if state.tokens.unsaved().is_some() && state.tokens.good(now()).is_some() {
+        if state.tokens.unsaved().is_some() && state.tokens.valid_token(now()).is_some() {
             if let TokenAction::Use(_, Some(ticket)) = state.tokens.poll(now()) {
                 self.start_refresh(state, ticket);
             }
@@ -406,19 +362,6 @@ impl Drop for Handle {
             let guard = shared.refresh_finished.wait_timeout(state, deadline.left());
             state = guard.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-}
-
-impl Shared {
-    /// Locks the state. The lock is never held across IO. A poisoned lock is usable: no code that
-    /// can panic leaves the state inconsistent.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes all callers that wait for a refresh.
-    pub(crate) fn notify_all(&self) {
-        self.refresh_finished.notify_all();
     }
 }
 

@@ -216,11 +216,11 @@ impl Session {
         if is_refused {
             return Ok((
                 response,
-                tokens.refused(token, &uri, started, platform::now()),
+                tokens.token_rejected(token, &uri, started, platform::now()),
             ));
         }
         if let Ok(status) = StatusCode::from_u16(response.status()) {
-            tokens.accepted(&uri, status);
+            tokens.token_accepted(&uri, status);
         }
         Ok((response, false))
     }
@@ -479,7 +479,7 @@ impl Refresh {
                 return Ok(token);
             }
         }
-        let good = self.tokens.borrow().good(platform::now());
+        let good = self.tokens.borrow().valid_token(platform::now());
         if let Some(token) = good {
             return Ok(token); // The ticket was issued only to save it.
         }
@@ -510,7 +510,7 @@ impl Refresh {
         };
         // Saved before its first use, since the server returns a new refresh token only once.
         if shared.is_current(&self.tokens) {
-            let state = self.tokens.borrow().kept_with(token.clone());
+            let state = self.tokens.borrow().snapshot_with(token.clone());
             self.save_failed = shared.save_state(&state).await.is_err();
         }
         Ok(token)

@@ -92,7 +92,7 @@
 //!    to [`TokenManager::adopt`]; if that returns a token, use it.
 //! 2. Call [`TokenManager::begin_refresh`]. Persist the checkpoint of the [`RefreshAttempt`], if it has
 //!    one, before sending its grant: it bounds how often a single-use token is sent after crashes.
-//! 3. Run the token request. Persist the new state ([`TokenManager::kept_with`]) before the token is
+//! 3. Run the token request. Persist the new state ([`TokenManager::snapshot_with`]) before the token is
 //!    used.
 //! 4. Call [`TokenManager::complete`] with the token or a [`RefreshFailure`], wake the waiting callers,
 //!    and release the lease.

@@ -68,7 +68,7 @@
 //!   │     │  poll: BackOffUntil               └────────────┘                         │
 //!   │     │                                     │ the ticket expires: the next       │
 //!   │     │                                     ▼ caller gets a new one              │
-//!   │     └──────── the token expires, or a server rejects it: refused(token, …) ────┘
+//!   │     └──────── the token expires, or a server rejects it: token_rejected(…) ──┘
 //!   ▼
 //!  begin_refresh(ticket) is None: no grant or refresh token is left, a new login is required
 //! ```

@@ -267,7 +267,7 @@ impl World {
                     // origin rejects every token.
                     if !self
                         .manager
-                        .refused(&token, &uri, self.manager.generation(), self.now)
+                        .token_rejected(&token, &uri, self.manager.generation(), self.now)
                     {
                         return;
                     }

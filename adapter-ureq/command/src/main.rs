@@ -30,6 +30,7 @@ mod nonce_cache;
 mod output;
 mod proof;
 mod repeat;
+mod response;
 mod sandbox;
 mod token;
 mod trace;

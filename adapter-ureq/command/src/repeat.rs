@@ -11,12 +11,12 @@ use indicatif::ProgressBar;
 use keybound_ureq::{Event, Grant, Session};
 use serde_json::json;
 
-use crate::call::check_response;
 use crate::client::Ready;
 use crate::failure::Failure;
 use crate::grant::TokenOptions;
 use crate::nonce_cache;
 use crate::output::Stdout;
+use crate::response::check_response;
 use crate::trace::Trace;
 
 /// The number of requests that were sent, including retries.

@@ -22,7 +22,7 @@ pub(crate) fn print(token: &Token) -> Result<(), Failure> {
     print_with_subject(token, None)
 }
 
-/// Prints the token as [`print`] does, with the verified subject of its ID token as `sub`.
+/// Prints the token as [`print()`] does, with the verified subject of its ID token as `sub`.
 pub(crate) fn print_with_subject(token: &Token, subject: Option<&str>) -> Result<(), Failure> {
     let mut output = json!({
         "access_token": token.access_token().expose(),

@@ -249,7 +249,7 @@ impl TokenManager {
     ///
     /// A single-use grant that has not been used is a fresh login and takes precedence over the
     /// stored state of an earlier login. So does a token that the application
-    /// [supplied](Self::mark_unsaved). Neither takes precedence if the stored token descends from
+    /// [supplied](Self::mark_given). Neither takes precedence if the stored token descends from
     /// it: then the process was restarted with an old token or with a consumed grant.
     pub fn adopt(
         &mut self,
@@ -310,11 +310,11 @@ impl TokenManager {
         }
         self.grant = self.grant.take().filter(Grant::is_repeatable);
         self.restore_state(stored, ticket.serial, seed);
-        self.good(now).filter(|_| is_good)
+        self.valid_token(now).filter(|_| is_good)
     }
 
     /// Returns the cached token if it is usable and needs no refresh yet.
-    pub fn good(&self, now: UnixTime) -> Option<Token> {
+    pub fn valid_token(&self, now: UnixTime) -> Option<Token> {
         let cached = self
             .cached
             .as_ref()
@@ -437,7 +437,7 @@ impl TokenManager {
 
     /// Returns the state with this token in place of the cached one, to be stored before the token
     /// is used.
-    pub fn kept_with(&self, token: Token) -> SessionState {
+    pub fn snapshot_with(&self, token: Token) -> SessionState {
         let lineage = self.lineage_of(&token);
         SessionState::with(token, MAX_SINGLE_USE_SENDS, lineage)
     }
@@ -463,7 +463,7 @@ impl TokenManager {
     }
 
     /// Records that the application supplied the cached token: it replaces the stored one.
-    pub fn mark_unsaved(&mut self) {
+    pub fn mark_given(&mut self) {
         (self.given, self.unsaved) = (true, true);
     }
 
@@ -485,7 +485,13 @@ impl TokenManager {
     /// another one as well. A token that another process stored may be older than the call, and is
     /// replaced. After two such tokens in a row from one origin, its rejections cause no token request
     /// for 30 s, and the token stays in use.
-    pub fn refused(&mut self, token: &Token, uri: &Uri, started: u64, now: UnixTime) -> bool {
+    pub fn token_rejected(
+        &mut self,
+        token: &Token,
+        uri: &Uri,
+        started: u64,
+        now: UnixTime,
+    ) -> bool {
         let cached = self.cached.as_ref();
         if let Some(cached) = cached.filter(|cached| cached.token.is_same_as(token)) {
             if cached.requested && self.generation > started {
@@ -503,7 +509,7 @@ impl TokenManager {
     /// Records a response of the resource server at `uri` that does not reject the token. It ends a
     /// row of rejections, unless its status leaves open whether the token was accepted: 401, 429 and
     /// 5xx.
-    pub fn accepted(&mut self, uri: &Uri, status: StatusCode) {
+    pub fn token_accepted(&mut self, uri: &Uri, status: StatusCode) {
         let is_open = matches!(status.as_u16(), 401 | 429) || status.is_server_error();
         if !is_open {
             self.refusals.clear(uri);
@@ -578,7 +584,7 @@ impl TokenManager {
 
     /// Whether a grant or a supplied token takes precedence over the stored state, so that a
     /// refresh does not need it.
-    pub fn replaces_kept(&self) -> bool {
+    pub fn overrides_stored(&self) -> bool {
         self.grant.is_some() || self.given
     }
 
@@ -882,19 +888,19 @@ mod tests {
         let before = manager.generation();
         let first = mint(&mut manager, 0);
         assert!(
-            !manager.refused(&first, &here, before, at(0)),
+            !manager.token_rejected(&first, &here, before, at(0)),
             "it was minted for this call"
         );
         assert!(
-            manager.refused(&first, &here, manager.generation(), at(1)),
+            manager.token_rejected(&first, &here, manager.generation(), at(1)),
             "it was there before this call"
         );
         let before = manager.generation();
         let second = mint(&mut manager, 2);
-        assert!(!manager.refused(&second, &here, before, at(2)));
+        assert!(!manager.token_rejected(&second, &here, before, at(2)));
         for secs in [2, 3, 31] {
             assert!(
-                !manager.refused(&second, &here, manager.generation(), at(secs)),
+                !manager.token_rejected(&second, &here, manager.generation(), at(secs)),
                 "{secs}"
             );
             assert!(
@@ -902,22 +908,22 @@ mod tests {
             );
         }
         // Rejecting an older token than the cached one costs no request.
-        assert!(manager.refused(&first, &here, manager.generation(), at(31)));
+        assert!(manager.token_rejected(&first, &here, manager.generation(), at(31)));
         assert!(
-            manager.refused(&second, &here, manager.generation(), at(32)),
+            manager.token_rejected(&second, &here, manager.generation(), at(32)),
             "the hold-off is over"
         );
         let before = manager.generation();
         let third = mint(&mut manager, 33);
-        assert!(!manager.refused(&third, &here, before, at(33)));
+        assert!(!manager.token_rejected(&third, &here, before, at(33)));
         assert!(
-            !manager.refused(&third, &here, manager.generation(), at(62)),
+            !manager.token_rejected(&third, &here, manager.generation(), at(62)),
             "it begins anew at once"
         );
         // A clock that is set back does not prolong it, and other origins are not affected.
-        assert!(manager.refused(&third, &there, manager.generation(), at(34)));
+        assert!(manager.token_rejected(&third, &there, manager.generation(), at(34)));
         let fourth = mint(&mut manager, 34);
-        assert!(manager.refused(&fourth, &here, manager.generation(), at(2)));
+        assert!(manager.token_rejected(&fourth, &here, manager.generation(), at(2)));
     }
 
     #[test]
@@ -931,7 +937,7 @@ mod tests {
         let stored = SessionState::new(token("theirs", at(0), Some(LIFE)));
         let theirs = manager.adopt(&ticket, stored, at(1), 0).unwrap();
         assert!(manager.complete(ticket, Ok(theirs.clone()), at(1), 0));
-        assert!(manager.refused(&theirs, &here, before, at(1)));
+        assert!(manager.token_rejected(&theirs, &here, before, at(1)));
         assert!(matches!(manager.poll(at(1)), TokenAction::Refresh(_)));
     }
 
@@ -942,31 +948,31 @@ mod tests {
         let before = manager.generation();
         let first = mint(&mut manager, 0);
         for _ in 0..50 {
-            assert!(!manager.refused(&first, &here, before, at(0)));
+            assert!(!manager.token_rejected(&first, &here, before, at(0)));
         }
         assert!(
-            manager.refused(&first, &here, manager.generation(), at(0)),
+            manager.token_rejected(&first, &here, manager.generation(), at(0)),
             "one token is no row"
         );
         let before = manager.generation();
         let second = mint(&mut manager, 1);
         let status = |code| StatusCode::from_u16(code).unwrap();
         let elsewhere = Uri::from_static("https://RS.example:443/b");
-        manager.accepted(&elsewhere, status(404));
-        assert!(!manager.refused(&second, &here, before, at(1)));
+        manager.token_accepted(&elsewhere, status(404));
+        assert!(!manager.token_rejected(&second, &here, before, at(1)));
         assert!(
-            manager.refused(&second, &here, manager.generation(), at(1)),
+            manager.token_rejected(&second, &here, manager.generation(), at(1)),
             "the row was broken"
         );
         // These statuses leave it open whether the token was accepted.
         let before = manager.generation();
         let third = mint(&mut manager, 2);
         for code in [401, 429, 500, 503] {
-            manager.accepted(&elsewhere, status(code));
+            manager.token_accepted(&elsewhere, status(code));
         }
-        assert!(!manager.refused(&third, &here, before, at(2)));
+        assert!(!manager.token_rejected(&third, &here, before, at(2)));
         assert!(
-            !manager.refused(&third, &here, manager.generation(), at(2)),
+            !manager.token_rejected(&third, &here, manager.generation(), at(2)),
             "two in a row"
         );
     }

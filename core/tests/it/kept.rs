@@ -147,7 +147,7 @@ fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
 /// Has a resource refuse a token that was held before the call.
 fn refuse(store: &mut TokenManager, token: &Token) {
     let started = store.generation();
-    assert!(store.refused(token, &RESOURCE_URL.parse().unwrap(), started, START));
+    assert!(store.token_rejected(token, &RESOURCE_URL.parse().unwrap(), started, START));
 }
 
 /// A store without a grant, and the ticket that it gives.
@@ -275,7 +275,7 @@ fn what_could_not_be_saved_is_not_replaced_by_what_was() {
     let new = world.token(Grant::client_credentials()).unwrap();
     let mut store = TokenManager::new(RefreshPolicy::default(), None)
         .with_state(SessionState::new(new.clone()));
-    store.mark_unsaved();
+    store.mark_given();
     refuse(&mut store, &new);
     let TokenAction::Refresh(ticket) = store.poll(START) else {
         panic!("it was refused")
@@ -428,8 +428,8 @@ fn a_given_token_replaces_what_is_kept_unless_that_descends_from_it() {
     for (given, goes_on_with) in cases {
         let mut store = TokenManager::new(RefreshPolicy::default(), None)
             .with_state(SessionState::new(given.clone()));
-        store.mark_unsaved();
-        assert!(store.replaces_kept());
+        store.mark_given();
+        assert!(store.overrides_stored());
         let later = START.saturating_add(Duration::from_secs(1000));
         let TokenAction::Refresh(ticket) = store.poll(later) else {
             panic!("it has expired")
@@ -454,14 +454,14 @@ fn a_refresh_token_given_as_a_grant_is_not_sent_where_what_is_kept_descends_from
             };
             assert!(store.adopt(&ticket, kept.clone(), later, 0).is_none());
             let attempt = store.begin_refresh(&mut ticket).unwrap();
-            assert_eq!(store.replaces_kept(), !is_known);
+            assert_eq!(store.overrides_stored(), !is_known);
             // What is kept is saved as it was, until the other has been redeemed.
             let keep = json_of(&attempt.checkpoint.unwrap());
             assert_eq!(keep["tries_left"], if is_known { 1 } else { 2 });
             assert_eq!(keep["token"], json_of(&kept)["token"]);
             if !is_known {
                 let token = another(&mut world, &[("refresh_token", json!("another+"))]);
-                let kept = json_of(&store.kept_with(token.clone()));
+                let kept = json_of(&store.snapshot_with(token.clone()));
                 assert!(store.complete(ticket, Ok(token), later, 0));
                 assert_eq!(json_of(&store.snapshot().unwrap()), kept);
                 assert_eq!(kept["descends_from"].as_array().unwrap().len(), 1);
@@ -533,7 +533,7 @@ fn a_state_is_unsaved_until_this_very_state_was_saved() {
         matches!(store.poll(START), TokenAction::Use(_, None)),
         "by one caller"
     );
-    let good = store.good(START).unwrap();
+    let good = store.valid_token(START).unwrap();
     store.saved(&store.unsaved().unwrap());
     assert!(store.complete(ticket, Ok(good), START, 0));
     assert!(matches!(store.poll(START), TokenAction::Use(_, None)));

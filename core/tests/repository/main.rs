@@ -26,10 +26,9 @@ fn sources_of(crates: &[&str]) -> Vec<(String, Vec<Item>)> {
         .iter()
         .flat_map(|name| sources::of(&root().join(name)));
     let from_root = |path: &Path| {
-        path.strip_prefix(root())
-            .expect("in the workspace")
-            .display()
-            .to_string()
+        let path = path.strip_prefix(root()).expect("in the workspace");
+        let parts = path.iter().map(|part| part.to_string_lossy());
+        parts.collect::<Vec<_>>().join("/")
     };
     let sources: Vec<_> = sources
         .map(|source| (from_root(&source.path), source.items))
