@@ -87,16 +87,16 @@ export class Session {
   #redirectUri;
   #scope;
   /** The redirects whose outcome this session has already reported. */
-  #told;
+  #handled;
   /** Ends the previous pop-up login, if its pop-up appears closed. */
-  #giveUp;
+  #cancel;
 
-  constructor(session, key, { redirectUri, scope }, told) {
+  constructor(session, key, { redirectUri, scope }, handled) {
     this.#session = session;
     this.#key = key;
     this.#redirectUri = redirectUri;
     this.#scope = scope;
-    this.#told = told;
+    this.#handled = handled;
     bind(this, ['fetch', 'token', 'login', 'callback', 'logout']);
   }
 
@@ -104,7 +104,7 @@ export class Session {
     check(options, OPTIONS);
     const { name = 'keybound', token, clientId, tokenEndpoint, algorithm } = options;
     if (clientId === undefined && !token) throw misuse('clientId must be given');
-    const told = new WeakSet([...redirects.values()].filter(({ isOver }) => isOver));
+    const handled = new WeakSet([...redirects.values()].filter(({ isDone }) => isDone));
     const key = await ProofKey.open(name, { algorithm });
     const jsSession = await JsSession.open({
       ...options,
@@ -114,8 +114,8 @@ export class Session {
       tokenEndpoint: tokenEndpoint ?? (token && 'https://page.invalid/'),
       token: token && (async () => JSON.stringify(await token(key))),
     });
-    const session = new Session(jsSession, key, options, told);
-    if (await session.#redirect(told)?.outcome.catch(() => false)) await jsSession.resume();
+    const session = new Session(jsSession, key, options, handled);
+    if (await session.#redirect(handled)?.outcome.catch(() => false)) await jsSession.resume();
     return session;
   }
 
@@ -165,16 +165,16 @@ export class Session {
       storage().setItem(storageKey(state), JSON.stringify([id, pending]));
       return leave(id, url);
     }
-    this.#giveUp?.();
-    const { redirect, giveUp, end } = send(other, url, state, signal);
-    this.#giveUp = giveUp;
+    this.#cancel?.();
+    const { redirect, cancel, end } = send(other, url, state, signal);
+    this.#cancel = cancel;
     return redirect.then((redirect) => this.#session.endLogin(pending, redirect)).finally(end);
   }
 
   async callback(url = location.href) {
-    const redirect = stateOf(url) ? this.#dealWith(url) : this.#redirect(this.#told);
+    const redirect = stateOf(url) ? this.#process(url) : this.#redirect(this.#handled);
     if (redirect) {
-      this.#told.add(redirect);
+      this.#handled.add(redirect);
       await redirect.outcome;
     }
     await this.#session.resume();
@@ -185,15 +185,15 @@ export class Session {
     await this.#session.logOut();
   }
 
-  /** Returns this session's redirect that is being processed, or was processed and is not in `told`. */
-  #redirect(told) {
+  /** Returns this session's redirect that is being processed, or was processed and is not in `handled`. */
+  #redirect(handled) {
     const { id } = this.#session;
-    const isNew = (redirect) => !redirect.isOver || (told && !told.has(redirect));
+    const isNew = (redirect) => !redirect.isDone || (handled && !handled.has(redirect));
     return [...redirects.values()].findLast((redirect) => (redirect.owner ?? id) === id && isNew(redirect));
   }
 
   /** Processes a redirect once, and returns it to all callers. Ignores redirects of other sessions' logins. */
-  #dealWith(url) {
+  #process(url) {
     const { id } = this.#session;
     const state = stateOf(url);
     let redirect = redirects.get(state);
@@ -207,7 +207,7 @@ export class Session {
             redirect.hasFailed = true;
             throw error;
           })
-          .finally(() => (redirect.isOver = true));
+          .finally(() => (redirect.isDone = true));
       }
     }
     return (redirect.owner ?? id) === id ? redirect : undefined;
@@ -264,7 +264,7 @@ function leave(id, url) {
 }
 
 /** The messages to a pop-up: its redirect was received, and its login is complete. */
-const [TAKEN, OVER] = ['taken', 'over'];
+const [RECEIVED, FINISHED] = ['received', 'finished'];
 
 /**
  * How long a login may take after its pop-up appears closed, in milliseconds. A server that isolates its pages (COOP)
@@ -275,12 +275,12 @@ const GRACE = 300_000;
 /** Navigates a pop-up to `url`. Returns the promise of the redirect that the pop-up forwards. */
 function send(popup, url, state, signal) {
   const channel = new BroadcastChannel(storageKey(state));
-  let giveUp, watch;
+  let cancel, watch;
   const redirect = new Promise((resolve, reject) => {
     const gone = () => reject(new KeyboundError('the pop-up was closed before the login was complete', { kind: 'lost', retry: 'later' }));
-    giveUp = () => popup.closed && gone();
+    cancel = () => popup.closed && gone();
     channel.onmessage = ({ data }) => {
-      channel.postMessage(TAKEN);
+      channel.postMessage(RECEIVED);
       resolve(data);
     };
     watch = setInterval(() => {
@@ -295,12 +295,12 @@ function send(popup, url, state, signal) {
   });
   const end = () => {
     clearTimeout(watch);
-    channel.postMessage(OVER);
+    channel.postMessage(FINISHED);
     // After the message has been posted.
     setTimeout(() => channel.close());
     popup.close();
   };
-  return { redirect, giveUp, end };
+  return { redirect, cancel, end };
 }
 
 /**
@@ -313,8 +313,8 @@ function forwardRedirect(state, url) {
     const unclaimed = () => reject(new KeyboundError('the redirect belongs to no login of this tab', { kind: 'redirect', retry: 'no' }));
     const timer = setTimeout(unclaimed, 3000);
     channel.onmessage = ({ data }) => {
-      if (data === OVER) resolve();
-      if (data !== TAKEN) return;
+      if (data === FINISHED) resolve();
+      if (data !== RECEIVED) return;
       clearTimeout(timer);
       close();
     };

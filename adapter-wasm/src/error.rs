@@ -40,7 +40,7 @@ pub enum Error {
     /// The application's `AbortSignal` was aborted. Contains the signal's reason.
     Aborted(JsValue),
     /// The page's token callback failed. Contains the exception that it threw.
-    Page(JsValue),
+    Callback(JsValue),
     /// A required browser feature is missing or failed. Contains a `KeyboundError` that names it.
     Browser(JsValue),
     /// The refresh that this caller waited for ended without a result.
@@ -60,7 +60,7 @@ impl Error {
             Self::Hidden { .. }
             | Self::Redirected
             | Self::Aborted(_)
-            | Self::Page(_)
+            | Self::Callback(_)
             | Self::Browser(_) => Retry::No,
         }
     }
@@ -76,7 +76,7 @@ impl Error {
                 RefreshFailure::from_error(&CoreError::NoResponse(*lost))
             }
             Self::RefreshAborted => RefreshFailure::aborted(),
-            Self::Page(_)
+            Self::Callback(_)
             | Self::Redirected
             | Self::Aborted(_)
             | Self::Browser(_)
@@ -91,7 +91,7 @@ impl Error {
             Self::Core(CoreError::NoResponse(_)) | Self::NoResponse { .. } => "lost",
             Self::Hidden { .. } => "hidden",
             Self::Core(CoreError::Redirect(_)) => "redirect",
-            Self::Browser(_) | Self::Aborted(_) | Self::Page(_) => "browser",
+            Self::Browser(_) | Self::Aborted(_) | Self::Callback(_) => "browser",
             Self::RefreshAborted | Self::LoginRequired => "session",
             Self::Core(_) => "server",
         }
@@ -125,7 +125,7 @@ impl fmt::Debug for Error {
         match self {
             Self::Core(error) => tuple("Core", error),
             Self::Aborted(reason) => tuple("Aborted", reason),
-            Self::Page(thrown) => tuple("Page", thrown),
+            Self::Callback(thrown) => tuple("Callback", thrown),
             Self::Browser(error) => tuple("Browser", error),
             Self::Hidden { refusal, header } => f
                 .debug_struct("Hidden")
@@ -164,7 +164,7 @@ impl fmt::Display for Error {
                  for one URL: call the other URL directly",
             ),
             Self::Aborted(_) => f.write_str("aborted by the application's signal"),
-            Self::Page(_) => f.write_str("the page's token callback failed"),
+            Self::Callback(_) => f.write_str("the page's token callback failed"),
             Self::Browser(_) => f.write_str("a required browser feature is missing or failed"),
             Self::RefreshAborted => f.write_str("the token refresh ended without a result"),
             Self::LoginRequired => f.write_str("the session has ended: a new login is required"),
@@ -191,7 +191,7 @@ impl From<InvalidInput> for Error {
 impl From<&Error> for JsValue {
     fn from(error: &Error) -> Self {
         let cause = match error {
-            Error::Browser(thrown) | Error::Aborted(thrown) | Error::Page(thrown) => {
+            Error::Browser(thrown) | Error::Aborted(thrown) | Error::Callback(thrown) => {
                 return thrown.clone();
             }
             Error::NoResponse { cause, .. } => cause,

@@ -25,10 +25,10 @@ const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 const SAVE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The message to other tabs after a logout.
-const LOGGED_OUT: &str = "over";
+const LOGGED_OUT: &str = "logged out";
 
 /// The message to other tabs after a login.
-const LOGGED_IN: &str = "begun";
+const LOGGED_IN: &str = "logged in";
 
 /// The source of a session's tokens.
 #[non_exhaustive]
@@ -502,7 +502,7 @@ impl Refresh {
                     .await?
             }
             TokenSource::Callback(get) => {
-                let response = get().await.map_err(Error::Page)?;
+                let response = get().await.map_err(Error::Callback)?;
                 shared
                     .client
                     .parse_token_response(response.as_bytes(), platform::now())?

@@ -72,7 +72,7 @@ describe('a key', () => {
       await page.reload();
       assert.equal((await make()).thumbprint, thumbprint);
       const other = await make(algorithm === 'ES256' ? 'Ed25519' : 'ES256').catch((error) => error);
-      assert.match(other.message, /algorithm must be that of the key that is kept/);
+      assert.match(other.message, /algorithm must match the key that is stored/);
     });
   }
 
@@ -317,7 +317,7 @@ describe('session.fetch, like fetch,', () => {
     const { page, log, url } = await resource(t, ({ url }, response) => response.writeHead(307, { location: `${url}x` }).end());
     const error = await page.evaluate((url) => failure(session.fetch(url)), url);
     assert.equal(error.kind, 'response');
-    assert.match(error.message, /redirection/);
+    assert.match(error.message, /redirect/);
     const type = await page.evaluate(async (url) => (await session.fetch(url, { redirect: 'manual' })).type, url);
     assert.equal(type, 'opaqueredirect');
     assert.deepEqual(log.map(({ url }) => url), ['/', '/']);

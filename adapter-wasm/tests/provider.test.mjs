@@ -537,7 +537,7 @@ describe('two tabs', () => {
     }
     const again = await second.evaluate(() => session.login().catch((error) => ({ ...error, message: error.message })));
     assert.equal(again.kind, 'misuse');
-    assert.match(again.message, /opened anew/);
+    assert.match(again.message, /opened again/);
     assert.deepEqual(server.log.filter(({ path }) => path.endsWith('revocation')).map(({ status }) => status), [200]);
     const left = await first.evaluate(async () => {
       const database = await new Promise((resolve) => (indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result)));

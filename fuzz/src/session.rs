@@ -265,10 +265,12 @@ impl World {
                 Verdict::TokenRejected => {
                     // The token is older than this call, so another one is requested, unless the
                     // origin rejects every token.
-                    if !self
-                        .manager
-                        .token_rejected(&token, &uri, self.manager.generation(), self.now)
-                    {
+                    if !self.manager.token_rejected(
+                        &token,
+                        &uri,
+                        self.manager.generation(),
+                        self.now,
+                    ) {
                         return;
                     }
                     // A refresh may return the same access token again; this server never does.

@@ -109,7 +109,7 @@ describe('login', () => {
       };
       const result = await run('login', person(mine.file, SIGN_IN, mixUp), '--issuer', server.issuer, '--no-browser');
       assert.equal(result.code, 1);
-      assert.match(result.stderr, /another authorization server/);
+      assert.match(result.stderr, /doesn't come from the authorization server of this request/);
       assert.equal(tokens(server).length, 0);
     }
   });
