@@ -97,7 +97,7 @@ impl fmt::Display for Error {
             Self::Storage(error) => {
                 write!(
                     f,
-                    "the session's storage failed, and its refresh token is not sent without it: {error}"
+                    "the session's storage failed: {error}"
                 )
             }
             Self::Timeout => f.write_str("timed out waiting for the token refresh in progress"),

@@ -119,11 +119,18 @@ pub use session::{Session, SessionBuilder};
 pub use signer::Signer;
 pub use transport::Transport;
 
-/// Compiles the examples of the README.
+/// Compiles the examples of the package's README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
+
+/// Compiles the examples of the repository's README. The file is a symbolic link, so that the
+/// package contains a copy.
+#[cfg(doctest)]
+#[doc = include_str!("repository_readme.md")]
+#[derive(Debug)]
+pub struct RepositoryReadme;
 
 /// Compiles the examples of EMBEDDING.md.
 #[cfg(all(doctest, feature = "file", feature = "redis"))]

@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::Session;
 
 /// A cache with one session for each key, such as a user or a set of scopes. A session is opened on
-/// first use. When the pool is full, the least recently used session is closed, unless a caller
-/// still holds a clone of it.
+/// first use. When the pool is full, it closes the least recently used session that has neither a
+/// clone elsewhere nor a refresh in progress. If there is none, the pool exceeds its capacity for a
+/// while.
 ///
 /// Closing a session drops its token. Without a [storage](crate::SessionBuilder::storage) its
 /// refresh token is lost as well, so use a storage for sessions that cannot fetch a new token on

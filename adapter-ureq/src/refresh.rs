@@ -27,6 +27,10 @@ pub(crate) struct Refresh {
     /// The remaining lifetime of the ticket or the lease. This refresh must not send a request
     /// after it, because the next holder may send its own.
     deadline: Deadline,
+    /// Whether it only stores the cached token.
+    is_store_only: bool,
+    /// The session's token generation at the start.
+    generation: u64,
     /// Whether the storage failed to save the new token.
     save_failed: bool,
 }
@@ -42,12 +46,21 @@ enum LeaseOutcome<'a> {
 impl Refresh {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: Ticket) -> Self {
         let deadline = Deadline::start(shared.refresh_timeout);
+        let generation = shared.state().tokens.generation();
         Self {
             shared: Arc::clone(shared),
             ticket: Some(ticket),
             deadline,
+            is_store_only: false,
+            generation,
             save_failed: false,
         }
+    }
+
+    /// Stores the cached token without refreshing it, even if it has expired.
+    pub(crate) fn store_only(mut self) -> Self {
+        self.is_store_only = true;
+        self
     }
 
     pub(crate) fn run(mut self) {
@@ -58,6 +71,13 @@ impl Refresh {
         self.end(&result);
         if let Some(lease) = &mut lease {
             self.save_rest(&mut **lease);
+        }
+        let mut state = shared.state();
+        match state.tokens.unsaved() {
+            // Without a storage there is nothing to save to.
+            Some(unsaved) if shared.slot.is_none() => state.tokens.saved(&unsaved),
+            Some(_) => state.tokens.save_failed(now()),
+            None => {}
         }
     }
 
@@ -106,8 +126,7 @@ impl Refresh {
                 }
             }
         }
-        let valid = shared.state().tokens.valid_token(now());
-        if let Some(token) = valid {
+        if let Some(token) = self.cached_token(shared) {
             return Ok(token); // It only needs to be saved.
         }
         let attempt = self
@@ -125,6 +144,15 @@ impl Refresh {
                 .flatten()
                 .map_or(result, Ok),
             _ => result,
+        }
+    }
+
+    /// Returns the cached token if it needs no refresh, or is only to be stored.
+    fn cached_token(&self, shared: &Shared) -> Option<Token> {
+        let state = shared.state();
+        match self.is_store_only {
+            true => state.tokens.snapshot()?.token().cloned(),
+            false => state.tokens.valid_token(now()),
         }
     }
 
@@ -194,7 +222,7 @@ impl Refresh {
         if let (Some(lease), Some(checkpoint)) = (&mut lease, attempt.checkpoint) {
             let saved = match save(*lease, &checkpoint, transport) {
                 Ok(true) => Ok(()),
-                Ok(false) => Err("the lease expired before it could be used".into()),
+                Ok(false) => Err("a later lease has saved a newer state".into()),
                 Err(error) => Err(error),
             };
             if let Err(error) = saved {
@@ -210,9 +238,14 @@ impl Refresh {
         let token = transport.execute_within(timeout, client.token(attempt.grant)?)?;
         // Saved before it is used: the server sends a new refresh token only once.
         let state = shared.state().tokens.snapshot_with(token.clone());
-        if let Some(Err(error)) = lease.map(|lease| save(lease, &state, transport)) {
-            transport.emit(Event::StorageUnavailable(&*error));
-            self.save_failed = true;
+        match lease.map(|lease| save(lease, &state, transport)) {
+            Some(Err(error)) => {
+                transport.emit(Event::StorageUnavailable(&*error));
+                self.save_failed = true;
+            }
+            // A later lease has saved. The next ticket finds out which of the two states is newer.
+            Some(Ok(false)) => self.save_failed = true,
+            Some(Ok(true)) | None => {}
         }
         Ok(token)
     }
@@ -231,13 +264,6 @@ impl Refresh {
     }
 
     fn end(&mut self, result: &Result<Token, Arc<Error>>) {
-        // A panic of the event handler during a panic would abort the process.
-        if self.ticket.is_some() && !thread::panicking() {
-            self.shared.transport.emit(match result {
-                Ok(token) => Event::TokenRefreshed(token),
-                Err(error) => Event::RefreshFailed(error),
-            });
-        }
         let Some(ticket) = self.ticket.take() else {
             return;
         };
@@ -249,9 +275,18 @@ impl Refresh {
             state.completed += 1;
         }
         if self.save_failed {
-            state.tokens.save_failed();
+            state.tokens.save_failed(now());
         }
+        let is_new = state.tokens.generation() != self.generation;
         drop(state);
+        // A panic of the event handler during a panic would abort the process.
+        if !thread::panicking() {
+            match result {
+                Ok(token) if is_new => self.shared.transport.emit(Event::TokenRefreshed(token)),
+                Ok(_) => {}
+                Err(error) => self.shared.transport.emit(Event::RefreshFailed(error)),
+            }
+        }
         self.shared.notify_all();
     }
 

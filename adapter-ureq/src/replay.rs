@@ -14,9 +14,9 @@ pub struct SharedReplayCache {
 }
 
 impl SharedReplayCache {
-    /// Creates a cache for at most `capacity` proofs. Each shard holds a sixteenth of them and
-    /// refuses proofs when it is full, even if other shards are not: choose a capacity with some
-    /// reserve.
+    /// Creates a cache for `capacity` proofs, rounded up to a multiple of 16. Each of the 16 shards
+    /// holds the same number and rejects new proofs when it is full, even if others are not: choose
+    /// a capacity with some reserve.
     pub fn new(capacity: usize) -> Self {
         let each = capacity.div_ceil(SHARDS.into());
         Self {
@@ -26,7 +26,7 @@ impl SharedReplayCache {
         }
     }
 
-    /// Inserts a proof, unless the cache contains it already.
+    /// Accepts a proof and records it, unless it was accepted before.
     ///
     /// # Errors
     /// Returns the same errors as [`ReplayCache::check_and_insert`].

@@ -54,24 +54,24 @@ impl SessionBuilder {
 
     /// Sets the session's first token, from a login that was made elsewhere.
     ///
-    /// With a [storage](Self::storage) the token is stored immediately, in the background. It
-    /// replaces the stored state, unless that state descends from this token: an application that
-    /// restarts with an old token continues with its successor.
+    /// With a [storage](Self::storage) the token is stored immediately, in the background, unless
+    /// it needs a refresh first. It replaces the stored state, unless that state descends from this
+    /// token: an application that restarts with an old token continues with its successor.
     pub fn token(mut self, token: Token) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// Sets the scope of the session's tokens. It is part of the name under which the session is
-    /// [stored](Self::storage). Default: the scope of a [repeatable](Grant::is_repeatable) grant,
-    /// otherwise none.
+    /// Sets the scope in the name under which the session is [stored](Self::storage). It is not
+    /// sent: the grant has the scope to request. Default: the scope of a
+    /// [repeatable](Grant::is_repeatable) grant, otherwise none.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// Adds a resource (RFC 8707) of the session's tokens. It is part of the name under which the
-    /// session is [stored](Self::storage). Default: the resources of a
+    /// Adds a resource (RFC 8707) to the name under which the session is [stored](Self::storage).
+    /// It is not sent: the grant has the resources to request. Default: the resources of a
     /// [repeatable](Grant::is_repeatable) grant, otherwise none.
     pub fn resource(mut self, uri: &str) -> Self {
         self.resources.push(uri.to_owned());
@@ -82,9 +82,10 @@ impl SessionBuilder {
     /// concurrent processes share one token: one of them refreshes it, and a new token is saved
     /// before it is used.
     ///
-    /// If the storage fails, each process continues on its own and emits
-    /// [`Event::StorageUnavailable`]. The exception is a refresh token: it is not sent unless it is
-    /// certain that no other process sends it.
+    /// If the storage fails, a process with a [repeatable](Grant::is_repeatable) grant continues on
+    /// its own and emits [`Event::StorageUnavailable`]. A refresh token or a single-use grant is not
+    /// sent without the storage: another process might send it too, or its token could not be
+    /// stored.
     ///
     /// The key in the storage is `name`, a hyphen, and the
     /// [fingerprint](Client::session_fingerprint) of client, server, [scope](Self::scope) and
@@ -95,8 +96,9 @@ impl SessionBuilder {
         self
     }
 
-    /// Creates the session. It sends no request until a token is needed, and accesses the storage
-    /// only if it starts with a [token](Self::token).
+    /// Creates the session. It neither sends a request nor accesses the storage until a token is
+    /// needed. The exception is a given [token](Self::token) that needs no refresh yet: it is
+    /// stored immediately, in the background.
     pub fn build(self) -> Session {
         let slot = self.slot.as_ref().map(|(storage, name)| {
             let name = format!("{name}-{}", self.fingerprint());
@@ -154,7 +156,7 @@ impl Session {
         Self::builder(transport, client, grant).build()
     }
 
-    /// Returns a builder for a session with this grant.
+    /// Returns a builder for a session that uses `grant` as [`new`](Self::new) does.
     pub fn builder(
         transport: impl Into<Arc<Transport>>,
         client: Client,
@@ -197,9 +199,11 @@ impl Session {
         self.token_by(&Deadline::start(self.shared().transport.total_timeout()))
     }
 
-    /// Sends a request with a valid token, as [`Transport::send`] does. If the server rejects the
-    /// token, the session refreshes it and sends the request once more. The response is returned
-    /// for any status.
+    /// Sends a request with a valid token, as [`Transport::send`] does. If the server rejects a
+    /// token that the session had before this call, the session refreshes it and sends the request
+    /// once more. A rejection of a new token is returned as it is; after two of those in a row from
+    /// one origin, its rejections cause no token request for 30 s. The response is returned for any
+    /// status.
     ///
     /// # Errors
     /// Returns an error if the session cannot get a token, or if the request gets no response.
@@ -279,20 +283,27 @@ impl Session {
 
     /// Whether the session has clones outside its pool or a refresh in progress.
     pub(crate) fn is_in_use(&self) -> bool {
-        Arc::strong_count(&self.0) > 1 || self.shared().state().in_flight > 0
+        let state = self.shared().state();
+        // Closed now, the session would lose a token that is not stored yet.
+        Arc::strong_count(&self.0) > 1 || state.in_flight > 0 || state.tokens.unsaved().is_some()
     }
 
     fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 
-    /// Stores the token that the session begins with, unless it has to be refreshed first.
+    /// Stores the token that the session begins with, without refreshing it.
     fn store_given(&self) {
         let mut state = self.shared().state();
-        if state.tokens.unsaved().is_some() && state.tokens.valid_token(now()).is_some() {
-            if let TokenAction::Use(_, Some(ticket)) = state.tokens.poll(now()) {
-                self.start_refresh(state, ticket);
-            }
+        if state.tokens.unsaved().is_none() {
+            return;
+        }
+        if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
+            state.tokens.poll(now())
+        {
+            state.in_flight += 1;
+            drop(state);
+            spawn(Refresh::new(self.shared(), ticket).store_only());
         }
     }
 
@@ -343,11 +354,15 @@ impl Session {
     fn start_refresh(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) {
         state.in_flight += 1;
         drop(state);
-        let refresh = Refresh::new(self.shared(), ticket);
-        let _ = thread::Builder::new()
-            .name("keybound-refresh".into())
-            .spawn(move || refresh.run());
+        spawn(Refresh::new(self.shared(), ticket));
     }
+}
+
+/// Runs a refresh in a thread of its own. Without a thread it ends at once, as aborted.
+fn spawn(refresh: Refresh) {
+    let _ = thread::Builder::new()
+        .name("keybound-refresh".into())
+        .spawn(move || refresh.run());
 }
 
 /// Ends the session with its last clone. Waits at most the policy's refresh timeout for a refresh

@@ -55,7 +55,8 @@ pub(crate) struct State {
     pub(crate) tokens: TokenManager,
     /// The error of the last refresh, for the callers that waited for it.
     pub(crate) failure: Option<Arc<Error>>,
-    /// The number of completed refreshes, without those whose ticket had expired.
+    /// The number of completed refreshes, successful or not, excluding those whose ticket was
+    /// replaced by a later one.
     pub(crate) completed: u64,
     /// The number of refresh threads.
     pub(crate) in_flight: usize,

@@ -75,7 +75,8 @@ impl Transport {
     }
 
     /// Sets the signer of proofs, and of the assertions of a client that authenticates with
-    /// `private_key_jwt`.
+    /// `private_key_jwt`. Without a signer, a request that needs a signature fails with
+    /// [`Error::NoSigner`].
     #[must_use]
     pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
         self.signer = Some(Box::new(signer));
@@ -99,7 +100,8 @@ impl Transport {
         self.timeout
     }
 
-    /// Sets the nonces and clock offsets of servers, for example those of an earlier process.
+    /// Replaces the known nonces and clock offsets of servers, for example by those of an earlier
+    /// process.
     #[must_use]
     pub fn with_server_state(self, state: ServerState) -> Self {
         *self.servers() = state;
@@ -495,7 +497,8 @@ impl Drop for PermitGuard<'_> {
     }
 }
 
-/// A request that can be sent several times, to a URL that may get a token.
+/// A request that can be sent several times. Its URL is one to which a token may be sent: `https`,
+/// or `http` on loopback.
 pub(crate) struct ReplayableRequest<'a> {
     head: request::Parts,
     body: &'a [u8],

@@ -70,8 +70,10 @@ export class Session {
 
   /**
    * Sends a request like the global `fetch`, with the token and a new proof, and returns the response, of any status.
-   * If the server rejects the token, the token is refreshed and the request is retried once. Redirects are not followed:
-   * a proof is valid for one URL.
+   * If the server rejects a token that the session had before the call, the token is refreshed and the request is retried
+   * once. If it rejects a token that was fetched during the call, the response is returned. After two such rejections in a
+   * row from one origin, its rejections cause no token request for 30 s. Redirects are not followed: a proof is valid for
+   * one URL.
    */
   fetch(this: void, input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
 
@@ -105,6 +107,9 @@ export class Session {
    * Ends the session in all tabs. Deletes its tokens, and revokes the refresh token if the server has a revocation
    * endpoint. Deletes the key, unless another session of the same name has tokens bound to it. To log in again, open the
    * session again.
+   *
+   * Waits until a refresh in flight in any tab completes. Rejects with kind `browser` if that exceeds the timeout; the
+   * tokens are deleted and revoked all the same.
    */
   logout(this: void): Promise<void>;
 }
@@ -112,8 +117,9 @@ export class Session {
 /** The options of `Session.open`. One of `issuer`, `tokenEndpoint` and `token` is required. */
 export interface SessionOptions {
   /**
-   * The name under which the key and the tokens are stored. Default: `keybound`. Tokens are stored per server, client and
-   * scope, so an application needs two names only for two sessions that have these in common.
+   * The name under which the key and the tokens are stored. Default: `keybound`. Tokens are stored per name and
+   * fingerprint, which covers the server, client, scope, resources and, for public clients, the key. An application needs
+   * two names only for two sessions that have these in common.
    */
   name?: string;
   /** The issuer URL of the authorization server, for discovery of its endpoints (RFC 8414, OpenID Connect Discovery). */

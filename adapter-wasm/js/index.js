@@ -142,6 +142,7 @@ export class Session {
 
   async login({ popup = false, signal } = {}) {
     check({ popup }, { popup: 'boolean' });
+    signal?.throwIfAborted();
     if (await this.#redirect()?.outcome.catch(() => false)) return this.#session.resume();
     const { id, isOpen } = this.#session;
     if (!popup) {

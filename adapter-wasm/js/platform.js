@@ -132,7 +132,7 @@ let database;
 const open = () =>
   (database ??= new Promise((resolve, reject) => {
     const opening = indexedDB.open('keybound', 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore('kept');
+    opening.onupgradeneeded = () => opening.result.createObjectStore('records');
     opening.onerror = () => reject(opening.error);
     opening.onsuccess = () => {
       opening.result.onclose = () => (database = undefined);
@@ -146,12 +146,12 @@ const open = () =>
  */
 async function transact(mode, act, isLast) {
   try {
-    const transaction = (await open()).transaction('kept', mode, { durability: 'strict' });
+    const transaction = (await open()).transaction('records', mode, { durability: 'strict' });
     return await new Promise((resolve, reject) => {
       let result;
       transaction.oncomplete = () => resolve(result);
       transaction.onabort = () => reject(transaction.error);
-      act(transaction.objectStore('kept'), (value) => (result = value));
+      act(transaction.objectStore('records'), (value) => (result = value));
     });
   } catch (cause) {
     database = undefined;
@@ -190,13 +190,19 @@ export const lock = (name, timeout) =>
   new Promise((resolve, reject) => {
     if (!navigator.locks) throw unable('Web Locks are missing, which synchronize tabs: this browser is too old');
     const options = { signal: AbortSignal.timeout(timeout) };
-    navigator.locks.request(`keybound ${name}`, options, () => new Promise((release) => resolve(release))).catch(reject);
+    navigator.locks.request(`keybound ${name}`, options, () => new Promise((release) => resolve(release)))
+      .catch((cause) => reject(unable("Another tab did not release the session's lock in time", cause)));
   });
 
-/** Returns the channel for messages between tabs. */
-export const channel = (name) => new BroadcastChannel(`keybound ${name}`);
+/** Returns the channel for messages between tabs. It queues messages for `nextMessage`. */
+export function channel(name) {
+  const channel = new BroadcastChannel(`keybound ${name}`);
+  const start = (queue) => (channel.onmessage = ({ data }) => queue.enqueue(data));
+  channel.reader = new ReadableStream({ start }).getReader();
+  return channel;
+}
 
 export const post = (channel, message) => channel.postMessage(message);
 
-/** Returns the promise of the next message from another tab. */
-export const nextMessage = (channel) => new Promise((resolve) => (channel.onmessage = ({ data }) => resolve(data)));
+/** Returns the next message from another tab, after waiting for it if the queue is empty. */
+export const nextMessage = async ({ reader }) => (await reader.read()).value;

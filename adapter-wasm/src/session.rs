@@ -148,6 +148,9 @@ impl Session {
     pub async fn token(&self) -> Result<Token, Rc<Error>> {
         let shared = &self.0;
         loop {
+            if shared.closed.get() {
+                return Err(Rc::new(Error::LoginRequired));
+            }
             let tokens = shared.tokens();
             let action = tokens.borrow_mut().poll(platform::now());
             match action {
@@ -160,7 +163,13 @@ impl Session {
                     });
                     return Ok(token);
                 }
-                TokenAction::Refresh(ticket) => return self.refresh(tokens, ticket).run().await,
+                TokenAction::Refresh(ticket) => {
+                    let result = self.refresh(Rc::clone(&tokens), ticket).run().await;
+                    // A login or logout during the refresh replaced the token manager.
+                    if result.is_ok() || shared.is_current(&tokens) {
+                        return result;
+                    }
+                }
                 TokenAction::WaitUntil(until) => {
                     shared
                         .settled
@@ -242,25 +251,23 @@ impl Session {
     /// a revocation endpoint. Deletes the key, unless another session of this name has tokens that are
     /// bound to it.
     ///
+    /// Waits until a refresh in flight in any tab completes, for up to the refresh timeout.
+    ///
     /// # Errors
-    /// Returns [`Error::Browser`] if IndexedDB is not available, and the error of the revocation. The
-    /// tokens are deleted even if the revocation fails.
+    /// Returns [`Error::Browser`] if IndexedDB is not available or the refresh in flight exceeds the
+    /// timeout, and the error of the revocation. Each step is carried out even if a previous one fails:
+    /// after a timeout, the tokens are deleted and revoked all the same.
     pub async fn log_out(&self) -> Result<(), Error> {
         let shared = &self.0;
         let state = shared.tokens().borrow().snapshot();
         shared.log_out();
         platform::post(&shared.channel, LOGGED_OUT);
-        {
-            // A refresh in flight in a tab that has not received the message yet completes first.
-            let refresh_timeout = shared.tokens().borrow().refresh_timeout();
-            let _lock = Lock::acquire(&shared.id, refresh_timeout)
-                .await
-                .map_err(Error::Browser)?;
-            let key = key::storage_key(&shared.name);
-            platform::erase_session(&shared.storage_key(), &key)
-                .await
-                .map_err(Error::Browser)?;
-        }
+        // A refresh in flight in a tab that has not received the message yet completes first.
+        let refresh_timeout = shared.tokens().borrow().refresh_timeout();
+        let lock = Lock::acquire(&shared.id, refresh_timeout).await;
+        let key = key::storage_key(&shared.name);
+        let erased = platform::erase_session(&shared.storage_key(), &key).await;
+        let erased = erased.and(lock.map(drop)).map_err(Error::Browser);
         let refresh_token = state
             .as_ref()
             .and_then(|state| state.token()?.refresh_token());
@@ -270,10 +277,11 @@ impl Session {
                 .revoke(token.clone(), Some(TokenTypeHint::RefreshToken))
                 .ok()
         });
-        match revocation {
+        let revoked = match revocation {
             Some(operation) => shared.transport.execute(operation).await.map(|_| ()),
             None => Ok(()),
-        }
+        };
+        erased.and(revoked)
     }
 
     /// Checks that the key still exists.
@@ -342,9 +350,13 @@ impl Shared {
         Ok(state)
     }
 
-    /// Resumes the stored state, if there is any.
+    /// Resumes the stored state, if there is any, unless a login or logout happens meanwhile.
     async fn resume(&self) -> Result<(), Error> {
-        if let Some(state) = self.load_state().await? {
+        let tokens = self.tokens();
+        if let Some(state) = self.load_state().await?
+            && self.is_current(&tokens)
+            && !self.closed.get()
+        {
             self.start(self.source.grant(), Some(state));
         }
         Ok(())
@@ -472,6 +484,10 @@ impl Refresh {
                 .await
                 .map_err(Error::Browser)?,
         );
+        // While this tab waited for the lock, a login or logout may have ended this refresh's session.
+        if shared.closed.get() || !shared.is_current(&self.tokens) {
+            return Err(Error::LoginRequired);
+        }
         if let Some(state) = shared.load_state().await? {
             let adopted = self
                 .with_ticket(|tokens, ticket| tokens.adopt(ticket, state, platform::now(), seed()));
@@ -525,7 +541,7 @@ impl Refresh {
         let mut tokens = self.tokens.borrow_mut();
         tokens.complete(ticket, outcome, platform::now(), seed());
         if self.save_failed {
-            tokens.save_failed();
+            tokens.save_failed(platform::now());
         }
         drop(tokens);
         self.shared.settled.notify_all();

@@ -85,7 +85,7 @@ describe('a key', () => {
         indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result);
       });
       const pair = await new Promise((resolve) => {
-        database.transaction('kept').objectStore('kept').get('key k').onsuccess = ({ target }) => resolve(target.result);
+        database.transaction('records').objectStore('records').get('key k').onsuccess = ({ target }) => resolve(target.result);
       });
       const attempts = ['pkcs8', 'jwk', 'raw'].map((format) => crypto.subtle.exportKey(format, pair.privateKey));
       const outcomes = await Promise.allSettled(attempts);
@@ -244,7 +244,7 @@ describe('session.fetch, like fetch,', () => {
         const calls = async (count) => {
           const answers = [];
           for (let at = 0; at < count; at += 1) {
-            ahead += 1500; // a pause after each renewal is over
+            ahead += 1500; // the retry interval after each refresh is over
             const response = await session.fetch(url);
             answers.push(`${response.status} ${await response.text()}`);
           }

@@ -1,4 +1,4 @@
-// Logins, renewals and log-outs in Chromium, against npm's oidc-provider, which wants nonces. To run: as package.test.mjs.
+// Logins, refreshes and logouts in Chromium, against npm's oidc-provider, which wants nonces. To run: as package.test.mjs.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -266,7 +266,7 @@ describe('the redirect of a login', () => {
       return asked;
     };
     assert.deepEqual([await logIn(), await logIn()], [1, 1]);
-    assert.equal(await logIn('pagehide'), 2); // as where the page is kept for the way back
+    assert.equal(await logIn('pagehide'), 2); // as when the page enters the back/forward cache
     await page.clock.runFor(11_000);
     assert.equal(await logIn(), 3);
   });
@@ -315,6 +315,17 @@ describe('a pop-up', () => {
     assert.equal((await next).isClosed(), false);
   });
 
+  test('does not open if the signal is already aborted', async (t) => {
+    const { context } = await setUp(t);
+    const page = await open(context);
+    const opened = [];
+    context.on('page', (popup) => opened.push(popup));
+    const login = () => session.login({ popup: true, signal: AbortSignal.abort('enough') }).catch((reason) => reason);
+    assert.equal(await page.evaluate(login), 'enough');
+    await page.waitForTimeout(300);
+    assert.equal(opened.length, 0);
+  });
+
   test("gives the server no way to the application's page", LATER, async (t) => {
     const script = "new Image().src = '/opener-' + Boolean(opener); if (opener) opener.location = 'about:blank';";
     const { server, context } = await setUp(t, { thinks: 300, script });
@@ -329,7 +340,7 @@ describe('a session of which nothing is left', () => {
   const FORGOTTEN = {
     'an expired token without a refresh token': [{ refreshes: false, accessTokenSeconds: 1 }, () => {}],
     'a refresh token that is refused': [{ accessTokenSeconds: 1 }, async (page, server) => {
-      const token = await kept(page).then(([[, { token }]]) => token.refresh_token);
+      const token = await stored(page).then(([[, { token }]]) => token.refresh_token);
       const form = new URLSearchParams({ token, client_id: 'page' });
       assert.equal((await fetch(`${server.issuer}/token/revocation`, { method: 'POST', body: form })).status, 200);
     }],
@@ -394,10 +405,10 @@ test('the methods of a session and of a key can be handed on', LATER, async (t) 
   assert.deepEqual(said, [200, 200, 'string', 'string', false, 43, undefined, 'function', 'misuse']);
 });
 
-/** What the page has written down of sessions: the names, and the records. */
-const kept = (page) => page.evaluate(async () => {
+/** The stored sessions: their storage keys and states. */
+const stored = (page) => page.evaluate(async () => {
   const database = await new Promise((resolve) => (indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result)));
-  const all = (what) => new Promise((resolve) => (database.transaction('kept').objectStore('kept')[what]().onsuccess = ({ target }) => resolve(target.result)));
+  const all = (what) => new Promise((resolve) => (database.transaction('records').objectStore('records')[what]().onsuccess = ({ target }) => resolve(target.result)));
   const [names, values] = [await all('getAllKeys'), await all('getAll')];
   return names.map((name, at) => [name, values[at]]).filter(([name]) => name.startsWith('session')).map(([name, value]) => [name, JSON.parse(value)]);
 });
@@ -479,6 +490,117 @@ describe('sessions under one name', () => {
   });
 });
 
+describe('a logout', () => {
+  /** Delays the results of the page's IndexedDB transactions until `globalThis.release()`. */
+  const delayStorage = (page) => page.evaluate(() => {
+    const released = new Promise((resolve) => (globalThis.release = resolve));
+    Object.defineProperty(IDBTransaction.prototype, 'oncomplete', {
+      set(handler) {
+        this.addEventListener('complete', async () => {
+          globalThis.isDelayed = true;
+          await released;
+          handler();
+        });
+      },
+    });
+  });
+
+  /** Holds the lock of the stored session in the page until `globalThis.unlock()`. */
+  async function holdLock(page) {
+    const [[name]] = await stored(page);
+    await page.evaluate((id) => new Promise((held) => {
+      void navigator.locks.request(`keybound ${id}`, () => new Promise((unlock) => {
+        globalThis.unlock = unlock;
+        held();
+      }));
+    }), name.slice('session '.length));
+  }
+
+  /** Waits until another request waits for a lock that `page` can see. */
+  const waiting = (page) => page.waitForFunction(async () => (await navigator.locks.query()).pending.length > 0);
+
+  const token = (page) => page.evaluate(() => session.token().then(() => 'a token', ({ retry }) => retry));
+
+  for (const [name, loggedOut] of Object.entries({ 'this tab': 1, 'another tab': 0 })) {
+    test(`in ${name} while a tab loads the stored state ends the session`, LATER, async (t) => {
+      const { context } = await setUp(t);
+      const tabs = [await open(context), await open(context)];
+      await delayStorage(tabs[1]);
+      await login(tabs[0]);
+      await tabs[1].waitForFunction(() => globalThis.isDelayed);
+      await tabs[loggedOut].evaluate(() => void (globalThis.ended = session.logout()));
+      await tabs[0].waitForTimeout(300);
+      await tabs[1].evaluate(() => release());
+      await tabs[loggedOut].evaluate(() => globalThis.ended);
+      await tabs[1].waitForTimeout(300);
+      assert.equal(await tabs[1].evaluate(() => session.isOpen), false);
+      assert.equal(await token(tabs[1]), 'reauthenticate');
+    });
+  }
+
+  test('in another tab is the end of a refresh that waits for the lock: it sends and stores nothing', LATER, async (t) => {
+    const { server, context } = await setUp(t, { accessTokenSeconds: 1 });
+    const [first, second] = [await open(context), await open(context)];
+    await login(first);
+    await second.waitForFunction(() => session.isOpen);
+    await first.waitForTimeout(1500);
+    await holdLock(first);
+    const outcome = token(second);
+    await waiting(first);
+    await first.evaluate(() => void (globalThis.ended = session.logout()));
+    await second.waitForFunction(() => !session.isOpen);
+    await second.evaluate(() => {
+      globalThis.saved = 0;
+      const { put } = IDBObjectStore.prototype;
+      IDBObjectStore.prototype.put = function counted(...record) {
+        globalThis.saved += 1;
+        return put.apply(this, record);
+      };
+    });
+    await first.evaluate(() => unlock());
+    assert.equal(await outcome, 'reauthenticate');
+    await first.evaluate(() => globalThis.ended);
+    assert.equal(server.log.filter(({ grant }) => grant === 'refresh_token').length, 0);
+    assert.equal(await second.evaluate(() => globalThis.saved), 0);
+    assert.deepEqual(await stored(first), []);
+  });
+
+  test('that gets no lock in time deletes and revokes the tokens all the same, and reports it', LATER, async (t) => {
+    const { server, context } = await setUp(t);
+    const [first, second] = [await open(context), await open(context)];
+    await login(first);
+    await holdLock(second);
+    const error = await first.evaluate(() => {
+      const { timeout } = AbortSignal;
+      AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms / 20);
+      return session.logout().catch((error) => ({ ...error, message: error.message }));
+    });
+    assert.equal(error?.kind, 'browser');
+    assert.match(error.message, /did not release the session's lock/);
+    assert.deepEqual(await stored(first), []);
+    assert.deepEqual(server.log.filter(({ path }) => path.endsWith('revocation')).map(({ status }) => status), [200]);
+  });
+
+  test("isn't a login: a call that waits for the lock during a login uses the login's token", LATER, async (t) => {
+    const { server, context } = await setUp(t, { accessTokenSeconds: 1 });
+    const [first, second] = [await open(context), await open(context)];
+    await login(first);
+    await first.waitForTimeout(1500);
+    await holdLock(second);
+    const call = token(first);
+    await waiting(second);
+    const popup = context.waitForEvent('page');
+    await first.evaluate(() => void (globalThis.ended = session.login({ popup: true })));
+    await (await popup).waitForEvent('close');
+    await first.waitForTimeout(300);
+    await second.evaluate(() => unlock());
+    await first.evaluate(() => globalThis.ended);
+    assert.equal(await call, 'a token');
+    assert.equal(server.log.filter(({ grant }) => grant === 'refresh_token').length, 0);
+    assert.equal(server.tokens('authorization_code'), 2);
+  });
+});
+
 describe('a refresh token that IndexedDB fails to take', () => {
   for (const [name, times] of [['once', 1], ['for a while', 5]]) {
     test(`${name} is saved later, and no other tab sends the old one meanwhile`, LATER, async (t) => {
@@ -486,7 +608,7 @@ describe('a refresh token that IndexedDB fails to take', () => {
       const page = await open(context);
       await login(page);
       const second = await open(context);
-      const before = (await kept(page))[0][1].token.refresh_token;
+      const before = (await stored(page))[0][1].token.refresh_token;
       await page.waitForTimeout(3500);
       const status = await page.evaluate(async ([url, times, before]) => {
         const { put } = IDBObjectStore.prototype;
@@ -500,7 +622,7 @@ describe('a refresh token that IndexedDB fails to take', () => {
       }, [`${server.issuer}/me`, times, before]);
       assert.equal(status, 200);
       assert.deepEqual(await whoami(second, server.issuer), [200, 'alice']);
-      const after = (await kept(page))[0][1].token.refresh_token;
+      const after = (await stored(page))[0][1].token.refresh_token;
       assert.notEqual(after, before);
       assert.equal(server.log.filter(({ path, status, grant }) => path === '/token' && grant === 'refresh_token' && status === 200).length, 1);
     });
@@ -541,7 +663,7 @@ describe('two tabs', () => {
     assert.deepEqual(server.log.filter(({ path }) => path.endsWith('revocation')).map(({ status }) => status), [200]);
     const left = await first.evaluate(async () => {
       const database = await new Promise((resolve) => (indexedDB.open('keybound').onsuccess = ({ target }) => resolve(target.result)));
-      return new Promise((resolve) => (database.transaction('kept').objectStore('kept').getAllKeys().onsuccess = ({ target }) => resolve(target.result)));
+      return new Promise((resolve) => (database.transaction('records').objectStore('records').getAllKeys().onsuccess = ({ target }) => resolve(target.result)));
     });
     assert.deepEqual(left, []);
     await second.reload();

@@ -16,12 +16,12 @@ const THREADS: [usize; 4] = [1, 2, 4, 8];
 pub(crate) fn proofs(subject: &Subject) -> Outcome<Chart> {
     let mut works = Vec::new();
     for threads in THREADS {
-        let origins = Mutex::new(subject.origins.clone());
+        let server_state = Mutex::new(subject.server_state.clone());
         works.push(by_threads(threads, move || {
             let call = subject.token.authorize(&subject.method, &subject.uri)?;
             let context = subject.context();
             let signing = call.prepare(
-                &origins.lock().unwrap_or_else(PoisonError::into_inner),
+                &server_state.lock().unwrap_or_else(PoisonError::into_inner),
                 context,
             )?;
             Ok(signing.finish(|request| subject.key.sign(request))?)

@@ -223,7 +223,7 @@ impl<'a> Case<'a> {
 
     /// Sets the limits that CI checks.
     #[must_use]
-    pub fn at_most(mut self, limit: impl Into<Option<Limit>>) -> Self {
+    pub fn with_limit(mut self, limit: impl Into<Option<Limit>>) -> Self {
         self.limit = limit.into();
         self
     }

@@ -73,12 +73,12 @@ fn executed(task: &str, case: &Case<'_>) -> Outcome<u64> {
         .args([task, &TIMES.to_string(), &case.id()])
         .output()
         .map_err(|error| format!("valgrind, which counts instructions, can't be run: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said
+    let text = String::from_utf8_lossy(&output.stderr);
+    let collected = text
         .lines()
         .find_map(|line| line.split("Collected : ").nth(1));
     let collected: u64 = collected
-        .ok_or_else(|| format!("valgrind counted nothing: {said}"))?
+        .ok_or_else(|| format!("valgrind counted nothing: {text}"))?
         .trim()
         .parse()?;
     Ok(collected / u64::from(TIMES))

@@ -15,7 +15,7 @@ use crate::{Asking, Outcome, Subject, now};
 pub struct Servers {
     uris: Vec<Uri>,
     answer: HeaderMap,
-    origins: Mutex<ServerState>,
+    server_state: Mutex<ServerState>,
 }
 
 impl Servers {
@@ -33,7 +33,7 @@ impl Servers {
         let servers = Self {
             uris,
             answer,
-            origins: Mutex::default(),
+            server_state: Mutex::default(),
         };
         for at in 0..count {
             let _ = servers.call(subject, at)?;
@@ -48,18 +48,22 @@ impl Servers {
     /// Never fails for a key of ES256.
     pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Verdict> {
         let uri = self.uris.get(at).ok_or("there are fewer servers")?;
-        let origins = || self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let server_state = || {
+            self.server_state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
         let now = now();
         let call = subject.token.authorize(&subject.method, uri)?;
-        let signing = call.prepare(&origins(), RequestContext::new(now, [7; 16]))?;
+        let signing = call.prepare(&server_state(), RequestContext::new(now, [7; 16]))?;
         let unsigned = || Ok::<_, Error>(Signature::from_jose(Algorithm::Es256, &[7; 64])?);
         let PreparedCall { pending, .. } = signing.finish(|_| unsigned())?;
-        Ok(pending.verdict(StatusCode::OK, &self.answer, &mut origins(), now)?)
+        Ok(pending.verdict(StatusCode::OK, &self.answer, &mut server_state(), now)?)
     }
 
     /// Returns the state of the servers.
     pub fn into_origins(self) -> ServerState {
-        self.origins
+        self.server_state
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,7 +25,7 @@ pub struct Subject {
     /// The nonce that the resource server requires.
     pub nonce: Nonce,
     /// The server state, which has the nonce.
-    pub origins: ServerState,
+    pub server_state: ServerState,
     /// The method of the request.
     pub method: Method,
     /// The URL of the request: 56 characters.
@@ -67,7 +67,7 @@ impl Subject {
         let mut subject = Self {
             token: token(&key)?,
             key,
-            origins: ServerState::new(),
+            server_state: ServerState::new(),
             method: Method::POST,
             uri: Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers"),
             random: SystemRandom::new(),
@@ -76,7 +76,7 @@ impl Subject {
         let mut headers = HeaderMap::new();
         headers.insert("dpop-nonce", subject.nonce.as_str().parse()?);
         let PreparedCall { pending, .. } = subject.authorized()?;
-        let _ = pending.verdict(StatusCode::OK, &headers, &mut subject.origins, now())?;
+        let _ = pending.verdict(StatusCode::OK, &headers, &mut subject.server_state, now())?;
         Ok(subject)
     }
 
@@ -94,7 +94,7 @@ impl Subject {
     /// Never fails with the built-in values.
     pub fn authorized_in(&self, context: RequestContext) -> Result<PreparedCall, Error> {
         let call = self.token.authorize(&self.method, &self.uri)?;
-        call.prepare(&self.origins, context)?
+        call.prepare(&self.server_state, context)?
             .finish(|request| self.key.sign(request))
     }
 
@@ -136,16 +136,16 @@ fn token(key: &SigningKey) -> Outcome<Token> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
         .dpop(key.public().clone());
-    let mut origins = ServerState::new();
+    let mut server_state = ServerState::new();
     let signing = client
         .token(Grant::client_credentials())?
-        .prepare(&origins, RequestContext::new(now(), [0; 16]))?;
+        .prepare(&server_state, RequestContext::new(now(), [0; 16]))?;
     let PreparedRequest { pending, .. } = signing.finish(|request| key.sign(request))?;
     let answer = format!(
         r#"{{"access_token":"{}","token_type":"DPoP"}}"#,
         "a".repeat(1000)
     );
-    match pending.receive(Response::new(answer), &mut origins, now())? {
+    match pending.receive(Response::new(answer), &mut server_state, now())? {
         Step::Done(token) => Ok(token),
         Step::RetryAfter(_) => Err("this answer is a token".into()),
     }

@@ -35,7 +35,7 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
         let config = ureq::Agent::config_builder().timeout_global(limit).build();
         let (agent, uri) = (config.new_agent(), uri.clone());
         let call = subject.token.authorize(&Method::GET, &uri)?;
-        let signing = call.prepare(&subject.origins, subject.context())?;
+        let signing = call.prepare(&subject.server_state, subject.context())?;
         let mut message = Vec::new();
         let authorized = signing.finish(|request| {
             message.extend(request.message());

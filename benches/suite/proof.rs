@@ -27,9 +27,9 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     // The proof from its parts, which hashes the access token each time.
     let parts = again(|| Ok(subject.proof()?));
     Ok(vec![
-        case(", time and entropy given", core)?.at_most(limit(6_000)),
-        case(" of a Token", driver)?.at_most(limit(6_500)),
-        case(" by Proof::build", parts)?.at_most(limit(43_000)),
+        case(", time and entropy given", core)?.with_limit(limit(6_000)),
+        case(" of a Token", driver)?.with_limit(limit(6_500)),
+        case(" by Proof::build", parts)?.with_limit(limit(43_000)),
     ])
 }
 

@@ -18,12 +18,12 @@ const PEOPLE: usize = 1_000;
 pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let mut cases = Vec::new();
     let proofs = |threads| {
-        let origins = Mutex::new(subject.origins.clone());
+        let server_state = Mutex::new(subject.server_state.clone());
         by_threads(threads, move || {
             let call = subject.token.authorize(&subject.method, &subject.uri)?;
             let context = subject.context();
             let signing = call.prepare(
-                &origins.lock().unwrap_or_else(PoisonError::into_inner),
+                &server_state.lock().unwrap_or_else(PoisonError::into_inner),
                 context,
             )?;
             Ok(signing.finish(|request| subject.key.sign(request))?)
@@ -83,7 +83,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
             again(move || all.call(subject, in_turn())),
         )
         .beside(again(move || one.call(subject, 0)))
-        .at_most(Limit {
+        .with_limit(Limit {
             instructions: 10_300,
             allocations: 1,
         }),
@@ -97,7 +97,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
             again(move || people.token(in_turn())),
         )
         .beside(again(move || Ok(session.token()?)))
-        .at_most(Limit {
+        .with_limit(Limit {
             instructions: 1_450,
             allocations: 1,
         }),

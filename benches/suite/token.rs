@@ -14,18 +14,18 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
     );
     let operation = again(|| asking.exchange());
     Ok([
-        Case::new("token", "request", request).at_most(Limit {
+        Case::new("token", "request", request).with_limit(Limit {
             instructions: 11_500,
             allocations: 14,
         }),
         Case::new("token", "response", response).beside(plain(asking)),
         Case::new("token", "exchange", operation)
             .beside(plain(asking))
-            .at_most(Limit {
+            .with_limit(Limit {
                 instructions: 19_000,
                 allocations: 20,
             }),
-        Case::new("token", "bearer, authorize", bearer(asking)?).at_most(Limit {
+        Case::new("token", "bearer, authorize", bearer(asking)?).with_limit(Limit {
             instructions: 1_000,
             allocations: 0,
         }),

@@ -7,14 +7,14 @@ use keybound_core::jose::{Algorithm, Signature};
 use serde::Deserialize;
 
 pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
-    let policy = subject.verifier()?;
+    let verifier = subject.verifier()?;
     let (ring, algorithm) = (
         RingKey::new(&subject.key)?,
         subject.key.public().algorithm(),
     );
     let (mut message, mut signature) = (Vec::new(), Vec::new());
     let call = subject.token.authorize(&subject.method, &subject.uri)?;
-    let signing = call.prepare(&subject.origins, subject.context())?;
+    let signing = call.prepare(&subject.server_state, subject.context())?;
     let authorized = signing.finish(|request| -> Outcome<_> {
         message = request.message().to_vec();
         signature = ring.sign(&message, <[u8]>::to_vec)?;
@@ -28,7 +28,7 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
         .to_str()?
         .to_owned();
     let now = now();
-    let inspection = policy.verify(&proof, now);
+    let inspection = verifier.verify(&proof, now);
     if !inspection.is_valid() {
         return Err("the proof must pass".into());
     }
@@ -52,10 +52,10 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
         instructions: 33_000,
         allocations: 33,
     });
-    let ours = again(move || Ok(policy.verify(&proof, now)));
+    let ours = again(move || Ok(verifier.verify(&proof, now)));
     Ok(Case::new("verify", algorithm.to_string(), ours)
         .beside(again(floor))
-        .at_most(limit))
+        .with_limit(limit))
 }
 
 #[derive(Deserialize)]

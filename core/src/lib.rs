@@ -218,3 +218,9 @@ pub use types::secret::{Secret, SecretBytes};
 pub use types::time::UnixTime;
 pub use wire::challenge::Challenge;
 pub use wire::params::BodyFormat;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

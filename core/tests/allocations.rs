@@ -29,14 +29,14 @@ fn counted<T>(made: impl FnOnce() -> T) -> (u64, T) {
 
 /// A key whose signatures are already there: they are the signer's to allocate.
 fn signed(key: &SigningKey, signing: Signing<Proof>) -> Signature {
-    let mut kept = None;
+    let mut last = None;
     let sign = |request: &SignRequest| {
         let signature = key.sign(request)?;
-        kept = Some(signature.clone());
+        last = Some(signature.clone());
         Ok::<_, Error>(signature)
     };
     let _proof = signing.finish(sign).unwrap();
-    kept.unwrap()
+    last.unwrap()
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_long_path_or_a_path_to_be_escaped_is_one_allocation_still() {
 }
 
 /// A token of this type, as a server gives it.
-fn token(token_type: &str, key: &SigningKey, origins: &mut ServerState) -> Token {
+fn token(token_type: &str, key: &SigningKey, server_state: &mut ServerState) -> Token {
     let auth = ClientAuth::basic("client", Secret::new("secret")).unwrap();
     let client = Client::new(Endpoint::https("https://as.example/token").unwrap(), auth);
     let client = if token_type == "DPoP" {
@@ -119,13 +119,16 @@ fn token(token_type: &str, key: &SigningKey, origins: &mut ServerState) -> Token
     };
     let operation = client.token(Grant::client_credentials()).unwrap();
     let PreparedRequest { pending, .. } = operation
-        .prepare(origins, context())
+        .prepare(server_state, context())
         .unwrap()
         .finish(|request| key.sign(request))
         .unwrap();
     let body =
         format!(r#"{{"access_token":"{TOKEN}","token_type":"{token_type}","expires_in":3600}}"#);
-    match pending.receive(Response::new(body), origins, NOW).unwrap() {
+    match pending
+        .receive(Response::new(body), server_state, NOW)
+        .unwrap()
+    {
         Step::Done(token) => token,
         other => panic!("no token: {other:?}"),
     }
@@ -135,11 +138,11 @@ fn call(
     token: &Token,
     uri: &Uri,
     key: &SigningKey,
-    origins: &ServerState,
+    server_state: &ServerState,
 ) -> Result<PreparedCall, Error> {
     token
         .authorize(&Method::GET, uri)?
-        .prepare(origins, context())?
+        .prepare(server_state, context())?
         .finish(|request| key.sign(request))
 }
 
@@ -147,23 +150,24 @@ fn call(
 fn a_call_with_a_bound_token_costs_the_proof_and_with_a_bearer_token_nothing() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     for (token_type, per_call) in [("DPoP", 1), ("Bearer", 0)] {
-        let mut origins = ServerState::new();
-        let token = token(token_type, &key, &mut origins);
+        let mut server_state = ServerState::new();
+        let token = token(token_type, &key, &mut server_state);
         let uri = "https://rs.example/accounts/1?expand=all".parse().unwrap();
         // `http` begins to share the token's header when it is first used.
-        let (count, first) = counted(|| call(&token, &uri, &key, &origins).unwrap());
+        let (count, first) = counted(|| call(&token, &uri, &key, &server_state).unwrap());
         assert_eq!(count, per_call + 1, "{token_type}, the first");
         // From here on the server's nonce goes along.
         let answer = Response::builder()
             .header("DPoP-Nonce", "eyJ7S_zG.eyJH0-Z.HX4w-7v")
             .body(())
             .unwrap();
-        let judged = first
-            .pending
-            .verdict(answer.status(), answer.headers(), &mut origins, NOW);
+        let judged =
+            first
+                .pending
+                .verdict(answer.status(), answer.headers(), &mut server_state, NOW);
         assert!(matches!(judged, Ok(Verdict::Deliver)));
         for _ in 0..3 {
-            let (count, authorized) = counted(|| call(&token, &uri, &key, &origins).unwrap());
+            let (count, authorized) = counted(|| call(&token, &uri, &key, &server_state).unwrap());
             assert_eq!(count, per_call, "{token_type}");
             let mut headers = HeaderMap::with_capacity(8);
             let (count, ()) = counted(|| authorized.headers.apply(&mut headers));

@@ -30,7 +30,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("der_signature", der_signature),
     ("url", url),
     ("metadata", metadata),
-    ("kept_session", kept_session),
+    ("session_state", session_state),
     ("redirect", redirect),
     ("session", session),
 ];
@@ -170,14 +170,14 @@ pub fn proof(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let policy = ProofVerifier::default()
+    let verifier = ProofVerifier::default()
         .method("POST")
         .url("https://rs.example/me")
         .expect("a URL")
         .nonce(Nonce::new("n-0S6").expect("a nonce"))
         .access_token(&Secret::new("at"));
-    for policy in [ProofVerifier::default(), policy] {
-        let inspection = policy.verify(text, NOW);
+    for verifier in [ProofVerifier::default(), verifier] {
+        let inspection = verifier.verify(text, NOW);
         assert_eq!(inspection.is_valid(), inspection.problems().is_empty());
         assert_eq!(inspection.is_valid(), inspection.verified().is_some());
         for problem in inspection.problems() {
@@ -273,7 +273,7 @@ pub fn metadata(body: &[u8]) {
     }
 }
 
-pub fn kept_session(json: &[u8]) {
+pub fn session_state(json: &[u8]) {
     if let Ok(stored) = SessionState::from_json(json, &client(), NOW) {
         let written = stored.to_json();
         let again = SessionState::from_json(written.expose(), &client(), NOW)

@@ -42,7 +42,7 @@ enum Peer {
         bound: bool,
         nonce: Option<u8>,
     },
-    Answer {
+    ErrorResponse {
         status: u8,
         nonce: Option<u8>,
         code: u8,
@@ -193,8 +193,8 @@ impl World {
             let PreparedRequest { request, pending } = signing
                 .finish(|request| self.sign(request))
                 .expect("a signature");
-            self.remember(request.headers());
-            let received = match self.answer(true) {
+            self.record_proof(request.headers());
+            let received = match self.next_response(true) {
                 Ok(response) => pending.receive(response, &mut self.server_state, self.now),
                 Err(sent) => pending.transport_failed(sent, self.now),
             };
@@ -233,8 +233,8 @@ impl World {
                 .expect("a signature");
             let mut sent = HeaderMap::new();
             headers.apply(&mut sent);
-            self.remember(&sent);
-            let response = match self.answer(false) {
+            self.record_proof(&sent);
+            let response = match self.next_response(false) {
                 Ok(response) => response,
                 Err(sent) => {
                     self.gate
@@ -286,7 +286,7 @@ impl World {
     }
 
     /// Returns the server's response to the next request, or an error if none comes.
-    fn answer(&mut self, is_token_request: bool) -> Result<Response<Vec<u8>>, Sent> {
+    fn next_response(&mut self, is_token_request: bool) -> Result<Response<Vec<u8>>, Sent> {
         let peer = if self.peers.is_empty() {
             None
         } else {
@@ -298,7 +298,7 @@ impl World {
                 return Err(if sent { Sent::Maybe } else { Sent::No });
             }
             Some(Peer::Garbage(body)) => *response.body_mut() = body,
-            Some(Peer::Answer {
+            Some(Peer::ErrorResponse {
                 status,
                 nonce,
                 code,
@@ -401,7 +401,7 @@ impl World {
     }
 
     /// Records a proof, and asserts that no proof is sent twice.
-    fn remember(&mut self, headers: &HeaderMap) {
+    fn record_proof(&mut self, headers: &HeaderMap) {
         let proof = headers.get("dpop").expect("each request has a proof");
         assert!(
             self.proofs.insert(proof.as_bytes().to_vec()),

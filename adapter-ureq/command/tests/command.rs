@@ -1264,9 +1264,9 @@ fn log_in(scope: &str, metadata: &str, jwks: (&'static str, &str), id_token: &st
         .spawn()
         .unwrap();
     let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    std::io::BufRead::read_line(&mut stderr, &mut said).unwrap();
-    if let Some((_, url)) = said.trim().split_once("sign in at ") {
+    let mut first_line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut first_line).unwrap();
+    if let Some((_, url)) = first_line.trim().split_once("sign in at ") {
         let param = |name: &str| {
             let pair = url
                 .split(['?', '&'])
@@ -1286,7 +1286,7 @@ fn log_in(scope: &str, metadata: &str, jwks: (&'static str, &str), id_token: &st
     let mut rest = Vec::new();
     stderr.read_to_end(&mut rest).unwrap();
     let mut output = child.wait_with_output().unwrap();
-    output.stderr = [said.into_bytes(), rest].concat();
+    output.stderr = [first_line.into_bytes(), rest].concat();
     output
 }
 

@@ -6,8 +6,9 @@ use keybound_core::SecretBytes;
 
 use super::{Lease, Storage, StorageError};
 
-/// Stores sessions in memory, for sessions that a [`SessionPool`](crate::SessionPool) closes, and
-/// for tests.
+/// Stores sessions in memory until the process exits: for tests, and for a
+/// [`SessionPool`](crate::SessionPool), whose closed sessions then continue when they are opened
+/// again.
 #[derive(Debug, Default)]
 pub struct MemoryStorage(Mutex<State>);
 

@@ -49,8 +49,8 @@ pub trait Storage: Send + Sync {
 /// The exclusive right to refresh a session and to save its state.
 pub trait Lease {
     /// Replaces the state under the lease's name, as durably as the storage can. Returns `false`,
-    /// and saves nothing, if the lease has expired and a later one exists: the state of the later
-    /// lease is newer.
+    /// and saves nothing, if the lease has expired and a later one has already saved its state,
+    /// which is newer.
     ///
     /// # Errors
     /// Returns an error if the state cannot be saved. The previous state is then still stored,

@@ -27,7 +27,7 @@ redis.call('HSET', KEYS[1], 'saved', ARGV[1], 'state', ARGV[2])
 if ARGV[3] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return 1";
 
-/// Releases a lease, unless it has expired.
+/// Releases a lease, unless it has expired or a later one has replaced it.
 const RELEASE: &str = "
 if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 return 1";
@@ -72,8 +72,7 @@ impl RedisStorage {
         self
     }
 
-    /// Sets the time after its last refresh at which a session is deleted. By default sessions are
-    /// never deleted.
+    /// Sets how long Redis keeps a session after its last refresh. Default: forever.
     #[must_use]
     pub fn keep_for(mut self, time: Duration) -> Self {
         self.keep_for = Some(time);

@@ -20,7 +20,7 @@ fn agent(server: &Server, session: &Session, status_as_error: bool) -> ureq::Age
 }
 
 #[test]
-fn an_agent_authorises_its_requests_by_a_session_and_repeats_them_with_their_bodies() {
+fn an_agent_authorizes_its_requests_by_a_session_and_retries_them_with_their_bodies() {
     for status_as_error in [false, true] {
         let made = AtomicUsize::new(0);
         let server =
@@ -159,11 +159,11 @@ fn a_refusal_reaches_the_application_as_its_agent_has_it() {
 }
 
 #[test]
-fn an_agent_gives_its_token_to_the_origins_that_it_was_told_and_to_no_other() {
+fn an_agent_sends_its_token_to_the_configured_origins_and_to_no_other() {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&seen);
+    let recorded = Arc::clone(&seen);
     let other = Server::start(move |asked| {
-        heard.lock().unwrap().push(asked.bearer.clone());
+        recorded.lock().unwrap().push(asked.bearer.clone());
         response("200 OK", "")
     });
     let server = Server::start(|asked| match asked.path.as_str() {
@@ -190,7 +190,7 @@ fn an_agent_gives_its_token_to_the_origins_that_it_was_told_and_to_no_other() {
 }
 
 #[test]
-fn a_body_that_is_too_long_to_be_kept_is_sent_once_and_whole() {
+fn a_body_that_is_too_long_to_be_buffered_is_sent_once_and_whole() {
     const LENGTH: usize = 11 * 1024 * 1024;
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" => token("t", "Bearer", 3600),

@@ -183,11 +183,11 @@ fn set_expiry(folder: &Path) {
 }
 
 #[test]
-fn a_process_that_ends_while_a_refresh_is_under_way_has_stored_the_new_refresh_token() {
+fn a_process_that_ends_while_a_refresh_is_in_flight_has_stored_the_new_refresh_token() {
     if let Some((session, owner)) = in_child() {
         return work(session, &owner);
     }
-    let name = "a_process_that_ends_while_a_refresh_is_under_way_has_stored_the_new_refresh_token";
+    let name = "a_process_that_ends_while_a_refresh_is_in_flight_has_stored_the_new_refresh_token";
     thread::scope(|scope| {
         for owner in OWNERS {
             scope.spawn(move || {
@@ -280,9 +280,9 @@ impl Storage for Faulty {
     fn lease(
         &self,
         name: &str,
-        patience: Duration,
+        ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
-        match self.inside.lease(name, patience)? {
+        match self.inside.lease(name, ttl)? {
             Some(lease) => Ok(Some(Box::new(FaultyLease(lease, self)))),
             None => Ok(None),
         }
@@ -378,7 +378,7 @@ fn a_token_that_a_session_is_given_is_stored_for_the_next_process() {
 }
 
 #[test]
-fn a_token_of_a_new_login_replaces_what_an_earlier_login_has_stored() {
+fn a_token_of_a_new_login_replaces_the_stored_token_of_an_earlier_one() {
     let server = Server::start({
         let logins = AtomicUsize::new(0);
         move |_| {
@@ -398,7 +398,7 @@ fn a_token_of_a_new_login_replaces_what_an_earlier_login_has_stored() {
 }
 
 #[test]
-fn a_restart_with_an_older_token_goes_on_with_what_has_been_rotated_since() {
+fn a_restart_with_an_older_token_goes_on_with_the_refreshed_one() {
     let server = rotating_server(2, || {});
     let folder = tempfile::tempdir().unwrap();
     let storage = file_storage(folder.path());
@@ -481,7 +481,7 @@ fn a_refresh_token_that_could_not_be_saved_at_first_is_saved_later() {
 }
 
 #[test]
-fn a_grant_that_is_good_once_is_not_spent_where_its_token_can_not_be_stored() {
+fn a_single_use_grant_is_not_sent_where_its_token_can_not_be_stored() {
     let server = rotating_server(2, || {});
     let refresh_token = login(&server).refresh_token().unwrap().clone();
     for grant in [Grant::refresh_token(refresh_token).unwrap(), code()] {
@@ -530,4 +530,87 @@ fn a_grant_that_is_good_once_is_not_spent_where_its_token_can_not_be_stored() {
     assert_eq!(server.count("/token"), before);
     faulty.fail_for(Duration::ZERO);
     session.token().unwrap();
+}
+
+#[test]
+fn a_log_out_during_a_refresh_is_final_however_the_refresh_ends() {
+    for ending in ["200 OK", "502 Bad Gateway", "400 Bad Request", ""] {
+        let server = Server::start(move |asked| {
+            let is_refresh = asked.body.contains("grant_type=refresh_token");
+            if is_refresh {
+                thread::sleep(Duration::from_millis(300));
+            }
+            let token =
+                r#"{"access_token":"a","token_type":"Bearer","expires_in":1,"refresh_token":"r"}"#;
+            match ending {
+                _ if !is_refresh => response("200 OK", token),
+                "" => String::new(),
+                "400 Bad Request" => response(ending, r#"{"error":"invalid_grant"}"#),
+                _ => response(ending, token),
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let storage = file_storage(folder.path());
+        let session = process(&server, &storage).token(login(&server)).build();
+        session.token().unwrap();
+        thread::sleep(Duration::from_millis(1100));
+        thread::scope(|scope| {
+            scope.spawn(|| session.token());
+            thread::sleep(Duration::from_millis(100));
+            session.log_out().unwrap();
+        });
+        for session in [session, process(&server, &storage).build()] {
+            for _ in 0..3 {
+                let error = session.token().unwrap_err();
+                assert!(matches!(*error, Error::LoginRequired), "{ending}: {error}");
+            }
+        }
+        assert_eq!(server.count("/token"), 2, "{ending}");
+    }
+}
+
+#[test]
+fn a_given_token_is_stored_without_a_request_even_if_it_has_expired() {
+    for wait in [0, 1700, 2100] {
+        let server = rotating_server(2, || {});
+        let folder = tempfile::tempdir().unwrap();
+        let storage = file_storage(folder.path());
+        let token = login(&server);
+        thread::sleep(Duration::from_millis(wait));
+        drop(process(&server, &storage).token(token).build());
+        assert_eq!(server.count("/token"), 1, "{wait}");
+        let next = process(&server, &storage).build().token().unwrap();
+        assert!(["r1", "r2"].contains(&refresh_token_of(&next)), "{wait}");
+    }
+}
+
+#[test]
+fn while_a_storage_fails_calls_with_a_good_token_do_not_start_a_refresh_each() {
+    let server = Server::start(|_| {
+        response(
+            "200 OK",
+            r#"{"access_token":"a","token_type":"Bearer","expires_in":3600}"#,
+        )
+    });
+    let faulty = Arc::new(Faulty::default());
+    faulty.fail_for(Duration::from_secs(3600));
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&events);
+    let transport =
+        Transport::new().on_event(move |event| seen.lock().unwrap().push(event.to_string()));
+    let session = Session::builder(transport, server.client(), Grant::client_credentials())
+        .policy(RefreshPolicy::default().refresh_timeout(Duration::from_millis(200)))
+        .storage(faulty.clone(), "one")
+        .build();
+    let until = Instant::now() + Duration::from_millis(2500);
+    while Instant::now() < until {
+        session.token().unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    let events = events.lock().unwrap();
+    let count = |text: &str| events.iter().filter(|event| event.contains(text)).count();
+    // One when the token came, and one for each attempt to store it, a second apart.
+    assert!((2..=5).contains(&count("storage failed")), "{events:?}");
+    assert_eq!(count("new token"), 1, "{events:?}");
+    assert_eq!(server.count("/token"), 1);
 }

@@ -31,7 +31,7 @@ impl Log for Records {
 static RECORDS: Records = Records(Mutex::new(Vec::new()));
 
 #[test]
-fn the_log_tells_what_happened_and_no_secret() {
+fn the_log_contains_each_event_and_no_secret() {
     ::log::set_logger(&RECORDS).unwrap();
     ::log::set_max_level(LevelFilter::Trace);
     let asked = Mutex::new(0);
@@ -66,7 +66,7 @@ fn the_log_tells_what_happened_and_no_secret() {
 
     let url = &server.url;
     let records = RECORDS.0.lock().unwrap().join("\n");
-    for said in [
+    for expected in [
         format!("DEBUG POST {url}/token"),
         format!("DEBUG 503 Service Unavailable from {url}/token [request id req-7]"),
         "INFO retrying in 0 ms, after 503".into(),
@@ -78,7 +78,10 @@ fn the_log_tells_what_happened_and_no_secret() {
             url.trim_start_matches("http://")
         ),
     ] {
-        assert!(records.contains(&said), "{said} is not in\n{records}");
+        assert!(
+            records.contains(&expected),
+            "{expected} is not in\n{records}"
+        );
     }
     assert!(!records.contains("planted"), "{records}");
     assert!(!records.contains("eyJ"), "{records}");

@@ -73,7 +73,7 @@ fn a_first_call_that_hangs_does_not_take_the_others_with_it() {
 }
 
 #[test]
-fn a_server_that_always_wants_another_nonce_is_obeyed_three_times_at_most() {
+fn nonce_retries_are_bounded_if_a_server_always_wants_another_nonce() {
     let server = nonce_server(|current, _| {
         *current += 1;
         (false, *current)

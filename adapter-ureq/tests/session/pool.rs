@@ -23,7 +23,7 @@ fn a_pool_closes_the_session_that_was_asked_for_longest_ago_unless_it_is_held() 
     let held = pool.session(&1);
     for person in [2, 1, 3, 1, 3, 2, 1] {
         pool.session(&person).token().unwrap();
-        // A renewal that has just ended may hold its session for a moment still.
+        // A refresh that has just ended may hold its session for a moment still.
         while pool.len() > 2 {
             let _ = pool.session(&person);
         }

@@ -1,4 +1,4 @@
-//! Sessions that are kept: what a storage holds, who renews, and what happens when it fails.
+//! Sessions with a storage: its content, which process refreshes, and failures of the storage.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,16 +16,16 @@ use keybound_ureq::{
 
 use crate::server::{Server, at_once, response, token};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const LEASE_TTL: Duration = Duration::from_secs(30);
 const NAMES: [&str; 4] = ["default", "person/psn_1", "../up", "Ü {}:%"];
 
 /// The same of every storage.
 fn keeps_and_leases(storage: &dyn Storage) {
     for name in NAMES {
         assert!(storage.load(name).unwrap().is_none(), "{name}");
-        let mut lease = storage.lease(name, PATIENCE).unwrap().unwrap();
+        let mut lease = storage.lease(name, LEASE_TTL).unwrap().unwrap();
         assert!(
-            storage.lease(name, PATIENCE).unwrap().is_none(),
+            storage.lease(name, LEASE_TTL).unwrap().is_none(),
             "one at a time"
         );
         for state in [&b"first, and long"[..], b"second", &[0, 0xFF, 10]] {
@@ -37,7 +37,7 @@ fn keeps_and_leases(storage: &dyn Storage) {
             );
         }
         drop(lease);
-        let mut lease = storage.lease(name, PATIENCE).unwrap().unwrap();
+        let mut lease = storage.lease(name, LEASE_TTL).unwrap().unwrap();
         assert_eq!(storage.load(name).unwrap().unwrap().expose(), [0, 0xFF, 10]);
         for _ in 0..2 {
             lease.remove().unwrap();
@@ -63,7 +63,7 @@ fn a_lease_is_given_to_one_of_many_threads() {
     for storage in storages {
         let leases = Mutex::new(Vec::new());
         at_once(20, || {
-            let lease = storage.lease("one", PATIENCE).unwrap();
+            let lease = storage.lease("one", LEASE_TTL).unwrap();
             let won = lease.is_some();
             // Kept until all have asked.
             thread::sleep(Duration::from_millis(100));
@@ -90,7 +90,7 @@ fn files_are_for_their_owner_alone_and_replaced_as_a_whole() {
     let storage = FileStorage::new(&path).unwrap();
     // What a process has left that died while it wrote.
     fs::write(path.join("one.new"), "half of a sess").unwrap();
-    let mut lease = storage.lease("one", PATIENCE).unwrap().unwrap();
+    let mut lease = storage.lease("one", LEASE_TTL).unwrap().unwrap();
     assert!(storage.load("one").unwrap().is_none());
     assert!(lease.save(&SecretBytes::new(b"whole".to_vec())).unwrap());
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -106,19 +106,19 @@ fn files_are_for_their_owner_alone_and_replaced_as_a_whole() {
 }
 
 #[test]
-fn what_is_sealed_tells_nothing_and_opens_for_its_key_and_name_alone() {
-    let kept = Arc::new(MemoryStorage::new());
+fn an_encrypted_state_reveals_nothing_and_is_decrypted_with_its_key_and_name_alone() {
+    let inner = Arc::new(MemoryStorage::new());
     let state = SecretBytes::new(b"a very secret state".to_vec());
-    let sealed = EncryptedStorage::new(Arc::clone(&kept), &[1; 32]).unwrap();
+    let encrypted = EncryptedStorage::new(Arc::clone(&inner), &[1; 32]).unwrap();
     for _ in 0..2 {
-        sealed
-            .lease("a", PATIENCE)
+        encrypted
+            .lease("a", LEASE_TTL)
             .unwrap()
             .unwrap()
             .save(&state)
             .unwrap();
     }
-    let text = kept.load("a").unwrap().unwrap();
+    let text = inner.load("a").unwrap().unwrap();
     assert!(
         !text
             .expose()
@@ -127,12 +127,13 @@ fn what_is_sealed_tells_nothing_and_opens_for_its_key_and_name_alone() {
     );
 
     let load = |text: &[u8], name: &str| {
-        kept.lease(name, PATIENCE)
+        inner
+            .lease(name, LEASE_TTL)
             .unwrap()
             .unwrap()
             .save(&SecretBytes::new(text.to_vec()))
             .unwrap();
-        sealed
+        encrypted
             .load(name)
             .map(|state| state.unwrap().expose().to_vec())
     };
@@ -145,7 +146,7 @@ fn what_is_sealed_tells_nothing_and_opens_for_its_key_and_name_alone() {
         assert!(load(&text.expose()[..at], "a").is_err(), "cut at {at}");
     }
     load(text.expose(), "a").unwrap();
-    let other = EncryptedStorage::new(Arc::clone(&kept), &[2; 32]).unwrap();
+    let other = EncryptedStorage::new(Arc::clone(&inner), &[2; 32]).unwrap();
     assert!(other.load("a").is_err(), "another key");
     assert_eq!(
         other
@@ -215,9 +216,9 @@ fn code() -> Grant {
 fn processes_share_one_token_and_the_next_goes_on_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let file: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
-    let sealed: Arc<dyn Storage> =
+    let encrypted: Arc<dyn Storage> =
         Arc::new(EncryptedStorage::new(MemoryStorage::new(), &[3; 32]).unwrap());
-    for storage in [file, sealed] {
+    for storage in [file, encrypted] {
         let server = rotating_server();
         let processes: Vec<Session> = (0..8)
             .map(|_| process(&server, &storage, Some(Grant::client_credentials())).build())
@@ -246,10 +247,10 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
         .map(|_| process(&server, &storage, None).build())
         .collect();
     for (round, session) in others.iter().cycle().take(9).enumerate() {
-        // Each has the newest token without asking, finds it refused, and renews it for all.
+        // Each has the newest token without asking, finds it refused, and refreshes it for all.
         let token = session.token().unwrap();
         assert_eq!(token.access_token().expose(), format!("a{}", round + 1));
-        let renewed = {
+        let refreshed = {
             let once = AtomicBool::new(true);
             let refusing = Server::start(move |_| {
                 let refused = once.swap(false, Ordering::SeqCst);
@@ -269,12 +270,12 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
             session.token().unwrap()
         };
         assert_eq!(
-            renewed.refresh_token().map(Secret::expose),
+            refreshed.refresh_token().map(Secret::expose),
             Some(format!("r{}", round + 2).as_str())
         );
         for other in &others {
             let stale = other.token().unwrap();
-            if stale.access_token().expose() != renewed.access_token().expose() {
+            if stale.access_token().expose() != refreshed.access_token().expose() {
                 // It is refused, and the storage has the newer one.
                 assert_eq!(server.call(other).unwrap().status(), 200);
             }
@@ -284,7 +285,7 @@ fn a_refresh_token_goes_from_process_to_process_and_none_is_lost() {
 }
 
 #[test]
-fn without_a_grant_and_without_anything_kept_a_session_says_so() {
+fn a_session_without_a_grant_or_a_stored_state_returns_login_required() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let server = rotating_server();
     let session = process(&server, &storage, None).build();
@@ -353,12 +354,12 @@ impl Storage for Fragile {
     fn lease(
         &self,
         name: &str,
-        patience: Duration,
+        ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         if self.gone.load(Ordering::SeqCst) {
             return Err("it is gone".into());
         }
-        match self.inside.lease(name, patience)? {
+        match self.inside.lease(name, ttl)? {
             Some(lease) => Ok(Some(Box::new(FragileLease(lease, &self.forgetful)))),
             None => Ok(None),
         }
@@ -379,33 +380,33 @@ impl Lease for FragileLease<'_> {
     }
 }
 
-/// A transport, and the words of its storage's failures.
-fn heard() -> (Transport, Arc<Mutex<Vec<String>>>) {
-    let words = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&words);
+/// A transport, and the recorded messages of its storage's failures.
+fn recording_transport() -> (Transport, Arc<Mutex<Vec<String>>>) {
+    let failures = Arc::new(Mutex::new(Vec::new()));
+    let recorded = Arc::clone(&failures);
     let transport = Transport::new().on_event(move |event| {
         if let Event::StorageUnavailable(error) = event {
-            heard.lock().unwrap().push(error.to_string());
+            recorded.lock().unwrap().push(error.to_string());
         }
     });
-    (transport, words)
+    (transport, failures)
 }
 
 #[test]
-fn a_process_whose_storage_is_gone_goes_on_alone_and_says_so() {
+fn a_process_whose_storage_is_unavailable_goes_on_alone_and_emits_an_event() {
     let storage = Arc::new(Fragile::default());
     let server = rotating_server();
-    let (transport, words) = heard();
+    let (transport, failures) = recording_transport();
     let session = Session::builder(transport, server.client(), Grant::client_credentials())
         .storage(storage.clone(), "one")
         .build();
     storage.gone.store(true, Ordering::SeqCst);
     assert_eq!(server.call(&session).unwrap().status(), 200);
-    assert_eq!(*words.lock().unwrap(), ["it is gone"]);
+    assert_eq!(*failures.lock().unwrap(), ["it is gone"]);
     storage.gone.store(false, Ordering::SeqCst);
     storage.forgetful.store(true, Ordering::SeqCst);
-    let kept: Arc<dyn Storage> = storage.clone();
-    let other = process(&server, &kept, Some(Grant::client_credentials()));
+    let shared: Arc<dyn Storage> = storage.clone();
+    let other = process(&server, &shared, Some(Grant::client_credentials()));
     assert_eq!(other.build().token().unwrap().access_token().expose(), "c2");
     assert!(
         storage
@@ -420,8 +421,8 @@ fn a_process_whose_storage_is_gone_goes_on_alone_and_says_so() {
 fn a_refresh_token_is_not_sent_without_its_storage_but_a_good_token_stays_in_use() {
     let storage = Arc::new(Fragile::default());
     let server = rotating_server();
-    let kept: Arc<dyn Storage> = storage.clone();
-    let session = process(&server, &kept, Some(code())).build();
+    let shared: Arc<dyn Storage> = storage.clone();
+    let session = process(&server, &shared, Some(code())).build();
     session.token().unwrap();
     storage.gone.store(true, Ordering::SeqCst);
     assert_eq!(server.call(&session).unwrap().status(), 200);
@@ -451,13 +452,13 @@ fn a_refresh_token_is_not_sent_without_its_storage_but_a_good_token_stays_in_use
 }
 
 #[test]
-fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
+fn an_unreadable_stored_state_is_replaced_where_that_loses_nothing() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let spoil = |name: String| {
         let state = SecretBytes::new(b"{\"version\":1,\"access_token\":\"s3cret\"".to_vec());
-        // A renewal that has just ended may have it for a moment still.
+        // A refresh that has just ended may have it for a moment still.
         let mut lease = loop {
-            match storage.lease(&name, PATIENCE).unwrap() {
+            match storage.lease(&name, LEASE_TTL).unwrap() {
                 Some(lease) => break lease,
                 None => thread::yield_now(),
             }
@@ -478,7 +479,7 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
     assert_eq!(session.token().unwrap().access_token().expose(), "c1");
     let next = process(&server, &storage, Some(Grant::client_credentials())).build();
     assert_eq!(next.token().unwrap().access_token().expose(), "c1");
-    // After a login nothing that was kept before is needed.
+    // After a login nothing that was stored before is needed.
     let server = rotating_server();
     spoil(server.stored_as("one"));
     assert_eq!(
@@ -502,7 +503,7 @@ fn what_can_not_be_read_is_replaced_where_that_loses_nothing() {
 }
 
 #[test]
-fn a_token_that_a_session_is_given_goes_before_what_an_earlier_login_has_left() {
+fn a_given_token_takes_precedence_over_an_earlier_login() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let made = AtomicUsize::new(0);
     let server = Server::start(move |asked| {
@@ -538,7 +539,7 @@ fn a_token_that_a_session_is_given_goes_before_what_an_earlier_login_has_left() 
         .unwrap();
     let session = process(&server, &storage, None).token(login).build();
     assert_eq!(session.token().unwrap().access_token().expose(), "a2");
-    // It is refused, and renewed by the refresh token that came with it.
+    // It is refused, and refreshed with the refresh token that came with it.
     assert_eq!(server.call(&session).unwrap().status(), 200);
     assert_eq!(session.token().unwrap().access_token().expose(), "a3");
     assert_eq!(
@@ -558,7 +559,7 @@ fn names_that_differ_in_case_alone_are_different_files_on_every_file_system() {
     let storage = FileStorage::new(folder.path()).unwrap();
     for name in ["alice", "Alice", "ALICE", "aLICE", "%41lice", "Ä", "ä"] {
         storage
-            .lease(name, PATIENCE)
+            .lease(name, LEASE_TTL)
             .unwrap()
             .unwrap()
             .save(&SecretBytes::new(name.into()))
@@ -589,10 +590,10 @@ impl Storage for SlowStorage {
     fn lease(
         &self,
         name: &str,
-        patience: Duration,
+        ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         *self.leased.lock().unwrap() = Instant::now();
-        match self.storage.lease(name, patience)? {
+        match self.storage.lease(name, ttl)? {
             Some(lease) => Ok(Some(Box::new(SlowLease(lease)))),
             None => Ok(None),
         }
@@ -611,7 +612,7 @@ impl Lease for SlowLease<'_> {
 }
 
 #[test]
-fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
+fn no_refresh_is_in_flight_when_its_lease_has_expired() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" if asked.body.contains("refresh_token=r0") => {
             thread::sleep(Duration::from_secs(5));
@@ -628,10 +629,10 @@ fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
         leased: Mutex::new(Instant::now()),
     });
     let ended = Arc::new(Mutex::new(None));
-    let seen = Arc::clone(&ended);
+    let recorded = Arc::clone(&ended);
     let transport = Transport::new().on_event(move |event| {
         if matches!(event, Event::NoResponse { .. }) {
-            *seen.lock().unwrap() = Some(Instant::now());
+            *recorded.lock().unwrap() = Some(Instant::now());
         }
     });
     let code = Grant::extension("authorization_code")
@@ -639,10 +640,10 @@ fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
         .param("code", "c")
         .unwrap();
     let policy = RefreshPolicy::default().refresh_timeout(Duration::from_secs(1));
-    let kept_in: Arc<dyn Storage> = storage.clone();
+    let shared: Arc<dyn Storage> = storage.clone();
     let session = Session::builder(transport, server.client(), code)
         .policy(policy)
-        .storage(kept_in, "s")
+        .storage(shared, "s")
         .build();
     session.token().unwrap();
     assert_eq!(server.call(&session).unwrap().status(), 401);
@@ -651,7 +652,7 @@ fn no_refresh_token_is_under_way_when_its_lease_has_lapsed() {
 }
 
 #[test]
-fn a_log_out_leaves_nothing_behind_and_hands_on_what_is_to_be_revoked() {
+fn a_log_out_leaves_nothing_behind_and_returns_the_token_to_revoke() {
     let folder = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
     let server = rotating_server();

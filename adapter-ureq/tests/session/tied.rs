@@ -16,9 +16,9 @@ use crate::server::{Server, response};
 fn server(name: &'static str, token_type: &'static str) -> (Server, Arc<Mutex<Vec<String>>>) {
     let made = AtomicUsize::new(0);
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&seen);
+    let recorded = Arc::clone(&seen);
     let server = Server::start(move |asked| {
-        heard.lock().unwrap().push(format!(
+        recorded.lock().unwrap().push(format!(
             "{} {}",
             asked.bearer.as_deref().unwrap_or_default(),
             asked.body
@@ -55,7 +55,7 @@ fn code(code: &str) -> Grant {
         .unwrap()
 }
 
-fn kept(builder: SessionBuilder, storage: &Arc<dyn Storage>) -> Session {
+fn with_storage(builder: SessionBuilder, storage: &Arc<dyn Storage>) -> Session {
     builder.storage(Arc::clone(storage), "default").build()
 }
 
@@ -74,12 +74,12 @@ fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
         let (one, _) = server("one", "Bearer");
         let (other, seen) = server("other", "Bearer");
         let resume = |server: &Server, id: &str| {
-            kept(
+            with_storage(
                 Session::resume(Transport::new(), client(server, id)),
                 &storage,
             )
         };
-        let first = kept(
+        let first = with_storage(
             Session::builder(Transport::new(), client(&one, "a"), code("1")),
             &storage,
         );
@@ -92,12 +92,12 @@ fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
             "nothing of it was sent to another server"
         );
         // Each has a login of its own under this name, and none is destroyed by another's.
-        let second = kept(
+        let second = with_storage(
             Session::builder(Transport::new(), client(&other, "a"), code("2")),
             &storage,
         );
         assert_eq!(token(&second), "other0");
-        let third = kept(
+        let third = with_storage(
             Session::builder(Transport::new(), client(&one, "b"), code("3")),
             &storage,
         );
@@ -124,7 +124,7 @@ fn a_stored_token_is_not_used_for_another_scope_or_resource() {
             for resource in resources {
                 grant = grant.resource(resource).unwrap();
             }
-            token(&kept(
+            token(&with_storage(
                 Session::builder(Transport::new(), client(&server, "a"), grant),
                 &storage,
             ))
@@ -167,13 +167,13 @@ fn a_public_clients_login_is_found_with_its_key_and_a_login_at_an_issuer_with_th
                 .signer(SigningKey::from_pkcs8_pem(key.to_pkcs8_pem().expose()).unwrap())
         };
         let login = |key: &SigningKey, code_of: &str| {
-            token(&kept(
+            token(&with_storage(
                 Session::builder(transport(key), public(key), code(code_of)),
                 &storage,
             ))
         };
         let resume = |key: &SigningKey| {
-            token(&kept(
+            token(&with_storage(
                 Session::resume(transport(key), public(key)),
                 &storage,
             ))
@@ -196,7 +196,7 @@ fn a_public_clients_login_is_found_with_its_key_and_a_login_at_an_issuer_with_th
                 Some(grant) => Session::builder(Transport::new(), at(issuer), grant),
                 None => Session::resume(Transport::new(), at(issuer)),
             };
-            token(&kept(builder, &storage))
+            token(&with_storage(builder, &storage))
         };
         assert_eq!(open("https://one.example", Some(code("3"))), "t2");
         assert_eq!(open("https://two.example", None), "login required");

@@ -1,4 +1,4 @@
-//! A process is killed at any instant of a renewal, and the next goes on with what it left in its folder.
+//! A process is killed at any instant of a refresh, and the next goes on with what it left in its folder.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -19,21 +19,21 @@ use ureq::http::Request;
 use crate::support::peer::{Grants, Nonces, Peer, Settings, client};
 use crate::support::{alone, child, end_with_parent, new_key, read_key, setting, wait_for};
 
-const TEST: &str = "crash::a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on";
+const TEST: &str = "crash::a_process_killed_during_a_refresh_leaves_a_session_that_goes_on";
 
 /// The name of the session.
 const NAME: &str = "s";
 
-/// How a refresh token may be sent: once, and once more in doubt.
-const TRIES: u32 = 2;
+/// The maximum number of sends of a refresh token: one, and one more after a crash.
+const MAX_SINGLE_USE_SENDS: u32 = 2;
 
 #[derive(Default, Debug)]
 struct Figures {
     kills: u32,
-    /// The server had given a refresh token that never came to be kept.
+    /// The server had given a refresh token that was never stored.
     with_a_token_lost: u32,
-    /// Nothing was lost, but the refresh token that is kept had been sent, or was about to be.
-    with_a_try_used: u32,
+    /// Nothing was lost, but the refresh token that is stored had been sent, or was about to be.
+    with_an_attempt_used: u32,
     /// A file was being written.
     with_a_file_unfinished: u32,
     /// What the strict server makes of lost tokens.
@@ -41,9 +41,9 @@ struct Figures {
 }
 
 #[test]
-fn a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on() {
+fn a_process_killed_during_a_refresh_leaves_a_session_that_goes_on() {
     if let Ok(folder) = env::var("KEYBOUND_CRASH_FOLDER") {
-        renew_for_ever(
+        refresh_for_ever(
             Path::new(&folder),
             env::var("KEYBOUND_CRASH_PEER").unwrap().parse().unwrap(),
         );
@@ -59,8 +59,8 @@ fn a_process_that_is_killed_in_a_renewal_leaves_a_session_that_goes_on() {
     }
 }
 
-/// What the process does that is killed: each token is good for one call, so it renews all the time.
-fn renew_for_ever(folder: &Path, peer: SocketAddr) -> ! {
+/// What the process does that is killed: each token is good for one call, so it refreshes all the time.
+fn refresh_for_ever(folder: &Path, peer: SocketAddr) -> ! {
     end_with_parent();
     let key = read_key(&folder.join("key.pem").display().to_string());
     let session = session(folder, peer, key, None);
@@ -91,7 +91,7 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
             ("KEYBOUND_CRASH_PEER", server.address.to_string()),
         ]);
         let mut process = child(TEST, &environment);
-        wait_for("a renewal", Duration::from_secs(30), || {
+        wait_for("a refresh", Duration::from_secs(30), || {
             peer.state().token_requests > asked_before
         });
         thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
@@ -107,10 +107,11 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
                 .is_some(),
             "the lock was left behind"
         );
-        let (refresh_token, tries_left) = kept(&storage, &client);
+        let (refresh_token, attempts_left) = stored_token(&storage, &client);
         let is_newest = || peer.state().current.as_ref() == Some(&refresh_token);
         figures.with_a_token_lost += u32::from(!is_newest());
-        figures.with_a_try_used += u32::from(is_newest() && tries_left < TRIES);
+        figures.with_an_attempt_used +=
+            u32::from(is_newest() && attempts_left < MAX_SINGLE_USE_SENDS);
         figures.with_a_file_unfinished += u32::from(
             folder
                 .path()
@@ -126,14 +127,17 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
             assert_eq!(grants, Grants::Strict);
             assert!(
                 !is_newest(),
-                "{refresh_token} was kept, and good, and the session ended"
+                "{refresh_token} was stored, and good, and the session ended"
             );
             figures.new_logins += 1;
             log_in(folder.path(), server.address, key());
         }
         let state = peer.state();
         assert!(
-            state.presented.values().all(|times| *times <= TRIES),
+            state
+                .presented
+                .values()
+                .all(|times| *times <= MAX_SINGLE_USE_SENDS),
             "{:?}",
             state.presented
         );
@@ -151,7 +155,7 @@ fn goes_on(session: &Session, peer: SocketAddr) -> bool {
                 assert_eq!(retry, Retry::Reauthenticate);
                 return false;
             }
-            // The token that was kept is dead, and there is no other. Why, is said next time.
+            // The stored token is dead, and there is no other. Why, is said next time.
             Ok(status) => assert_eq!(status, 401),
         }
     }
@@ -194,19 +198,20 @@ fn stored_as(client: &Client) -> String {
     format!("{NAME}-{}", client.session_fingerprint(None, []))
 }
 
-/// The refresh token, and how often it may be sent. What is kept is whole, whenever its writer was killed.
-fn kept(storage: &FileStorage, client: &Client) -> (String, u32) {
+/// The refresh token, and the attempts that it has left. The stored state is complete, whenever its writer was killed.
+fn stored_token(storage: &FileStorage, client: &Client) -> (String, u32) {
     let state = storage.load(&stored_as(client)).unwrap().unwrap();
-    let kept = SessionState::from_json(state.expose(), client, UnixTime::from_secs(0)).unwrap();
+    let session = SessionState::from_json(state.expose(), client, UnixTime::from_secs(0)).unwrap();
     let json: Value = serde_json::from_slice(state.expose()).unwrap();
-    let tries_left = json["tries_left"].as_u64().unwrap().try_into().unwrap();
+    let attempts_left = json["attempts_left"].as_u64().unwrap().try_into().unwrap();
     (
-        kept.token()
+        session
+            .token()
             .unwrap()
             .refresh_token()
             .unwrap()
             .expose()
             .to_owned(),
-        tries_left,
+        attempts_left,
     )
 }

@@ -50,7 +50,7 @@ struct Figures {
 }
 
 #[test]
-fn no_fault_makes_a_session_hang_lose_its_refresh_token_or_say_a_thing_twice() {
+fn no_fault_makes_a_session_hang_lose_its_refresh_token_or_send_a_proof_twice() {
     let _alone = alone();
     let runs: u64 = setting("KEYBOUND_RUNS", 1000);
     let first: u64 = setting("KEYBOUND_SEED", 1);
@@ -156,7 +156,7 @@ fn run(seed: u64, tally: &Tally, figures: &mut Figures) -> Result<(), String> {
     let session = match run.storage {
         Some(_) => {
             // Another process can't know what this one was told.
-            run.witness.seen().refused.clear();
+            run.witness.observed().refused.clear();
             run.session()
         }
         None => session,
@@ -167,9 +167,9 @@ fn run(seed: u64, tally: &Tally, figures: &mut Figures) -> Result<(), String> {
         .entry(format!("{:?}", run.settings.grants))
         .or_default();
     *ends = (ends.0 + 1, ends.1 + usize::from(is_over));
-    figures.refused += run.witness.seen().refused_connections;
+    figures.refused += run.witness.observed().refused_connections;
     let mut wrongs = [
-        run.witness.seen().wrongs.clone(),
+        run.witness.observed().wrongs.clone(),
         run.peer.state().wrongs.clone(),
     ]
     .concat();
@@ -253,12 +253,12 @@ impl Run {
 
     /// A session that begins with what is known already.
     fn session(&self) -> Session {
-        let seen = Arc::clone(&self.witness);
+        let observed = Arc::clone(&self.witness);
         let key = SigningKey::from_pkcs8_pem(self.key.expose()).unwrap();
         let transport = Transport::new()
             .signer(key)
             .timeout(BUDGET)
-            .on_event(move |event| seen.see(&event));
+            .on_event(move |event| observed.observe(&event));
         let client = self.client.clone();
         let builder = match self.settings.grants {
             Grants::ClientCredentials => {
@@ -303,7 +303,7 @@ impl Run {
         figures.longest = figures.longest.max(took);
         if took > LONGEST_CALL {
             self.witness
-                .seen()
+                .observed()
                 .wrongs
                 .push(format!("a call took {took:?}"));
         }
@@ -321,12 +321,12 @@ impl Run {
             self.peer.revoke_all();
             self.is_over(session, figures)
         });
-        let seen = self.witness.seen();
-        let last = seen.last_refresh_token.clone().unwrap_or_default();
+        let observed = self.witness.observed();
+        let last = observed.last_refresh_token.clone().unwrap_or_default();
         let may_be_over = match self.settings.grants {
             Grants::ClientCredentials | Grants::Grace => false,
             // The answer with the next one was lost.
-            Grants::Strict => seen.used_up.contains(&last) && !self.peer.takes(&last),
+            Grants::Strict => observed.used_up.contains(&last) && !self.peer.takes(&last),
         };
         if is_over && !may_be_over {
             let taken = if self.peer.takes(&last) {
@@ -349,7 +349,7 @@ impl Run {
                 (_, Err(error)) if error.retry() == Retry::Reauthenticate => return true,
                 other if began.elapsed() > LONGEST_CALL => {
                     self.witness
-                        .seen()
+                        .observed()
                         .wrongs
                         .push(format!("it doesn't recover: {other:?}"));
                     return false;
@@ -360,12 +360,12 @@ impl Run {
     }
 }
 
-/// Sees what the session sends, and what it was told of it.
+/// Observes the requests of the session and the responses to them.
 #[derive(Default)]
-struct Witness(Mutex<Seen>);
+struct Witness(Mutex<Observed>);
 
 #[derive(Default)]
-struct Seen {
+struct Observed {
     proofs: HashSet<String>,
     jtis: HashSet<String>,
     /// The access tokens that were refused, in responses that came, and must not be used again. One that was requested for
@@ -384,24 +384,24 @@ struct Seen {
 }
 
 impl Witness {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn observed(&self) -> MutexGuard<'_, Observed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is one caller, and one renewal at a time: so a response belongs to the last request of its kind.
-    fn see(&self, event: &Event<'_>) {
-        let mut seen = self.seen();
+    /// There is one caller, and one refresh at a time: so a response belongs to the last request of its kind.
+    fn observe(&self, event: &Event<'_>) {
+        let mut observed = self.observed();
         match event {
             Event::RequestSent {
                 uri, headers, body, ..
-            } => seen.send(uri, headers, body),
+            } => observed.request(uri, headers, body),
             Event::ResponseReceived {
                 uri,
                 status,
                 body: Some(body),
                 ..
             } if uri.path() == "/token" => {
-                seen.token_answer(*status, body);
+                observed.token_answer(*status, body);
             }
             Event::ResponseReceived {
                 status, headers, ..
@@ -411,29 +411,31 @@ impl Witness {
                     .and_then(|value| value.to_str().ok());
                 let is_refused = *status == 401
                     && challenge.is_some_and(|text| text.contains("\"invalid_token\""));
-                let token = seen.last_access_token.clone();
-                if is_refused && token == seen.requested {
-                    seen.requested_and_refused += 1;
-                } else if is_refused && seen.requested_and_refused < 2 {
-                    seen.refused.extend(token);
+                let token = observed.last_access_token.clone();
+                if is_refused && token == observed.requested {
+                    observed.requested_and_refused += 1;
+                } else if is_refused && observed.requested_and_refused < 2 {
+                    observed.refused.extend(token);
                 } else if *status == 200 {
-                    seen.requested_and_refused = 0;
+                    observed.requested_and_refused = 0;
                 }
-                if seen.last_access_token == seen.requested && (is_refused || *status == 200) {
-                    seen.requested = None;
+                if observed.last_access_token == observed.requested
+                    && (is_refused || *status == 200)
+                {
+                    observed.requested = None;
                 }
             }
             Event::NoResponse { cause, .. } => {
                 let is_refused = matches!(cause, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused);
-                seen.refused_connections += usize::from(is_refused);
+                observed.refused_connections += usize::from(is_refused);
             }
             _ => {}
         }
     }
 }
 
-impl Seen {
-    fn send(&mut self, uri: &Uri, headers: &HeaderMap, body: &[u8]) {
+impl Observed {
+    fn request(&mut self, uri: &Uri, headers: &HeaderMap, body: &[u8]) {
         let text = |name| {
             headers
                 .get(name)

@@ -1,4 +1,4 @@
-//! Eight processes share one token through a real Redis; then the one that renews is killed, and then Redis.
+//! Eight processes share one token through a real Redis; then the one that refreshes is killed, and then Redis.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -20,15 +20,15 @@ use crate::support::http::Server;
 use crate::support::peer::{Grants, Nonces, Peer, Settings, client};
 use crate::support::{alone, child, end_with_parent, new_key, read_key, setting, wait_for};
 
-const TEST: &str = "fleet::a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis";
+const TEST: &str = "fleet::a_fleet_refreshes_once_for_all_and_goes_on_without_its_leader_or_redis";
 const PROCESSES: usize = 8;
 const LIFE: Duration = Duration::from_secs(2);
 
 /// How long a lease lasts whose holder has died.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[test]
-fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
+fn a_fleet_refreshes_once_for_all_and_goes_on_without_its_leader_or_redis() {
     if let Ok(number) = env::var("KEYBOUND_FLEET_NUMBER") {
         return serve_customers(&number);
     }
@@ -42,8 +42,12 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
         life: LIFE,
     });
     let slow = Arc::new(Mutex::new(Duration::ZERO));
-    let renewing: Arc<Mutex<Option<String>>> = Arc::default();
-    let (wait, who, strict) = (Arc::clone(&slow), Arc::clone(&renewing), Arc::clone(&peer));
+    let refreshing: Arc<Mutex<Option<String>>> = Arc::default();
+    let (wait, who, strict) = (
+        Arc::clone(&slow),
+        Arc::clone(&refreshing),
+        Arc::clone(&peer),
+    );
     let server = Server::start(move |asked| {
         if asked.path == "/token" {
             *who.lock().unwrap() = asked.header("x-process").map(str::to_owned);
@@ -63,60 +67,62 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
         fleet.insert(number, child(TEST, &environment));
     }
 
-    // Tokens are renewed when they have expired (`early` is zero): with fewer, some time would have none.
+    // Tokens are refreshed when they have expired (`refresh_before_expiry` is zero): with fewer, some time would have none.
     wait_for("the first token", Duration::from_secs(30), || {
-        !peer.state().renewals.is_empty()
+        !peer.state().refreshes.is_empty()
     });
     thread::sleep(undisturbed);
-    let shared = renewals(&peer);
-    let lasted = peer.state().renewals[0].0.elapsed();
+    let shared = refreshes(&peer);
+    let lasted = peer.state().refreshes[0].0.elapsed();
     let fewest = usize::try_from(lasted.as_millis().div_ceil(LIFE.as_millis())).unwrap();
     let calls = peer.state().calls;
     println!(
-        "{PROCESSES} processes, tokens of {LIFE:?}, {lasted:.1?}: {shared} renewals, {fewest} if they took no time; {calls} calls"
+        "{PROCESSES} processes, tokens of {LIFE:?}, {lasted:.1?}: {shared} refreshes, {fewest} if they took no time; {calls} calls"
     );
     assert!(shared.abs_diff(fewest) <= 1);
 
-    // The next to renew is killed while it does.
-    *renewing.lock().unwrap() = None;
+    // The next to refresh is killed while it does.
+    *refreshing.lock().unwrap() = None;
     *slow.lock().unwrap() = Duration::from_millis(500);
-    wait_for("a renewal", 2 * LIFE, || renewing.lock().unwrap().is_some());
-    let leader = renewing.lock().unwrap().clone().unwrap();
+    wait_for("a refresh", 2 * LIFE, || {
+        refreshing.lock().unwrap().is_some()
+    });
+    let leader = refreshing.lock().unwrap().clone().unwrap();
     let mut killed = fleet.remove(&leader).unwrap();
     killed.kill().unwrap();
     killed.wait().unwrap();
     *slow.lock().unwrap() = Duration::ZERO;
     let others_go_on = |peer: &Peer| {
         let asked = Instant::now();
-        wait_for("a renewal by another", 3 * PATIENCE, || {
+        wait_for("a refresh by another", 3 * REFRESH_TIMEOUT, || {
             let state = peer.state();
             state
-                .renewals
+                .refreshes
                 .last()
                 .is_some_and(|(at, by)| *at > asked && by.as_ref() != Some(&leader))
         });
         asked.elapsed()
     };
     println!(
-        "the leader killed, another renewed within {:.1?}",
+        "the leader killed, another refreshed within {:.1?}",
         others_go_on(&peer)
     );
 
-    let before = renewals(&peer);
+    let before = refreshes(&peer);
     redis.kill();
     thread::sleep(2 * LIFE);
-    let alone = renewals(&peer) - before;
-    println!("without Redis: {alone} renewals in {:.1?}", 2 * LIFE);
+    let alone = refreshes(&peer) - before;
+    println!("without Redis: {alone} refreshes in {:.1?}", 2 * LIFE);
     // Each for itself.
     assert!((PROCESSES - 1..=3 * PROCESSES).contains(&alone));
 
     redis.start_again();
     thread::sleep(LIFE);
-    let (before, began) = (renewals(&peer), Instant::now());
+    let (before, began) = (refreshes(&peer), Instant::now());
     thread::sleep(2 * LIFE);
-    let together = renewals(&peer) - before;
+    let together = refreshes(&peer) - before;
     println!(
-        "with Redis again: {together} renewals in {:.1?}",
+        "with Redis again: {together} refreshes in {:.1?}",
         began.elapsed()
     );
     assert!(together <= 3);
@@ -135,13 +141,13 @@ fn a_fleet_renews_once_for_all_and_goes_on_without_its_leader_or_redis() {
         assert!(calls > 0 && alone > 0);
         assert_eq!(failures, 0);
         // Those who need a token wait for the lease of the one that was killed.
-        assert!(u128::from(longest) < (PATIENCE + Duration::from_secs(1)).as_millis());
+        assert!(u128::from(longest) < (REFRESH_TIMEOUT + Duration::from_secs(1)).as_millis());
     }
     assert_eq!(peer.state().wrongs, Vec::<String>::new());
 }
 
-fn renewals(peer: &Peer) -> usize {
-    peer.state().renewals.len()
+fn refreshes(peer: &Peer) -> usize {
+    peer.state().refreshes.len()
 }
 
 /// What a process has done.
@@ -205,7 +211,7 @@ fn serve_customers(number: &str) {
         .policy(
             RefreshPolicy::default()
                 .refresh_before_expiry(Duration::ZERO)
-                .refresh_timeout(PATIENCE),
+                .refresh_timeout(REFRESH_TIMEOUT),
         )
         .storage(Arc::new(storage), "fleet")
         .build();

@@ -54,12 +54,12 @@ fn soak(calls: u64) {
     let auth = ClientAuth::basic("id", Secret::new("secret")).unwrap();
     let client = Client::new(Endpoint::https("https://as.example/token").unwrap(), auth);
     let client = client.dpop(key.public().clone());
-    let renewals = Arc::new(AtomicU64::new(0));
-    let seen = Arc::clone(&renewals);
+    let refreshes = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&refreshes);
     let transport = Transport::with_agent(agent)
         .signer(key)
         .on_event(move |event| {
-            seen.fetch_add(
+            counted.fetch_add(
                 u64::from(matches!(event, Event::TokenRefreshed(_))),
                 Ordering::Relaxed,
             );
@@ -89,22 +89,22 @@ fn soak(calls: u64) {
             most = most.max(resident());
         }
     }
-    let known = remembered(&session);
+    let known = known_servers(&session);
     println!(
-        "{calls} calls in {:.0?}, {} requests, {} renewals: {warm} KiB resident after a tenth of them, {most} KiB at most from there, {} at the end; nonces of {known} servers kept",
+        "{calls} calls in {:.0?}, {} requests, {} refreshes: {warm} KiB resident after a tenth of them, {most} KiB at most from there, {} at the end; nonces of {known} servers stored",
         began.elapsed(),
         peer.0.lock().unwrap().requests,
-        renewals.load(Ordering::Relaxed),
+        refreshes.load(Ordering::Relaxed),
         resident(),
     );
     assert!(most.max(resident()) < warm + FLAT);
     assert_eq!(known, ServerState::CAPACITY);
 }
 
-fn remembered(session: &Session) -> usize {
-    let learned: Value =
+fn known_servers(session: &Session) -> usize {
+    let server_state: Value =
         serde_json::from_str(&session.transport().server_state().to_json()).unwrap();
-    learned.as_array().unwrap().len()
+    server_state.as_array().unwrap().len()
 }
 
 /// KiB.

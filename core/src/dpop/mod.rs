@@ -7,11 +7,11 @@
 //! |---|---|---|---|
 //! | 1 | there is exactly one `DPoP` header | `proof_missing`, `proof_twice` | `inspect::a_request_has_exactly_one_proof` |
 //! | 2 | it is one well-formed JWT | `too_long`, `not_jws`, `header_malformed`, `payload_malformed` | `inspect::what_is_no_jws_of_two_objects_is_refused_for_its_form` |
-//! | 3 | every required claim is present | `jti_missing`, `htm_missing`, `htu_missing`, `iat_missing`, `jwk_missing` | `inspect::each_wrong_member_is_exactly_its_problem` |
+//! | 3 | every required claim is present | `jti_missing`, `htm_missing`, `htu_missing`, `iat_missing`, `jwk_missing` | `inspect::each_wrong_member_is_exactly_its_proof_error` |
 //! | 4 | `typ` is exactly `dpop+jwt` | `typ` | the same |
 //! | 5 | `alg` is asymmetric, supported and allowed; there are no critical extensions | `alg`, `crit` | the same |
 //! | 6 | the signature is valid under `jwk` | `signature`, `jwk_invalid` | `inspect::a_signature_over_anything_else_is_refused`, `vectors::a_proof_with_any_one_character_changed_is_refused` |
-//! | 7 | `jwk` has no private members | `jwk_private` | `inspect::each_wrong_member_is_exactly_its_problem` |
+//! | 7 | `jwk` has no private members | `jwk_private` | `inspect::each_wrong_member_is_exactly_its_proof_error` |
 //! | 8 | `htm` is the request's method | `htm_mismatch` | the same |
 //! | 9 | `htu` is the request's URL without query and fragment | `htu_mismatch` | the same |
 //! | 10 | `nonce` is the nonce that the server issued | `nonce_missing`, `nonce_mismatch` | the same |

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// A reason why a proof is invalid. The checks are those of RFC 9449 §4.3.
+/// A reason why a proof is invalid. The numbered checks are those of RFC 9449 §4.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProofError {

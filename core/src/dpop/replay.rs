@@ -9,26 +9,37 @@ use crate::types::time::UnixTime;
 
 /// A cache of accepted proofs, which rejects replays (RFC 9449 §11.1).
 ///
-/// Its size is bounded. It evicts a proof exactly when the proof's age alone would cause its
-/// rejection, and not earlier. A cache can be shared by threads with different clocks and by
-/// several verifiers, and the clock may be adjusted in both directions: a proof that may have been
-/// accepted and evicted is rejected.
+/// Its size is bounded. It evicts a proof on a later insertion, and only once every verifier so far
+/// would reject the proof for its age or its `exp`. A cache can be shared by threads with different
+/// clocks and by several verifiers, and the clock may be adjusted in both directions: a proof that
+/// may have been accepted and evicted is rejected.
 ///
 /// A full cache rejects new proofs rather than evict a proof that could still be replayed. Choose a
-/// capacity for all proofs that can arrive within the longest `max_age` and leeway of its
+/// capacity for all proofs that can arrive within the longest `max_age` plus leeway of its
 /// verifiers.
 #[derive(Clone)]
 pub struct ReplayCache {
     capacity: usize,
     seen: BTreeSet<ProofId>,
-    /// The same proofs by the end of their validity. The next one to evict comes first.
-    expirations: BTreeSet<(UnixTime, ProofId)>,
-    /// The latest end of validity of all evicted proofs.
-    evicted_until: Option<UnixTime>,
+    /// The proofs whose validity ends by their age, by `iat`.
+    by_iat: EvictionQueue,
+    /// The proofs whose validity ends earlier than by their age, by `exp`.
+    by_exp: EvictionQueue,
     /// The longest `max_age` and leeway of all verifiers so far: each of them may verify a proof
     /// again.
     max_age: Duration,
     leeway: Duration,
+}
+
+/// Proofs by one of their claims, `iat` or `exp`. The next one to evict comes first.
+///
+/// The claims don't depend on a verifier's policy or on the clock, so neither a change of policy nor
+/// an adjustment of the clock invalidates `last_evicted`.
+#[derive(Clone, Default)]
+struct EvictionQueue {
+    proofs: BTreeSet<(UnixTime, ProofId)>,
+    /// The latest claim of all evicted proofs.
+    last_evicted: Option<UnixTime>,
 }
 
 /// The first half of the SHA-256 hash of key and `jti`. 128 bits suffice against collisions.
@@ -52,8 +63,8 @@ impl ReplayCache {
         Self {
             capacity,
             seen: BTreeSet::new(),
-            expirations: BTreeSet::new(),
-            evicted_until: None,
+            by_iat: EvictionQueue::default(),
+            by_exp: EvictionQueue::default(),
             max_age: Duration::ZERO,
             leeway: Duration::ZERO,
         }
@@ -69,26 +80,33 @@ impl ReplayCache {
         proof: &VerifiedProof,
         now: UnixTime,
     ) -> Result<(), ReplayError> {
-        self.widen(proof);
-        self.remove_expired(now);
-        let (id, end) = (
-            proof_id(proof),
-            proof.valid_until(self.max_age, self.leeway),
-        );
+        self.max_age = self.max_age.max(proof.max_age);
+        self.leeway = self.leeway.max(proof.leeway);
+        self.by_iat.evict(self.max_age, now, &mut self.seen);
+        self.by_exp.evict(self.leeway, now, &mut self.seen);
+        let id = proof_id(proof);
         if self.seen.contains(&id) {
             return Err(ReplayError::Seen);
         }
-        if self
-            .evicted_until
-            .is_some_and(|evicted_until| end <= evicted_until)
+        if self.by_iat.may_have_evicted(proof.iat)
+            || proof
+                .exp
+                .is_some_and(|exp| self.by_exp.may_have_evicted(exp))
         {
             return Err(ReplayError::Expired);
         }
         if self.seen.len() >= self.capacity {
             return Err(ReplayError::Full);
         }
+        let age_limit = proof.iat.saturating_add(self.max_age);
+        let earlier_exp = proof
+            .exp
+            .filter(|exp| exp.saturating_add(self.leeway) < age_limit);
         self.seen.insert(id);
-        self.expirations.insert((end, id));
+        match earlier_exp {
+            Some(exp) => self.by_exp.proofs.insert((exp, id)),
+            None => self.by_iat.proofs.insert((proof.iat, id)),
+        };
         Ok(())
     }
 
@@ -101,40 +119,27 @@ impl ReplayCache {
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
+}
 
-    /// Extends the validity of all proofs to the `max_age` and leeway of the verifier of this
-    /// proof.
-    fn widen(&mut self, proof: &VerifiedProof) {
-        let by = proof
-            .max_age
-            .saturating_sub(self.max_age)
-            .max(proof.leeway.saturating_sub(self.leeway));
-        if by.is_zero() {
-            return;
-        }
-        self.max_age = self.max_age.max(proof.max_age);
-        self.leeway = self.leeway.max(proof.leeway);
-        let later = |end: UnixTime| end.saturating_add(by);
-        self.expirations = self
-            .expirations
-            .iter()
-            .map(|(end, id)| (later(*end), *id))
-            .collect();
-        self.evicted_until = self.evicted_until.map(later);
-    }
-
-    /// Evicts expired proofs. A proof is valid up to and including the end of its validity.
-    fn remove_expired(&mut self, now: UnixTime) {
-        while let Some((end, id)) = self
-            .expirations
+impl EvictionQueue {
+    /// Evicts the proofs whose claim plus `validity` is past. A proof is valid up to and including
+    /// that time.
+    fn evict(&mut self, validity: Duration, now: UnixTime, seen: &mut BTreeSet<ProofId>) {
+        while let Some((claim, id)) = self
+            .proofs
             .first()
             .copied()
-            .filter(|(end, _)| *end < now)
+            .filter(|(claim, _)| claim.saturating_add(validity) < now)
         {
-            self.expirations.remove(&(end, id));
-            self.seen.remove(&id);
-            self.evicted_until = self.evicted_until.max(Some(end));
+            self.proofs.remove(&(claim, id));
+            seen.remove(&id);
+            self.last_evicted = self.last_evicted.max(Some(claim));
         }
+    }
+
+    /// Returns whether a proof with this claim may have been evicted.
+    fn may_have_evicted(&self, claim: UnixTime) -> bool {
+        self.last_evicted.is_some_and(|last| claim <= last)
     }
 }
 
@@ -370,6 +375,123 @@ mod tests {
                 Ok(())
             );
             assert_eq!(cache.len(), 2, "{exp:?}");
+        }
+    }
+
+    fn policy(max_age: u64, leeway: u64) -> ProofVerifier {
+        ProofVerifier::default()
+            .max_age(Duration::from_secs(max_age))
+            .leeway(Duration::from_secs(leeway))
+    }
+
+    #[test]
+    fn fresh_proofs_are_accepted_after_a_verifier_with_a_longer_max_age_or_leeway_joins() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        for (first, second, exp) in [
+            // The evicted proof expired by its age, then by its `exp`.
+            ((60, 5), (60, 300), None),
+            ((60, 5), (60, 300), Some(1010)),
+            ((60, 5), (300, 5), Some(1010)),
+            ((5, 60), (300, 60), None),
+            ((5, 60), (300, 300), Some(1010)),
+            ((60, 300), (60, 5), None),
+        ] {
+            let (first, second) = (&policy(first.0, first.1), &policy(second.0, second.1));
+            let mut cache = ReplayCache::new(100);
+            assert_eq!(
+                cache.check_and_insert(&expiring(&key, 1000, 0, exp, first), at(1_000_000)),
+                Ok(())
+            );
+            assert_eq!(
+                cache.check_and_insert(&proof(&key, 1100, 1, first), at(1_100_000)),
+                Ok(())
+            );
+            for step in 0..10 {
+                let now = 1100 + 30 * u64::from(step);
+                for (jti, exp) in [(0, None), (1, Some(now)), (2, Some(now + 10))] {
+                    for (verifier, second) in [(second, 0), (first, 1)] {
+                        let jti = 2 + 6 * step + 2 * jti + second;
+                        assert_eq!(
+                            cache.check_and_insert(
+                                &expiring(&key, now, jti, exp, verifier),
+                                UnixTime::from_secs(now)
+                            ),
+                            Ok(()),
+                            "{now} {exp:?}"
+                        );
+                    }
+                }
+                for verifier in [first, second] {
+                    let replay = expiring(&key, 1000, 0, exp, verifier);
+                    assert_eq!(
+                        cache.check_and_insert(&replay, UnixTime::from_secs(now)),
+                        Err(ReplayError::Expired)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_proof_is_accepted_twice_by_any_policies_and_clocks_and_no_fresh_one_is_refused() {
+        let key = SigningKey::generate(Algorithm::EdDsa).unwrap();
+        let template = proof(&key, 1000, 0, &policy(60, 5));
+        for seed in 0..400_u64 {
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let is_monotonic = seed % 2 == 0;
+            let mut cache = ReplayCache::new(1000);
+            let mut proofs: Vec<VerifiedProof> = Vec::new();
+            let mut accepted = BTreeSet::new();
+            let mut now = 1000;
+            for step in 0..200 {
+                now = if is_monotonic {
+                    now + random(20)
+                } else {
+                    1000 + random(800)
+                };
+                let is_new = proofs.is_empty() || random(3) == 0;
+                let mut sent = if is_new {
+                    let proof = VerifiedProof {
+                        jti: step.to_string(),
+                        iat: UnixTime::from_secs(now),
+                        exp: (random(2) == 0).then(|| UnixTime::from_secs(now + random(400))),
+                        ..template.clone()
+                    };
+                    proofs.push(proof.clone());
+                    proof
+                } else {
+                    let at = random(u64::try_from(proofs.len()).unwrap());
+                    proofs[usize::try_from(at).unwrap()].clone()
+                };
+                // Policies with a longer validity join later.
+                let policies = [5, 60, 60, 300];
+                let known = step / 50 + 1;
+                sent.max_age =
+                    Duration::from_secs(policies[usize::try_from(random(known)).unwrap()]);
+                sent.leeway =
+                    Duration::from_secs(policies[usize::try_from(random(known)).unwrap()]);
+                let time = UnixTime::from_secs(now);
+                let is_valid = time <= sent.iat.saturating_add(sent.max_age)
+                    && sent
+                        .exp
+                        .is_none_or(|exp| time < exp.saturating_add(sent.leeway));
+                if !is_valid {
+                    continue;
+                }
+                let result = cache.check_and_insert(&sent, time);
+                if result.is_ok() {
+                    assert!(accepted.insert(sent.jti.clone()), "{seed} {step}");
+                }
+                if is_new && is_monotonic {
+                    assert_eq!(result, Ok(()), "{seed} {step}");
+                }
+            }
         }
     }
 

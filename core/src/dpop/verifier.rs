@@ -411,8 +411,8 @@ pub struct VerifiedProof {
     pub(crate) proof: Secret,
     pub(crate) key: PublicJwk,
     pub(crate) jti: String,
-    iat: UnixTime,
-    exp: Option<UnixTime>,
+    pub(crate) iat: UnixTime,
+    pub(crate) exp: Option<UnixTime>,
     /// The `max_age` and leeway of the verifier that accepted the proof.
     pub(crate) max_age: Duration,
     pub(crate) leeway: Duration,
@@ -423,14 +423,6 @@ impl VerifiedProof {
     /// `jkt`.
     pub fn key(&self) -> &PublicJwk {
         &self.key
-    }
-
-    /// Returns the last moment at which a verifier with this `max_age` and leeway accepts the
-    /// proof, by its age and `exp`.
-    pub(crate) fn valid_until(&self, max_age: Duration, leeway: Duration) -> UnixTime {
-        let by_age = self.iat.saturating_add(max_age);
-        let by_exp = self.exp.map(|exp| exp.saturating_add(leeway));
-        by_exp.map_or(by_age, |by_exp| by_age.min(by_exp))
     }
 
     /// Returns the `jti`, which is unique among the proofs of its key.

@@ -313,7 +313,8 @@ impl KeyMaterial {
         }
     }
 
-    /// Creates an RSA key within the limits of ring's verification.
+    /// Creates an RSA key. Rejects a modulus outside 2048 to 8192 bits (the limits of ring), an
+    /// exponent that is even, less than 3 or longer than 32 bits, and leading zero bytes.
     pub(super) fn from_modulus(n: Vec<u8>, e: Vec<u8>) -> Result<Self, BadJwk> {
         let leading_zeros = n.first().map(|first| first.leading_zeros());
         let bits = match leading_zeros {

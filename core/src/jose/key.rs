@@ -196,7 +196,8 @@ impl SigningKey {
         Ok(self)
     }
 
-    /// Returns the key as PEM. Write it only to a file that no other user can read.
+    /// Returns the private key as a PKCS#8 document in PEM. Write it only to a file that no other
+    /// user can read.
     pub fn to_pkcs8_pem(&self) -> Secret {
         let body = Zeroizing::new(STANDARD.encode(self.to_pkcs8_der().expose()));
         let mut pem = String::with_capacity(body.len() + body.len() / 64 + 64);
@@ -214,12 +215,12 @@ impl SigningKey {
         Secret::new(pem)
     }
 
-    /// Returns the key as a PKCS#8 document in DER.
+    /// Returns the private key as a PKCS#8 document in DER.
     pub fn to_pkcs8_der(&self) -> SecretBytes {
         SecretBytes(pkcs8::write(&self.parts))
     }
 
-    /// Returns the key as a private JWK with `alg`.
+    /// Returns the private key as a JWK with `alg`, and with `kid` if the key has one.
     pub fn to_jwk(&self) -> Secret {
         self.parts.to_jwk(
             self.public.to_json(),

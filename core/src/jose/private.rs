@@ -68,7 +68,8 @@ impl PrivateParts {
         Ok((parts, algorithm))
     }
 
-    /// Returns the private JWK. `public` is the JSON of the public JWK.
+    /// Returns the private JWK: the members of `public` (the public JWK in JSON, without `alg` and
+    /// `kid`), `alg`, `kid` if there is one, and the private members.
     pub(super) fn to_jwk(&self, public: &str, algorithm: Algorithm, kid: Option<&str>) -> Secret {
         #[derive(Default, Serialize)]
         struct Additions<'a> {

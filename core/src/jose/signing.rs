@@ -61,7 +61,7 @@ impl<T: Resumable> Signing<T> {
     }
 }
 
-/// A `T` that needs one signature to continue.
+/// A `T` that needs a signature to continue. Another may follow.
 #[must_use = "nothing is signed or sent until this is resumed"]
 pub struct Unsigned<T: Resumable> {
     request: SignRequest,
@@ -115,7 +115,7 @@ impl SignRequest {
         &self.input
     }
 
-    /// Returns the public key of the key that must sign. Sign with its
+    /// Returns the public half of the key that must sign. Sign with its
     /// [`algorithm`](PublicJwk::algorithm).
     pub fn key(&self) -> &PublicJwk {
         &self.key

@@ -110,15 +110,16 @@ pub struct AuthorizationBuilder {
 }
 
 impl AuthorizationBuilder {
-    /// Sets `scope` (RFC 6749 §3.3). If it contains `openid`, the request also has a `nonce`
-    /// (OpenID Connect Core §3.1.2.1).
+    /// Sets the `scope` parameter of the request (RFC 6749 §3.3). If it contains `openid`, the
+    /// request also has a `nonce` (OpenID Connect Core §3.1.2.1).
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
     /// Adds a `resource` parameter (RFC 8707 §2): the absolute URI of a resource where the token
-    /// will be used. Can be called more than once.
+    /// will be used. It is sent in the authorization request and in the token request. Can be
+    /// called more than once.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if `uri` is not an absolute URI or has a fragment.
@@ -142,23 +143,25 @@ impl AuthorizationBuilder {
         Ok(self)
     }
 
-    /// Adds a further parameter, such as `prompt`, `login_hint` or `audience`.
+    /// Adds a further parameter to the request, such as `prompt`, `login_hint` or `audience`.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the parameter was already added.
+    /// Returns [`InvalidInput`] if the name is empty, or if the parameter was already added. Only
+    /// `resource` and `audience` may occur more than once.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value.to_owned())?;
         Ok(self)
     }
 
-    /// Returns the URL for the user's browser, and the state that validates the redirect.
+    /// Returns the URL for the user's browser, and the pending authorization that validates the
+    /// redirect.
     ///
     /// `entropy` is 32 fresh bytes from a cryptographically secure random source. `state`,
     /// `code_verifier` and `nonce` are derived from them.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if a further parameter is one that the request sets itself, or if
-    /// the URL is longer than 64 KiB.
+    /// Returns [`InvalidInput`] if a [further parameter](Self::param) is one that the request sets
+    /// itself, or if the URL is longer than 64 KiB.
     pub fn build(self, entropy: [u8; 32]) -> Result<AuthorizationRequest, InvalidInput> {
         let (endpoint, (params, pending)) = (self.endpoint.clone(), self.finish(entropy)?);
         Ok(AuthorizationRequest {
@@ -168,15 +171,16 @@ impl AuthorizationBuilder {
     }
 
     /// Sends all parameters to the authorization server before the redirect (PAR, RFC 9126). The
-    /// client authenticates and proves possession of its key. The URL for the user's browser then
-    /// contains only a reference to the parameters, which typically expires after about a minute.
+    /// client authenticates and proves possession of its key, if it has one. The URL for the user's
+    /// browser then contains only a reference to the parameters, which typically expires after
+    /// about a minute.
     ///
     /// `entropy` is the same as for [`build`](Self::build).
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the client has no [pushed authorization request
-    /// endpoint](Client::pushed_authorization_request_endpoint), or if a further parameter is one
-    /// that the request sets itself.
+    /// endpoint](Client::pushed_authorization_request_endpoint), or if a [further
+    /// parameter](Self::param) is one that the request sets itself.
     pub fn push(self, entropy: [u8; 32]) -> Result<Operation<AuthorizationRequest>, InvalidInput> {
         let par_endpoint = self.client.0.pushed_authorization_request_endpoint.clone();
         let par_endpoint = par_endpoint.ok_or(InvalidInput::MissingEndpoint(
@@ -204,7 +208,7 @@ impl AuthorizationBuilder {
         }))
     }
 
-    /// Returns all parameters of the request, and the state to store until the redirect arrives.
+    /// Returns all parameters of the request, and the pending authorization.
     fn finish(self, entropy: [u8; 32]) -> Result<(Params, PendingAuthorization), InvalidInput> {
         let Self {
             client,
@@ -218,7 +222,7 @@ impl AuthorizationBuilder {
             redirect_uri,
             server: client.server(),
             resources: params.all("resource").map(str::to_owned).collect(),
-            iss_required: client.0.require_iss,
+            require_iss: client.0.require_iss,
             openid: scope
                 .as_ref()
                 .is_some_and(|scope| scope.iter().any(|token| token == "openid")),
@@ -244,14 +248,15 @@ fn with_query(endpoint: &Endpoint, params: &Params) -> Result<Uri, InvalidInput>
     url.map_err(|_| InvalidInput::new("url", "must not be longer than 64 KiB"))
 }
 
-/// The URL of an authorization request, and the state that validates its redirect.
+/// The URL of an authorization request, and the pending authorization that validates its redirect.
 #[must_use]
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "callers destructure it")]
 pub struct AuthorizationRequest {
     /// The URL for the user's browser. Navigate to it; never fetch it.
     pub url: Uri,
-    /// The state to store until the redirect arrives.
+    /// The pending authorization. Store it until the redirect arrives: it validates the redirect
+    /// and contains the `code_verifier` for the token request.
     pub pending: PendingAuthorization,
 }
 
@@ -271,7 +276,7 @@ struct StoredAuthorization {
     server: Server,
     /// The `resource` parameters of the token request (RFC 8707 §2.2).
     resources: Vec<String>,
-    iss_required: bool,
+    require_iss: bool,
     /// Whether the request has a `nonce`.
     openid: bool,
 }
@@ -284,7 +289,7 @@ impl StoredAuthorization {
             redirect_uri: members.str("redirect_uri")?.into_owned(),
             server: Server::read(&members.get("server")?.as_object()?)?,
             resources: members.get("resources")?.texts()?.map(Into::into).collect(),
-            iss_required: flag("iss_required")?,
+            require_iss: flag("require_iss")?,
             openid: flag("openid")?,
         })
     }
@@ -362,7 +367,7 @@ impl PendingAuthorization {
         let issuer_matches = match (response.iss.as_deref(), self.issuer()) {
             (Some(iss), Some(issuer)) => iss == issuer,
             (Some(_), None) => true,
-            (None, _) => !self.0.iss_required,
+            (None, _) => !self.0.require_iss,
         };
         if !issuer_matches {
             return Err(RedirectError::IssuerMismatch);

@@ -66,8 +66,8 @@ impl Client {
         }))
     }
 
-    /// Requests tokens bound to this key (RFC 9449 §5). A response with any other token is
-    /// rejected.
+    /// Requests tokens bound to this key (RFC 9449 §5): token requests then have a proof signed by
+    /// it. A response with any other token is rejected.
     pub fn dpop(mut self, key: PublicJwk) -> Self {
         self.parts_mut().key = Some(key);
         self
@@ -95,7 +95,7 @@ impl Client {
         self
     }
 
-    /// Sets the interpretation of `expires_in`. Default: [`ExpiresIn::Auto`].
+    /// Sets the interpretation of `expires_in` in token responses. Default: [`ExpiresIn::Auto`].
     pub fn expires_in(mut self, expires_in: ExpiresIn) -> Self {
         self.parts_mut().expires_in = expires_in;
         self
@@ -108,7 +108,8 @@ impl Client {
         self
     }
 
-    /// Adds a header to every request.
+    /// Adds a header to every request of this client to the authorization server. A second value
+    /// for the same name replaces the first. Calls to resource servers don't have the header.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the name or value is malformed, or if the request sets this
@@ -124,10 +125,12 @@ impl Client {
         self
     }
 
-    /// Adds a parameter to every request.
+    /// Adds a parameter to the body of every request of this client to the authorization server.
+    /// The authorization URL for the user's browser doesn't have it.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the parameter was already added.
+    /// Returns [`InvalidInput`] if the name is empty, or if the parameter was already added. Only
+    /// `resource` and `audience` may occur more than once.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.options_mut()
             .params
@@ -167,6 +170,7 @@ impl Client {
 
     /// Sets the issuer of the authorization server. A redirect that names another issuer is
     /// rejected (RFC 9207 §2.4). Set it if the application uses more than one authorization server.
+    /// It is sent only as the audience of client assertions.
     pub fn issuer(mut self, issuer: Issuer) -> Self {
         self.parts_mut().issuer = Some(issuer);
         self

@@ -192,7 +192,8 @@ impl Grant {
         }
     }
 
-    /// Creates any other grant (RFC 6749 §4.5). `grant_type` is its name or URN.
+    /// Creates any other grant (RFC 6749 §4.5). `grant_type` is its name or URN. The grant is
+    /// single-use, unless it is marked as [`repeatable`](Self::repeatable).
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if `grant_type` is empty.
@@ -214,21 +215,23 @@ impl Grant {
         }
     }
 
-    /// Marks the grant as idempotent. The request may then be retried after a lost connection.
+    /// Marks the grant as idempotent. The request may then be retried after a lost connection, and
+    /// a session uses the grant for every later token as well. This is not sent.
     pub fn repeatable(mut self) -> Self {
         self.retry_safety = RetrySafety::Idempotent;
         self
     }
 
-    /// Sets `scope` (RFC 6749 §3.3).
+    /// Sets the `scope` parameter of the token request (RFC 6749 §3.3).
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// Adds a `resource` parameter (RFC 8707 §2): the absolute URI of a resource where the token
-    /// will be used. Can be called more than once; duplicates are sent once. The grant of an
-    /// authorization code already has the resources of its authorization request.
+    /// Adds a `resource` parameter to the token request (RFC 8707 §2): the absolute URI of a
+    /// resource where the token will be used. Can be called more than once; duplicates are sent
+    /// once. The grant of an authorization code already has the resources of its authorization
+    /// request.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if `uri` is not an absolute URI or has a fragment.
@@ -240,17 +243,18 @@ impl Grant {
         self.param("resource", uri)
     }
 
-    /// Adds a further parameter.
+    /// Adds a further parameter to the token request.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the parameter was already added. Only `resource` and `audience`
-    /// may occur more than once.
+    /// Returns [`InvalidInput`] if the name is empty, or if the parameter was already added. Only
+    /// `resource` and `audience` may occur more than once.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value.to_owned())?;
         Ok(self)
     }
 
-    /// Adds a further parameter with a secret value.
+    /// Adds a further parameter with a secret value, which is redacted in errors and `Debug`
+    /// output.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the parameter was already added.

@@ -73,7 +73,7 @@ impl Metadata {
     }
 }
 
-/// The signing keys of an issuer (RFC 7517 §5).
+/// The signing keys of an issuer (RFC 7517 §5), without those that this library doesn't support.
 #[derive(Clone, Debug)]
 pub struct JwkSet(Vec<PublicJwk>);
 
@@ -144,7 +144,8 @@ impl IdToken {
         self.0.flag(claim)
     }
 
-    /// Returns `auth_time`: the time at which the user was authenticated.
+    /// Returns `auth_time`: the time at which the user was authenticated. Returns `None` if the
+    /// claim is missing.
     pub fn authenticated_at(&self) -> Option<UnixTime> {
         self.0
             .seconds("auth_time")

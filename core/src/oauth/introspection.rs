@@ -78,7 +78,8 @@ fn scope(value: JsonValue<'_>) -> Option<Scope> {
     }
 }
 
-/// The state of a token (RFC 7662 §2.2). The `Debug` output shows only whether the token is active.
+/// The response to an introspection request (RFC 7662 §2.2): whether the token is active, and its
+/// properties. The `Debug` output shows only whether the token is active.
 #[derive(Clone)]
 pub struct Introspection {
     active: bool,
@@ -88,17 +89,19 @@ pub struct Introspection {
 }
 
 impl Introspection {
-    /// Returns whether the token is active. If not, its other members are unknown.
+    /// Returns whether the token is active. If not, reject it and ignore the other members, which
+    /// the server need not send.
     pub fn is_active(&self) -> bool {
         self.active
     }
 
-    /// Returns the `scope` of the token.
+    /// Returns the `scope` of the token. Returns `None` if the response has none.
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }
 
-    /// Returns the time at which the token expires (`exp`).
+    /// Returns the time at which the token expires (`exp`). Returns `None` if the response has
+    /// none.
     pub fn expires_at(&self) -> Option<UnixTime> {
         self.members
             .seconds("exp")
@@ -117,7 +120,7 @@ impl Introspection {
     }
 
     /// Returns the elements of a list of strings such as `aud`. A single string is treated as a
-    /// list of one element.
+    /// list of one element, and a missing member as an empty list.
     pub fn list(&self, member: &str) -> impl Iterator<Item = &str> {
         self.members
             .list(member)

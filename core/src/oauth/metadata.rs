@@ -157,7 +157,8 @@ impl Metadata {
     }
 
     /// Returns an endpoint by the name of its member, such as `token_endpoint`,
-    /// `introspection_endpoint` or `jwks_uri`.
+    /// `introspection_endpoint` or `jwks_uri`. Returns `None` if it is missing or unknown to this
+    /// library: [`text`](Self::text) returns the URL of any other member.
     pub fn endpoint(&self, member: &str) -> Option<&Endpoint> {
         self.0
             .endpoints
@@ -167,17 +168,19 @@ impl Metadata {
     }
 
     /// Returns a list of strings, such as `token_endpoint_auth_methods_supported` or
-    /// `scopes_supported`. Returns `None` if it is missing.
+    /// `scopes_supported`. Returns `None` if it is missing or not an array. Items that are not
+    /// strings are skipped.
     pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
         self.0.members.list(member)
     }
 
-    /// Returns any string member, without validation. In particular, a URL is not checked.
+    /// Returns any string member, without validation. In particular, a URL is not checked. Returns
+    /// `None` if it is missing or not a string.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.0.members.text(member)
     }
 
-    /// Returns a boolean member, or `false` if it is missing.
+    /// Returns a boolean member, or `false` if it is missing or not a boolean.
     pub fn flag(&self, member: &str) -> bool {
         self.0.members.flag(member)
     }

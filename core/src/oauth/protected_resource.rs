@@ -137,18 +137,19 @@ impl ProtectedResource {
     }
 
     /// Returns a list of strings, such as `scopes_supported` or `bearer_methods_supported`. Returns
-    /// `None` if it is missing.
+    /// `None` if it is missing or not an array. Items that are not strings are skipped.
     pub fn list(&self, member: &str) -> Option<impl Iterator<Item = &str>> {
         self.members.list(member)
     }
 
-    /// Returns a string member, without validation. In particular, a URL is not checked.
+    /// Returns a string member, without validation. In particular, a URL is not checked. Returns
+    /// `None` if it is missing or not a string.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.members.text(member)
     }
 
     /// Returns a boolean member such as `dpop_bound_access_tokens_required`, or `false` if it is
-    /// missing.
+    /// missing or not a boolean.
     pub fn flag(&self, member: &str) -> bool {
         self.members.flag(member)
     }

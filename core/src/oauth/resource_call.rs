@@ -92,8 +92,9 @@ impl ResourceCall {
         })
     }
 
-    /// Checks the application's request headers. A request with an idempotency key may be retried
-    /// like a `GET`.
+    /// Permits retries as for a `GET` if `headers`, those of the application's request, contain an
+    /// idempotency key (`Idempotency-Key` or `X-Idempotency-Key`). The headers themselves are not
+    /// added to the call.
     pub fn detect_idempotency_key(mut self, headers: &HeaderMap) -> Self {
         if IDEMPOTENCY_KEYS
             .into_iter()
@@ -302,7 +303,8 @@ impl PendingCall {
         }
     }
 
-    /// Evaluates the head of a response with any status, and records its nonce in `server_state`.
+    /// Evaluates the status and headers of a response: whether to deliver it to the application, to
+    /// send the call again, or to replace the token. Records its nonce in `server_state`.
     ///
     /// # Errors
     /// Returns [`Error::Server`] with the code `use_dpop_nonce` if the server keeps rejecting its

@@ -218,12 +218,18 @@ impl Token {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Returns whether the access tokens are equal, even if one was stored and loaded again.
+    /// Returns whether access token and refresh token are equal, even if one token was stored and
+    /// loaded again. A server may rotate the refresh token and repeat the access token.
     pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
-        constant_time_eq(
-            self.0.access.expose().as_bytes(),
-            other.0.access.expose().as_bytes(),
-        )
+        let is_same = |one: &Secret, other: &Secret| {
+            constant_time_eq(one.expose().as_bytes(), other.expose().as_bytes())
+        };
+        let is_same_refresh = match (&self.0.refresh, &other.0.refresh) {
+            (Some(one), Some(other)) => is_same(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same(&self.0.access, &other.0.access) && is_same_refresh
     }
 
     /// Returns the hash that identifies the token in the lineage of a session.

@@ -75,8 +75,8 @@ struct AssertionClaims<'a> {
 }
 
 impl ClientAssertion {
-    /// Returns the signing request. The `jti` differs from that of the request's proof, because a
-    /// server may keep both in one replay cache.
+    /// Returns the assertion to sign. Its `jti` differs from that of the DPoP proof in the same
+    /// request, because a server may keep both in one replay cache.
     pub(crate) fn sign_request(&self, now: UnixTime, entropy: &[u8; 16]) -> SignRequest {
         let hash = digest(&SHA256, &[&b"client assertion "[..], entropy].concat());
         let jti = jose::encode(hash.as_ref().get(..16).unwrap_or_default());

@@ -152,15 +152,18 @@ impl<T> Operation<T> {
         self
     }
 
-    /// Returns the delay before the next request. It is zero at first, and after a rejected proof.
+    /// Returns the delay before the next request. It is zero after a rejected proof, and at first,
+    /// except for the grant of a device code: its first request waits for one polling interval.
     pub fn delay(&self) -> Duration {
         self.retry.delay()
     }
 
-    /// Prepares the next request. It may need a signature first.
+    /// Prepares the next request, which may need signatures first: of a client assertion, a proof,
+    /// or both.
     ///
     /// # Errors
-    /// Returns [`Error::InvalidInput`] if the arguments of the operation contradict each other.
+    /// Returns [`Error::InvalidInput`] if a parameter is set twice, such as by the client and by
+    /// the grant. If the request needs a client assertion, [`Unsigned::resume`] returns this error.
     pub fn prepare(
         mut self,
         server_state: &ServerState,

@@ -96,7 +96,7 @@ impl RetryState {
         self.delay
     }
 
-    /// Starts an attempt. The first one sets the deadline for all of them.
+    /// Records the start of an attempt. The first one sets the deadline for all of them.
     pub(crate) fn start_attempt(&mut self, now: UnixTime) {
         self.deadline
             .get_or_insert(now.saturating_add(self.timeout));
@@ -122,8 +122,8 @@ impl RetryState {
     }
 
     /// Schedules a retry after a transient failure. Returns whether an attempt and enough time are
-    /// left. The delay is the one that the server requests, or else a random backoff. Requests are
-    /// at least `poll_interval` apart, which does not count against the timeout.
+    /// left. The delay is `retry_after`, but at least `poll_interval`; without `retry_after`, it is
+    /// `poll_interval` plus a random backoff. The deadline is extended by `poll_interval`.
     pub(crate) fn schedule_retry(
         &mut self,
         retry_after: Option<Duration>,

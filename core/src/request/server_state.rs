@@ -197,7 +197,7 @@ impl ServerState {
             let endpoint = Endpoint::https_or_loopback(&origin).ok()?;
             let target = HttpTarget::parse(endpoint.uri()).ok()?;
             let nonce = Nonce::new(&entry.str("nonce")?).ok()?;
-            let received_at = UnixTime::from_millis(entry.get("learned")?.as_u64()?);
+            let received_at = UnixTime::from_millis(entry.get("last_seen")?.as_u64()?);
             if received_at >= since {
                 state.update(role, &target, received_at, |entry| {
                     entry.nonce = Some(nonce)
@@ -221,7 +221,7 @@ pub(crate) struct StoredServer {
     role: &'static str,
     nonce: String,
     /// When the nonce was received, in milliseconds since 1970.
-    learned: u64,
+    last_seen: u64,
 }
 
 impl StoredServer {
@@ -230,7 +230,7 @@ impl StoredServer {
             origin: entry.origin.to_string(),
             role: entry.role.name(),
             nonce: entry.nonce.as_ref()?.as_str().to_owned(),
-            learned: entry.last_seen.as_millis(),
+            last_seen: entry.last_seen.as_millis(),
         })
     }
 }
@@ -400,7 +400,7 @@ mod tests {
         for bad in [
             "",
             "[{}]",
-            r#"[{"origin":"http://evil.example/","role":"ResourceServer","nonce":"n","learned":9000000}]"#,
+            r#"[{"origin":"http://evil.example/","role":"ResourceServer","nonce":"n","last_seen":9000000}]"#,
         ] {
             assert!(ServerState::from_json(bad, NOW).is_err(), "{bad}");
         }

@@ -39,7 +39,7 @@ enum Mode {
     Serial,
 }
 
-/// The right to send one request. [`NonceGate::release`] gives it back.
+/// The right to send one request with a proof to one server. [`NonceGate::release`] gives it back.
 #[must_use = "other requests may wait for its release"]
 #[derive(Debug)]
 pub struct Permit {

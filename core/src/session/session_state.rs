@@ -1,5 +1,5 @@
-//! The state of a session that is stored for the next process, or shared with others: the one place
-//! that serializes secrets.
+//! The state of a session that is stored for the next process, or shared with others. Apart from
+//! `PendingAuthorization`, no other type serializes secrets.
 
 use std::io::{self, Write};
 
@@ -43,12 +43,12 @@ const VERSION: u8 = 1;
 #[derive(Serialize)]
 struct StoredSession<'a> {
     version: u8,
-    tries_left: u8,
+    attempts_left: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<StoredToken<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     descends_from: &'a [String],
-    origins: Vec<server_state::StoredServer>,
+    server_state: Vec<server_state::StoredServer>,
 }
 
 impl SessionState {
@@ -78,8 +78,8 @@ impl SessionState {
         }
     }
 
-    /// Adds the known state of servers, so that the next process need not be challenged for a
-    /// nonce.
+    /// Sets the known nonces and clock offsets of servers, which are stored with the token, so that
+    /// the next process need not be challenged for a nonce.
     pub fn with_server_state(mut self, server_state: ServerState) -> Self {
         self.server_state = server_state;
         self
@@ -90,7 +90,7 @@ impl SessionState {
         self.token.as_ref()
     }
 
-    /// Returns the known state of servers.
+    /// Returns the nonces and clock offsets of servers that are stored with the token.
     pub fn server_state(&self) -> &ServerState {
         &self.server_state
     }
@@ -105,10 +105,10 @@ impl SessionState {
         } = self;
         let stored = StoredSession {
             version: VERSION,
-            tries_left: *attempts_left,
+            attempts_left: *attempts_left,
             token: token.as_ref().map(StoredToken::new),
             descends_from: &lineage.0,
-            origins: server_state.to_stored(),
+            server_state: server_state.to_stored(),
         };
         // The length is computed first: a buffer that grows leaves copies behind.
         let mut length = Length(0);
@@ -138,7 +138,7 @@ impl SessionState {
                 "must have version 1: a later keybound wrote this one",
             ));
         }
-        let attempts_left = number("tries_left").and_then(|left| u8::try_from(left).ok());
+        let attempts_left = number("attempts_left").and_then(|left| u8::try_from(left).ok());
         let attempts_left = attempts_left
             .ok_or_else(malformed)?
             .min(MAX_SINGLE_USE_SENDS);
@@ -163,7 +163,7 @@ impl SessionState {
             None => Vec::new(),
         };
         let server_state = stored
-            .get("origins")
+            .get("server_state")
             .and_then(|servers| ServerState::from_stored(servers, since));
         let server_state = server_state.ok_or_else(malformed)?;
         Ok(Self {

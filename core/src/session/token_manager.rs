@@ -52,6 +52,10 @@ pub struct TokenManager {
     tickets: u64,
     /// The number of the last ticket issued before the log-out; `0` if there was none.
     cleared_at: u64,
+    /// Whether a log-out has ended the session.
+    logged_out: bool,
+    /// When a state that could not be stored may be tried again.
+    save_after: Option<UnixTime>,
     /// A counter that increases with each cached token and with a log-out. A failure applies only
     /// to the token whose refresh token was sent, not to a later one.
     generation: u64,
@@ -96,9 +100,9 @@ struct InFlight {
     expires_at: UnixTime,
 }
 
-/// The right to refresh a token. Only one ticket is valid at a time. It expires after the policy's
-/// refresh timeout. A caller that can't use it gives it back by [`TokenManager::complete`] with
-/// [`RefreshFailure::not_sent`].
+/// The right to refresh a token. Only one ticket is valid at a time. After the policy's refresh
+/// timeout, another caller can get a ticket that replaces it. A caller that can't use it gives it
+/// back by [`TokenManager::complete`] with [`RefreshFailure::not_sent`].
 #[must_use = "no other caller refreshes while this ticket is valid"]
 #[derive(Debug)]
 pub struct Ticket {
@@ -211,12 +215,16 @@ impl TokenManager {
             backoff_until: None,
             tickets: 0,
             cleared_at: 0,
+            logged_out: false,
+            save_after: None,
             generation: 0,
             refusals: Refusals::default(),
         }
     }
 
-    /// Starts with stored state, such as that of an earlier process.
+    /// Starts with the token of a stored state, such as that of an earlier process. A state without
+    /// a token has no effect. The driver itself restores the state's
+    /// [`server_state`](SessionState::server_state).
     #[must_use]
     pub fn with_state(mut self, stored: SessionState) -> Self {
         self.restore_state(stored, 0, 0);
@@ -227,8 +235,8 @@ impl TokenManager {
     /// token is for refreshing it, or for storing it.
     pub fn poll(&mut self, now: UnixTime) -> TokenAction {
         let usable = self.cached.as_ref().filter(|cached| cached.is_usable(now));
-        let usable =
-            usable.map(|cached| (cached.token.clone(), cached.is_due(now) || self.unsaved));
+        let is_unsaved = self.unsaved && !self.is_save_delayed(now);
+        let usable = usable.map(|cached| (cached.token.clone(), cached.is_due(now) || is_unsaved));
         match usable {
             Some((token, false)) => TokenAction::Use(token, None),
             Some((token, true)) if self.is_busy(now).is_some() => TokenAction::Use(token, None),
@@ -258,6 +266,10 @@ impl TokenManager {
         now: UnixTime,
         seed: u64,
     ) -> Option<Token> {
+        // A log-out is final: the stored state is about to be removed.
+        if self.logged_out {
+            return None;
+        }
         let Some(theirs) = &stored.token else {
             self.last_loaded = Some(stored);
             return None;
@@ -380,8 +392,9 @@ impl TokenManager {
     }
 
     /// Completes a refresh with its token or its failure. `seed` is random and sets the jitter of
-    /// the refresh time. Returns `false` if the ticket had expired; its token is cached all the
-    /// same, unless a later ticket has obtained another.
+    /// the refresh time. Returns `false` if a later ticket has replaced this one; its token is
+    /// cached all the same, unless the later ticket has obtained another or the session was
+    /// [cleared](Self::clear).
     pub fn complete(
         &mut self,
         ticket: Ticket,
@@ -462,17 +475,22 @@ impl TokenManager {
         lineage
     }
 
-    /// Records that the application supplied the cached token: it replaces the stored one.
+    /// Records that the application supplied the cached token: it replaces the stored one, unless
+    /// that one descends from it. [`unsaved`](Self::unsaved) then returns it until it is stored.
     pub fn mark_given(&mut self) {
         (self.given, self.unsaved) = (true, true);
     }
 
-    /// Records that the newest token could not be stored.
-    pub fn save_failed(&mut self) {
+    /// Records that the newest token could not be stored. [`unsaved`](Self::unsaved) then returns
+    /// it, so that the driver can try again.
+    ///
+    /// Another ticket for storing it is issued after the policy's retry interval.
+    pub fn save_failed(&mut self, now: UnixTime) {
         self.unsaved = true;
+        self.save_after = Some(now.saturating_add(self.policy.retry_interval));
     }
 
-    /// Returns a number that increases with every token that is cached.
+    /// Returns a number that increases with every token that is cached, and with a log-out.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -537,6 +555,8 @@ impl TokenManager {
         self.attempts_left = 0;
         self.generation += 1;
         self.cleared_at = self.tickets;
+        self.logged_out = true;
+        self.backoff_until = None;
         self.cached.take().map(|cached| cached.token)
     }
 
@@ -602,6 +622,12 @@ impl TokenManager {
     fn set_token(&mut self, cached: CachedToken) {
         self.generation += 1;
         self.cached = Some(cached);
+    }
+
+    fn is_save_delayed(&self, now: UnixTime) -> bool {
+        // A time further ahead than the interval means that the clock has been set back since.
+        self.save_after
+            .is_some_and(|at| now < at && at.saturating_since(now) <= self.policy.retry_interval)
     }
 
     fn is_busy(&self, now: UnixTime) -> Option<TokenAction> {
@@ -939,6 +965,72 @@ mod tests {
         assert!(manager.complete(ticket, Ok(theirs.clone()), at(1), 0));
         assert!(manager.token_rejected(&theirs, &here, before, at(1)));
         assert!(matches!(manager.poll(at(1)), TokenAction::Refresh(_)));
+    }
+
+    #[test]
+    fn a_log_out_is_not_undone_by_a_stored_state_whenever_it_is_loaded() {
+        let stored = || SessionState::new(refreshable("stored", at(0)));
+        for is_in_flight in [false, true] {
+            let mut manager = TokenManager::new(policy(), None).with_state(stored());
+            let before = is_in_flight.then(|| match manager.poll(at(200)) {
+                TokenAction::Refresh(ticket) => ticket,
+                other => panic!("{other:?}"),
+            });
+            assert!(manager.clear().is_some());
+            let ticket = before.unwrap_or_else(|| match manager.poll(at(200)) {
+                TokenAction::Refresh(ticket) => ticket,
+                other => panic!("{other:?}"),
+            });
+            assert!(manager.adopt(&ticket, stored(), at(0), 0).is_none());
+            let _ = manager.complete(ticket, Err(RefreshFailure::not_sent()), at(200), 0);
+            assert!(manager.snapshot().is_none() && manager.unsaved().is_none());
+        }
+        // A failure of before does not delay the answer that a login is required.
+        let mut manager = TokenManager::new(policy(), None).with_state(stored());
+        let TokenAction::Refresh(ticket) = manager.poll(at(200)) else {
+            panic!("it has expired")
+        };
+        assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), at(200), 0));
+        let _ = manager.clear();
+        assert!(matches!(manager.poll(at(200)), TokenAction::Refresh(_)));
+    }
+
+    #[test]
+    fn a_refresh_token_that_was_rotated_beside_the_same_access_token_is_adopted() {
+        let with = |refresh: &str| {
+            answer(
+                &format!(
+                    r#"{{"access_token":"same","refresh_token":"{refresh}","expires_in":{LIFE}}}"#
+                ),
+                at(0),
+            )
+        };
+        let mut manager =
+            TokenManager::new(policy(), None).with_state(SessionState::new(with("r1")));
+        let TokenAction::Refresh(mut ticket) = manager.poll(at(200)) else {
+            panic!("it has expired")
+        };
+        let stored = SessionState::new(with("r2"));
+        assert!(manager.adopt(&ticket, stored, at(200), 0).is_none());
+        let grant = manager.begin_refresh(&mut ticket).unwrap().grant;
+        assert_eq!(grant.refresh_token.unwrap().expose(), "r2");
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_stored_is_tried_again_after_the_retry_interval() {
+        let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()))
+            .with_state(SessionState::new(token("a", at(0), Some(LIFE))));
+        manager.save_failed(at(10));
+        assert!(matches!(manager.poll(at(10)), TokenAction::Use(_, None)));
+        let TokenAction::Use(token, Some(ticket)) = manager.poll(at(11)) else {
+            panic!("it is to be stored")
+        };
+        manager.saved(&manager.unsaved().unwrap());
+        assert!(manager.complete(ticket, Ok(token), at(11), 0));
+        assert!(matches!(manager.poll(at(12)), TokenAction::Use(_, None)));
+        // A clock that is set back does not prolong it.
+        manager.save_failed(at(80));
+        assert!(matches!(manager.poll(at(12)), TokenAction::Use(_, Some(_))));
     }
 
     #[test]

@@ -259,7 +259,7 @@ pub struct InvalidResponse {
     pub(crate) kind: InvalidResponseKind,
 }
 
-/// The reason kind an [`InvalidResponse`] can't be used.
+/// The reason why an [`InvalidResponse`] can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidResponseKind {
@@ -298,7 +298,7 @@ pub enum InvalidResponseKind {
     ProofInsteadOfToken,
 }
 
-/// The reason kind the body of a success can't be parsed.
+/// The reason why the body of a success can't be parsed.
 pub(crate) enum ParseError {
     /// The body is an error response: an error in a 200.
     Refusal,
@@ -327,7 +327,7 @@ impl InvalidResponse {
         self.meta.content_type.as_deref()
     }
 
-    /// Returns the reason kind the response can't be used.
+    /// Returns the reason why the response can't be used.
     pub fn kind(&self) -> &InvalidResponseKind {
         &self.kind
     }

@@ -36,14 +36,14 @@ impl UnixTime {
         self.millis
     }
 
-    /// Returns this time plus `later`.
+    /// Returns this time plus `later`, or the latest possible time if that is earlier.
     pub fn saturating_add(self, later: Duration) -> Self {
         Self {
             millis: self.millis.saturating_add(whole_millis(later)),
         }
     }
 
-    /// Returns this time minus `before`.
+    /// Returns this time minus `before`, or the epoch if that is later.
     pub fn saturating_sub(self, before: Duration) -> Self {
         Self {
             millis: self.millis.saturating_sub(whole_millis(before)),

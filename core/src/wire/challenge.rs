@@ -41,7 +41,8 @@ impl Challenge {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Returns the token68 of a challenge that has one instead of parameters.
+    /// Returns the token68 (RFC 9110 §11.2) of a challenge that has one instead of parameters, or
+    /// `None`.
     pub fn token68(&self) -> Option<&str> {
         self.token68.as_deref()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use super::challenge::{self, Challenge};
-use super::json::{JsonObject, JsonValue};
+use super::json::{JsonObject, JsonValue, Text};
 use super::retry_after;
 use crate::types::error::{ResponseMeta, ServerError};
 use crate::types::escape::push_form;
@@ -77,8 +77,8 @@ impl<'a> FromIterator<&'a str> for Redactor {
             forms.extend(
                 String::from_utf8(escaped)
                     .ok()
-                    .filter(|form| form != secret)
-                    .map(Secret::new),
+                    .map(Secret::new)
+                    .filter(|form| form.expose() != secret),
             );
             forms.push(Secret::new(secret));
         }
@@ -116,9 +116,9 @@ pub(crate) fn read(
 ) -> ServerError {
     let mut error_body = ErrorBody::default();
     // Lossy, so that the code can be read even if the message is not UTF-8.
-    let body = String::from_utf8_lossy(body);
+    let body = Text::of(body);
     let mut credentials = Credentials::default();
-    if let Ok(object) = JsonObject::parse(body.as_bytes()) {
+    if let Ok(object) = JsonObject::parse(body.as_str().as_bytes()) {
         error_body.read(status, &object);
         credentials.collect(&object, "", false, 0);
     }
@@ -348,7 +348,7 @@ fn retry_hint(message: &str) -> Option<Duration> {
     }
 }
 
-/// Returns a text as one line of at most [`MAX_TEXT`] characters, without control characters, which
+/// Returns `text` as one line of at most [`MAX_TEXT`] characters, without control characters, which
 /// could move a terminal's cursor.
 pub(crate) fn sanitize(text: &str) -> String {
     clip(&one_line(text))

@@ -63,8 +63,8 @@ impl<'a> JsonValue<'a> {
     }
 
     pub(crate) fn as_array(self) -> Option<Vec<JsonValue<'a>>> {
-        match JsonParts::parse(self.0) {
-            Ok(JsonParts::List(items)) => Some(items),
+        match self.container_parts()? {
+            JsonParts::List(items) => Some(items),
             _ => None,
         }
     }
@@ -75,10 +75,17 @@ impl<'a> JsonValue<'a> {
     }
 
     pub(crate) fn as_object(self) -> Option<JsonObject<'a>> {
-        match JsonParts::parse(self.0) {
-            Ok(JsonParts::Object(members)) => Some(JsonObject(members)),
+        match self.container_parts()? {
+            JsonParts::Object(members) => Some(JsonObject(members)),
             _ => None,
         }
+    }
+
+    /// Returns the parts of an object or array. A string is not parsed, because that would leave an
+    /// unwiped copy of a secret in memory.
+    fn container_parts(self) -> Option<JsonParts<'a>> {
+        let is_container = self.0.starts_with(['{', '[']);
+        is_container.then(|| JsonParts::parse(self.0).ok())?
     }
 
     fn is_unambiguous(self, depth: u8) -> bool {
@@ -348,6 +355,13 @@ impl<'a> Text<'a> {
                 }
                 Self::Damaged(text)
             }
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Sound(text) => text,
+            Self::Damaged(text) => text,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::json::{JsonObject, JsonValue, number};
 
 /// The members of an object whose values are strings, arrays of strings, numbers or booleans. If a
-/// name occurs more than once, the last value is used, regardless of its type.
+/// name occurs more than once, the last value is used, regardless of its type. A value of another
+/// type is `None` and counts as missing.
 #[derive(Clone)]
 pub(crate) struct OwnedJsonObject(Vec<(String, Option<OwnedJsonValue>)>);
 

@@ -115,7 +115,7 @@ impl Params {
             .try_for_each(|(name, value)| self.push(name.clone(), value.clone()))
     }
 
-    /// Returns the secret values, which must be redacted in texts from the server.
+    /// Returns the secret values, which must be redacted if the server echoes them.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|(_, value)| match value {
             ParamValue::Secret(secret) => Some(secret.expose()),

@@ -31,12 +31,12 @@ fn proof(key: &SigningKey) -> String {
 }
 
 fn problems(proof: &str) -> Vec<ProofError> {
-    let policy = ProofVerifier::default()
+    let verifier = ProofVerifier::default()
         .method(METHOD)
         .url(HTU)
         .unwrap()
         .no_access_token();
-    policy.verify(proof, START).problems().to_vec()
+    verifier.verify(proof, START).problems().to_vec()
 }
 
 fn cut(proof: &str) -> (&str, &str, &str) {
@@ -321,7 +321,7 @@ fn a_key_that_is_elsewhere_signs_in_its_own_encoding() {
 }
 
 #[test]
-fn der_taken_for_raw_or_raw_for_der_is_misuse() {
+fn der_taken_for_raw_or_raw_for_der_is_invalid_input() {
     for algorithm in [Algorithm::Es256, Algorithm::Es384] {
         let theirs = Theirs::new(algorithm);
         let (raw, der) = (theirs.sign(b"message"), theirs.sign_der(b"message"));
@@ -351,7 +351,7 @@ fn der_taken_for_raw_or_raw_for_der_is_misuse() {
 }
 
 #[test]
-fn a_signature_of_the_wrong_length_is_misuse_whatever_else_it_is() {
+fn a_signature_of_the_wrong_length_is_invalid_input() {
     for algorithm in Algorithm::ALL {
         let sound = Theirs::new(*algorithm).sign(b"message");
         assert!(Signature::from_jose(*algorithm, &sound).is_ok());
@@ -373,7 +373,7 @@ fn a_signature_of_the_wrong_length_is_misuse_whatever_else_it_is() {
 }
 
 #[test]
-fn a_signature_of_another_algorithm_than_the_requests_is_misuse() {
+fn a_signature_of_another_algorithm_than_the_requests_is_invalid_input() {
     for asked in Algorithm::ALL {
         for brought in Algorithm::ALL {
             let raw = Theirs::new(*brought).sign(b"message");

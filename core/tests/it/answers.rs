@@ -466,7 +466,7 @@ fn requests() -> Vec<http::Request<keybound_core::driver::Body>> {
 }
 
 #[test]
-fn every_request_of_an_exchange_asks_for_an_answer_that_is_not_compressed() {
+fn every_request_of_an_operation_asks_for_a_response_that_is_not_compressed() {
     for request in requests() {
         let asked: Vec<_> = request
             .headers()

@@ -46,7 +46,7 @@ fn refusal(client: &Client, params: &str) -> RedirectError {
 }
 
 #[test]
-fn a_code_brings_a_token_bound_to_the_key_that_the_request_named() {
+fn a_code_with_its_pkce_verifier_gives_a_token_bound_to_the_key_of_the_request() {
     for (peer, token_type) in [
         (Peer::bound(), TokenType::Dpop),
         (Peer::bearer(), TokenType::Bearer),
@@ -114,7 +114,7 @@ fn a_pushed_request_leaves_a_reference_in_the_url_and_is_proven_like_a_token_req
 }
 
 #[test]
-fn what_was_not_pushed_has_no_url() {
+fn a_request_that_was_not_pushed_has_no_url() {
     let client = client().pushed_authorization_request_endpoint(endpoint("https://as.example/par"));
     let push = || {
         client
@@ -154,7 +154,7 @@ fn what_was_not_pushed_has_no_url() {
 }
 
 #[test]
-fn what_a_resource_server_asks_for_beyond_the_token_goes_into_the_request() {
+fn a_step_up_challenge_goes_into_the_authorization_request() {
     let challenge = "DPoP error=\"insufficient_user_authentication\", acr_values=\"gold silver\", max_age=60, scope=\"pay\"";
     let head = with_header(response(401, ""), "www-authenticate", challenge);
     let wish = StepUp::from_headers(head.headers()).unwrap();
@@ -203,7 +203,7 @@ fn what_a_resource_server_asks_for_beyond_the_token_goes_into_the_request() {
 }
 
 #[test]
-fn what_is_kept_brings_the_same_grant_as_what_was_not_stored() {
+fn a_stored_authorization_gives_the_same_grant_and_pkce_verifier() {
     let mut world = World::with(Peer::bound());
     let AuthorizationRequest { url, pending } = begin(&world.client());
     let redirect = world.peer.authorizations.agree(&url);
@@ -233,7 +233,7 @@ fn what_is_kept_brings_the_same_grant_as_what_was_not_stored() {
 }
 
 #[test]
-fn other_entropy_makes_other_values_and_no_value_tells_another() {
+fn state_nonce_and_pkce_challenge_differ_by_entropy_and_from_each_other() {
     let client = client();
     let requests = [[1; 32], [2; 32]].map(|entropy| {
         let builder = client
@@ -547,7 +547,7 @@ fn a_redirect_without_a_code_or_too_long_is_refused() {
 }
 
 #[test]
-fn a_code_is_not_sent_again_where_it_may_have_been_used() {
+fn a_code_is_not_retried_where_it_may_have_been_used() {
     let pending = begin(&client()).pending;
     let grant: Grant = pending
         .receive(&back(&pending, "code=x&state=STATE"))

@@ -7,7 +7,7 @@ use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_core::{Client, ClientAuth, Grant, Issuer, Operation, Secret, Token, TokenType};
 use serde_json::{Value, json};
 
-use crate::peer::{Answer, Asks, ISSUER, Peer, json_response, params, with_header};
+use crate::peer::{Asks, ISSUER, Peer, ScriptedResponse, json_response, params, with_header};
 use crate::rustcrypto::{Theirs, decode, ours, parse, verifies};
 use crate::world::{START, TOKEN_URL, World, endpoint};
 
@@ -54,22 +54,22 @@ fn rustcrypto_verifies_the_assertion_by_every_algorithm_beside_a_proof_by_anothe
             .run(client.token(Grant::client_credentials()).unwrap())
             .unwrap();
         assert_eq!(token.key(), Some(world.key.public()));
-        let seen = &world.peer.seen[0];
-        let (header, claims) = verified(&seen.params, &public);
+        let request = &world.peer.requests[0];
+        let (header, claims) = verified(&request.params, &public);
         assert_eq!(
             header,
             json!({ "typ": "JWT", "alg": algorithm.as_str(), "kid": "key-1" })
         );
         let jti = claims["jti"].as_str().unwrap();
-        assert!(decode(jti).len() == 16 && Some(jti) != seen.jti.as_deref());
+        assert!(decode(jti).len() == 16 && Some(jti) != request.jti.as_deref());
         let (iat, exp) = (START.as_secs(), START.as_secs() + 60);
         assert_eq!(
             claims,
             json!({ "iss": "app", "sub": "app", "aud": TOKEN_URL, "jti": jti, "iat": iat, "exp": exp })
         );
         assert!(
-            !seen.headers.contains_key("authorization")
-                && !seen.params.contains_key("client_secret")
+            !request.headers.contains_key("authorization")
+                && !request.params.contains_key("client_secret")
         );
     }
 }
@@ -88,9 +88,9 @@ fn every_request_has_an_assertion_of_its_own_a_nonce_retry_included() {
         .unwrap();
     let jtis: Vec<Value> = world
         .peer
-        .seen
+        .requests
         .iter()
-        .map(|seen| verified(&seen.params, &public).1["jti"].clone())
+        .map(|request| verified(&request.params, &public).1["jti"].clone())
         .collect();
     assert_eq!(jtis.len(), 3);
     assert!(jtis[0] != jtis[1] && jtis[1] != jtis[2] && jtis[0] != jtis[2]);
@@ -110,7 +110,7 @@ fn without_a_proof_one_signature_is_enough_and_a_key_without_kid_names_none() {
         )
         .unwrap();
     assert_eq!(token.token_type(), &TokenType::Bearer);
-    let (header, _) = verified(&world.peer.seen[0].params, &public);
+    let (header, _) = verified(&world.peer.requests[0].params, &public);
     assert_eq!(header, json!({ "typ": "JWT", "alg": "ES256" }));
 }
 
@@ -139,8 +139,8 @@ fn the_assertion_is_for_the_issuer_where_it_is_known_and_for_whom_the_applicatio
         world
             .run(client.revoke(Secret::new("t"), None).unwrap())
             .unwrap();
-        for seen in &world.peer.seen {
-            assert_eq!(verified(&seen.params, key.public()).1["aud"], audience);
+        for request in &world.peer.requests {
+            assert_eq!(verified(&request.params, key.public()).1["aud"], audience);
         }
     }
     assert_eq!(
@@ -177,7 +177,7 @@ fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
     let mut signing = client
         .token(Grant::client_credentials())
         .unwrap()
-        .prepare(&world.origins, context)
+        .prepare(&world.server_state, context)
         .unwrap();
     let mut asked = Vec::new();
     let PreparedRequest { request, pending } = loop {
@@ -198,14 +198,14 @@ fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
         }
     };
     assert!(asked == [client_key.clone(), world.key.public().clone()]);
-    let Answer::Response(answer) = world.peer.ask(&request, START) else {
+    let ScriptedResponse::Response(answer) = world.peer.ask(&request, START) else {
         panic!("no answer")
     };
     assert!(matches!(
-        pending.receive(answer, &mut world.origins, START),
+        pending.receive(answer, &mut world.server_state, START),
         Ok(Step::Done(_))
     ));
-    verified(&world.peer.seen[0].params, &client_key);
+    verified(&world.peer.requests[0].params, &client_key);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_signature_by_the_wrong_one_of_two_keys_is_refused() {
     let signing = client
         .token(Grant::client_credentials())
         .unwrap()
-        .prepare(&world.origins, context)
+        .prepare(&world.server_state, context)
         .unwrap();
     assert!(signing.finish(|request| world.key.sign(request)).is_err());
 }
@@ -233,9 +233,9 @@ fn the_assertion_has_the_time_of_the_servers_clock_once_that_is_known() {
     };
     let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
     let client = Client::new(endpoint(TOKEN_URL), auth).dpop(world.key.public().clone());
-    let sent = |operation: Operation<Token>, origins: &ServerState, entropy| {
+    let sent = |operation: Operation<Token>, server_state: &ServerState, entropy| {
         let signing = operation
-            .prepare(origins, RequestContext::new(START, entropy))
+            .prepare(server_state, RequestContext::new(START, entropy))
             .unwrap();
         let PreparedRequest { request, pending } = signing
             .finish(|request| key(request.key()).sign(request))
@@ -245,19 +245,19 @@ fn the_assertion_has_the_time_of_the_servers_clock_once_that_is_known() {
             pending,
         )
     };
-    let mut origins = ServerState::new();
+    let mut server_state = ServerState::new();
     let (iat, pending) = sent(
         client.token(Grant::client_credentials()).unwrap(),
-        &origins,
+        &server_state,
         [1; 16],
     );
     assert_eq!(iat, START.as_secs());
     let refusal = json_response(400, &json!({ "error": "invalid_dpop_proof" }));
     let refusal = with_header(refusal, "date", "Tue, 14 Nov 2023 21:13:20 GMT");
-    let Ok(Step::RetryAfter(again)) = pending.receive(refusal, &mut origins, START) else {
+    let Ok(Step::RetryAfter(again)) = pending.receive(refusal, &mut server_state, START) else {
         panic!("it goes on")
     };
-    let (iat, _) = sent(again, &origins, [2; 16]);
+    let (iat, _) = sent(again, &server_state, [2; 16]);
     assert_eq!(iat, START.as_secs() - 3600);
 }
 
@@ -272,7 +272,7 @@ fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_
     let public = key.public().clone();
     let (mut world, client) = world(Peer::bearer(), key);
     let iat = |world: &World, at: usize| {
-        verified(&world.peer.seen[at].params, &public).1["iat"]
+        verified(&world.peer.requests[at].params, &public).1["iat"]
             .as_u64()
             .unwrap()
     };
@@ -281,7 +281,7 @@ fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_
     world
         .peer
         .script
-        .push_back(Answer::Response(refused(an_hour_ago)));
+        .push_back(ScriptedResponse::Response(refused(an_hour_ago)));
     token(&mut world).unwrap();
     assert_eq!(
         (iat(&world, 0), iat(&world, 1)),
@@ -290,18 +290,18 @@ fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_
     // It is known from now on.
     token(&mut world).unwrap();
     assert_eq!(
-        (iat(&world, 2), world.peer.seen.len()),
+        (iat(&world, 2), world.peer.requests.len()),
         (START.as_secs() - 3600, 3)
     );
 
     // The same clock again says that it was something else, once what was learned is old.
-    world.origins = ServerState::new();
+    world.server_state = ServerState::new();
     world
         .peer
         .script
-        .extend([refused(an_hour_ago), refused(an_hour_ago)].map(Answer::Response));
+        .extend([refused(an_hour_ago), refused(an_hour_ago)].map(ScriptedResponse::Response));
     assert!(token(&mut world).is_err());
-    assert_eq!(world.peer.seen.len(), 5);
+    assert_eq!(world.peer.requests.len(), 5);
     token(&mut world).unwrap();
     assert_eq!(iat(&world, 5), START.as_secs());
 
@@ -310,14 +310,21 @@ fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_
         refused("Tue, 14 Nov 2023 22:13:20 GMT"),
         json_response(401, &json!({ "error": "invalid_client" })),
     ] {
-        world.peer.script.push_back(Answer::Response(refusal));
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::Response(refusal));
         assert!(token(&mut world).is_err());
     }
     let other = json_response(400, &json!({ "error": "invalid_grant" }));
     world
         .peer
         .script
-        .push_back(Answer::Response(with_header(other, "date", an_hour_ago)));
+        .push_back(ScriptedResponse::Response(with_header(
+            other,
+            "date",
+            an_hour_ago,
+        )));
     assert!(token(&mut world).is_err());
-    assert_eq!(world.peer.seen.len(), 9);
+    assert_eq!(world.peer.requests.len(), 9);
 }

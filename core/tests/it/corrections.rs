@@ -21,7 +21,7 @@ const TOKEN: &str = r#"{"access_token":"abc","token_type":"DPoP"}"#;
 struct Skewed {
     key: SigningKey,
     client: Client,
-    origins: ServerState,
+    server_state: ServerState,
     clock: u64,
     drawn: u8,
 }
@@ -34,7 +34,7 @@ impl Skewed {
         Self {
             client: client.dpop(key.public().clone()),
             key,
-            origins: ServerState::new(),
+            server_state: ServerState::new(),
             clock,
             drawn: 0,
         }
@@ -49,13 +49,13 @@ impl Skewed {
         RequestContext::new(self.now(), [self.drawn; 16])
     }
 
-    fn exchange(&self) -> Operation<Token> {
+    fn operation(&self) -> Operation<Token> {
         self.client.token(Grant::client_credentials()).unwrap()
     }
 
-    fn send(&mut self, exchange: Operation<Token>) -> (Request<Body>, PendingResponse<Token>) {
+    fn send(&mut self, operation: Operation<Token>) -> (Request<Body>, PendingResponse<Token>) {
         let context = self.context();
-        let signing = exchange.prepare(&self.origins, context).unwrap();
+        let signing = operation.prepare(&self.server_state, context).unwrap();
         let PreparedRequest { request, pending } =
             signing.finish(|request| self.key.sign(request)).unwrap();
         (request, pending)
@@ -67,7 +67,7 @@ impl Skewed {
         response: Response<&str>,
     ) -> Result<Step<Token>, Error> {
         let now = self.now();
-        pending.receive(response, &mut self.origins, now)
+        pending.receive(response, &mut self.server_state, now)
     }
 
     fn again(
@@ -76,14 +76,14 @@ impl Skewed {
         response: Response<&str>,
     ) -> Operation<Token> {
         match self.receive(pending, response).unwrap() {
-            Step::RetryAfter(exchange) => exchange,
-            Step::Done(_) => panic!("the exchange goes on"),
+            Step::RetryAfter(operation) => operation,
+            Step::Done(_) => panic!("the operation goes on"),
         }
     }
 
     fn token(&mut self) -> Token {
-        let exchange = self.exchange();
-        let (_, pending) = self.send(exchange);
+        let operation = self.operation();
+        let (_, pending) = self.send(operation);
         match self.receive(pending, Response::new(TOKEN)).unwrap() {
             Step::Done(token) => token,
             Step::RetryAfter(_) => panic!("this is the token"),
@@ -127,15 +127,15 @@ fn alg(headers: &HeaderMap) -> String {
 fn a_clock_that_is_wrong_is_corrected_by_the_refusal_and_stays_so() {
     for wrong in [NOW - 86_400, NOW - 120, NOW + 2, NOW + 120, NOW + 86_400] {
         let mut client = Skewed::new(Algorithm::Es256, wrong);
-        let exchange = client.exchange();
-        let (request, pending) = client.send(exchange);
+        let operation = client.operation();
+        let (request, pending) = client.send(operation);
         assert_eq!(iat(request.headers()), wrong);
-        let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
-        assert!(exchange.delay().is_zero());
+        let operation = client.again(pending, refusal(BAD_PROOF, &[]));
+        assert!(operation.delay().is_zero());
         client.clock += 3;
-        let (request, _) = client.send(exchange);
+        let (request, _) = client.send(operation);
         assert_eq!(iat(request.headers()), NOW + 3, "{wrong}");
-        let next = client.exchange();
+        let next = client.operation();
         assert_eq!(iat(client.send(next).0.headers()), NOW + 3, "{wrong}");
     }
 }
@@ -143,11 +143,11 @@ fn a_clock_that_is_wrong_is_corrected_by_the_refusal_and_stays_so() {
 #[test]
 fn a_clock_is_corrected_once_and_for_that_server_alone() {
     let mut client = Skewed::new(Algorithm::Es256, NOW + 120);
-    let exchange = client.exchange();
-    let (_, pending) = client.send(exchange);
-    let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
+    let operation = client.operation();
+    let (_, pending) = client.send(operation);
+    let operation = client.again(pending, refusal(BAD_PROOF, &[]));
     client.clock += 500;
-    let (_, pending) = client.send(exchange);
+    let (_, pending) = client.send(operation);
     assert!(matches!(
         client.receive(pending, refusal(BAD_PROOF, &[])),
         Err(Error::Server(_))
@@ -159,7 +159,7 @@ fn a_clock_is_corrected_once_and_for_that_server_alone() {
     let signing = token
         .authorize(&method, &uri)
         .unwrap()
-        .prepare(&client.origins, context)
+        .prepare(&client.server_state, context)
         .unwrap();
     let PreparedCall { headers, .. } = signing.finish(|request| client.key.sign(request)).unwrap();
     let mut sent = HeaderMap::new();
@@ -182,8 +182,8 @@ fn a_refusal_that_is_not_the_clocks_fault_teaches_no_time() {
         (NOW + 1, BAD_PROOF, &[], true),
     ] {
         let mut client = Skewed::new(Algorithm::Es256, clock);
-        let exchange = client.exchange();
-        let (_, pending) = client.send(exchange);
+        let operation = client.operation();
+        let (_, pending) = client.send(operation);
         let received = client.receive(pending, refusal(body, headers));
         assert_eq!(
             matches!(received, Ok(Step::RetryAfter(_))),
@@ -197,24 +197,24 @@ fn a_refusal_that_is_not_the_clocks_fault_teaches_no_time() {
 fn a_correction_that_does_not_help_is_undone() {
     // The server's `Date` is an hour behind, and what it had against the proof was something else.
     let mut client = Skewed::new(Algorithm::Es256, NOW + 3600);
-    let exchange = client.exchange();
-    let (_, pending) = client.send(exchange);
-    let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
-    let (request, pending) = client.send(exchange);
+    let operation = client.operation();
+    let (_, pending) = client.send(operation);
+    let operation = client.again(pending, refusal(BAD_PROOF, &[]));
+    let (request, pending) = client.send(operation);
     assert_eq!(iat(request.headers()), NOW);
     assert!(matches!(
         client.receive(pending, refusal(BAD_PROOF, &[])),
         Err(Error::Server(_))
     ));
-    let next = client.exchange();
+    let next = client.operation();
     assert_eq!(iat(client.send(next).0.headers()), NOW + 3600);
 }
 
 #[test]
 fn no_server_gets_a_proof_for_the_far_future() {
     let mut client = Skewed::new(Algorithm::Es256, NOW - 32 * 86_400);
-    let exchange = client.exchange();
-    let (_, pending) = client.send(exchange);
+    let operation = client.operation();
+    let (_, pending) = client.send(operation);
     assert!(matches!(
         client.receive(pending, refusal(BAD_PROOF, &[])),
         Err(Error::Server(_))
@@ -224,13 +224,13 @@ fn no_server_gets_a_proof_for_the_far_future() {
 #[test]
 fn nonce_and_clock_may_both_have_to_be_corrected() {
     let mut client = Skewed::new(Algorithm::Es256, NOW + 120);
-    let exchange = client.exchange();
-    let (_, pending) = client.send(exchange);
+    let operation = client.operation();
+    let (_, pending) = client.send(operation);
     let nonce = refusal(r#"{"error":"use_dpop_nonce"}"#, &[("dpop-nonce", "n-1")]);
-    let exchange = client.again(pending, nonce);
-    let (_, pending) = client.send(exchange);
-    let exchange = client.again(pending, refusal(BAD_PROOF, &[]));
-    let (request, pending) = client.send(exchange);
+    let operation = client.again(pending, nonce);
+    let (_, pending) = client.send(operation);
+    let operation = client.again(pending, refusal(BAD_PROOF, &[]));
+    let (request, pending) = client.send(operation);
     assert_eq!(
         (iat(request.headers()), &part(request.headers(), 1)["nonce"]),
         (NOW, &"n-1".into())
@@ -261,7 +261,7 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
 
         let send = |client: &mut Skewed, call: keybound_core::driver::ResourceCall| {
             let context = client.context();
-            let signing = call.prepare(&client.origins, context).unwrap();
+            let signing = call.prepare(&client.server_state, context).unwrap();
             let PreparedCall { headers, pending } =
                 signing.finish(|request| client.key.sign(request)).unwrap();
             let mut sent = HeaderMap::new();
@@ -275,7 +275,7 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
             .verdict(
                 http::StatusCode::UNAUTHORIZED,
                 &refusal,
-                &mut client.origins,
+                &mut client.server_state,
                 now,
             )
             .unwrap();
@@ -286,7 +286,7 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
                 let taken = pending.verdict(
                     http::StatusCode::OK,
                     &HeaderMap::new(),
-                    &mut client.origins,
+                    &mut client.server_state,
                     now,
                 );
                 assert!(matches!(taken, Ok(Verdict::Deliver)));
@@ -300,7 +300,7 @@ fn ed25519_goes_by_the_name_that_a_challenge_announces_from_then_on() {
                 let refused = pending.verdict(
                     http::StatusCode::UNAUTHORIZED,
                     &odd,
-                    &mut client.origins,
+                    &mut client.server_state,
                     now,
                 );
                 assert!(matches!(refused, Ok(Verdict::Deliver)));
@@ -337,8 +337,8 @@ fn a_jwt_that_is_bound_to_another_key_is_refused() {
             encode(&claims)
         );
         let answer = TOKEN.replace("abc", &jwt);
-        let exchange = client.exchange();
-        let (_, pending) = client.send(exchange);
+        let operation = client.operation();
+        let (_, pending) = client.send(operation);
         match client.receive(pending, Response::new(&answer)) {
             Ok(Step::Done(_)) => assert!(bound, "{claims}"),
             Err(Error::Response(bad)) => {

@@ -11,7 +11,7 @@ use keybound_core::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::peer::{Answer, ISSUER, Peer, json_response, response, with_header};
+use crate::peer::{ISSUER, Peer, ScriptedResponse, json_response, response, with_header};
 use crate::world::{World, answered};
 
 const OAUTH: &str = "https://as.example/.well-known/oauth-authorization-server";
@@ -164,10 +164,13 @@ fn only_a_refusal_of_the_request_means_that_nothing_is_there() {
 }
 
 #[test]
-fn what_fails_in_passing_is_asked_again_where_it_was() {
+fn discovery_is_retried_at_the_same_url_after_a_transient_failure() {
     let busy = with_header(response(429, ""), "retry-after", "2");
     let mut world = World::scripted(Peer::bound(), [busy, response(503, "")]);
-    world.peer.script.push_back(Answer::Lost(Sent::Maybe));
+    world
+        .peer
+        .script
+        .push_back(ScriptedResponse::NoResponse(Sent::Maybe));
     world.peer.documents.insert(OAUTH.into(), document());
     discover(&mut world, ISSUER).unwrap();
     assert_eq!(world.peer.served, [OAUTH; 4]);
@@ -391,7 +394,7 @@ fn the_key_is_held_against_the_algorithms_that_the_server_takes() {
 }
 
 #[test]
-fn what_has_no_method_of_its_own_is_told_by_its_name() {
+fn metadata_without_a_method_are_read_by_name() {
     let document = with(
         "token_endpoint_auth_methods_supported",
         json!(["private_key_jwt", 7, "none"]),

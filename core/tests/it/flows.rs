@@ -59,7 +59,7 @@ fn client_credentials_bring_a_token_bound_to_the_key() {
         token.expires_at(),
         Some(START.saturating_add(Duration::from_secs(3600)))
     );
-    assert_eq!(world.peer.seen.len(), 1);
+    assert_eq!(world.peer.requests.len(), 1);
 }
 
 #[test]
@@ -70,13 +70,13 @@ fn without_a_key_there_is_no_proof_and_the_token_is_bound_to_none() {
         (token.token_type(), token.key()),
         (&TokenType::Bearer, None)
     );
-    assert!(!world.peer.seen[0].headers.contains_key("dpop"));
-    assert!(!world.peer.seen[0].headers.contains_key(AUTHORIZATION));
+    assert!(!world.peer.requests[0].headers.contains_key("dpop"));
+    assert!(!world.peer.requests[0].headers.contains_key(AUTHORIZATION));
 }
 
 #[test]
 fn a_rotated_refresh_token_replaces_the_old_one_and_an_absent_or_null_one_keeps_it() {
-    for (rotates, member, kept) in [
+    for (rotates, member, expected) in [
         (true, None, "refresh-2"),
         (false, Some(json!(null)), "refresh-1"),
         (false, Some(json!("")), "refresh-1"),
@@ -94,7 +94,7 @@ fn a_rotated_refresh_token_replaces_the_old_one_and_an_absent_or_null_one_keeps_
             }
             let second = world.token(refresh(&first)).unwrap();
             assert_eq!(second.access_token().expose(), "access-2");
-            assert_eq!(exposed(second.refresh_token()), Some(kept));
+            assert_eq!(exposed(second.refresh_token()), Some(expected));
         }
     }
     let mut silent = World::scripted(Peer::bearer(), [response(200, r#"{"access_token":"a"}"#)]);
@@ -105,13 +105,13 @@ fn a_rotated_refresh_token_replaces_the_old_one_and_an_absent_or_null_one_keeps_
 }
 
 #[test]
-fn a_refresh_token_that_the_server_does_not_know_means_to_start_anew() {
+fn an_unknown_refresh_token_means_reauthenticate() {
     let mut world = World::with(Peer::bound());
     let error = world
         .token(Grant::refresh_token(Secret::new("stolen")).unwrap())
         .unwrap_err();
     assert_eq!(error.retry(), Retry::Reauthenticate);
-    assert_eq!(world.peer.seen.len(), 1);
+    assert_eq!(world.peer.requests.len(), 1);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_revocation_succeeds_by_200_and_by_204_with_and_without_a_proof() {
                 .revoke(Secret::new("refresh-1"), hint)
                 .unwrap();
             world.run(operation).unwrap();
-            let params = &world.peer.seen[0].params;
+            let params = &world.peer.requests[0].params;
             assert_eq!(
                 (params["token"].as_str(), params["token_type_hint"].as_str()),
                 ("refresh-1", "refresh_token")
@@ -147,7 +147,7 @@ fn a_revocation_that_says_error_in_a_200_is_refused() {
 }
 
 #[test]
-fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
+fn a_nonce_challenge_of_any_shape_causes_a_retry_with_its_nonce() {
     let shapes = [
         AT_THE_TOKEN_ENDPOINT,
         Challenge {
@@ -187,13 +187,17 @@ fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
             shape.fields
         );
         world.token(client_credentials()).unwrap();
-        assert_eq!(world.peer.seen.len(), 3, "the next token costs one request");
+        assert_eq!(
+            world.peer.requests.len(),
+            3,
+            "the next token costs one request"
+        );
         assert!(world.waits.is_empty());
     }
 }
 
 #[test]
-fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_kept() {
+fn a_second_nonce_challenge_causes_no_retry_but_its_nonce_is_stored() {
     let mut world = World::with(Peer::bound());
     world.peer.authorization_server.asks = Asks::Insatiably;
     let Err(Error::Server(error)) = world.token(client_credentials()) else {
@@ -207,7 +211,7 @@ fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_
 }
 
 #[test]
-fn the_same_nonce_again_is_no_reason_to_try_again() {
+fn a_challenge_with_the_same_nonce_causes_no_retry() {
     let mut world = World::with(Peer::bound());
     world.peer.authorization_server.asks = Asks::Always;
     world.token(client_credentials()).unwrap();
@@ -217,24 +221,24 @@ fn the_same_nonce_again_is_no_reason_to_try_again() {
 }
 
 #[test]
-fn a_challenge_without_a_nonce_is_no_reason_to_try_again() {
+fn a_challenge_without_a_nonce_causes_no_retry() {
     let mut world = World::scripted(
         Peer::bound(),
         [response(400, r#"{"error":"use_dpop_nonce"}"#)],
     );
     assert!(world.token(client_credentials()).is_err());
-    assert_eq!(world.peer.seen.len(), 1);
+    assert_eq!(world.peer.requests.len(), 1);
 }
 
 #[test]
-fn a_client_without_a_key_has_no_use_for_a_nonce() {
+fn a_client_without_a_key_does_not_retry_for_a_nonce() {
     let mut world = World::scripted(Peer::bearer(), [challenge("n")]);
     assert!(world.token(client_credentials()).is_err());
-    assert_eq!(world.peer.seen.len(), 1);
+    assert_eq!(world.peer.requests.len(), 1);
 }
 
 #[test]
-fn a_nonce_that_comes_with_a_success_is_in_the_next_request() {
+fn a_nonce_of_a_success_is_in_the_next_request() {
     let mut world = World::with(Peer::bound());
     world.peer.authorization_server.asks = Asks::Rotating;
     for _ in 0..3 {
@@ -247,7 +251,7 @@ fn a_nonce_that_comes_with_a_success_is_in_the_next_request() {
 }
 
 #[test]
-fn a_nonce_that_comes_with_a_failure_is_in_the_next_request_too() {
+fn a_nonce_of_a_failure_is_in_the_retry() {
     let refusal = with_header(later(503, "retry-after", "1"), "dpop-nonce", "as-of-503");
     let mut world = World::scripted(Peer::bound(), [refusal]);
     world.token(client_credentials()).unwrap();
@@ -255,7 +259,7 @@ fn a_nonce_that_comes_with_a_failure_is_in_the_next_request_too() {
 }
 
 #[test]
-fn a_refresh_is_repeated_with_the_nonce_that_was_asked_for() {
+fn a_refresh_is_retried_with_the_nonce_of_the_challenge() {
     let mut world = World::with(Peer::bound());
     let first = world.token(client_credentials()).unwrap();
     world.peer.authorization_server.asks = Asks::Always;
@@ -272,25 +276,26 @@ fn a_refresh_is_repeated_with_the_nonce_that_was_asked_for() {
 
 #[test]
 fn every_send_has_a_jti_of_its_own_and_the_time_at_which_it_goes_out() {
-    let pauses = [
+    let delays = [
         later(429, "retry-after", "20"),
         later(503, "retry-after-ms", "7000"),
     ];
-    let mut world = World::scripted(Peer::bound(), pauses);
+    let mut world = World::scripted(Peer::bound(), delays);
     world.token(client_credentials()).unwrap();
-    let seen = &world.peer.seen;
+    let requests = &world.peer.requests;
     assert_eq!(
-        seen.iter()
-            .map(|seen| seen.iat.unwrap() - START.as_secs())
+        requests
+            .iter()
+            .map(|request| request.iat.unwrap() - START.as_secs())
             .collect::<Vec<_>>(),
         [0, 20, 27]
     );
     // The peer itself refuses a jti that comes twice.
-    assert!(seen.iter().all(|seen| seen.jti.is_some()));
+    assert!(requests.iter().all(|request| request.jti.is_some()));
 }
 
 #[test]
-fn a_wait_that_the_server_asks_for_is_kept_exactly_in_all_its_forms() {
+fn retry_after_is_honored_exactly_in_all_its_forms() {
     for status in [429, 502, 503, 504] {
         for (header, value, wait) in [
             ("retry-after", "2", 2000),
@@ -302,7 +307,7 @@ fn a_wait_that_the_server_asks_for_is_kept_exactly_in_all_its_forms() {
             let mut world = World::scripted(Peer::bound(), [later(status, header, value)]);
             world.token(client_credentials()).unwrap();
             assert_eq!(
-                (world.waits, world.peer.seen.len()),
+                (world.waits, world.peer.requests.len()),
                 (vec![millis(wait)], 2),
                 "{status} {value}"
             );
@@ -311,7 +316,7 @@ fn a_wait_that_the_server_asks_for_is_kept_exactly_in_all_its_forms() {
 }
 
 #[test]
-fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles_up_to_ten_seconds() {
+fn backoff_is_drawn_from_a_range_that_doubles_up_to_ten_seconds() {
     for (failures, ceiling) in [
         (1, 500),
         (2, 1000),
@@ -321,7 +326,7 @@ fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles_up_to_ten_sec
         (6, 10_000),
     ] {
         let longest = (1..100)
-            .map(|seed| last_wait_after(failures, seed))
+            .map(|seed| last_backoff_after(failures, seed))
             .max()
             .unwrap();
         assert!(
@@ -331,8 +336,8 @@ fn a_wait_that_nobody_asked_for_is_drawn_from_a_range_that_doubles_up_to_ten_sec
     }
 }
 
-/// The pause that follows so many failures, with entropy of this seed.
-fn last_wait_after(failures: usize, seed: u128) -> Duration {
+/// The backoff after so many failures, with entropy of this seed.
+fn last_backoff_after(failures: usize, seed: u128) -> Duration {
     let mut world = World::scripted(Peer::bearer(), (0..failures).map(|_| response(503, "")));
     world.drawn = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
     let operation = world.client().token(client_credentials()).unwrap();
@@ -343,18 +348,18 @@ fn last_wait_after(failures: usize, seed: u128) -> Duration {
 }
 
 #[test]
-fn tries_are_bounded_by_at_most_and_challenges_do_not_count() {
-    for (at_most, requests) in [(0, 1), (1, 1), (2, 2), (3, 3)] {
+fn retries_are_bounded_by_max_attempts_and_nonce_challenges_do_not_count() {
+    for (max_attempts, requests) in [(0, 1), (1, 1), (2, 2), (3, 3)] {
         let storm = (0..9).map(|_| later(503, "retry-after", "1"));
         let mut world = World::scripted(Peer::bound(), storm);
         let operation = world
             .client()
             .token(client_credentials())
             .unwrap()
-            .max_attempts(at_most);
+            .max_attempts(max_attempts);
         let error = world.run(operation).unwrap_err();
         assert_eq!(error.retry(), Retry::Later(Some(Duration::from_secs(1))));
-        assert_eq!(world.peer.seen.len(), requests);
+        assert_eq!(world.peer.requests.len(), requests);
     }
     let mut world = World::scripted(
         Peer::bound(),
@@ -366,35 +371,35 @@ fn tries_are_bounded_by_at_most_and_challenges_do_not_count() {
         .unwrap()
         .max_attempts(2);
     world.run(operation).unwrap();
-    assert_eq!(world.peer.seen.len(), 3);
+    assert_eq!(world.peer.requests.len(), 3);
 }
 
 #[test]
-fn after_a_challenge_there_is_no_wait_even_if_there_was_one_before() {
+fn a_nonce_retry_has_no_backoff_even_after_one_that_had() {
     let mut world = World::scripted(
         Peer::bound(),
         [later(503, "retry-after", "1"), challenge("n")],
     );
     world.token(client_credentials()).unwrap();
     assert_eq!(
-        (world.waits, world.peer.seen.len()),
+        (world.waits, world.peer.requests.len()),
         (vec![Duration::from_secs(1)], 3)
     );
 }
 
 #[test]
-fn no_wait_is_begun_that_ends_after_the_time_that_was_given() {
-    for (asked, within, waited) in [("30", 29, false), ("30", 30, true), ("30", 31, true)] {
+fn no_backoff_is_begun_that_ends_after_the_timeout() {
+    for (asked, timeout, retried) in [("30", 29, false), ("30", 30, true), ("30", 31, true)] {
         let mut world = World::scripted(Peer::bound(), [later(429, "retry-after", asked)]);
         let operation = world
             .client()
             .token(client_credentials())
             .unwrap()
-            .timeout(Duration::from_secs(within));
+            .timeout(Duration::from_secs(timeout));
         assert_eq!(
             world.run(operation).is_ok(),
-            waited,
-            "{asked} s within {within} s"
+            retried,
+            "{asked} s within {timeout} s"
         );
     }
     // Counted from the first request, not from the last.
@@ -416,7 +421,7 @@ fn after_the_first<T: std::fmt::Debug>(
     operation: Result<Operation<T>, keybound_core::InvalidInput>,
 ) -> After {
     let outcome = world.run(operation.unwrap());
-    match (outcome, world.peer.seen.len()) {
+    match (outcome, world.peer.requests.len()) {
         (Ok(_), 2) => After::Repeated,
         (Err(_), 1) => After::GivenUp,
         (outcome, requests) => panic!("{requests} requests: {outcome:?}"),
@@ -451,7 +456,7 @@ impl First {
 }
 
 #[test]
-fn what_uses_nothing_up_is_repeated_whenever_it_failed_in_passing() {
+fn idempotent_requests_are_retried_after_every_transient_failure() {
     for (at, first) in First::ALL.into_iter().enumerate() {
         let expected = if at < 6 {
             After::Repeated
@@ -477,7 +482,7 @@ fn what_uses_nothing_up_is_repeated_whenever_it_failed_in_passing() {
 }
 
 #[test]
-fn what_may_be_used_up_is_repeated_only_where_it_certainly_was_not() {
+fn a_single_use_grant_is_retried_only_where_it_was_certainly_not_consumed() {
     for (at, first) in First::ALL.into_iter().enumerate() {
         let grant = || Grant::refresh_token(Secret::new("refresh-1")).unwrap();
         let primed = || {
@@ -485,7 +490,7 @@ fn what_may_be_used_up_is_repeated_only_where_it_certainly_was_not() {
             let script = std::mem::take(&mut world.peer.script);
             world.token(client_credentials()).unwrap();
             world.peer.script = script;
-            world.peer.seen.clear();
+            world.peer.requests.clear();
             world
         };
         let expected = if at < 3 {
@@ -517,7 +522,7 @@ fn what_may_be_used_up_is_repeated_only_where_it_certainly_was_not() {
 }
 
 #[test]
-fn a_relay_is_never_repeated() {
+fn a_relay_is_never_retried() {
     for first in First::ALL {
         // The proof is the browser's, so the relay itself is a bearer client.
         let world = first.world(Peer::bearer());
@@ -535,11 +540,11 @@ fn a_relay_is_never_repeated() {
         panic!("{error}")
     };
     assert_eq!(refusal.nonce().unwrap().as_str(), "fresh");
-    assert_eq!(world.peer.seen.len(), 1);
+    assert_eq!(world.peer.requests.len(), 1);
 }
 
 #[test]
-fn what_is_lost_for_good_says_whether_it_may_have_been_carried_out() {
+fn no_response_says_whether_the_request_may_have_been_sent() {
     for (sent, grant, retry) in [
         (
             Sent::Maybe,
@@ -565,7 +570,7 @@ fn what_is_lost_for_good_says_whether_it_may_have_been_carried_out() {
 }
 
 #[test]
-fn a_5xx_or_429_is_no_verdict_on_the_grant_whatever_its_body_says() {
+fn a_5xx_or_429_does_not_invalidate_the_grant_whatever_its_body_says() {
     for status in [429, 500, 501, 502, 503, 504, 520] {
         let verdict = json_response(status, &json!({ "error": "invalid_grant" }));
         let mut world = World::scripted(Peer::bearer(), [verdict]);
@@ -586,7 +591,7 @@ fn a_5xx_or_429_is_no_verdict_on_the_grant_whatever_its_body_says() {
 }
 
 #[test]
-fn a_5xx_that_says_use_dpop_nonce_is_a_failure_in_passing() {
+fn a_5xx_with_use_dpop_nonce_is_a_transient_failure() {
     let confused = with_header(
         with_header(
             response(503, r#"{"error":"use_dpop_nonce"}"#),
@@ -616,7 +621,7 @@ fn a_redirection_is_followed_nowhere() {
             (&InvalidResponseKind::Redirect, Retry::No),
             "{status}"
         );
-        assert_eq!(world.peer.seen.len(), 1);
+        assert_eq!(world.peer.requests.len(), 1);
     }
 }
 
@@ -636,7 +641,7 @@ fn a_body_over_the_limit_is_not_read() {
 }
 
 #[test]
-fn a_gateways_page_over_the_limit_hides_neither_its_status_nor_its_wait() {
+fn a_gateways_page_over_the_limit_hides_neither_its_status_nor_its_retry_after() {
     let page = with_header(
         response(503, &"x".repeat(MAX_RESPONSE + 1)),
         "retry-after",
@@ -760,7 +765,7 @@ fn an_error_says_whose_it_is() {
 }
 
 #[test]
-fn a_code_that_means_to_begin_anew_says_so() {
+fn error_codes_that_need_a_new_login_mean_reauthenticate() {
     for (code, retry) in [
         ("expired_token", Retry::Reauthenticate),
         ("interaction_required", Retry::Reauthenticate),
@@ -781,7 +786,7 @@ fn a_code_that_means_to_begin_anew_says_so() {
 
 /// RFC 8693 §2.2.1
 #[test]
-fn what_an_exchange_brings_that_is_no_access_token_need_not_be_bound() {
+fn an_issued_token_that_is_no_access_token_need_not_be_bound() {
     let mut world = World::with(Peer::bound());
     let issued = |kind: &str| json!(format!("urn:ietf:params:oauth:token-type:{kind}"));
     world
@@ -846,18 +851,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_is_answered_an_exchange_ends_in_time_and_within_its_tries(
+    fn every_operation_ends_within_its_timeout_and_max_attempts_whatever_the_responses(
         answers in prop::collection::vec(any_answer(), 0..8),
-        at_most in 1u8..5,
+        max_attempts in 1u8..5,
         refreshes: bool,
     ) {
         let mut world = World::scripted(Peer::bound(), answers);
         let refresh = Grant::refresh_token(Secret::new("r")).unwrap();
         let grant = if refreshes { refresh } else { client_credentials() };
-        let operation = world.client().token(grant).unwrap().max_attempts(at_most);
+        let operation = world.client().token(grant).unwrap().max_attempts(max_attempts);
         let _ = world.run(operation.timeout(Duration::from_secs(15)));
-        // One more than the tries, for a nonce.
-        prop_assert!(world.peer.seen.len() <= usize::from(at_most) + 1);
+        // One more than the attempts, for a nonce.
+        prop_assert!(world.peer.requests.len() <= usize::from(max_attempts) + 1);
         prop_assert!(world.now.saturating_since(START) <= Duration::from_secs(15));
     }
 }

@@ -9,7 +9,7 @@ use keybound_core::{
 };
 use serde_json::{Value, json};
 
-use crate::peer::{Answer, Asks, Peer, json_response, response, with_header};
+use crate::peer::{Asks, Peer, ScriptedResponse, json_response, response, with_header};
 use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -151,8 +151,8 @@ fn device(peer: Peer, undecided: &[&'static str]) -> (World, Client, DeviceAutho
         .device_authorization(Some(Scope::new("films").unwrap()))
         .unwrap();
     let device = world.run(operation).unwrap();
-    assert_eq!(world.peer.seen[0].params["scope"], "films");
-    assert_eq!(world.peer.seen[0].params["client_id"], "app");
+    assert_eq!(world.peer.requests[0].params["scope"], "films");
+    assert_eq!(world.peer.requests[0].params["client_id"], "app");
     (world, client, device)
 }
 
@@ -195,9 +195,9 @@ fn a_device_asks_at_the_servers_pace_until_its_person_has_decided() {
         assert_eq!(token.access_token().expose(), "access-1");
         assert_eq!(world.waits, secs(&[7, 7, 12, 12, 17]));
         assert!(
-            world.peer.seen[1..]
+            world.peer.requests[1..]
                 .iter()
-                .all(|seen| seen.params["device_code"] == "GmRh-secret")
+                .all(|request| request.params["device_code"] == "GmRh-secret")
         );
     }
 }
@@ -215,19 +215,22 @@ fn a_nonce_costs_a_poll_nothing_but_a_request() {
 }
 
 #[test]
-fn a_poll_that_is_lost_or_turned_away_is_repeated_as_often_as_any_request() {
+fn a_device_poll_is_retried_as_often_as_any_request() {
     let (mut world, client, device) = device(Peer::bearer(), &["authorization_pending"; 3]);
     for _ in 0..4 {
         // Three failures, and then an answer, after which the count begins anew.
         world.peer.script.extend([
-            Answer::Lost(Sent::Maybe),
-            Answer::Response(with_header(response(503, ""), "retry-after", "2")),
-            Answer::Lost(Sent::No),
+            ScriptedResponse::NoResponse(Sent::Maybe),
+            ScriptedResponse::Response(with_header(response(503, ""), "retry-after", "2")),
+            ScriptedResponse::NoResponse(Sent::No),
         ]);
-        world.peer.script.push_back(Answer::Response(json_response(
-            400,
-            &json!({ "error": "authorization_pending" }),
-        )));
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::Response(json_response(
+                400,
+                &json!({ "error": "authorization_pending" }),
+            )));
     }
     // Each question has that time by itself: the failures of all of them take longer.
     let operation = client
@@ -235,7 +238,7 @@ fn a_poll_that_is_lost_or_turned_away_is_repeated_as_often_as_any_request() {
         .unwrap()
         .timeout(Duration::from_secs(4));
     world.run(operation).unwrap();
-    assert_eq!(world.peer.seen.len(), 1 + 16 + 4);
+    assert_eq!(world.peer.requests.len(), 1 + 16 + 4);
     assert_eq!(world.waits.len(), 1 + 16 + 3);
     // Whatever fails, nobody asks more often than he may (RFC 8628 §3.5).
     assert!(
@@ -249,7 +252,7 @@ fn a_poll_that_is_lost_or_turned_away_is_repeated_as_often_as_any_request() {
 }
 
 #[test]
-fn a_server_may_say_slow_down_by_429_and_when_to_come_back() {
+fn a_server_may_say_slow_down_by_429_with_retry_after() {
     let (mut world, client, device) = device(Peer::bearer(), &[]);
     let slow_down = || json_response(429, &json!({ "error": "slow_down" }));
     let pending = json_response(403, &json!({ "error": "authorization_pending" }));
@@ -260,7 +263,10 @@ fn a_server_may_say_slow_down_by_429_and_when_to_come_back() {
         slow_down(),
         slow_down(),
     ];
-    world.peer.script.extend(answers.map(Answer::Response));
+    world
+        .peer
+        .script
+        .extend(answers.map(ScriptedResponse::Response));
     world.run(client.token(device.grant()).unwrap()).unwrap();
     assert_eq!(world.waits, secs(&[7, 12, 12, 40, 22, 27]));
 }
@@ -275,7 +281,10 @@ fn a_device_stops_when_its_person_refuses_or_the_code_has_expired() {
         let Err(Error::Server(refusal)) = world.run(client.token(device.grant()).unwrap()) else {
             panic!("no refusal")
         };
-        assert_eq!((refusal.code(), world.peer.seen.len()), (Some(error), 3));
+        assert_eq!(
+            (refusal.code(), world.peer.requests.len()),
+            (Some(error), 3)
+        );
     }
     let (mut world, client, device) = device(Peer::bearer(), &["authorization_pending"; 99]);
     let Err(Error::Server(refusal)) = world.run(client.token(device.grant()).unwrap()) else {
@@ -404,7 +413,7 @@ impl ZoomGrant for Grant {
 }
 
 #[test]
-fn a_grant_that_is_defined_elsewhere_goes_the_same_way_nonces_and_repetitions_included() {
+fn an_extension_grant_goes_the_same_way_nonces_and_retries_included() {
     let mut world = World::losing(Peer::bound(), Sent::Maybe);
     world.peer.authorization_server.asks = Asks::Always;
     world.peer.grant_type = Some("account_credentials".into());
@@ -416,12 +425,12 @@ fn a_grant_that_is_defined_elsewhere_goes_the_same_way_nonces_and_repetitions_in
         token.expires_at(),
         Some(world.now.saturating_add(Duration::from_secs(3600)))
     );
-    assert_eq!(world.peer.seen.len(), 3);
+    assert_eq!(world.peer.requests.len(), 3);
     assert!(
         world
             .peer
-            .seen
+            .requests
             .iter()
-            .all(|seen| seen.params["account_id"] == "abc")
+            .all(|request| request.params["account_id"] == "abc")
     );
 }

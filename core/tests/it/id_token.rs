@@ -113,7 +113,7 @@ fn an_id_token_by_any_algorithm_is_verified_with_its_hash_of_the_access_token() 
 }
 
 #[test]
-fn each_wrong_claim_is_its_problem() {
+fn each_wrong_claim_is_its_id_token_error() {
     use IdTokenError::{Audience, Expired, FromTheFuture, Issuer, Malformed, Nonce};
     let now = START.as_secs();
     for (changes, expected) in [

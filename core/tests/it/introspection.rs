@@ -47,12 +47,12 @@ fn an_introspection_tells_what_the_token_is_worth_and_whose_key_it_needs() {
         .introspect(Secret::new("the-token"), Some(TokenTypeHint::AccessToken))
         .unwrap();
     let introspection = world.run(operation).unwrap();
-    let params = &world.peer.seen[0].params;
+    let params = &world.peer.requests[0].params;
     assert_eq!(
         (params["token"].as_str(), params["token_type_hint"].as_str()),
         ("the-token", "access_token")
     );
-    assert!(world.peer.seen[0].headers.contains_key("authorization"));
+    assert!(world.peer.requests[0].headers.contains_key("authorization"));
     assert!(introspection.is_active());
     assert_eq!(
         introspection.scope(),

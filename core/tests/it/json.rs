@@ -210,8 +210,8 @@ fn object() -> impl Strategy<Value = (String, usize)> {
         })
 }
 
-/// What an answer says by RFC 6749 §5.1, if it is one.
-fn said(answer: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
+/// The tokens of an answer by RFC 6749 §5.1, if it is one.
+fn tokens_of(answer: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
     let text = |name| match answer.get(name) {
         None | Some(Value::Null) => Some(None),
         Some(Value::String(text)) => Some(Some(text.as_str()).filter(|text| !text.is_empty())),
@@ -231,11 +231,11 @@ proptest! {
         let answer = by_serde_json(body.as_bytes()).unwrap();
         let token = token(body.as_bytes());
         let Some(token) = token else {
-            prop_assert!(said(&answer).is_none() || answer.len() < members);
+            prop_assert!(tokens_of(&answer).is_none() || answer.len() < members);
             return Ok(());
         };
         let ours = (token.access_token().expose(), token.refresh_token().map(|refresh| refresh.expose()));
-        prop_assert_eq!(Some(ours), said(&answer));
+        prop_assert_eq!(Some(ours), tokens_of(&answer));
         if answer.len() == members {
             let other = answer.get("other").and_then(Value::as_str);
             prop_assert_eq!(token.extra("other").map(|other| other.expose()), other);
@@ -273,7 +273,7 @@ const ANSWERS: usize = 2;
 
 /// A sound document for each reader of JSON objects, those of answers first.
 static DOCUMENTS: LazyLock<[(Reader, String); 5]> = LazyLock::new(|| {
-    let kept = SessionState::new(
+    let state = SessionState::new(
         token(br#"{"access_token":"at","refresh_token":"rt","scope":"a b"}"#).unwrap(),
     );
     let pending = client()
@@ -303,7 +303,7 @@ static DOCUMENTS: LazyLock<[(Reader, String); 5]> = LazyLock::new(|| {
         (|json| PublicJwk::from_json(json).is_ok(), jwk),
         (
             |json| SessionState::from_json(json, &client(), START).is_ok(),
-            String::from_utf8(kept.to_json().expose().to_vec()).unwrap(),
+            String::from_utf8(state.to_json().expose().to_vec()).unwrap(),
         ),
         (reads_pending, pending),
     ]

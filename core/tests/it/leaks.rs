@@ -127,13 +127,13 @@ fn what_a_client_is_made_of_shows_no_secret() {
 }
 
 #[test]
-fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
+fn no_step_of_an_operation_shows_a_secret_or_its_proof() {
     let planted = all();
     for auth in auths() {
         let (mut world, operation) = about_to(token_answer(), auth);
         planted.are_not_shown(&[&operation]);
         let context = world.context();
-        let Ok(Signing::Needs(unsigned)) = operation.prepare(&world.origins, context) else {
+        let Ok(Signing::Needs(unsigned)) = operation.prepare(&world.server_state, context) else {
             panic!("there is a key to prove")
         };
         let input = std::str::from_utf8(unsigned.request().message())
@@ -163,9 +163,9 @@ fn no_step_of_an_exchange_shows_a_secret_or_its_proof() {
         let PreparedRequest { pending, .. } = outgoing;
         planted.are_not_shown(&[&pending]);
         let received = pending
-            .receive(token_answer(), &mut world.origins, START)
+            .receive(token_answer(), &mut world.server_state, START)
             .unwrap();
-        planted.are_not_shown(&[&received, &world.origins]);
+        planted.are_not_shown(&[&received, &world.server_state]);
         let Step::Done(token) = received else {
             panic!("a token came")
         };
@@ -186,10 +186,10 @@ fn a_person_who_is_away_is_waited_for_without_showing_the_verifier() {
         .receive(&world.peer.authorizations.agree(&request.url))
         .unwrap();
     let operation = world.client().token(grant.clone()).unwrap();
-    let kept: Value = serde_json::from_str(request.pending.to_json().expose()).unwrap();
-    let seed = kept["seed"].as_str().unwrap().to_owned();
+    let stored: Value = serde_json::from_str(request.pending.to_json().expose()).unwrap();
+    let seed = stored["seed"].as_str().unwrap().to_owned();
     world.run(operation).unwrap();
-    let verifier = world.peer.seen[0].params["code_verifier"].clone();
+    let verifier = world.peer.requests[0].params["code_verifier"].clone();
     let planted = Planted::new(&[&seed, &verifier, "code-0"]);
     planted.are_not_shown(&[
         &request,
@@ -206,11 +206,14 @@ fn an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back() {
     let proof_key = SigningKey::generate(Algorithm::Es256).unwrap();
     let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
     let client = client(auth.clone()).dpop(proof_key.public().clone());
-    let (origins, context) = (
+    let (server_state, context) = (
         keybound_core::driver::ServerState::new(),
         keybound_core::driver::RequestContext::new(START, [1; 16]),
     );
-    let Ok(Signing::Needs(unsigned)) = client.token(grant()).unwrap().prepare(&origins, context)
+    let Ok(Signing::Needs(unsigned)) = client
+        .token(grant())
+        .unwrap()
+        .prepare(&server_state, context)
     else {
         panic!("the assertion comes first")
     };
@@ -255,7 +258,7 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
     let planted = all();
     planted.are_not_shown(&[&call]);
     let context = world.context();
-    let signing = call.prepare(&world.origins, context).unwrap();
+    let signing = call.prepare(&world.server_state, context).unwrap();
     planted.are_not_shown(&[&signing]);
     let authorized = signing.finish(|request| world.key.sign(request)).unwrap();
     planted.are_not_shown(&[&authorized]);
@@ -269,14 +272,19 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
     }
     let head = with_header(response(401, ""), "dpop-nonce", "n");
     let judged = pending
-        .verdict(head.status(), head.headers(), &mut world.origins, START)
+        .verdict(
+            head.status(),
+            head.headers(),
+            &mut world.server_state,
+            START,
+        )
         .unwrap();
     all().are_not_shown(&[&judged]);
 }
 
 /// A secret may be wrong as an argument; it is a secret still.
 #[test]
-fn no_misuse_quotes_its_argument() {
+fn no_invalid_input_quotes_its_argument() {
     let spoiled = |text: &str| secret(&format!("{text}\n"));
     let jwk = json!({ "kty": "EC", "crv": "P-256", "x": PARAM, "y": PARAM, "d": CLIENT_SECRET });
     let with_password = format!("https://app:{PARAM}@as.example/token");
@@ -341,17 +349,17 @@ fn a_proof_and_its_inspection_show_nothing_that_could_be_replayed() {
 
     let relayed = Maker::new().proof();
     let signature = relayed.rsplit_once('.').unwrap().1;
-    let policy = ProofVerifier::default().access_token(&token);
+    let verifier = ProofVerifier::default().access_token(&token);
     let sound = ProofVerifier::default().verify(&relayed, START);
     let relay = TreasuryPrime::sandbox(auths().remove(0));
     let operation = relay
         .uxt_access_token("psn_1", sound.verified().unwrap())
         .unwrap();
-    let unsound = policy.verify(&relayed, START);
+    let unsound = verifier.verify(&relayed, START);
     let planted = Planted::new(&[&relayed, signature, own.as_str(), ACCESS_TOKEN]);
     planted.are_not_shown(&[
         &own,
-        &policy,
+        &verifier,
         &sound,
         &unsound,
         &sound.verified(),
@@ -443,7 +451,7 @@ fn what_the_server_echoes_is_struck_out_wherever_it_stands() {
 }
 
 #[test]
-fn what_is_lost_shows_no_secret() {
+fn no_response_shows_no_secret() {
     let mut world = World::losing(Peer::bearer(), Sent::Maybe);
     let operation = client(auths().remove(0)).token(grant()).unwrap();
     let error = world.run(operation).unwrap_err();
@@ -529,12 +537,12 @@ fn an_id_token_shows_nobody_before_and_after_it_is_verified() {
 }
 
 #[test]
-fn what_a_session_holds_keeps_and_sends_is_not_shown() {
+fn a_session_shows_none_of_its_tokens_and_stored_state() {
     let planted = all();
     let (mut world, operation) = about_to(token_answer(), auths().remove(0));
     let token = world.run(operation).unwrap();
-    let kept = SessionState::new(token.clone());
-    planted.are_not_shown(&[&kept, &kept.to_json()]);
+    let state = SessionState::new(token.clone());
+    planted.are_not_shown(&[&state, &state.to_json()]);
 
     let mut fresh = TokenManager::new(RefreshPolicy::default(), Some(grant()));
     let TokenAction::Refresh(mut ticket) = fresh.poll(START) else {
@@ -542,10 +550,10 @@ fn what_a_session_holds_keeps_and_sends_is_not_shown() {
     };
     let attempt = fresh.begin_refresh(&mut ticket).unwrap();
     planted.are_not_shown(&[&fresh, &ticket, &attempt]);
-    let holding = TokenManager::new(RefreshPolicy::default(), None).with_state(kept);
-    planted.are_not_shown(&[&holding]);
-    let mut holding = holding;
-    planted.are_not_shown(&[&holding.poll(START), &holding.snapshot()]);
+    let manager = TokenManager::new(RefreshPolicy::default(), None).with_state(state);
+    planted.are_not_shown(&[&manager]);
+    let mut manager = manager;
+    planted.are_not_shown(&[&manager.poll(START), &manager.snapshot()]);
 
     let client = world.client();
     let invalid = SessionState::from_json(ACCESS_TOKEN.as_bytes(), &client, START).unwrap_err();
@@ -659,18 +667,18 @@ const PUBLIC: [(&str, &str); 32] = [
 fn every_public_type_has_been_looked_at() {
     let looked_at = looked_at_by(&[
         what_a_client_is_made_of_shows_no_secret,
-        no_step_of_an_exchange_shows_a_secret_or_its_proof,
+        no_step_of_an_operation_shows_a_secret_or_its_proof,
         a_person_who_is_away_is_waited_for_without_showing_the_verifier,
         an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back,
         no_step_of_a_call_shows_the_token_or_its_proof,
-        no_misuse_quotes_its_argument,
+        no_invalid_input_quotes_its_argument,
         a_private_key_shows_its_public_half_alone,
         a_proof_and_its_inspection_show_nothing_that_could_be_replayed,
         what_the_server_echoes_is_struck_out_wherever_it_stands,
-        what_is_lost_shows_no_secret,
+        no_response_shows_no_secret,
         no_other_answer_shows_what_it_was_about,
         an_id_token_shows_nobody_before_and_after_it_is_verified,
-        what_a_session_holds_keeps_and_sends_is_not_shown,
+        a_session_shows_none_of_its_tokens_and_stored_state,
         what_is_drawn_at_random_is_not_shown_before_it_is_used,
         a_redirect_that_is_refused_shows_neither_code_nor_state,
     ]);

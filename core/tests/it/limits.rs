@@ -7,7 +7,7 @@ use crate::maker::{METHOD, Maker};
 use crate::world::START;
 
 #[test]
-fn a_proof_may_be_as_long_as_the_policy_says_and_no_longer() {
+fn a_proof_may_be_as_long_as_the_verifier_allows_and_no_longer() {
     let proof = Maker::new().proof();
     for (longest, expected) in [
         (proof.len() - 1, &[ProofError::TooLong][..]),
@@ -24,10 +24,10 @@ fn a_proof_may_be_as_long_as_the_policy_says_and_no_longer() {
             "{longest}"
         );
     }
-    // What else the policy says stays as it was.
-    let policy = ProofVerifier::default().method("GET").max_len(proof.len());
+    // What else the verifier says stays as it was.
+    let verifier = ProofVerifier::default().method("GET").max_len(proof.len());
     assert_eq!(
-        policy.verify(&proof, START).problems(),
+        verifier.verify(&proof, START).problems(),
         [ProofError::HtmMismatch]
     );
     assert_eq!(
@@ -55,12 +55,12 @@ fn a_port_is_digits_and_nothing_else() {
         ("x", &[ProofError::HtuMissing]),
     ] {
         let htu = format!("https://as.example:{port}/token");
-        let policy = ProofVerifier::default()
+        let verifier = ProofVerifier::default()
             .url("https://as.example/token")
             .unwrap();
         let proof = Maker::new().claim("htu", json!(htu)).proof();
         assert_eq!(
-            policy.verify(&proof, START).problems(),
+            verifier.verify(&proof, START).problems(),
             expected,
             "{port:?}"
         );

@@ -84,7 +84,7 @@ fn bluesky_has_a_url_for_an_id_and_another_nonce_with_every_answer() {
     let refresh = Grant::refresh_token(token.refresh_token().unwrap().clone()).unwrap();
     world.run(client.token(refresh).unwrap()).unwrap();
     // One request is for the first nonce; every other one has the latest.
-    assert_eq!(world.peer.seen.len(), 4);
+    assert_eq!(world.peer.requests.len(), 4);
 }
 
 #[test]
@@ -330,8 +330,8 @@ fn what_no_setting_takes_care_of_is_refused_or_has_a_way_around() {
             .is_err()
     );
 
-    let problems = |policy: &ProofVerifier, proof: &Maker| {
-        policy.verify(&proof.proof(), START).problems().to_vec()
+    let problems = |verifier: &ProofVerifier, proof: &Maker| {
+        verifier.verify(&proof.proof(), START).problems().to_vec()
     };
     for alg in ["ES512", "ES256K"] {
         let proof = Maker::new().header("alg", json!(alg));
@@ -342,7 +342,7 @@ fn what_no_setting_takes_care_of_is_refused_or_has_a_way_around() {
         );
     }
     let lower = Maker::new().claim("htm", json!("get"));
-    let policy = ProofVerifier::default().method("GET");
-    assert_eq!(problems(&policy, &lower), [ProofError::HtmMismatch]);
-    assert_eq!(problems(&policy.method("get"), &lower), []);
+    let verifier = ProofVerifier::default().method("GET");
+    assert_eq!(problems(&verifier, &lower), [ProofError::HtmMismatch]);
+    assert_eq!(problems(&verifier.method("get"), &lower), []);
 }

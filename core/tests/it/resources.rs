@@ -9,14 +9,16 @@ use keybound_core::driver::{AuthHeaders, PreparedCall, Role, ServerState, Signin
 use keybound_core::{Error, Grant, Sent, Token};
 use serde_json::json;
 
-use crate::peer::{AT_THE_RESOURCE, Answer, Asks, Challenge, Peer, response, with_header};
+use crate::peer::{
+    AT_THE_RESOURCE, Asks, Challenge, Peer, ScriptedResponse, response, with_header,
+};
 use crate::world::{Called, RESOURCE_URL, START, TOKEN_URL, World};
 
 /// A world and a token, with no requests seen.
 fn with_token(peer: Peer) -> (World, Token) {
     let mut world = World::with(peer);
     let token = world.token(Grant::client_credentials()).unwrap();
-    world.peer.seen.clear();
+    world.peer.requests.clear();
     (world, token)
 }
 
@@ -27,7 +29,10 @@ fn a_bound_token_goes_out_with_a_proof_that_names_it() {
         world.call(&token, RESOURCE_URL),
         Called::Delivered(StatusCode::OK)
     );
-    assert_eq!(world.peer.seen[0].headers[AUTHORIZATION], "DPoP access-1");
+    assert_eq!(
+        world.peer.requests[0].headers[AUTHORIZATION],
+        "DPoP access-1"
+    );
 }
 
 #[test]
@@ -37,7 +42,7 @@ fn a_bearer_token_goes_out_alone() {
         world.call(&token, RESOURCE_URL),
         Called::Delivered(StatusCode::OK)
     );
-    let headers = &world.peer.seen[0].headers;
+    let headers = &world.peer.requests[0].headers;
     assert_eq!(
         (&headers[AUTHORIZATION], headers.get("dpop")),
         (&"Bearer access-1".parse().unwrap(), None)
@@ -54,7 +59,7 @@ fn headers_replace_what_stood_there_and_are_sensitive() {
         let signing = token
             .authorize(&Method::GET, &uri)
             .unwrap()
-            .prepare(&world.origins, context)
+            .prepare(&world.server_state, context)
             .unwrap();
         assert_eq!(matches!(signing, Signing::Needs(_)), bound);
         let PreparedCall { headers, .. } =
@@ -77,7 +82,7 @@ fn applied(headers: AuthHeaders) -> HeaderMap {
 }
 
 #[test]
-fn a_nonce_is_learned_from_a_challenge_of_any_shape() {
+fn a_nonce_challenge_of_any_shape_causes_a_retry_with_its_nonce() {
     let shapes = [
         AT_THE_RESOURCE,
         Challenge {
@@ -139,7 +144,7 @@ fn wanted_nonce(world: &mut World, token: &Token) -> Option<String> {
 }
 
 #[test]
-fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_kept() {
+fn a_second_nonce_challenge_causes_no_retry_but_its_nonce_is_stored() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Insatiably;
     assert_eq!(wanted_nonce(&mut world, &token).as_deref(), Some("rs-2"));
@@ -150,17 +155,17 @@ fn a_server_that_always_asks_for_a_nonce_is_obeyed_once_and_its_second_nonce_is_
 }
 
 #[test]
-fn the_same_nonce_again_is_no_reason_to_try_again() {
+fn a_challenge_with_the_same_nonce_causes_no_retry() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Always;
     world.call(&token, RESOURCE_URL);
     world.peer.resource_server.asks = Asks::Stubbornly;
     assert!(wanted_nonce(&mut world, &token).is_some());
-    assert_eq!(world.peer.seen.len(), 3);
+    assert_eq!(world.peer.requests.len(), 3);
 }
 
 #[test]
-fn a_nonce_that_comes_with_any_answer_is_in_the_next_call() {
+fn a_nonce_of_any_response_is_in_the_next_call() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
     for _ in 0..3 {
@@ -173,7 +178,10 @@ fn a_nonce_that_comes_with_any_answer_is_in_the_next_call() {
     world.peer.resource_server.asks = Asks::Never;
     for (status, nonce) in [(302, "of-302"), (404, "of-404"), (503, "of-503")] {
         let answer = with_header(response(status, ""), "dpop-nonce", nonce);
-        world.peer.script.push_back(Answer::Response(answer));
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::Response(answer));
         world.call(&token, RESOURCE_URL);
         world.call(&token, RESOURCE_URL);
         assert_eq!(world.nonces_seen().last(), Some(&Some(nonce)));
@@ -206,7 +214,7 @@ fn a_nonce_is_for_no_other_origin() {
         "http://localhost:443/",
         "https://rs2.example/",
     ] {
-        world.peer.seen.clear();
+        world.peer.requests.clear();
         world.call(&token, other);
         assert_eq!(world.nonces_seen()[0], None, "{other}");
     }
@@ -239,16 +247,19 @@ fn the_answer_is_the_applications_unless_it_refuses_the_token() {
             for field in fields {
                 answer = with_header(answer, "www-authenticate", field);
             }
-            world.peer.script.push_back(Answer::Response(answer));
+            world
+                .peer
+                .script
+                .push_back(ScriptedResponse::Response(answer));
             let called = world.call(&token, RESOURCE_URL);
             assert_eq!(called == Called::Rejected, rejected, "{status} {fields:?}");
-            assert_eq!(world.peer.seen.len(), 1);
+            assert_eq!(world.peer.requests.len(), 1);
         }
     }
 }
 
 #[test]
-fn a_bearer_call_is_not_repeated_for_a_nonce() {
+fn a_bearer_call_is_not_retried_for_a_nonce() {
     let (mut world, token) = with_token(Peer::bearer());
     let challenge = with_header(
         with_header(
@@ -259,7 +270,10 @@ fn a_bearer_call_is_not_repeated_for_a_nonce() {
         "dpop-nonce",
         "rs-1",
     );
-    world.peer.script.push_back(Answer::Response(challenge));
+    world
+        .peer
+        .script
+        .push_back(ScriptedResponse::Response(challenge));
     assert_eq!(
         world.call(&token, RESOURCE_URL),
         Called::Delivered(StatusCode::UNAUTHORIZED)
@@ -274,7 +288,7 @@ fn a_challenge_is_judged_by_its_head_alone() {
     let signing = token
         .authorize(&Method::GET, &uri)
         .unwrap()
-        .prepare(&world.origins, context)
+        .prepare(&world.server_state, context)
         .unwrap();
     let pending = signing
         .finish(|request| world.key.sign(request))
@@ -284,12 +298,12 @@ fn a_challenge_is_judged_by_its_head_alone() {
         .into_parts()
         .0;
     let judged = pending
-        .verdict(head.status, &head.headers, &mut world.origins, START)
+        .verdict(head.status, &head.headers, &mut world.server_state, START)
         .unwrap();
     assert!(matches!(judged, Verdict::RetryAfter(_)));
     assert!(
         world
-            .origins
+            .server_state
             .to_json()
             .contains(&format!("{:?}", Role::ResourceServer))
     );
@@ -359,7 +373,7 @@ fn a_token_leaves_this_machine_by_https_alone() {
 }
 
 #[test]
-fn what_was_learned_of_every_server_survives_its_json() {
+fn the_state_of_every_server_survives_its_json() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
     for url in [
@@ -369,7 +383,7 @@ fn what_was_learned_of_every_server_survives_its_json() {
     ] {
         world.call(&token, &url.to_lowercase());
     }
-    let json = world.origins.to_json();
+    let json = world.server_state.to_json();
     let restored = ServerState::from_json(&json, START).unwrap();
     assert_eq!(restored.to_json(), json);
     assert_eq!(json.matches("rs-").count(), 3);
@@ -381,17 +395,17 @@ fn sends(request: &Request<()>, answer: &Response<Vec<u8>>) -> (usize, Called) {
     world
         .peer
         .script
-        .extend((0..9).map(|_| Answer::Response(answer.clone())));
+        .extend((0..9).map(|_| ScriptedResponse::Response(answer.clone())));
     let call = token
         .authorize(request.method(), request.uri())
         .unwrap()
         .detect_idempotency_key(request.headers());
     let called = world.perform(call, request.clone()).unwrap();
-    (world.peer.seen.len(), called)
+    (world.peer.requests.len(), called)
 }
 
 #[test]
-fn a_busy_server_is_asked_again_as_far_as_that_can_do_no_harm() {
+fn a_call_to_a_busy_server_is_retried_where_that_is_harmless() {
     let soon = |status| with_header(response(status, ""), "retry-after", "1");
     let request = |method: &str| {
         Request::builder()
@@ -452,11 +466,14 @@ fn a_busy_server_is_asked_again_as_far_as_that_can_do_no_harm() {
 }
 
 #[test]
-fn a_call_waits_as_long_as_the_server_asks_but_never_beyond_its_budget() {
+fn a_call_honors_retry_after_but_never_beyond_its_timeout() {
     let (mut world, token) = with_token(Peer::bound());
     for wait in ["7", "12", "0"] {
         let busy = with_header(response(503, ""), "retry-after", wait);
-        world.peer.script.push_back(Answer::Response(busy));
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::Response(busy));
     }
     assert_eq!(
         world.call(&token, RESOURCE_URL),
@@ -469,7 +486,10 @@ fn a_call_waits_as_long_as_the_server_asks_but_never_beyond_its_budget() {
 
     let (mut world, token) = with_token(Peer::bound());
     let busy = with_header(response(503, ""), "retry-after", "31");
-    world.peer.script.push_back(Answer::Response(busy));
+    world
+        .peer
+        .script
+        .push_back(ScriptedResponse::Response(busy));
     assert_eq!(
         world.call(&token, RESOURCE_URL),
         Called::Delivered(StatusCode::SERVICE_UNAVAILABLE)
@@ -482,19 +502,22 @@ fn a_call_waits_as_long_as_the_server_asks_but_never_beyond_its_budget() {
     world
         .peer
         .script
-        .extend((0..9).map(|_| Answer::Response(response(429, ""))));
+        .extend((0..9).map(|_| ScriptedResponse::Response(response(429, ""))));
     let call = token.authorize(&Method::GET, &uri).unwrap().max_attempts(2);
     assert_eq!(
         world.perform(call, request()).unwrap(),
         Called::Delivered(StatusCode::TOO_MANY_REQUESTS)
     );
-    assert_eq!(world.peer.seen.len(), 2);
+    assert_eq!(world.peer.requests.len(), 2);
     let call = token
         .authorize(&Method::GET, &uri)
         .unwrap()
         .timeout(Duration::ZERO);
     let busy = with_header(response(503, ""), "retry-after", "1");
-    world.peer.script.push_front(Answer::Response(busy));
+    world
+        .peer
+        .script
+        .push_front(ScriptedResponse::Response(busy));
     assert_eq!(
         world.perform(call, request()).unwrap(),
         Called::Delivered(StatusCode::SERVICE_UNAVAILABLE)
@@ -502,7 +525,7 @@ fn a_call_waits_as_long_as_the_server_asks_but_never_beyond_its_budget() {
 }
 
 #[test]
-fn a_lost_call_is_sent_again_where_it_can_not_have_done_anything_or_may_do_it_twice() {
+fn a_call_without_a_response_is_retried_where_it_was_not_sent_or_is_idempotent() {
     for (method, sent, sends) in [
         ("GET", Sent::No, 4),
         ("GET", Sent::Maybe, 4),
@@ -512,7 +535,10 @@ fn a_lost_call_is_sent_again_where_it_can_not_have_done_anything_or_may_do_it_tw
         ("PATCH", Sent::Maybe, 1),
     ] {
         let (mut world, token) = with_token(Peer::bound());
-        world.peer.script.extend((0..9).map(|_| Answer::Lost(sent)));
+        world
+            .peer
+            .script
+            .extend((0..9).map(|_| ScriptedResponse::NoResponse(sent)));
         let request = Request::builder()
             .method(method)
             .uri(RESOURCE_URL)
@@ -523,22 +549,22 @@ fn a_lost_call_is_sent_again_where_it_can_not_have_done_anything_or_may_do_it_tw
             panic!("it is lost for good")
         };
         assert_eq!(
-            (lost.sent(), world.peer.seen.len()),
+            (lost.sent(), world.peer.requests.len()),
             (sent, sends),
             "{method}"
         );
         let ids: BTreeSet<_> = world
             .peer
-            .seen
+            .requests
             .iter()
-            .filter_map(|seen| seen.jti.as_ref())
+            .filter_map(|request| request.jti.as_ref())
             .collect();
         assert_eq!(ids.len(), sends, "each has a proof of its own");
     }
 }
 
 #[test]
-fn a_request_whose_body_is_used_up_is_sent_once_whatever_comes() {
+fn a_call_with_a_single_use_body_is_never_retried() {
     let challenge = with_header(
         with_header(
             response(401, ""),
@@ -549,10 +575,10 @@ fn a_request_whose_body_is_used_up_is_sent_once_whatever_comes() {
         "rs-1",
     );
     for answer in [
-        Answer::Response(challenge),
-        Answer::Response(response(429, "")),
-        Answer::Lost(Sent::No),
-        Answer::Lost(Sent::Maybe),
+        ScriptedResponse::Response(challenge),
+        ScriptedResponse::Response(response(429, "")),
+        ScriptedResponse::NoResponse(Sent::No),
+        ScriptedResponse::NoResponse(Sent::Maybe),
     ] {
         let (mut world, token) = with_token(Peer::bound());
         world.peer.script.push_back(answer);
@@ -562,6 +588,6 @@ fn a_request_whose_body_is_used_up_is_sent_once_whatever_comes() {
             .unwrap()
             .single_use_body();
         let _ = world.perform(call, request);
-        assert_eq!(world.peer.seen.len(), 1);
+        assert_eq!(world.peer.requests.len(), 1);
     }
 }

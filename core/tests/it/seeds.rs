@@ -57,27 +57,27 @@ fn moov_token(grant: Grant) -> Operation<Token> {
     moov().client().unwrap().token(grant).unwrap()
 }
 
-fn request<T>(exchange: Operation<T>) -> http::Request<Body> {
-    outgoing(exchange).request
+fn request<T>(operation: Operation<T>) -> http::Request<Body> {
+    outgoing(operation).request
 }
 
-fn body<T>(exchange: Operation<T>) -> Value {
-    serde_json::from_slice(request(exchange).body().as_ref()).unwrap()
+fn body<T>(operation: Operation<T>) -> Value {
+    serde_json::from_slice(request(operation).body().as_ref()).unwrap()
 }
 
 fn with_request_id(response: Response<Vec<u8>>) -> Response<Vec<u8>> {
     with_header(response, "x-request-id", REQUEST_ID)
 }
 
-fn done(exchange: Operation<Token>, response: Response<Vec<u8>>) -> Token {
-    match answered(exchange, response) {
+fn done(operation: Operation<Token>, response: Response<Vec<u8>>) -> Token {
+    match answered(operation, response) {
         Ok(Step::Done(token)) => token,
         other => panic!("{other:?}"),
     }
 }
 
-fn refusal(exchange: Operation<Token>, response: Response<Vec<u8>>) -> (Retry, ServerError) {
-    match answered(exchange.max_attempts(1), with_request_id(response)) {
+fn refusal(operation: Operation<Token>, response: Response<Vec<u8>>) -> (Retry, ServerError) {
+    match answered(operation.max_attempts(1), with_request_id(response)) {
         Err(error) => match (error.retry(), error) {
             (retry, Error::Server(error)) => (retry, *error),
             (_, other) => panic!("{other}"),
@@ -164,12 +164,12 @@ fn moov_client_id_and_client_secret_go_by_basic_or_in_the_body_or_both() {
             Some("pass:word"),
         ),
     ] {
-        let exchange = Moov::new(auth.unwrap())
+        let operation = Moov::new(auth.unwrap())
             .client()
             .unwrap()
             .token(with_scope())
             .unwrap();
-        let request = request(exchange);
+        let request = request(operation);
         let authorization = request.headers().get(AUTHORIZATION);
         assert_eq!(authorization.map(|value| value.to_str().unwrap()), header);
         assert!(authorization.is_none_or(http::HeaderValue::is_sensitive));
@@ -379,7 +379,7 @@ fn moov_422_names_the_fields() {
 }
 
 #[test]
-fn moov_429_is_tried_again_when_it_says_so() {
+fn moov_429_is_retried_when_it_says_so() {
     let limited = || with_header(response(429, ""), "retry-after", "2");
     for grant in [with_scope(), refresh()] {
         let Ok(Step::RetryAfter(next)) = answered(moov_token(grant), limited()) else {
@@ -400,7 +400,7 @@ fn moov_500_is_left_to_the_caller() {
 }
 
 #[test]
-fn moov_504_is_tried_again_unless_a_refresh_token_may_be_used_up() {
+fn moov_504_is_retried_unless_a_refresh_token_may_be_consumed() {
     let again = answered(moov_token(with_scope()), response(504, ""));
     assert!(matches!(again, Ok(Step::RetryAfter(_))));
     assert!(answered(moov_token(refresh()), response(504, "")).is_err());
@@ -436,21 +436,21 @@ fn moov_401_and_403_have_no_body_to_read_and_are_told_all_the_same() {
 
 #[test]
 fn moov_revocation_sends_the_token_and_its_hint_and_takes_204() {
-    let exchange = || {
+    let operation = || {
         moov()
             .client()
             .unwrap()
             .revoke(Secret::new("eyJhbGc0"), Some(TokenTypeHint::AccessToken))
             .unwrap()
     };
-    let sent = request(exchange());
+    let sent = request(operation());
     assert_eq!(sent.uri(), "https://api.moov.io/oauth2/revoke");
     assert_eq!(sent.headers()["x-moov-version"], "v2024.01.00");
     assert_eq!(
-        body(exchange()),
+        body(operation()),
         json!({ "token": "eyJhbGc0", "token_type_hint": "access_token" })
     );
-    let Ok(Step::Done(revoked)) = answered(exchange(), with_request_id(response(204, ""))) else {
+    let Ok(Step::Done(revoked)) = answered(operation(), with_request_id(response(204, ""))) else {
         panic!("not revoked")
     };
     assert_eq!(revoked.request_id(), Some(REQUEST_ID));

@@ -20,7 +20,7 @@ fn text<'a>(vector: &'a Value, name: &str) -> &'a str {
     vector[name].as_str().unwrap()
 }
 
-/// The policy that the vector's own claims fit, but for `ath`.
+/// The verifier that the vector's own claims fit, but for `ath`.
 fn fitting(vector: &Value) -> ProofVerifier {
     ProofVerifier::default()
         .method(text(vector, "htm"))
@@ -37,11 +37,11 @@ fn the_proofs_of_rfc_9449_are_sound_at_their_time() {
     let file = rfc_9449();
     let token = Secret::new(text(&file, "access_token"));
     for vector in file["proofs"].as_array().unwrap() {
-        let policy = match vector["ath"].as_str() {
+        let verifier = match vector["ath"].as_str() {
             Some(_) => fitting(vector).access_token(&token),
             None => fitting(vector).no_access_token(),
         };
-        let inspection = policy.verify(text(vector, "proof"), made_at(vector));
+        let inspection = verifier.verify(text(vector, "proof"), made_at(vector));
         assert_eq!(inspection.problems(), [], "{}", vector["id"]);
         let key = PublicJwk::from_json(vector["header"]["jwk"].to_string().as_bytes()).unwrap();
         assert_eq!(inspection.key(), Some(&key));
@@ -58,8 +58,8 @@ fn the_ath_of_rfc_9449_is_the_hash_of_its_token_and_of_no_other() {
     let file = rfc_9449();
     let vector = &file["proofs"][2];
     assert_eq!(vector["ath"], file["access_token_ath"]);
-    let policy = fitting(vector).access_token(&Secret::new("another"));
-    let inspection = policy.verify(text(vector, "proof"), made_at(vector));
+    let verifier = fitting(vector).access_token(&Secret::new("another"));
+    let inspection = verifier.verify(text(vector, "proof"), made_at(vector));
     assert_eq!(inspection.problems(), [ProofError::AthMismatch]);
 }
 

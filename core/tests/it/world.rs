@@ -14,7 +14,7 @@ use keybound_core::{
     UnixTime,
 };
 
-use crate::peer::{Answer, ISSUER, Peer};
+use crate::peer::{ISSUER, Peer, ScriptedResponse};
 
 pub(crate) const TOKEN_URL: &str = "https://as.example/token";
 pub(crate) const RESOURCE_URL: &str = "https://rs.example/me?all=1";
@@ -27,7 +27,7 @@ pub(crate) struct World {
     pub(crate) key: SigningKey,
     /// The key by which the client authenticates itself, where it does so.
     pub(crate) client_key: Option<SigningKey>,
-    pub(crate) origins: ServerState,
+    pub(crate) server_state: ServerState,
     pub(crate) now: UnixTime,
     /// Every wait that was not zero.
     pub(crate) waits: Vec<Duration>,
@@ -48,7 +48,7 @@ impl World {
             peer,
             key: SigningKey::generate(Algorithm::Es256).expect("random numbers"),
             client_key: None,
-            origins: ServerState::new(),
+            server_state: ServerState::new(),
             now: START,
             waits: Vec::new(),
             drawn: 0,
@@ -64,14 +64,17 @@ impl World {
         world
             .peer
             .script
-            .extend(answers.into_iter().map(Answer::Response));
+            .extend(answers.into_iter().map(ScriptedResponse::Response));
         world
     }
 
     /// A world in which the first request is lost.
     pub(crate) fn losing(peer: Peer, sent: Sent) -> Self {
         let mut world = Self::with(peer);
-        world.peer.script.push_back(Answer::Lost(sent));
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::NoResponse(sent));
         world
     }
 
@@ -105,14 +108,14 @@ impl World {
                 self.now = self.now.saturating_add(operation.delay());
             }
             let context = self.context();
-            let signing = operation.prepare(&self.origins, context)?;
+            let signing = operation.prepare(&self.server_state, context)?;
             let PreparedRequest { request, pending } =
                 signing.finish(|request| self.sign(request))?;
             let received = match self.peer.ask(&request, self.now) {
-                Answer::Response(response) => {
-                    pending.receive(response, &mut self.origins, self.now)?
+                ScriptedResponse::Response(response) => {
+                    pending.receive(response, &mut self.server_state, self.now)?
                 }
-                Answer::Lost(sent) => pending.transport_failed(sent, self.now)?,
+                ScriptedResponse::NoResponse(sent) => pending.transport_failed(sent, self.now)?,
             };
             match received {
                 Step::Done(done) => return Ok(done),
@@ -150,13 +153,13 @@ impl World {
                 self.now = self.now.saturating_add(call.delay());
             }
             let context = self.context();
-            let signing = call.prepare(&self.origins, context)?;
+            let signing = call.prepare(&self.server_state, context)?;
             let PreparedCall { headers, pending } =
                 signing.finish(|request| self.key.sign(request))?;
             headers.apply(request.headers_mut());
             let response = match self.peer.call(&request, self.now) {
-                Answer::Response(response) => response,
-                Answer::Lost(sent) => {
+                ScriptedResponse::Response(response) => response,
+                ScriptedResponse::NoResponse(sent) => {
                     call = pending.transport_failed(sent, self.now)?;
                     continue;
                 }
@@ -164,7 +167,7 @@ impl World {
             match pending.verdict(
                 response.status(),
                 response.headers(),
-                &mut self.origins,
+                &mut self.server_state,
                 self.now,
             )? {
                 Verdict::Deliver => return Ok(Called::Delivered(response.status())),
@@ -177,9 +180,9 @@ impl World {
     /// The nonce of each proof that the peer has seen.
     pub(crate) fn nonces_seen(&self) -> Vec<Option<&str>> {
         self.peer
-            .seen
+            .requests
             .iter()
-            .map(|seen| seen.nonce.as_deref())
+            .map(|request| request.nonce.as_deref())
             .collect()
     }
 }

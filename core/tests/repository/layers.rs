@@ -52,7 +52,7 @@ fn an_upward_import_and_a_circle_would_be_found() {
     let sound = [
         (
             "lib.rs",
-            "mod types; mod jose; mod session; pub use session::store::Store; pub use types::Time;",
+            "mod types; mod jose; mod session; pub use session::token_manager::TokenManager; pub use types::Time;",
         ),
         ("types/mod.rs", "mod time; pub use time::Time;"),
         ("types/time.rs", "pub struct Time;"),
@@ -65,10 +65,10 @@ fn an_upward_import_and_a_circle_would_be_found() {
             "use crate::types::Time; use super::jwk::Jwk; pub struct Key(Jwk);",
         ),
         ("jose/jwk.rs", "pub struct Jwk;"),
-        ("session/mod.rs", "pub(crate) mod store;"),
+        ("session/mod.rs", "pub(crate) mod token_manager;"),
         (
-            "session/store.rs",
-            "use crate::jose::{self, Key}; pub struct Store; fn f() { let _ = crate::types::Time; }",
+            "session/token_manager.rs",
+            "use crate::jose::{self, Key}; pub struct TokenManager; fn f() { let _ = crate::types::Time; }",
         ),
     ];
     assert_eq!(faults(&sound, None), Vec::<String>::new());
@@ -82,23 +82,23 @@ fn an_upward_import_and_a_circle_would_be_found() {
         // By names that are re-exported from above, from beside, and under another name.
         (
             "types/time.rs",
-            "use crate::Store;",
-            "types/time.rs imports session/store.rs, which is above it",
+            "use crate::TokenManager;",
+            "types/time.rs imports session/token_manager.rs, which is above it",
         ),
         (
             "jose/key.rs",
-            "use crate::{Store as Other};",
-            "jose/key.rs imports session/store.rs, which is above it",
+            "use crate::{TokenManager as Other};",
+            "jose/key.rs imports session/token_manager.rs, which is above it",
         ),
         (
             "jose/jwk.rs",
-            "use crate::session::store;",
-            "jose/jwk.rs imports session/store.rs, which is above it",
+            "use crate::session::token_manager;",
+            "jose/jwk.rs imports session/token_manager.rs, which is above it",
         ),
         (
             "types/mod.rs",
-            "pub use crate::session::store::Store;",
-            "types/mod.rs imports session/store.rs, which is above it",
+            "pub use crate::session::token_manager::TokenManager;",
+            "types/mod.rs imports session/token_manager.rs, which is above it",
         ),
         // Without `use`, and within a macro.
         (

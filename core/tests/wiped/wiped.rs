@@ -116,13 +116,29 @@ fn a_token_stays_in_a_header_alone() {
 }
 
 #[test]
-fn what_a_session_keeps_is_wiped() {
+fn an_error_response_that_is_not_utf_8_is_wiped() {
+    let body = b"{\"error\":\"invalid_grant\",\"refresh_token\":\"planted-refresh\",\"error_description\":\"\xff\"}";
+    wiped(b"planted-refresh", || {
+        let pending = outgoing(
+            &client(ClientAuth::none("app").unwrap()),
+            Grant::client_credentials(),
+        )
+        .pending;
+        let mut response = Response::new(body.as_slice());
+        *response.status_mut() = http::StatusCode::BAD_REQUEST;
+        let result = pending.receive(response, &mut ServerState::new(), NOW);
+        assert!(result.is_err());
+    });
+}
+
+#[test]
+fn a_stored_session_state_is_wiped() {
     let answer = br#"{"access_token":"planted-access","refresh_token":"planted-refresh"}"#;
-    let kept = SessionState::new(token(answer));
+    let state = SessionState::new(token(answer));
     for needle in ["planted-access", "planted-refresh"] {
-        wiped(needle.as_bytes(), || kept.to_json());
+        wiped(needle.as_bytes(), || state.to_json());
     }
-    let json = kept.to_json();
+    let json = state.to_json();
     let read = || {
         SessionState::from_json(
             json.expose(),

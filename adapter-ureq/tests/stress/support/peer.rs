@@ -63,7 +63,7 @@ pub(crate) struct State {
     nonces: HashMap<Role, u64>,
     pub(crate) token_requests: usize,
     /// When each token was given, and to whom.
-    pub(crate) renewals: Vec<(Instant, Option<String>)>,
+    pub(crate) refreshes: Vec<(Instant, Option<String>)>,
     pub(crate) calls: usize,
     /// How often each call was carried out.
     pub(crate) carried_out: HashMap<String, u32>,
@@ -205,7 +205,7 @@ impl Peer {
             ));
         }
         state
-            .renewals
+            .refreshes
             .push((Instant::now(), asked.header("x-process").map(str::to_owned)));
         state.made += 1;
         let access = format!("a{}", state.made);
@@ -258,18 +258,18 @@ impl Peer {
         state: &mut State,
         asked: &Asked,
         role: Role,
-        policy: ProofVerifier,
+        verifier: ProofVerifier,
     ) -> Result<(), Refusal> {
         let status = if role == Role::As {
             "400 Bad Request"
         } else {
             "401 Unauthorized"
         };
-        let policy = policy.method(&asked.method).url(&asked.url()).unwrap();
-        let policy = policy
+        let verifier = verifier.method(&asked.method).url(&asked.url()).unwrap();
+        let verifier = verifier
             .max_age(Duration::from_secs(60))
             .leeway(Duration::from_secs(5));
-        let inspection = policy.verify_headers(&asked.headers, self.now());
+        let inspection = verifier.verify_headers(&asked.headers, self.now());
         let given = inspection.claims().and_then(|claims| claims.nonce.clone());
         if given
             .as_ref()

@@ -242,10 +242,10 @@ fn serve(
             reset(&stream)
         }
         Some(Fault::Drip | Fault::Trickle) => {
-            let pause = if fault == Some(Fault::Drip) { 20 } else { 200 };
+            let delay = if fault == Some(Fault::Drip) { 20 } else { 200 };
             for part in answer.chunks(answer.len() / 12) {
                 stream.write_all(part)?;
-                thread::sleep(Duration::from_millis(pause));
+                thread::sleep(Duration::from_millis(delay));
             }
             Ok(())
         }

@@ -18,10 +18,10 @@ use self::proof::{Claims, Expected};
 /// More requests than any exchange has a reason for.
 const MAX_STEPS: usize = 100;
 
-/// What comes back of a request.
-pub(crate) enum Answer {
+/// The scripted result of a request.
+pub(crate) enum ScriptedResponse {
     Response(Response<Vec<u8>>),
-    Lost(Sent),
+    NoResponse(Sent),
 }
 
 /// When a nonce is asked for.
@@ -108,7 +108,7 @@ impl Side {
 }
 
 /// A request, as the peer remembers it.
-pub(crate) struct Seen {
+pub(crate) struct RecordedRequest {
     pub(crate) headers: HeaderMap,
     /// The body's parameters; none at the resource server.
     pub(crate) params: BTreeMap<String, String>,
@@ -140,8 +140,8 @@ pub(crate) struct Peer {
     /// The URLs that were asked for by GET.
     pub(crate) served: Vec<String>,
     /// Answers that are given next, in place of its own.
-    pub(crate) script: VecDeque<Answer>,
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) script: VecDeque<ScriptedResponse>,
+    pub(crate) requests: Vec<RecordedRequest>,
     issued: Vec<Issued>,
     refresh_token: Option<String>,
     jtis: BTreeSet<String>,
@@ -168,7 +168,7 @@ impl Peer {
             documents: BTreeMap::new(),
             served: Vec::new(),
             script: VecDeque::new(),
-            seen: Vec::new(),
+            requests: Vec::new(),
             issued: Vec::new(),
             refresh_token: None,
             jtis: BTreeSet::new(),
@@ -183,7 +183,7 @@ impl Peer {
     }
 
     /// The documents, by GET; the token and the revocation endpoint, by POST: whoever sends a `grant_type` wants a token.
-    pub(crate) fn ask(&mut self, request: &Request<Body>, now: UnixTime) -> Answer {
+    pub(crate) fn ask(&mut self, request: &Request<Body>, now: UnixTime) -> ScriptedResponse {
         if request.method() == "GET" {
             return self.serve(request);
         }
@@ -196,7 +196,7 @@ impl Peer {
             );
             let answer = json_response(200, answer);
             self.remember(request.headers(), params, None);
-            return Answer::Response(answer);
+            return ScriptedResponse::Response(answer);
         }
         let claims = self.claims(Role::AuthorizationServer, request, now, None);
         self.remember(request.headers(), params.clone(), claims.as_ref());
@@ -204,10 +204,10 @@ impl Peer {
             return answer;
         }
         if let Some(challenge) = self.challenge(Role::AuthorizationServer, claims.as_ref()) {
-            return Answer::Response(challenge);
+            return ScriptedResponse::Response(challenge);
         }
         if request.uri().path() == "/par" {
-            return Answer::Response(self.authorizations.push(params));
+            return ScriptedResponse::Response(self.authorizations.push(params));
         }
         let answer = match params.get("grant_type").map(String::as_str) {
             Some("client_credentials") => self.issue(claims),
@@ -230,11 +230,11 @@ impl Peer {
             None if self.revocation_status == 204 => response(204, ""),
             None => json_response(self.revocation_status, &json!({})),
         };
-        Answer::Response(self.with_next_nonce(Role::AuthorizationServer, answer))
+        ScriptedResponse::Response(self.with_next_nonce(Role::AuthorizationServer, answer))
     }
 
     /// A document, to somebody who proves nothing and says nothing of themselves.
-    fn serve(&mut self, request: &Request<Body>) -> Answer {
+    fn serve(&mut self, request: &Request<Body>) -> ScriptedResponse {
         let names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(
             (names, request.body().as_ref()),
@@ -245,7 +245,7 @@ impl Peer {
         assert!(self.served.len() < MAX_STEPS, "the client goes on for ever");
         let scripted = self.script.pop_front();
         scripted.unwrap_or_else(|| {
-            Answer::Response(
+            ScriptedResponse::Response(
                 self.documents
                     .get(&url)
                     .map_or(response(404, "nothing here"), |json| {
@@ -256,7 +256,7 @@ impl Peer {
     }
 
     /// A protected resource.
-    pub(crate) fn call(&mut self, request: &Request<()>, now: UnixTime) -> Answer {
+    pub(crate) fn call(&mut self, request: &Request<()>, now: UnixTime) -> ScriptedResponse {
         let authorization = request.headers()[AUTHORIZATION].to_str().expect("text");
         let (scheme, token) = authorization.split_once(' ').expect("a scheme and a token");
         assert_eq!(scheme, if self.bound { "DPoP" } else { "Bearer" });
@@ -266,7 +266,7 @@ impl Peer {
             return answer;
         }
         if let Some(challenge) = self.challenge(Role::ResourceServer, claims.as_ref()) {
-            return Answer::Response(challenge);
+            return ScriptedResponse::Response(challenge);
         }
         let issued = self
             .issued
@@ -278,7 +278,9 @@ impl Peer {
             claims.map(|claims| claims.key),
             "the key that the token is bound to"
         );
-        Answer::Response(self.with_next_nonce(Role::ResourceServer, response(200, "the resource")))
+        ScriptedResponse::Response(
+            self.with_next_nonce(Role::ResourceServer, response(200, "the resource")),
+        )
     }
 
     fn side(&mut self, role: Role) -> &mut Side {
@@ -295,7 +297,10 @@ impl Peer {
         now: UnixTime,
         token: Option<&str>,
     ) -> Option<Claims> {
-        assert!(self.seen.len() < MAX_STEPS, "the client goes on for ever");
+        assert!(
+            self.requests.len() < MAX_STEPS,
+            "the client goes on for ever"
+        );
         let proofs: Vec<_> = request.headers().get_all("dpop").iter().collect();
         assert_eq!(
             proofs.len(),
@@ -332,7 +337,7 @@ impl Peer {
         params: BTreeMap<String, String>,
         claims: Option<&Claims>,
     ) {
-        self.seen.push(Seen {
+        self.requests.push(RecordedRequest {
             headers: headers.clone(),
             params,
             jti: claims.map(|claims| claims.jti.clone()),
@@ -341,9 +346,9 @@ impl Peer {
         });
     }
 
-    fn scripted(&mut self, role: Role) -> Option<Answer> {
+    fn scripted(&mut self, role: Role) -> Option<ScriptedResponse> {
         let answer = self.script.pop_front()?;
-        if let Answer::Response(response) = &answer {
+        if let ScriptedResponse::Response(response) = &answer {
             let given = response
                 .headers()
                 .get("dpop-nonce")

@@ -1,4 +1,4 @@
-//! Who renews a token, who waits, and what all of them get.
+//! Refreshes of a token shared by threads: which caller refreshes, which wait, and their results.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ fn many_threads_without_a_token_cause_one_token_request() {
 }
 
 #[test]
-fn a_renewal_that_fails_gives_all_who_waited_the_same_error() {
+fn a_failed_refresh_gives_all_waiting_callers_the_same_error() {
     let server = Server::start(|_| {
         thread::sleep(Duration::from_millis(50));
         response("400 Bad Request", r#"{"error":"invalid_scope"}"#)
@@ -45,7 +45,7 @@ fn a_renewal_that_fails_gives_all_who_waited_the_same_error() {
 }
 
 #[test]
-fn without_a_pause_too_a_renewal_that_fails_is_one_for_all_who_waited() {
+fn without_a_retry_interval_too_waiting_callers_share_a_failed_refresh() {
     let server = Server::start(|_| {
         thread::sleep(Duration::from_millis(300));
         response("400 Bad Request", r#"{"error":"invalid_scope"}"#)
@@ -60,19 +60,19 @@ fn without_a_pause_too_a_renewal_that_fails_is_one_for_all_who_waited() {
 }
 
 #[test]
-fn whoever_renews_waits_no_longer_than_the_budget_and_what_comes_later_is_used() {
+fn a_refresh_waits_for_its_lease_no_longer_than_the_timeout() {
     let storage = Arc::new(MemoryStorage::new());
     let server = Server::start(|_| token("a", "Bearer", 3600));
-    let budget = Duration::from_millis(300);
+    let timeout = Duration::from_millis(300);
     let session = Session::builder(
-        Transport::new().timeout(budget),
+        Transport::new().timeout(timeout),
         server.client(),
         Grant::client_credentials(),
     );
     let session = session.storage(storage.clone(), "one").build();
-    // Another process renews, and takes its time.
+    // Another process refreshes, and takes its time.
     let lease = storage
-        .lease(&server.stored_as("one"), budget)
+        .lease(&server.stored_as("one"), timeout)
         .unwrap()
         .unwrap();
     let asked = Instant::now();
@@ -88,7 +88,7 @@ fn whoever_renews_waits_no_longer_than_the_budget_and_what_comes_later_is_used()
 }
 
 #[test]
-fn a_token_that_is_refused_is_renewed_once_and_the_call_repeated_once() {
+fn a_rejected_token_is_refreshed_once_and_the_call_retried_once() {
     let made = AtomicUsize::new(0);
     let server = Server::start(move |asked| match asked.path.as_str() {
         "/token" => token(
@@ -109,7 +109,7 @@ fn a_token_that_is_refused_is_renewed_once_and_the_call_repeated_once() {
 }
 
 #[test]
-fn whoever_has_a_good_token_does_not_wait_for_its_renewal() {
+fn a_caller_with_a_valid_token_does_not_wait_for_its_refresh() {
     let made = AtomicUsize::new(0);
     let server = Server::start(move |_| {
         let number = made.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +118,7 @@ fn whoever_has_a_good_token_does_not_wait_for_its_renewal() {
     });
     let session = server.session(RefreshPolicy::default());
     assert_eq!(session.token().unwrap().access_token().expose(), "t0");
-    // Renewed a second before it expires, or up to half a second later.
+    // Refreshed a second before it expires, or up to half a second later.
     thread::sleep(Duration::from_millis(4520));
     let asked = Instant::now();
     assert_eq!(session.token().unwrap().access_token().expose(), "t0");
@@ -129,7 +129,7 @@ fn whoever_has_a_good_token_does_not_wait_for_its_renewal() {
 }
 
 #[test]
-fn a_grant_that_is_good_once_is_followed_by_refresh_tokens() {
+fn a_single_use_grant_is_followed_by_refresh_tokens() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" if asked.body.contains("refresh_token=r0") => token("second", "Bearer", 3600),
         "/token" => response(
@@ -149,7 +149,7 @@ fn a_grant_that_is_good_once_is_followed_by_refresh_tokens() {
 }
 
 #[test]
-fn a_refresh_token_is_sent_until_the_server_says_that_it_is_used_up() {
+fn a_refresh_token_is_sent_until_the_server_returns_invalid_grant() {
     for (answer, is_verdict) in [
         (
             response("400 Bad Request", r#"{"error":"invalid_grant"}"#),
@@ -186,7 +186,7 @@ fn a_refresh_token_is_sent_until_the_server_says_that_it_is_used_up() {
 }
 
 #[test]
-fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
+fn a_signer_that_panics_aborts_its_refresh_and_blocks_no_caller() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" => token("bound", "DPoP", 3600),
         _ => response("200 OK", ""),
@@ -208,7 +208,7 @@ fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
         .build();
     let began = Instant::now();
     let errors = at_once(20, || session.token().unwrap_err());
-    // Much sooner than by patience.
+    // Much sooner than the refresh timeout.
     assert!(
         began.elapsed() < Duration::from_secs(10),
         "{:?}",
@@ -222,7 +222,7 @@ fn a_signer_that_panics_fails_its_renewal_and_blocks_nobody() {
 }
 
 #[test]
-fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
+fn a_call_keeps_to_its_timeout_however_long_its_refresh_takes() {
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" => {
             thread::sleep(Duration::from_secs(6));
@@ -249,7 +249,7 @@ fn a_call_keeps_to_its_budget_however_long_the_renewal_takes_that_it_needs() {
 }
 
 #[test]
-fn a_renewal_leaves_half_of_a_short_patience_to_save_what_comes() {
+fn a_refresh_leaves_half_of_a_short_refresh_timeout_for_saving() {
     let server = Server::start(|_| {
         thread::sleep(Duration::from_secs(5));
         token("late", "Bearer", 3600)
@@ -267,8 +267,8 @@ fn a_renewal_leaves_half_of_a_short_patience_to_save_what_comes() {
 }
 
 #[test]
-fn the_last_handle_of_a_session_waits_for_a_refresh_token_that_is_under_way() {
-    let heard = Arc::new(Mutex::new(Vec::new()));
+fn the_last_handle_of_a_session_waits_for_a_refresh_in_flight() {
+    let refreshed = Arc::new(Mutex::new(Vec::new()));
     let server = Server::start(|asked| match asked.path.as_str() {
         "/token" if asked.body.contains("refresh_token=r0") => {
             thread::sleep(Duration::from_millis(500));
@@ -286,10 +286,11 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_token_that_is_under_way() {
         .unwrap()
         .param("code", "c")
         .unwrap();
-    let seen = Arc::clone(&heard);
+    let recorded = Arc::clone(&refreshed);
     let transport = Transport::new().on_event(move |event| {
         if let Event::TokenRefreshed(token) = event {
-            seen.lock()
+            recorded
+                .lock()
                 .unwrap()
                 .push(token.access_token().expose().to_owned());
         }
@@ -302,7 +303,7 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_token_that_is_under_way() {
         session.clone().token().unwrap().access_token().expose(),
         "a"
     );
-    assert_eq!(*heard.lock().unwrap(), ["a"]);
+    assert_eq!(*refreshed.lock().unwrap(), ["a"]);
     drop(session);
-    assert_eq!(*heard.lock().unwrap(), ["a", "b"]);
+    assert_eq!(*refreshed.lock().unwrap(), ["a", "b"]);
 }

@@ -1,4 +1,4 @@
-//! What a session keeps for the next process, and takes from another.
+//! The stored state of a session: saved for the next process, adopted from another.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use keybound_core::{
 };
 use serde_json::{Value, json};
 
-use crate::peer::{Answer, Asks, Peer, response, with_header};
+use crate::peer::{Asks, Peer, ScriptedResponse, response, with_header};
 use crate::world::{RESOURCE_URL, START, World};
 
 /// A world whose tokens come with refresh tokens, and its first.
@@ -33,8 +33,8 @@ fn world() -> (World, Token) {
     (world, token)
 }
 
-fn json_of(kept: &SessionState) -> Value {
-    serde_json::from_slice(kept.to_json().expose()).unwrap()
+fn json_of(state: &SessionState) -> Value {
+    serde_json::from_slice(state.to_json().expose()).unwrap()
 }
 
 fn restore(json: &Value, client: &Client) -> Result<SessionState, InvalidInput> {
@@ -44,9 +44,9 @@ fn restore(json: &Value, client: &Client) -> Result<SessionState, InvalidInput> 
 #[test]
 fn a_token_comes_back_whole_and_still_authorizes() {
     let (mut world, token) = world();
-    let kept = SessionState::new(token.clone()).with_server_state(world.origins.clone());
+    let state = SessionState::new(token.clone()).with_server_state(world.server_state.clone());
     let restored =
-        SessionState::from_json(kept.to_json().expose(), &world.client(), START).unwrap();
+        SessionState::from_json(state.to_json().expose(), &world.client(), START).unwrap();
     let other = restored.token().unwrap().clone();
     assert_eq!(other.access_token().expose(), token.access_token().expose());
     assert_eq!(other.token_type(), token.token_type());
@@ -64,10 +64,13 @@ fn a_token_comes_back_whole_and_still_authorizes() {
         other.key().unwrap().thumbprint(),
         token.key().unwrap().thumbprint()
     );
-    assert_eq!(restored.server_state().to_json(), world.origins.to_json());
-    assert_eq!(json_of(&restored), json_of(&kept));
+    assert_eq!(
+        restored.server_state().to_json(),
+        world.server_state.to_json()
+    );
+    assert_eq!(json_of(&restored), json_of(&state));
     // The peer verifies the proof, its `ath` included.
-    world.peer.seen.clear();
+    world.peer.requests.clear();
     world.call(&other, RESOURCE_URL);
     assert_eq!(world.nonces_seen(), [Some("rs-2")]);
 }
@@ -76,7 +79,7 @@ fn a_token_comes_back_whole_and_still_authorizes() {
 fn nonces_that_are_too_old_are_left_out() {
     let (world, token) = world();
     let json = SessionState::new(token)
-        .with_server_state(world.origins.clone())
+        .with_server_state(world.server_state.clone())
         .to_json();
     let later = START.saturating_add(Duration::from_secs(1));
     let restored = SessionState::from_json(json.expose(), &world.client(), later).unwrap();
@@ -84,7 +87,7 @@ fn nonces_that_are_too_old_are_left_out() {
 }
 
 #[test]
-fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
+fn an_invalid_session_state_is_refused_by_an_error_that_quotes_nothing() {
     let (world, token) = world();
     let good = json_of(&SessionState::new(token));
     let client = world.client();
@@ -106,11 +109,11 @@ fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
         (json!("access-1"), "wrote"),
         (with("version", json!(2)), "later keybound"),
         (with("version", json!("1")), "wrote"),
-        (with("tries_left", json!(-1)), "wrote"),
+        (with("attempts_left", json!(-1)), "wrote"),
         (
             with(
-                "origins",
-                json!([{ "origin": "http://evil.example/", "role": "ResourceServer", "nonce": "n", "learned": u64::MAX }]),
+                "server_state",
+                json!([{ "origin": "http://evil.example/", "role": "ResourceServer", "nonce": "n", "last_seen": u64::MAX }]),
             ),
             "",
         ),
@@ -145,32 +148,32 @@ fn what_is_not_ours_is_refused_in_words_that_quote_nothing() {
 }
 
 /// Has a resource refuse a token that was held before the call.
-fn refuse(store: &mut TokenManager, token: &Token) {
-    let started = store.generation();
-    assert!(store.token_rejected(token, &RESOURCE_URL.parse().unwrap(), started, START));
+fn refuse(manager: &mut TokenManager, token: &Token) {
+    let started = manager.generation();
+    assert!(manager.token_rejected(token, &RESOURCE_URL.parse().unwrap(), started, START));
 }
 
-/// A store without a grant, and the ticket that it gives.
+/// A token manager without a grant, and its ticket.
 fn resumed(policy: RefreshPolicy) -> (TokenManager, Ticket) {
-    let mut store = TokenManager::new(policy, None);
-    let TokenAction::Refresh(ticket) = store.poll(START) else {
+    let mut manager = TokenManager::new(policy, None);
+    let TokenAction::Refresh(ticket) = manager.poll(START) else {
         panic!("it has no token")
     };
-    (store, ticket)
+    (manager, ticket)
 }
 
 #[test]
-fn a_token_that_another_process_has_kept_makes_a_renewal_needless_while_it_is_fresh() {
+fn a_fresh_token_stored_by_another_process_makes_a_refresh_needless() {
     let (_, token) = world();
     let policy = RefreshPolicy::default().refresh_before_expiry(Duration::from_secs(10));
     let at = |secs| START.saturating_add(Duration::from_secs(secs));
     for (secs, taken) in [(0, true), (89, true), (90, false), (100, false)] {
-        let (mut store, ticket) = resumed(policy);
-        let got = store.adopt(&ticket, SessionState::new(token.clone()), at(secs), 0);
+        let (mut manager, ticket) = resumed(policy);
+        let got = manager.adopt(&ticket, SessionState::new(token.clone()), at(secs), 0);
         assert_eq!(got.is_some(), taken, "{secs}");
         // Its refresh token is the newest there is, in any case.
         assert_eq!(
-            store
+            manager
                 .snapshot()
                 .unwrap()
                 .token()
@@ -183,31 +186,31 @@ fn a_token_that_another_process_has_kept_makes_a_renewal_needless_while_it_is_fr
 }
 
 #[test]
-fn a_token_that_was_refused_is_not_taken_over_again() {
+fn a_rejected_token_is_not_adopted_again() {
     let (world, token) = world();
-    let mut store = TokenManager::new(RefreshPolicy::default(), None)
+    let mut manager = TokenManager::new(RefreshPolicy::default(), None)
         .with_state(SessionState::new(token.clone()));
-    refuse(&mut store, &token);
-    let TokenAction::Refresh(ticket) = store.poll(START) else {
+    refuse(&mut manager, &token);
+    let TokenAction::Refresh(ticket) = manager.poll(START) else {
         panic!("it was refused")
     };
     let same = restore(&json_of(&SessionState::new(token)), &world.client()).unwrap();
-    assert!(store.adopt(&ticket, same, START, 0).is_none());
-    let _ = store.complete(ticket, Err(RefreshFailure::not_sent()), START, 0);
-    assert!(!matches!(store.poll(START), TokenAction::Use(..)));
+    assert!(manager.adopt(&ticket, same, START, 0).is_none());
+    let _ = manager.complete(ticket, Err(RefreshFailure::not_sent()), START, 0);
+    assert!(!matches!(manager.poll(START), TokenAction::Use(..)));
 }
 
 #[test]
-fn how_often_a_refresh_token_was_sent_is_remembered_by_the_next_process() {
+fn the_attempts_left_of_a_refresh_token_are_stored_for_the_next_process() {
     let (world, token) = world();
-    let mut kept = SessionState::new(token);
+    let mut state = SessionState::new(token);
     let mut sends = 0;
     loop {
-        let json = json_of(&kept);
-        let (mut store, mut ticket) = resumed(RefreshPolicy::default());
+        let json = json_of(&state);
+        let (mut manager, mut ticket) = resumed(RefreshPolicy::default());
         let expired = UnixTime::from_secs(START.as_secs() + 1000);
         assert!(
-            store
+            manager
                 .adopt(
                     &ticket,
                     restore(&json, &world.client()).unwrap(),
@@ -217,47 +220,50 @@ fn how_often_a_refresh_token_was_sent_is_remembered_by_the_next_process() {
                 .is_none()
         );
         // Saved before it is sent; then the process dies.
-        let Some(attempt) = store.begin_refresh(&mut ticket) else {
+        let Some(attempt) = manager.begin_refresh(&mut ticket) else {
             break;
         };
-        kept = attempt.checkpoint.unwrap();
+        state = attempt.checkpoint.unwrap();
         sends += 1;
     }
     assert_eq!(sends, 2);
 }
 
 #[test]
-fn a_fresh_login_goes_before_what_an_earlier_one_has_left() {
+fn a_new_login_takes_precedence_over_the_stored_state_of_an_earlier_one() {
     let (_, token) = world();
     let code = Grant::extension("authorization_code")
         .unwrap()
         .param("code", "c")
         .unwrap();
-    let mut store = TokenManager::new(RefreshPolicy::default(), Some(code));
-    let TokenAction::Refresh(mut ticket) = store.poll(START) else {
+    let mut manager = TokenManager::new(RefreshPolicy::default(), Some(code));
+    let TokenAction::Refresh(mut ticket) = manager.poll(START) else {
         panic!("it has no token")
     };
     assert!(
-        store
+        manager
             .adopt(&ticket, SessionState::new(token.clone()), START, 0)
             .is_none()
     );
-    assert!(!store.is_repeatable());
+    assert!(!manager.is_repeatable());
     // Saved before the code is spent, to see that the storage works: the earlier login, of which nothing is lost yet.
-    let keep = store
+    let checkpoint = manager
         .begin_refresh(&mut ticket)
         .unwrap()
         .checkpoint
         .unwrap();
-    assert_eq!(json_of(&keep), json_of(&SessionState::new(token.clone())));
-    assert!(store.complete(ticket, Ok(token.clone()), START, 0));
+    assert_eq!(
+        json_of(&checkpoint),
+        json_of(&SessionState::new(token.clone()))
+    );
+    assert!(manager.complete(ticket, Ok(token.clone()), START, 0));
     // From now on, refresh tokens.
-    refuse(&mut store, &token);
-    let TokenAction::Refresh(mut ticket) = store.poll(START) else {
+    refuse(&mut manager, &token);
+    let TokenAction::Refresh(mut ticket) = manager.poll(START) else {
         panic!("it was refused")
     };
     assert!(
-        store
+        manager
             .begin_refresh(&mut ticket)
             .unwrap()
             .checkpoint
@@ -266,27 +272,27 @@ fn a_fresh_login_goes_before_what_an_earlier_one_has_left() {
 }
 
 #[test]
-fn what_could_not_be_saved_is_not_replaced_by_what_was() {
+fn an_unsaved_state_is_not_replaced_by_the_stored_one() {
     let (mut world, old) = world();
     world
         .peer
         .token_members
         .insert("refresh_token".into(), json!("refresh-2"));
     let new = world.token(Grant::client_credentials()).unwrap();
-    let mut store = TokenManager::new(RefreshPolicy::default(), None)
+    let mut manager = TokenManager::new(RefreshPolicy::default(), None)
         .with_state(SessionState::new(new.clone()));
-    store.mark_given();
-    refuse(&mut store, &new);
-    let TokenAction::Refresh(ticket) = store.poll(START) else {
+    manager.mark_given();
+    refuse(&mut manager, &new);
+    let TokenAction::Refresh(ticket) = manager.poll(START) else {
         panic!("it was refused")
     };
     assert!(
-        store
+        manager
             .adopt(&ticket, SessionState::new(old), START, 0)
             .is_none()
     );
     assert_eq!(
-        store
+        manager
             .snapshot()
             .unwrap()
             .token()
@@ -308,76 +314,77 @@ fn another(world: &mut World, members: &[(&str, Value)]) -> Token {
 }
 
 #[test]
-fn what_a_renewal_has_replaced_is_not_taken_over_again_but_what_another_has_saved_since_is() {
+fn a_token_replaced_by_a_refresh_is_not_adopted_again_but_a_newer_one_is() {
     let (mut world, old) = world();
     let new = another(&mut world, &[("refresh_token", json!("refresh-2"))]);
     let theirs = another(&mut world, &[("refresh_token", json!("refresh-3"))]);
     let later = START.saturating_add(Duration::from_secs(1000));
-    let (mut store, ticket) = resumed(RefreshPolicy::default());
+    let (mut manager, ticket) = resumed(RefreshPolicy::default());
     assert!(
-        store
+        manager
             .adopt(&ticket, SessionState::new(old.clone()), later, 0)
             .is_none()
     );
-    assert!(store.complete(ticket, Ok(new), later, 0));
+    assert!(manager.complete(ticket, Ok(new), later, 0));
     // It was saved under a lease that had lapsed, and is overwritten by what the next holder had found.
-    for (kept, goes_on_with) in [
+    for (stored, goes_on_with) in [
         (old.clone(), "refresh-2"),
         (old, "refresh-2"),
         (theirs, "refresh-3"),
     ] {
         let evenlater = later.saturating_add(Duration::from_secs(1000));
-        let TokenAction::Refresh(ticket) = store.poll(evenlater) else {
+        let TokenAction::Refresh(ticket) = manager.poll(evenlater) else {
             panic!("it has expired")
         };
         assert!(
-            store
-                .adopt(&ticket, SessionState::new(kept), evenlater, 0)
+            manager
+                .adopt(&ticket, SessionState::new(stored), evenlater, 0)
                 .is_none()
         );
-        let _ = store.complete(ticket, Err(RefreshFailure::not_sent()), later, 0);
-        let held = store.snapshot().unwrap();
+        let _ = manager.complete(ticket, Err(RefreshFailure::not_sent()), later, 0);
+        let held = manager.snapshot().unwrap();
         assert_eq!(
             held.token().unwrap().refresh_token().map(Secret::expose),
             Some(goes_on_with)
         );
-        assert_eq!(json_of(&held)["tries_left"], 2);
+        assert_eq!(json_of(&held)["attempts_left"], 2);
     }
 }
 
 #[test]
-fn a_token_that_is_kept_and_expired_does_not_push_a_good_one_out() {
+fn an_expired_stored_token_does_not_replace_a_valid_one() {
     let (mut world, expired) = world();
     let good = another(&mut world, &[("expires_in", json!(10_000))]);
     let at = |secs| START.saturating_add(Duration::from_secs(secs));
-    let mut store = TokenManager::new(RefreshPolicy::default(), Some(Grant::client_credentials()));
-    let TokenAction::Refresh(ticket) = store.poll(START) else {
+    let mut manager =
+        TokenManager::new(RefreshPolicy::default(), Some(Grant::client_credentials()));
+    let TokenAction::Refresh(ticket) = manager.poll(START) else {
         panic!("it has no token")
     };
     // Without the storage, which comes back later, with what it had.
-    assert!(store.complete(ticket, Ok(good), START, 0));
-    let TokenAction::Use(_, Some(ticket)) = store.poll(at(9_990)) else {
-        panic!("it is to be renewed")
+    assert!(manager.complete(ticket, Ok(good), START, 0));
+    let TokenAction::Use(_, Some(ticket)) = manager.poll(at(9_990)) else {
+        panic!("it is to be refreshed")
     };
     assert!(
-        store
+        manager
             .adopt(&ticket, SessionState::new(expired), at(9_990), 0)
             .is_none()
     );
     assert!(
-        matches!(store.poll(at(9_991)), TokenAction::Use(_, None)),
-        "nobody waits for the renewal"
+        matches!(manager.poll(at(9_991)), TokenAction::Use(_, None)),
+        "no caller waits for the refresh"
     );
 }
 
-/// What a session has kept that began with this token and was refreshed so often, restored as the next process does.
-fn kept_after(world: &mut World, first: &Token, refreshes: usize) -> (SessionState, Vec<Token>) {
+/// The stored state of a session that began with this token and was refreshed so often, as the next process restores it.
+fn state_after(world: &mut World, first: &Token, refreshes: usize) -> (SessionState, Vec<Token>) {
     let later = START.saturating_add(Duration::from_secs(1000));
-    let mut store = TokenManager::new(RefreshPolicy::default(), None)
+    let mut manager = TokenManager::new(RefreshPolicy::default(), None)
         .with_state(SessionState::new(first.clone()));
     let mut tokens = vec![first.clone()];
     for number in 0..refreshes {
-        let TokenAction::Refresh(ticket) = store.poll(later) else {
+        let TokenAction::Refresh(ticket) = manager.poll(later) else {
             panic!("it has expired")
         };
         let (access, refresh) = (format!("access-{number}+"), format!("refresh-{number}+"));
@@ -388,17 +395,17 @@ fn kept_after(world: &mut World, first: &Token, refreshes: usize) -> (SessionSta
                 ("refresh_token", json!(refresh)),
             ],
         );
-        assert!(store.complete(ticket, Ok(new.clone()), later, 0));
+        assert!(manager.complete(ticket, Ok(new.clone()), later, 0));
         tokens.push(new);
     }
     (
-        restore(&json_of(&store.snapshot().unwrap()), &world.client()).unwrap(),
+        restore(&json_of(&manager.snapshot().unwrap()), &world.client()).unwrap(),
         tokens,
     )
 }
 
-fn refresh_token(store: &TokenManager) -> String {
-    store
+fn refresh_token(manager: &TokenManager) -> String {
+    manager
         .snapshot()
         .unwrap()
         .token()
@@ -410,9 +417,9 @@ fn refresh_token(store: &TokenManager) -> String {
 }
 
 #[test]
-fn a_given_token_replaces_what_is_kept_unless_that_descends_from_it() {
+fn a_given_token_replaces_the_stored_one_unless_that_descends_from_it() {
     let (mut world, first) = world();
-    let (kept, tokens) = kept_after(&mut world, &first, 30);
+    let (state, tokens) = state_after(&mut world, &first, 30);
     let stranger = another(
         &mut world,
         &[
@@ -426,45 +433,45 @@ fn a_given_token_replaces_what_is_kept_unless_that_descends_from_it() {
         .map(|token| (token, "refresh-29+"))
         .chain([(&stranger, "new")]);
     for (given, goes_on_with) in cases {
-        let mut store = TokenManager::new(RefreshPolicy::default(), None)
+        let mut manager = TokenManager::new(RefreshPolicy::default(), None)
             .with_state(SessionState::new(given.clone()));
-        store.mark_given();
-        assert!(store.overrides_stored());
+        manager.mark_given();
+        assert!(manager.overrides_stored());
         let later = START.saturating_add(Duration::from_secs(1000));
-        let TokenAction::Refresh(ticket) = store.poll(later) else {
+        let TokenAction::Refresh(ticket) = manager.poll(later) else {
             panic!("it has expired")
         };
-        assert!(store.adopt(&ticket, kept.clone(), later, 0).is_none());
-        assert_eq!(refresh_token(&store), goes_on_with);
-        assert_eq!(store.unsaved().is_some(), goes_on_with == "new");
+        assert!(manager.adopt(&ticket, state.clone(), later, 0).is_none());
+        assert_eq!(refresh_token(&manager), goes_on_with);
+        assert_eq!(manager.unsaved().is_some(), goes_on_with == "new");
     }
 }
 
 #[test]
-fn a_refresh_token_given_as_a_grant_is_not_sent_where_what_is_kept_descends_from_it() {
+fn a_refresh_token_given_as_a_grant_is_not_sent_where_the_stored_one_descends_from_it() {
     let (mut world, first) = world();
     let later = START.saturating_add(Duration::from_secs(1000));
     for refreshes in [0, 1, 3] {
-        let (kept, _) = kept_after(&mut world, &first, refreshes);
+        let (state, _) = state_after(&mut world, &first, refreshes);
         for (given, is_known) in [("refresh-1", true), ("another", false)] {
             let grant = Grant::refresh_token(Secret::new(given)).unwrap();
-            let mut store = TokenManager::new(RefreshPolicy::default(), Some(grant));
-            let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+            let mut manager = TokenManager::new(RefreshPolicy::default(), Some(grant));
+            let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
                 panic!("it has no token")
             };
-            assert!(store.adopt(&ticket, kept.clone(), later, 0).is_none());
-            let attempt = store.begin_refresh(&mut ticket).unwrap();
-            assert_eq!(store.overrides_stored(), !is_known);
-            // What is kept is saved as it was, until the other has been redeemed.
-            let keep = json_of(&attempt.checkpoint.unwrap());
-            assert_eq!(keep["tries_left"], if is_known { 1 } else { 2 });
-            assert_eq!(keep["token"], json_of(&kept)["token"]);
+            assert!(manager.adopt(&ticket, state.clone(), later, 0).is_none());
+            let attempt = manager.begin_refresh(&mut ticket).unwrap();
+            assert_eq!(manager.overrides_stored(), !is_known);
+            // The stored state is saved unchanged, until the other has been redeemed.
+            let checkpoint = json_of(&attempt.checkpoint.unwrap());
+            assert_eq!(checkpoint["attempts_left"], if is_known { 1 } else { 2 });
+            assert_eq!(checkpoint["token"], json_of(&state)["token"]);
             if !is_known {
                 let token = another(&mut world, &[("refresh_token", json!("another+"))]);
-                let kept = json_of(&store.snapshot_with(token.clone()));
-                assert!(store.complete(ticket, Ok(token), later, 0));
-                assert_eq!(json_of(&store.snapshot().unwrap()), kept);
-                assert_eq!(kept["descends_from"].as_array().unwrap().len(), 1);
+                let expected = json_of(&manager.snapshot_with(token.clone()));
+                assert!(manager.complete(ticket, Ok(token), later, 0));
+                assert_eq!(json_of(&manager.snapshot().unwrap()), expected);
+                assert_eq!(expected["descends_from"].as_array().unwrap().len(), 1);
             }
         }
     }
@@ -474,46 +481,46 @@ fn a_refresh_token_given_as_a_grant_is_not_sent_where_what_is_kept_descends_from
 fn a_state_is_unsaved_until_this_very_state_was_saved() {
     let (mut world, first) = world();
     let later = START.saturating_add(Duration::from_secs(1000));
-    let mut store =
+    let mut manager =
         TokenManager::new(RefreshPolicy::default(), None).with_state(SessionState::new(first));
-    assert!(store.unsaved().is_none());
-    let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+    assert!(manager.unsaved().is_none());
+    let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
         panic!("it has expired")
     };
-    let keep = store
+    let checkpoint = manager
         .begin_refresh(&mut ticket)
         .unwrap()
         .checkpoint
         .unwrap();
-    store.saved(&keep);
-    assert!(store.complete(ticket, Err(RefreshFailure::not_sent()), later, 0));
+    manager.saved(&checkpoint);
+    assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), later, 0));
     // The storage has it with a send less than there are.
-    let unsaved = store.unsaved().unwrap();
+    let unsaved = manager.unsaved().unwrap();
     assert_eq!(
         (
-            json_of(&keep)["tries_left"].clone(),
-            json_of(&unsaved)["tries_left"].clone()
+            json_of(&checkpoint)["attempts_left"].clone(),
+            json_of(&unsaved)["attempts_left"].clone()
         ),
         (json!(1), json!(2))
     );
-    store.saved(&keep);
-    assert!(store.unsaved().is_some());
-    store.saved(&unsaved);
-    assert!(store.unsaved().is_none());
+    manager.saved(&checkpoint);
+    assert!(manager.unsaved().is_some());
+    manager.saved(&unsaved);
+    assert!(manager.unsaved().is_none());
 
     // What was not sent after all leaves nothing to be saved.
     let evenlater = later.saturating_add(Duration::from_secs(1000));
-    let TokenAction::Refresh(mut ticket) = store.poll(evenlater) else {
+    let TokenAction::Refresh(mut ticket) = manager.poll(evenlater) else {
         panic!("it has expired")
     };
-    assert!(store.begin_refresh(&mut ticket).is_some());
-    store.withdraw(&mut ticket);
-    assert!(store.complete(ticket, Err(RefreshFailure::not_sent()), evenlater, 0));
-    assert!(store.unsaved().is_none());
+    assert!(manager.begin_refresh(&mut ticket).is_some());
+    manager.withdraw(&mut ticket);
+    assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), evenlater, 0));
+    assert!(manager.unsaved().is_none());
 
     // A token that could not be saved is handed out with a ticket, by which it is saved, and is not refreshed for that.
     let evenlater = evenlater.saturating_add(Duration::from_secs(1000));
-    let TokenAction::Refresh(ticket) = store.poll(evenlater) else {
+    let TokenAction::Refresh(ticket) = manager.poll(evenlater) else {
         panic!("it has expired")
     };
     let new = another(
@@ -523,20 +530,20 @@ fn a_state_is_unsaved_until_this_very_state_was_saved() {
             ("access_token", json!("new")),
         ],
     );
-    assert!(store.complete(ticket, Ok(new.clone()), evenlater, 0));
-    assert!(matches!(store.poll(START), TokenAction::Use(_, None)));
-    store.save_failed();
-    let TokenAction::Use(_, Some(ticket)) = store.poll(START) else {
+    assert!(manager.complete(ticket, Ok(new.clone()), evenlater, 0));
+    assert!(matches!(manager.poll(START), TokenAction::Use(_, None)));
+    manager.save_failed(START.saturating_sub(Duration::from_secs(1)));
+    let TokenAction::Use(_, Some(ticket)) = manager.poll(START) else {
         panic!("it is to be saved")
     };
     assert!(
-        matches!(store.poll(START), TokenAction::Use(_, None)),
+        matches!(manager.poll(START), TokenAction::Use(_, None)),
         "by one caller"
     );
-    let good = store.valid_token(START).unwrap();
-    store.saved(&store.unsaved().unwrap());
-    assert!(store.complete(ticket, Ok(good), START, 0));
-    assert!(matches!(store.poll(START), TokenAction::Use(_, None)));
+    let good = manager.valid_token(START).unwrap();
+    manager.saved(&manager.unsaved().unwrap());
+    assert!(manager.complete(ticket, Ok(good), START, 0));
+    assert!(matches!(manager.poll(START), TokenAction::Use(_, None)));
 }
 
 #[test]
@@ -604,7 +611,7 @@ fn the_fingerprint_of_a_session_depends_on_all_that_it_is_for_and_on_no_order() 
 const FINGERPRINT: &str = "b8924fdc8c48d05c";
 
 /// What a refresh ends in when it gets this answer for ever.
-fn failed(answer: impl Fn() -> Answer) -> Error {
+fn failed(answer: impl Fn() -> ScriptedResponse) -> Error {
     let (mut world, _) = world();
     world.peer.script.extend((0..9).map(|_| answer()));
     world
@@ -613,84 +620,93 @@ fn failed(answer: impl Fn() -> Answer) -> Error {
 }
 
 #[test]
-fn what_a_failure_has_used_up_and_how_long_it_asks_for_patience() {
-    let refusal = |status, body: &'static str| move || Answer::Response(response(status, body));
+fn attempts_left_and_backoff_after_each_kind_of_refresh_failure() {
+    let refusal =
+        |status, body: &'static str| move || ScriptedResponse::Response(response(status, body));
     let busy = |wait: &'static str| {
-        move || Answer::Response(with_header(response(429, ""), "retry-after", wait))
+        move || ScriptedResponse::Response(with_header(response(429, ""), "retry-after", wait))
     };
-    let pause = Duration::from_secs(1);
-    for (error, tries_left, paused) in [
+    let backoff = Duration::from_secs(1);
+    for (error, attempts_left, expected) in [
         (
             failed(refusal(400, r#"{"error":"invalid_grant"}"#)),
             0,
-            pause,
+            backoff,
         ),
         (
             failed(refusal(401, r#"{"error":"invalid_client"}"#)),
             2,
-            pause,
+            backoff,
         ),
         (
             failed(refusal(400, r#"{"error":"invalid_request"}"#)),
             2,
-            pause,
+            backoff,
         ),
         (
             failed(refusal(503, r#"{"error":"invalid_grant"}"#)),
             2,
-            pause,
+            backoff,
         ),
         (
             failed(refusal(500, r#"{"error":"invalid_grant"}"#)),
             2,
-            pause,
+            backoff,
         ),
-        (failed(refusal(502, "<html>")), 2, pause),
-        (failed(refusal(200, "<html>")), 2, pause),
-        (failed(refusal(302, "")), 2, pause),
-        (failed(|| Answer::Lost(Sent::No)), 2, pause),
-        (failed(|| Answer::Lost(Sent::Maybe)), 2, pause),
+        (failed(refusal(502, "<html>")), 2, backoff),
+        (failed(refusal(200, "<html>")), 2, backoff),
+        (failed(refusal(302, "")), 2, backoff),
+        (
+            failed(|| ScriptedResponse::NoResponse(Sent::No)),
+            2,
+            backoff,
+        ),
+        (
+            failed(|| ScriptedResponse::NoResponse(Sent::Maybe)),
+            2,
+            backoff,
+        ),
         (failed(busy("40")), 2, Duration::from_secs(40)),
         (failed(busy("86400")), 2, Duration::from_secs(300)),
     ] {
         let (_, token) = world();
         let later = START.saturating_add(Duration::from_secs(1000));
-        let mut store =
+        let mut manager =
             TokenManager::new(RefreshPolicy::default(), None).with_state(SessionState::new(token));
-        let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+        let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
             panic!("it has expired")
         };
-        assert!(store.begin_refresh(&mut ticket).is_some());
-        assert!(store.complete(ticket, Err(RefreshFailure::from_error(&error)), later, 0));
+        assert!(manager.begin_refresh(&mut ticket).is_some());
+        assert!(manager.complete(ticket, Err(RefreshFailure::from_error(&error)), later, 0));
         assert_eq!(
-            json_of(&store.snapshot().unwrap())["tries_left"],
-            tries_left,
+            json_of(&manager.snapshot().unwrap())["attempts_left"],
+            attempts_left,
             "{error}"
         );
-        let TokenAction::BackOffUntil(until) = store.poll(later) else {
+        let TokenAction::BackOffUntil(until) = manager.poll(later) else {
             panic!("{error}")
         };
-        assert_eq!(until.saturating_since(later), paused, "{error}");
+        assert_eq!(until.saturating_since(later), expected, "{error}");
     }
 }
 
 #[test]
-fn after_a_log_out_nothing_is_left_and_nothing_that_comes_late_is_taken() {
+fn after_a_log_out_nothing_is_left_and_a_late_refresh_is_dropped() {
     let (_, token) = world();
     let later = START.saturating_add(Duration::from_secs(1000));
     for grant in [None, Some(Grant::client_credentials())] {
-        let mut store = TokenManager::new(RefreshPolicy::default(), grant)
+        let mut manager = TokenManager::new(RefreshPolicy::default(), grant)
             .with_state(SessionState::new(token.clone()));
-        let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+        let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
             panic!("it has expired")
         };
-        assert!(store.begin_refresh(&mut ticket).is_some());
-        assert!(store.clear().is_some());
-        let _ = store.complete(ticket, Ok(token.clone()), later, 0);
-        assert!(store.snapshot().is_none());
-        let TokenAction::Refresh(mut ticket) = store.poll(later) else {
+        assert!(manager.begin_refresh(&mut ticket).is_some());
+        assert!(manager.clear().is_some());
+        let _ = manager.complete(ticket, Ok(token.clone()), later, 0);
+        assert!(manager.snapshot().is_none());
+        let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
             panic!("it holds nothing")
         };
-        assert!(store.begin_refresh(&mut ticket).is_none());
+        assert!(manager.begin_refresh(&mut ticket).is_none());
     }
 }

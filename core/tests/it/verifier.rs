@@ -16,7 +16,7 @@ const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
 const ATH: &str = "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo";
 
 /// What a token endpoint that asks for a nonce would check.
-fn policy() -> ProofVerifier {
+fn verifier() -> ProofVerifier {
     ProofVerifier::default()
         .method(METHOD)
         .url(HTU)
@@ -29,8 +29,8 @@ fn maker() -> Maker {
     Maker::new().claim("nonce", json!("n-1"))
 }
 
-fn problems(policy: &ProofVerifier, proof: &str) -> Vec<ProofError> {
-    let inspection = policy.verify(proof, START);
+fn problems(verifier: &ProofVerifier, proof: &str) -> Vec<ProofError> {
+    let inspection = verifier.verify(proof, START);
     assert_eq!(inspection.is_valid(), inspection.problems().is_empty());
     assert_eq!(inspection.is_valid(), inspection.verified().is_some());
     inspection.problems().to_vec()
@@ -41,8 +41,8 @@ fn secs(since: i64) -> Value {
 }
 
 #[test]
-fn a_sound_proof_has_no_problem_and_tells_its_key_and_claims() {
-    let inspection = policy().verify(&maker().proof(), START);
+fn a_valid_proof_has_no_error_and_returns_its_key_and_claims() {
+    let inspection = verifier().verify(&maker().proof(), START);
     assert_eq!(inspection.problems(), []);
     let jwk = maker().header["jwk"].to_string();
     let key = PublicJwk::from_json(jwk.as_bytes()).unwrap();
@@ -66,7 +66,7 @@ fn a_sound_proof_has_no_problem_and_tells_its_key_and_claims() {
 }
 
 #[test]
-fn each_wrong_member_is_exactly_its_problem() {
+fn each_wrong_member_is_exactly_its_proof_error() {
     let off_curve = maker().header["jwk"]["y"].clone();
     let cases = [
         (maker().header("typ", json!("JWT")), ProofError::Typ),
@@ -158,7 +158,7 @@ fn each_wrong_member_is_exactly_its_problem() {
     ];
     for (maker, problem) in cases {
         assert_eq!(
-            problems(&policy(), &maker.proof()),
+            problems(&verifier(), &maker.proof()),
             [problem],
             "{} {}",
             maker.header,
@@ -250,7 +250,7 @@ fn what_is_no_jws_of_two_objects_is_refused_for_its_form() {
             ProofError::PayloadMalformed,
         ),
     ] {
-        let found = problems(&policy(), &proof);
+        let found = problems(&verifier(), &proof);
         assert_eq!(found.first(), Some(&problem), "{proof}");
         assert!(found.len() == 1 || proof == "..", "{found:?}");
     }
@@ -264,9 +264,9 @@ fn a_proof_over_8_kib_is_not_even_read() {
     while padded(fits).len() > 8 * 1024 {
         fits -= 1;
     }
-    assert_eq!(problems(&policy(), &padded(fits)), []);
+    assert_eq!(problems(&verifier(), &padded(fits)), []);
     assert_eq!(
-        problems(&policy(), &padded(fits + 2)),
+        problems(&verifier(), &padded(fits + 2)),
         [ProofError::TooLong]
     );
 }
@@ -282,12 +282,12 @@ fn a_signature_over_anything_else_is_refused() {
         format!("{signed}."),
         format!("{signed}.AAAA"),
     ] {
-        assert_eq!(problems(&policy(), &forged), [ProofError::Signature]);
+        assert_eq!(problems(&verifier(), &forged), [ProofError::Signature]);
     }
 }
 
 #[test]
-fn several_problems_are_all_told_in_the_order_of_the_checks() {
+fn several_proof_errors_are_all_returned_in_the_order_of_the_checks() {
     let proof = maker()
         .header("typ", json!("JWT"))
         .header("crit", json!(["exp"]))
@@ -313,12 +313,12 @@ fn several_problems_are_all_told_in_the_order_of_the_checks() {
         ProofError::NonceMismatch,
         ProofError::AthUnexpected,
     ];
-    assert_eq!(problems(&policy(), &proof), all);
+    assert_eq!(problems(&verifier(), &proof), all);
     assert_ne!(cut, proof);
     let (signed, _) = proof.rsplit_once('.').unwrap();
     let unsigned = format!("{signed}.{}", "A".repeat(86));
     assert_eq!(
-        problems(&policy(), &unsigned),
+        problems(&verifier(), &unsigned),
         [&all[..], &[ProofError::Signature]].concat()
     );
 }
@@ -341,14 +341,14 @@ fn what_is_at_the_very_edge_of_its_window_passes() {
             .jwk("kid", json!("k")),
     ] {
         assert_eq!(
-            problems(&policy(), &maker.proof()),
+            problems(&verifier(), &maker.proof()),
             [],
             "{} {}",
             maker.header,
             maker.claims
         );
     }
-    let strict = policy()
+    let strict = verifier()
         .max_age(Duration::from_secs(10))
         .leeway(Duration::ZERO);
     for (iat, expected) in [
@@ -387,7 +387,7 @@ fn one_of_several_methods_and_urls_is_enough() {
 
 #[test]
 fn the_nonce_before_the_newest_is_still_good() {
-    let rotated = policy().nonce(Nonce::new("n-2").unwrap());
+    let rotated = verifier().nonce(Nonce::new("n-2").unwrap());
     for (maker, expected) in [
         (maker(), &[][..]),
         (maker().claim("nonce", json!("n-2")), &[]),
@@ -411,7 +411,7 @@ fn the_nonce_before_the_newest_is_still_good() {
 }
 
 #[test]
-fn a_policy_for_a_url_that_no_proof_can_name_is_refused() {
+fn a_verifier_for_a_url_that_no_proof_can_name_is_refused() {
     for url in ["", "/token", "ftp://as.example/", "https://u@as.example/"] {
         assert_eq!(
             ProofVerifier::default().url(url).unwrap_err().argument(),
@@ -425,7 +425,7 @@ fn a_policy_for_a_url_that_no_proof_can_name_is_refused() {
 fn a_clock_that_stands_at_zero_or_at_the_end_of_time_is_no_danger() {
     for now in [UnixTime::from_secs(0), UnixTime::from_millis(u64::MAX)] {
         assert!(
-            !policy()
+            !verifier()
                 .verify(&maker().claim("exp", secs(0)).proof(), now)
                 .is_valid()
         );
@@ -433,7 +433,7 @@ fn a_clock_that_stands_at_zero_or_at_the_end_of_time_is_no_danger() {
 }
 
 #[test]
-fn each_problem_has_a_code_and_a_sentence_of_its_own() {
+fn each_proof_error_has_a_code_and_a_sentence_of_its_own() {
     let every = [
         ProofError::TooLong,
         ProofError::NotJws,
@@ -486,12 +486,12 @@ fn a_request_has_exactly_one_proof() {
         headers.for_each(|(name, proof)| {
             map.append(name, proof);
         });
-        assert_eq!(policy().verify_headers(&map, START).problems(), problems);
+        assert_eq!(verifier().verify_headers(&map, START).problems(), problems);
     }
     let not_ascii = http::HeaderValue::from_bytes(b"\xff").unwrap();
     let not_ascii = HeaderMap::from_iter([(HeaderName::from_static("dpop"), not_ascii)]);
     assert_eq!(
-        policy().verify_headers(&not_ascii, START).problems(),
+        verifier().verify_headers(&not_ascii, START).problems(),
         [ProofError::NotJws]
     );
 }
@@ -499,16 +499,16 @@ fn a_request_has_exactly_one_proof() {
 #[test]
 fn the_key_must_be_the_one_that_the_token_is_bound_to() {
     let proof = maker().proof();
-    let own = policy()
+    let own = verifier()
         .verify(&proof, START)
         .key()
         .unwrap()
         .thumbprint()
         .to_owned();
-    assert_eq!(problems(&policy().bound_to(&own), &proof), []);
+    assert_eq!(problems(&verifier().bound_to(&own), &proof), []);
     assert_eq!(
         problems(
-            &policy().bound_to("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"),
+            &verifier().bound_to("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"),
             &proof
         ),
         [ProofError::KeyMismatch]
@@ -516,17 +516,17 @@ fn the_key_must_be_the_one_that_the_token_is_bound_to() {
 }
 
 #[test]
-fn a_policy_may_leave_algorithms_out() {
+fn a_verifier_may_leave_algorithms_out() {
     let proof = maker().proof();
     assert_eq!(
         problems(
-            &policy().algorithms(&[Algorithm::EdDsa, Algorithm::Es256]),
+            &verifier().algorithms(&[Algorithm::EdDsa, Algorithm::Es256]),
             &proof
         ),
         []
     );
     assert_eq!(
-        problems(&policy().algorithms(&[Algorithm::Ps256]), &proof),
+        problems(&verifier().algorithms(&[Algorithm::Ps256]), &proof),
         [ProofError::Alg]
     );
 }
@@ -537,11 +537,11 @@ fn members_that_stand_twice_are_refused_even_where_nobody_knows_them() {
     let (header, claims) = (good.header.to_string(), good.claims.to_string());
     let twice = |json: &str| json.replacen('{', r#"{"x":{"y":1,"y":1},"#, 1);
     assert_eq!(
-        problems(&policy(), &good.sign(&twice(&header), &claims)),
+        problems(&verifier(), &good.sign(&twice(&header), &claims)),
         [ProofError::HeaderMalformed]
     );
     assert_eq!(
-        problems(&policy(), &good.sign(&header, &twice(&claims))),
+        problems(&verifier(), &good.sign(&header, &twice(&claims))),
         [ProofError::PayloadMalformed]
     );
     let bomb = claims.replacen(
@@ -550,7 +550,7 @@ fn members_that_stand_twice_are_refused_even_where_nobody_knows_them() {
         1,
     );
     assert_eq!(
-        problems(&policy(), &good.sign(&header, &bomb)),
+        problems(&verifier(), &good.sign(&header, &bomb)),
         [ProofError::PayloadMalformed]
     );
 }
