@@ -191,14 +191,13 @@ export const lock = (name, timeout) =>
     if (!navigator.locks) throw unable('Web Locks are missing, which synchronize tabs: this browser is too old');
     const options = { signal: AbortSignal.timeout(timeout) };
     navigator.locks.request(`keybound ${name}`, options, () => new Promise((release) => resolve(release)))
-      .catch((cause) => reject(unable("Another tab did not release the session's lock in time", cause)));
+      .catch((cause) => reject(unable('Another tab does not release the lock', cause)));
   });
 
 /** Returns the channel for messages between tabs. It queues messages for `nextMessage`. */
 export function channel(name) {
   const channel = new BroadcastChannel(`keybound ${name}`);
-  const start = (queue) => (channel.onmessage = ({ data }) => queue.enqueue(data));
-  channel.reader = new ReadableStream({ start }).getReader();
+  channel.reader = new ReadableStream({ start: (queue) => (channel.onmessage = ({ data }) => queue.enqueue(data)) }).getReader();
   return channel;
 }
 

@@ -114,6 +114,7 @@ impl Session {
 
     /// Returns an id that is unique in the page's origin: the name, and a fingerprint of the server,
     /// client, scope, resources and key.
+    #[cfg(feature = "package")]
     pub(crate) fn id(&self) -> &str {
         &self.0.id
     }

@@ -576,7 +576,7 @@ describe('a logout', () => {
       return session.logout().catch((error) => ({ ...error, message: error.message }));
     });
     assert.equal(error?.kind, 'browser');
-    assert.match(error.message, /did not release the session's lock/);
+    assert.match(error.message, /does not release the lock/);
     assert.deepEqual(await stored(first), []);
     assert.deepEqual(server.log.filter(({ path }) => path.endsWith('revocation')).map(({ status }) => status), [200]);
   });

@@ -54,8 +54,8 @@ impl Asking {
     /// # Errors
     /// Never fails with the built-in values.
     pub fn request(&self) -> Outcome<(Request<Body>, PendingResponse<Token>)> {
-        let exchange = self.client.token(self.grant.clone())?;
-        match exchange.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))? {
+        let operation = self.client.token(self.grant.clone())?;
+        match operation.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))? {
             Signing::Ready(PreparedRequest { request, pending }) => Ok((request, pending)),
             Signing::Needs(_) => Err("this client has no key".into()),
         }
@@ -76,7 +76,7 @@ impl Asking {
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn exchange(&self) -> Outcome<Token> {
+    pub fn token(&self) -> Outcome<Token> {
         self.receive(self.request()?.1)
     }
 }

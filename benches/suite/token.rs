@@ -12,7 +12,7 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
         || Ok(asking.request()?.1),
         |pending| asking.receive(pending),
     );
-    let operation = again(|| asking.exchange());
+    let operation = again(|| asking.token());
     Ok([
         Case::new("token", "request", request).with_limit(Limit {
             instructions: 11_500,
@@ -33,7 +33,7 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
 }
 
 fn bearer<'a>(asking: &Asking) -> Outcome<Work<'a>> {
-    let token = asking.exchange()?;
+    let token = asking.token()?;
     let uri = Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers");
     Ok(again(move || {
         let context = RequestContext::new(UnixTime::from_secs(1_800_000_000), [7; 16]);

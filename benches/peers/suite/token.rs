@@ -22,7 +22,7 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 5]> {
             // oauth2 takes ownership of the response's bytes, so keybound's case copies them as
             // well.
             black_box(asking.answer().to_owned());
-            asking.exchange()
+            asking.token()
         })
     };
     Ok([

@@ -1,5 +1,5 @@
 //! The state of a session that is stored for the next process, or shared with others. Apart from
-//! `PendingAuthorization`, no other type serializes secrets.
+//! keys, only this type and `PendingAuthorization` serialize secrets.
 
 use std::io::{self, Write};
 
