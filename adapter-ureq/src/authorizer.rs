@@ -56,7 +56,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns [`InvalidInput`] for a URL that must not get a token: it must be `https`, or `http`
-    /// on loopback.
+    /// on loopback, without user information or a fragment.
     pub fn authorizer<'a>(
         &self,
         origins: impl IntoIterator<Item = &'a str>,

@@ -38,8 +38,8 @@ pub enum Error {
     /// The token refresh in progress did not complete within the
     /// [timeout](crate::Transport::timeout) of this caller.
     Timeout,
-    /// The session has ended: its grant was used, and it has no valid refresh token. A new grant is
-    /// required.
+    /// The session has no usable token, no unused grant and no valid refresh token, such as after a
+    /// [log-out](crate::Session::log_out). A new grant is required.
     LoginRequired,
 }
 

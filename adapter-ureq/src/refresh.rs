@@ -39,7 +39,7 @@ pub(crate) struct Refresh {
 enum LeaseOutcome<'a> {
     /// This process has the lease and must refresh.
     Acquired(Box<dyn Lease + 'a>),
-    /// Another process has refreshed, and this is its token.
+    /// Another process has stored this token, which makes the refresh unnecessary.
     RefreshedElsewhere(Token),
 }
 

@@ -150,8 +150,9 @@ impl SessionBuilder {
 
 impl Session {
     /// Creates a session without a token and without a storage. `grant` fetches the first token. A
-    /// [repeatable](Grant::is_repeatable) grant, such as client credentials, fetches all later
-    /// tokens as well; after any other grant the session uses its refresh tokens.
+    /// [repeatable](Grant::is_repeatable) grant, such as client credentials, also fetches all later
+    /// tokens, and no refresh token is used; after any other grant, the session uses refresh
+    /// tokens.
     pub fn new(transport: impl Into<Arc<Transport>>, client: Client, grant: Grant) -> Self {
         Self::builder(transport, client, grant).build()
     }
@@ -192,9 +193,10 @@ impl Session {
     /// Returns a valid token, and fetches or refreshes it if necessary.
     ///
     /// # Errors
-    /// Returns the error of the refresh, which all callers that waited for it share, or
-    /// [`Error::Timeout`] if the refresh did not complete within the transport's
-    /// [timeout](Transport::timeout).
+    /// Returns the error of the refresh, which all callers that waited for it share; the same error
+    /// again until the [retry interval](RefreshPolicy::retry_interval) has passed;
+    /// [`Error::LoginRequired`] if no grant and no refresh token is left; or [`Error::Timeout`] if
+    /// the refresh did not complete within the transport's [timeout](Transport::timeout).
     pub fn token(&self) -> Result<Token, Arc<Error>> {
         self.token_by(&Deadline::start(self.shared().transport.total_timeout()))
     }
@@ -206,7 +208,7 @@ impl Session {
     /// status.
     ///
     /// # Errors
-    /// Returns an error if the session cannot get a token, or if the request gets no response.
+    /// Returns the errors of [`token`](Self::token) and of [`Transport::send`].
     pub fn send<B: AsRef<[u8]>>(
         &self,
         request: Request<B>,
@@ -234,12 +236,13 @@ impl Session {
     }
 
     /// Clears the session and removes its stored state, also for other processes that load it from
-    /// now on. Returns the last token, so that the caller can [revoke](Client::revoke) it. Later
-    /// calls return [`Error::LoginRequired`].
+    /// now on. If another process is refreshing the token, waits for it, at most for the [refresh
+    /// timeout](RefreshPolicy::refresh_timeout). Returns the last token, so that the caller can
+    /// [revoke](Client::revoke) it. Later calls return [`Error::LoginRequired`].
     ///
     /// # Errors
-    /// Returns [`Error::Storage`] if the stored state cannot be removed. The session in memory is
-    /// cleared nevertheless.
+    /// Returns [`Error::Storage`] if the stored state cannot be removed, or if the other process
+    /// does not complete in time. The session in memory is cleared nevertheless.
     pub fn log_out(&self) -> Result<Option<Token>, Arc<Error>> {
         let token = self.shared().state().tokens.clear();
         if let Some(slot) = &self.shared().slot {

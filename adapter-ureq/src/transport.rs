@@ -83,10 +83,10 @@ impl Transport {
         self
     }
 
-    /// Sets the timeout of one [`execute`](Self::execute), including its delays and retries (but
-    /// not the polling intervals of a [`DeviceAuthorization`](crate::DeviceAuthorization)), and of
-    /// one [`send`](Self::send) until the response's headers have arrived. Default: 30 s. As an
-    /// example, Marqeta's browser SDK gives up after 5 s.
+    /// Sets the timeout of one [`execute`](Self::execute), including its delays and retries (for a
+    /// [`DeviceAuthorization`](crate::DeviceAuthorization), of each poll, without the polling
+    /// interval), and of one [`send`](Self::send) until the response's headers have arrived.
+    /// Default: 30 s. As an example, Marqeta's browser SDK gives up after 5 s.
     ///
     /// If the server responded within the last ten seconds, the system's own timeouts apply to the
     /// lookup of its name.
@@ -100,15 +100,15 @@ impl Transport {
         self.timeout
     }
 
-    /// Replaces the known nonces and clock offsets of servers, for example by those of an earlier
-    /// process.
+    /// Replaces the known state of servers (nonces, clock offsets and algorithm names), for example
+    /// by those of an earlier process.
     #[must_use]
     pub fn with_server_state(self, state: ServerState) -> Self {
         *self.servers() = state;
         self
     }
 
-    /// Returns the current nonces and clock offsets of servers.
+    /// Returns the known state of servers: nonces, clock offsets and algorithm names.
     pub fn server_state(&self) -> ServerState {
         self.servers().clone()
     }
@@ -127,7 +127,8 @@ impl Transport {
     ///
     /// # Errors
     /// Returns the core's [`Error`](crate::CoreError), [`Error::NoResponse`] after a lost
-    /// connection, or [`Error::Signer`] if the signer failed.
+    /// connection, [`Error::NoSigner`] or [`Error::Signer`] if there is no signer or it failed, or
+    /// [`Error::NoEntropy`].
     pub fn execute<T>(&self, operation: Operation<T>) -> Result<T, Error> {
         self.execute_within(self.timeout, operation)
     }
@@ -180,8 +181,11 @@ impl Transport {
     /// refusal by the API (4xx, 5xx) is a response, not an error.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] for a URL that must not get a token (`http`, except on loopback),
-    /// [`Error::NoResponse`] after a lost connection, or [`Error::Signer`] if the signer failed.
+    /// Returns [`InvalidInput`] for a URL that must not get a token (`http`, except on loopback) or
+    /// for a token that [can't be sent](Token::authorize), the core's
+    /// [`Error::Server`](crate::CoreError::Server) if the server keeps rejecting its own nonces,
+    /// [`Error::NoResponse`] after a lost connection, [`Error::NoSigner`] or [`Error::Signer`] if
+    /// there is no signer or it failed, or [`Error::NoEntropy`].
     pub fn send<B: AsRef<[u8]>>(
         &self,
         token: &Token,

@@ -17,7 +17,10 @@ export class ProofKey {
   /** Deletes the key stored under `name`. Tokens that are bound to it become unusable. */
   static delete(name: string): Promise<void>;
 
-  /** The `alg` of the key's proofs. An Ed25519 key has `EdDSA`, the name that most servers support. */
+  /**
+   * The key's `alg`: `ES256`, or `EdDSA` for an Ed25519 key. Proofs for a server that uses the name `Ed25519` have that
+   * `alg`.
+   */
   readonly algorithm: 'ES256' | 'EdDSA';
 
   /** The public key. */

@@ -102,7 +102,8 @@ impl ProofKey {
     /// Signs a proof that was started by [`Proof::build`] with the [public key](Self::public).
     ///
     /// # Errors
-    /// Returns [`Error::Browser`] if WebCrypto fails to sign.
+    /// Returns [`Error::Browser`] if WebCrypto fails to sign, and [`InvalidInput`] if the signature
+    /// doesn't fit the request, such as for a key of another algorithm.
     pub async fn proof(&self, proof: ProofBuilder<'_>) -> Result<Proof, Error> {
         self.finish(proof.prepare(platform::request_context()))
             .await
@@ -111,7 +112,8 @@ impl ProofKey {
     /// Makes the signatures that a step needs, and returns the signed step.
     ///
     /// # Errors
-    /// Returns [`Error::Browser`] if WebCrypto fails to sign.
+    /// Returns [`Error::Browser`] if WebCrypto fails to sign, and [`InvalidInput`] if the signature
+    /// doesn't fit the request, such as for a key of another algorithm.
     pub async fn finish<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, Error> {
         loop {
             match signing {

@@ -43,7 +43,8 @@ impl JsProofKey {
         })
     }
 
-    /// Returns the `alg` of the key's proofs.
+    /// Returns the key's `alg`: `ES256`, or `EdDSA` for an Ed25519 key. Proofs for a server that
+    /// uses the name `Ed25519` have that `alg`.
     #[wasm_bindgen(getter)]
     pub fn algorithm(&self) -> String {
         self.0.public().algorithm().as_str().to_owned()

@@ -236,10 +236,14 @@ impl Session {
     }
 
     /// Starts the session anew with the grant of a login, in all tabs, and returns its first token.
-    /// Previous state is discarded.
+    /// With [`TokenSource::Callback`] the grant is not used: the callback fetches the token.
+    ///
+    /// The session's previous state is discarded in memory at once, and in storage when the new
+    /// state is stored.
     ///
     /// # Errors
-    /// Returns the error of the token request, and [`InvalidInput`] after a logout.
+    /// Returns the error of the token request or of the callback, [`Error::Browser`] if IndexedDB
+    /// is not available, and [`InvalidInput`] after a logout.
     pub async fn log_in_with(&self, grant: Grant) -> Result<Token, Rc<Error>> {
         self.require_key().map_err(Error::from)?;
         self.0.start(Some(grant), None);

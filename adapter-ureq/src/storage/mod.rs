@@ -30,7 +30,7 @@ pub use redis::RedisStorage;
 /// A storage of session states by name. The states contain secrets in plain text;
 /// [`EncryptedStorage`] encrypts them.
 pub trait Storage: Send + Sync {
-    /// Returns the state that was saved last under this name, or `None` if there is none.
+    /// Returns the session state that was saved last under this name, or `None` if there is none.
     ///
     /// # Errors
     /// Returns an error if the storage cannot be read.
@@ -48,16 +48,16 @@ pub trait Storage: Send + Sync {
 
 /// The exclusive right to refresh a session and to save its state.
 pub trait Lease {
-    /// Replaces the state under the lease's name, as durably as the storage can. Returns `false`,
-    /// and saves nothing, if the lease has expired and a later one has already saved its state,
-    /// which is newer.
+    /// Replaces the session state under the lease's name, as durably as the storage can. Returns
+    /// `false`, and saves nothing, if the lease has expired and a later one has already saved its
+    /// state, which is newer.
     ///
     /// # Errors
     /// Returns an error if the state cannot be saved. The previous state is then still stored,
     /// unchanged.
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError>;
 
-    /// Removes the state under the lease's name.
+    /// Removes the session state under the lease's name. Succeeds if there is none.
     ///
     /// # Errors
     /// Returns an error if the state cannot be removed.

@@ -16,7 +16,8 @@ pub enum ProofError {
     HeaderMalformed,
     /// `typ` is not `dpop+jwt` (check 4).
     Typ,
-    /// `alg` is missing, symmetric, `none` or not supported (check 5).
+    /// `alg` is missing, symmetric, `none`, not supported, or not one that the verifier
+    /// [accepts](crate::dpop::ProofVerifier::algorithms) (check 5).
     Alg,
     /// The header has critical extensions (RFC 7515 §4.1.11).
     Crit,
@@ -30,33 +31,36 @@ pub enum ProofError {
     Signature,
     /// The payload is not a JSON object, or has a duplicate claim (check 2).
     PayloadMalformed,
-    /// `jti` is missing, empty or longer than 1024 bytes (check 3).
+    /// `jti` is missing, not a string, empty or longer than 1024 bytes (check 3).
     JtiMissing,
-    /// `htm` is missing (check 3).
+    /// `htm` is missing, not a string or empty (check 3).
     HtmMissing,
     /// `htm` is not the request's method (check 8).
     HtmMismatch,
-    /// `htu` is missing or not an absolute URL (check 3).
+    /// `htu` is missing, or not an absolute `http` or `https` URL without user information (check
+    /// 3).
     HtuMissing,
     /// `htu` is not the request's URL (check 9).
     HtuMismatch,
     /// `iat` is missing or not a time (check 3).
     IatMissing,
-    /// `iat` is too far in the past (check 11).
+    /// `iat` is further in the past than the verifier's [maximum
+    /// age](crate::dpop::ProofVerifier::max_age) (check 11).
     TooOld,
-    /// `iat` is in the future (check 11).
+    /// `iat` is further in the future than the verifier's
+    /// [leeway](crate::dpop::ProofVerifier::leeway) (check 11).
     FromTheFuture,
-    /// `exp` is in the past.
+    /// `exp` is in the past by the leeway or more, or not a time.
     Expired,
-    /// `nbf` is in the future.
+    /// `nbf` is further in the future than the leeway, or not a time.
     NotYetValid,
     /// `nonce` is missing (check 10).
     NonceMissing,
-    /// `nonce` is not the server's nonce (check 10).
+    /// `nonce` is not the server's nonce, or not a string (check 10).
     NonceMismatch,
     /// `ath` is missing (check 12).
     AthMissing,
-    /// `ath` is not the hash of the access token (check 12).
+    /// `ath` is not the hash of the access token, or not a string (check 12).
     AthMismatch,
     /// `ath` is present, but the proof is for a token request.
     AthUnexpected,

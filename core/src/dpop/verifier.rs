@@ -305,12 +305,13 @@ impl Inspection {
         self.problems.is_empty()
     }
 
-    /// Returns all problems, in the order of the checks.
+    /// Returns all problems, in the order in which they were found: header, claims, key, signature.
     pub fn problems(&self) -> &[ProofError] {
         &self.problems
     }
 
-    /// Returns the header's `alg`, even if it is not supported.
+    /// Returns the header's `alg`, even if it is not supported. Returns `None` if it is missing or
+    /// the header is malformed.
     pub fn alg(&self) -> Option<&str> {
         self.alg.as_deref()
     }
@@ -321,12 +322,12 @@ impl Inspection {
         self.key.as_ref()
     }
 
-    /// Returns the claims defined in RFC 9449 §4.2.
+    /// Returns the claims defined in RFC 9449 §4.2. Returns `None` if the payload is malformed.
     pub fn claims(&self) -> Option<&ProofClaims> {
         self.claims.as_ref()
     }
 
-    /// Returns all claims, as the signed JSON.
+    /// Returns all claims, as the signed JSON. Returns `None` if the payload is malformed.
     pub fn claims_json(&self) -> Option<&str> {
         self.claims_json.as_deref()
     }

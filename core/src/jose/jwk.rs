@@ -78,8 +78,8 @@ impl PublicJwk {
     /// the private key, because this doesn't check whether a point lies on its curve.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the length or form is not the algorithm's, and for RSA, which
-    /// has no raw form.
+    /// Returns [`InvalidInput`] if the length or form is not the algorithm's, for an Ed25519 point
+    /// of small order, and for RSA, which has no raw form.
     pub fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Result<Self, InvalidInput> {
         let material = KeyMaterial::from_point(algorithm.key_type(), raw)
             .map_err(|_| InvalidInput::new("key", "must be a raw public key of its algorithm"))?;

@@ -68,8 +68,8 @@ impl Client {
     /// # Errors
     /// Returns [`InvalidInput`] if the client has no [authorization
     /// endpoint](Self::authorization_endpoint) or no client id, or if `redirect_uri` is not
-    /// absolute, has a fragment, or is plain `http` with a host other than loopback (RFC 9700
-    /// §2.6).
+    /// absolute, has a fragment, has spaces or characters outside printable ASCII, or is plain
+    /// `http` with a host other than loopback (RFC 9700 §2.6).
     #[doc(alias("pkce", "login"))]
     pub fn authorization(&self, redirect_uri: &str) -> Result<AuthorizationBuilder, InvalidInput> {
         let endpoint = self
@@ -261,7 +261,8 @@ pub struct AuthorizationRequest {
 }
 
 /// An authorization request that waits for its redirect. Store it as [JSON](Self::to_json) in a
-/// session, or in a cookie of the user's browser (`Secure`, `HttpOnly`, `SameSite=Lax`).
+/// session, or in a cookie of the user's browser (`Secure`, `HttpOnly`, `SameSite=Lax`, or `None`
+/// for `response_mode=form_post`).
 ///
 /// [`receive`](Self::receive) doesn't consume it, because anyone can forge a redirect. Discard it
 /// once it has returned a grant.
@@ -355,7 +356,8 @@ impl PendingAuthorization {
     ///
     /// # Errors
     /// Returns [`RedirectError::Denied`] if the authorization server reported an error. Returns
-    /// another [`RedirectError`] if the redirect doesn't belong to this request or has no code.
+    /// another [`RedirectError`] if the redirect is too long, has a duplicate parameter, doesn't
+    /// belong to this request, or has no code.
     pub fn receive(&self, redirect: &str) -> Result<Grant, RedirectError> {
         let response = AuthorizationResponse::read(redirect)?;
         if !response

@@ -67,7 +67,8 @@ impl Client {
     }
 
     /// Requests tokens bound to this key (RFC 9449 §5): token requests then have a proof signed by
-    /// it. A response with any other token is rejected.
+    /// it. A response with any other token is rejected, unless the client
+    /// [accepts](Self::accept_bearer) bearer tokens.
     pub fn dpop(mut self, key: PublicJwk) -> Self {
         self.parts_mut().key = Some(key);
         self
@@ -101,8 +102,8 @@ impl Client {
         self
     }
 
-    /// Returns an error for client credentials requests without a scope, instead of sending them.
-    /// Moov's server rejects such requests.
+    /// Makes [`token`](Self::token) return [`InvalidInput`] for a client credentials grant without
+    /// a scope. Moov's server rejects such requests.
     pub fn require_scope(mut self) -> Self {
         self.parts_mut().require_scope = true;
         self
@@ -130,7 +131,8 @@ impl Client {
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the name is empty, or if the parameter was already added. Only
-    /// `resource` and `audience` may occur more than once.
+    /// `resource` and `audience` may occur more than once. For a parameter that a request sets
+    /// itself, [`prepare`](crate::Operation::prepare) returns the error.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.options_mut()
             .params

@@ -68,8 +68,8 @@ impl Client {
     }
 }
 
-/// The response to a device authorization request (RFC 8628 §3.2): a user code to display, and the
-/// device code for the token request.
+/// The response to a device authorization request (RFC 8628 §3.2): a user code and a URL to
+/// display, and the device code for the token request.
 #[derive(Clone)]
 #[must_use]
 pub struct DeviceAuthorization {
@@ -106,9 +106,10 @@ impl DeviceAuthorization {
 
     /// Returns the grant for [`Client::token`], for a client of the same authorization server.
     ///
-    /// The operation polls at the interval that the server specifies (RFC 8628 §3.5), until the
-    /// codes expire. The [timeout](Operation::timeout) applies to each poll separately; the delays
-    /// between polls are not counted.
+    /// The operation polls at the interval that the server specifies (RFC 8628 §3.5; default: 5 s),
+    /// until the codes expire, and then returns the server's last error. The
+    /// [timeout](Operation::timeout) applies to each poll separately; the delays between polls are
+    /// not counted.
     pub fn grant(&self) -> Grant {
         Grant::device_code(self.device_code.clone(), self.polling).issued_by(self.server.clone())
     }

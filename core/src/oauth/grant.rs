@@ -257,7 +257,7 @@ impl Grant {
     /// output.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the parameter was already added.
+    /// As for [`param`](Self::param).
     pub fn secret_param(mut self, name: &str, value: Secret) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value)?;
         Ok(self)
@@ -324,7 +324,7 @@ impl Scope {
     /// Creates a scope from separate tokens.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`new`](Self::new), and if a token is empty.
     pub fn from_tokens<'a>(
         tokens: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidInput> {

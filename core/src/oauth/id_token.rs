@@ -73,7 +73,7 @@ impl Metadata {
     }
 }
 
-/// The signing keys of an issuer (RFC 7517 §5), without those that this library doesn't support.
+/// The signing keys of an issuer (RFC 7517 §5): the first 64 that this library supports.
 #[derive(Clone, Debug)]
 pub struct JwkSet(Vec<PublicJwk>);
 
@@ -134,12 +134,14 @@ impl IdToken {
         self.text("sub").unwrap_or_default()
     }
 
-    /// Returns a string claim such as `email`, `name` or `acr`.
+    /// Returns a string claim such as `email`, `name` or `acr`. Returns `None` if it is missing or
+    /// not a string.
     pub fn text(&self, claim: &str) -> Option<&str> {
         self.0.text(claim)
     }
 
-    /// Returns a boolean claim such as `email_verified`. Returns `false` if it is missing.
+    /// Returns a boolean claim such as `email_verified`. Returns `false` if it is missing or not a
+    /// boolean.
     pub fn flag(&self, claim: &str) -> bool {
         self.0.flag(claim)
     }
@@ -175,11 +177,11 @@ pub enum IdTokenError {
     Key,
     /// `iss` is another issuer.
     Issuer,
-    /// `aud` or `azp` doesn't name this client.
+    /// `aud` or `azp` doesn't name this client, or `aud` has several members and `azp` is missing.
     Audience,
-    /// `exp` is in the past.
+    /// `exp` is at least 60 s in the past.
     Expired,
-    /// `iat` or `nbf` is in the future.
+    /// `iat` or `nbf` is more than 60 s in the future.
     FromTheFuture,
     /// `nonce` is missing or doesn't match the authorization request.
     Nonce,

@@ -34,7 +34,7 @@ use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
 impl Client {
-    /// Requests the state of a token (RFC 7662 §2.1).
+    /// Requests whether a token is active, and its properties (RFC 7662 §2.1).
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the client has no [introspection
@@ -109,12 +109,14 @@ impl Introspection {
     }
 
     /// Returns `cnf.jkt` (RFC 9449 §6.2): the thumbprint of the key to which the token is bound.
-    /// Reject a request with this token unless it has a proof by that key.
+    /// Reject a request with this token unless it has a proof by that key. Returns `None` if the
+    /// token is not bound to a key.
     pub fn jkt(&self) -> Option<&str> {
         self.jkt.as_deref()
     }
 
-    /// Returns a string member such as `sub`, `client_id`, `username` or `iss`.
+    /// Returns a string member such as `sub`, `client_id`, `username` or `iss`. Returns `None` if
+    /// it is missing or not a string.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.members.text(member)
     }

@@ -138,8 +138,8 @@ impl Metadata {
         }
     }
 
-    /// Returns the proof algorithms that both this server and this library support, in order of
-    /// preference. Returns `None` if the metadata list no algorithms.
+    /// Returns the proof algorithms that both this server and this library support, in this
+    /// library's order of preference. Returns `None` if the metadata list no algorithms.
     pub fn dpop_algorithms(&self) -> Option<Vec<Algorithm>> {
         let supported: Vec<&str> = self.list(DPOP_ALGS)?.collect();
         Some(

@@ -52,7 +52,8 @@ impl ProtectedResource {
     /// an `https` URL, or an `http` URL with a loopback host.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] for any other URL, and for a URL with a fragment.
+    /// Returns [`InvalidInput`] for any other URL, and for a URL with a fragment or user
+    /// information.
     pub fn discover(resource: &str) -> Result<Operation<Self>, InvalidInput> {
         let known = Endpoint::https_or_loopback(resource)?;
         // A path of only a slash doesn't count (RFC 9728 §3.1).

@@ -105,7 +105,8 @@ impl ResourceCall {
         self
     }
 
-    /// Declares that the request can be sent only once, because sending it consumes its body.
+    /// Declares that the request can be sent only once, because sending it consumes its body. It is
+    /// never retried.
     pub fn single_use_body(mut self) -> Self {
         self.retry_safety = RetrySafety::Never;
         self
@@ -118,8 +119,8 @@ impl ResourceCall {
         self
     }
 
-    /// Sets the maximum number of attempts after transient failures. Retries with a corrected proof
-    /// are not counted. Default: 4.
+    /// Sets the maximum number of attempts, the first one included, if they end in transient
+    /// failures. Retries with a corrected proof are not counted. Default: 4.
     pub fn max_attempts(mut self, max_attempts: u8) -> Self {
         self.retry.set_max_attempts(max_attempts);
         self

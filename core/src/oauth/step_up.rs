@@ -43,17 +43,18 @@ impl StepUp {
     }
 
     /// Returns the acceptable authentication context classes, separated by spaces, in order of
-    /// preference.
+    /// preference. Returns `None` if the challenge has none.
     pub fn acr_values(&self) -> Option<&str> {
         self.acr_values.as_deref()
     }
 
-    /// Returns the maximum time since the user's last authentication.
+    /// Returns the maximum time since the user's last authentication. Returns `None` if the
+    /// challenge has none.
     pub fn max_age(&self) -> Option<Duration> {
         self.max_age
     }
 
-    /// Returns the scope that the call requires.
+    /// Returns the scope that the call requires. Returns `None` if the challenge has no valid one.
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }

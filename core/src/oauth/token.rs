@@ -192,18 +192,19 @@ impl Token {
     }
 
     /// Returns the key to which the token is bound (RFC 9449 §6); its thumbprint is the `jkt`.
-    /// Returns `None` for a bearer token.
+    /// Returns `None` for a token of any type but DPoP.
     pub fn key(&self) -> Option<&PublicJwk> {
         self.0.key.as_ref()
     }
 
-    /// Returns the `x-request-id` of the response.
+    /// Returns the `x-request-id` of the response. Returns `None` if it is missing, or if the token
+    /// was restored from stored state.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
     /// Returns a string member of the response that has no method of its own, such as
-    /// `issued_token_type`.
+    /// `issued_token_type`. Returns `None` if it is missing or not a string.
     pub fn extra(&self, member: &str) -> Option<&Secret> {
         self.0
             .extra

@@ -13,9 +13,10 @@ impl Client {
     /// Requests a token (RFC 6749 §4 to §6).
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the grant lacks a parameter that this client's server requires,
-    /// or if another server issued it (RFC 9700 §4.4). A code or a device code must be redeemed by
-    /// a client of the same issuer or, without an issuer, of the same token endpoint.
+    /// Returns [`InvalidInput`] if the grant lacks a [required scope](Self::require_scope), has
+    /// `scope` twice, or was issued by another server (RFC 9700 §4.4). A code or a device code must
+    /// be redeemed by a client of the same issuer or, without an issuer, of the same token
+    /// endpoint.
     pub fn token(&self, grant: Grant) -> Result<Operation<Token>, InvalidInput> {
         self.token_request(grant, self.0.key.as_ref())
     }

@@ -27,7 +27,7 @@ pub struct Moov {
     headers: HeaderMap,
 }
 
-/// A setting that Moov is known to reject, although the request can be sent.
+/// A problem of the settings: the token request can be sent, but Moov rejects it or later calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -123,8 +123,8 @@ impl Origin {
     /// Parses an `https` origin, such as `https://your-domain.com`.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] for another scheme, a user name, a path (even a trailing slash), a query
-    /// or a fragment.
+    /// Returns [`InvalidInput`] if `origin` is not a valid URL, and for another scheme, a user
+    /// name, a path (even a trailing slash), a query or a fragment.
     pub fn new(origin: &str) -> Result<Self, InvalidInput> {
         let invalid = InvalidInput::new(
             "origin",
@@ -207,7 +207,8 @@ pub mod scope {
     /// other permissions the connected account.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if either is empty or has characters that would change the path.
+    /// Returns [`InvalidInput`] if either is empty or has characters other than ASCII letters,
+    /// digits, `-`, `_` and `.`, or if `account_id` begins with a dot.
     pub fn account(account_id: &str, permission: &str) -> Result<String, InvalidInput> {
         let fits = |text: &str| {
             !text.is_empty()

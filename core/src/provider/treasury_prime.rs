@@ -68,7 +68,8 @@ impl TreasuryPrime {
     /// [the nonce](crate::ServerError::nonce) for the browser's next proof.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if `person_id` is not a valid path segment.
+    /// Returns [`InvalidInput`] if `person_id` is empty, `.` or `..`, or if the base URL has a
+    /// query.
     pub fn uxt_access_token(
         &self,
         person_id: &str,

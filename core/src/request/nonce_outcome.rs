@@ -1,12 +1,12 @@
 //! The effect of a response on requests that wait for a nonce.
 
-/// The outcome of a request for the nonce of its proof.
+/// The effect of a response on the nonce in the request's proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a driver passes every case on")]
 pub enum NonceOutcome {
-    /// A response came, and the nonce of the proof is still the server's newest.
+    /// A response came, with no nonce or with the nonce of the proof.
     Unchanged,
-    /// A response came with another nonce.
+    /// A response came with another nonce, or with one although the proof had none.
     Rotated,
     /// The server rejected the request because the nonce of its proof was no longer valid.
     Rejected,

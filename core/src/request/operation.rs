@@ -138,15 +138,17 @@ impl<T> Operation<T> {
         self
     }
 
-    /// Sets the timeout of the whole operation, counted from its first request. No wait starts that
-    /// would end later. Default: 30 s.
+    /// Sets the timeout of the operation, counted from its first request. A `Retry-After` counts;
+    /// while a device code is polled, the timeout starts anew with each poll, and the polling
+    /// interval does not count. No other wait starts that would end later. Default: 30 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.retry.set_timeout(timeout);
         self
     }
 
-    /// Sets the maximum number of attempts after transient failures. Retries for DPoP nonces and
-    /// other corrections of a proof are not counted. Default: 4.
+    /// Sets the maximum number of attempts, the first one included, if they end in transient
+    /// failures. Retries for DPoP nonces and other corrections of a proof are not counted, and each
+    /// poll for a device code starts the count anew. Default: 4.
     pub fn max_attempts(mut self, attempts: u8) -> Self {
         self.retry.set_max_attempts(attempts);
         self
@@ -222,8 +224,8 @@ impl<T> Operation<T> {
         }
     }
 
-    /// Continues the flow after an expected response. The server requests the wait, so it does not
-    /// count against the timeout.
+    /// Continues the flow after an expected response: immediately at another metadata URL, or after
+    /// the polling interval of a device code. The timeout starts anew after an interval.
     fn continue_after(mut self, wait: Duration) -> Self {
         self.retry.reset(wait);
         self.poll_interval = wait;
@@ -499,18 +501,19 @@ impl<T> PendingResponse<T> {
         })
     }
 
-    /// Returns how long a driver should wait for the response: until the timeout of the whole
-    /// operation. Waits that the server requested are not counted.
+    /// Returns how long a driver should wait for the response: until the operation's
+    /// [timeout](Operation::timeout). A `Retry-After` counts; while a device code is polled, the
+    /// timeout starts anew with each poll.
     pub fn time_left(&self, now: UnixTime) -> Duration {
         self.operation.retry.time_left(now)
     }
 
     /// Receives the response, with any status and with all its headers. `now` is the time at which
-    /// it arrived.
+    /// it arrived. Records the nonce of the response in `server_state`.
     ///
     /// # Errors
     /// Returns [`Error::Server`] if the server refused the request and no retry is possible, and
-    /// [`Error::Response`] if a success response is invalid.
+    /// [`Error::Response`] if a success response is invalid or the response is a redirection.
     pub fn receive<B: AsRef<[u8]>>(
         self,
         response: Response<B>,

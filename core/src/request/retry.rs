@@ -113,8 +113,8 @@ impl RetryState {
         self.delay = Duration::ZERO;
     }
 
-    /// Restarts the retries after a wait. A wait requested by the server does not count against the
-    /// timeout, which starts anew.
+    /// Restarts the retries, and sets the delay of the next request. A delay other than zero is a
+    /// polling interval: it does not count against the timeout, which starts anew after it.
     pub(crate) fn reset(&mut self, wait: Duration) {
         self.failures = 0;
         self.deadline = self.deadline.filter(|_| wait.is_zero());

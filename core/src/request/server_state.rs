@@ -44,7 +44,8 @@ impl Role {
 /// clock offset and its name for the client's signature algorithm, updated from rejections. A
 /// driver shares one value between all operations and calls.
 ///
-/// Bounded: beyond [`ServerState::CAPACITY`] origins, the one updated longest ago is evicted.
+/// Bounded: beyond [`ServerState::CAPACITY`] entries, each for one origin in one role, the one
+/// updated longest ago is evicted.
 #[derive(Clone, Debug, Default)]
 pub struct ServerState {
     /// Ordered by last update, the latest at the end.
@@ -65,7 +66,7 @@ pub(crate) struct ServerEntry {
 }
 
 impl ServerState {
-    /// The maximum number of origins.
+    /// The maximum number of entries, each for one origin in one role.
     pub const CAPACITY: usize = 64;
 
     /// Creates an empty state.
@@ -166,13 +167,15 @@ impl ServerState {
         }
     }
 
-    /// Returns the nonces as JSON, to be stored for the next process. Nonces are not secret.
+    /// Returns the nonces as JSON, to be stored for the next process. Nonces are not secret. Clock
+    /// offsets and algorithm names are omitted.
     pub fn to_json(&self) -> String {
         // Serializing strings and numbers to memory can't fail.
         serde_json::to_string(&self.to_stored()).unwrap_or_default()
     }
 
-    /// Parses the output of [`to_json`](Self::to_json). Nonces received before `since` are dropped.
+    /// Parses the output of [`to_json`](Self::to_json). Nonces of servers last updated before
+    /// `since` are dropped.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the input is anything else.
@@ -220,7 +223,7 @@ pub(crate) struct StoredServer {
     origin: String,
     role: &'static str,
     nonce: String,
-    /// When the nonce was received, in milliseconds since 1970.
+    /// When the server's entry was last updated, in milliseconds since 1970.
     last_seen: u64,
 }
 

@@ -11,7 +11,8 @@ const MIN_LIFETIME: Duration = Duration::from_secs(1);
 /// The minimum refresh timeout. With a shorter one, no refresh could complete in time.
 const MIN_REFRESH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The times at which a token is refreshed.
+/// The policy of a session: when its token is refreshed, how long a refresh may take, and how soon
+/// a failed one is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct RefreshPolicy {
@@ -45,7 +46,7 @@ impl RefreshPolicy {
     }
 
     /// Sets the lifetime of a token whose response has no `expires_in` (RFC 6749 §5.1). Default:
-    /// none, and the token is used until it is rejected.
+    /// none, and the token is used until it is rejected. Minimum: 1 s.
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.default_lifetime = Some(lifetime);
         self
@@ -58,7 +59,8 @@ impl RefreshPolicy {
         self
     }
 
-    /// Sets the minimum time between a failed refresh and the next one. Default: 1 s.
+    /// Sets the minimum time between a failed refresh and the next one. Default: 1 s. A longer
+    /// `Retry-After` of the server applies instead, up to 300 s.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.retry_interval = interval;
         self

@@ -34,8 +34,8 @@ pub struct SessionState {
 }
 
 /// The maximum number of times that a single-use token is sent by processes that crash before they
-/// read the response: one send, and one more after a crash. Otherwise a crash loop would resend it
-/// forever.
+/// read the response: one send, and one more after a crash. Otherwise a crash loop would resend a
+/// stored refresh token forever.
 pub(crate) const MAX_SINGLE_USE_SENDS: u8 = 2;
 
 const VERSION: u8 = 1;
@@ -78,8 +78,8 @@ impl SessionState {
         }
     }
 
-    /// Sets the known nonces and clock offsets of servers, which are stored with the token, so that
-    /// the next process need not be challenged for a nonce.
+    /// Sets the known state of servers. Its nonces are stored with the token, so that the next
+    /// process need not be challenged for a nonce; clock offsets are not stored.
     pub fn with_server_state(mut self, server_state: ServerState) -> Self {
         self.server_state = server_state;
         self
@@ -90,12 +90,12 @@ impl SessionState {
         self.token.as_ref()
     }
 
-    /// Returns the nonces and clock offsets of servers that are stored with the token.
+    /// Returns the known state of servers. After [`from_json`](Self::from_json) it has only nonces.
     pub fn server_state(&self) -> &ServerState {
         &self.server_state
     }
 
-    /// Returns the state as JSON, with its secrets in clear text.
+    /// Returns the session state as JSON, with its secrets in plain text.
     pub fn to_json(&self) -> SecretBytes {
         let Self {
             token,
@@ -119,8 +119,8 @@ impl SessionState {
         SecretBytes(json)
     }
 
-    /// Parses the output of [`to_json`](Self::to_json), for a session of `client`. Nonces received
-    /// before `since` are dropped.
+    /// Parses the output of [`to_json`](Self::to_json), for a session of `client`. Nonces of
+    /// servers last updated before `since` are dropped.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the input is anything else, if its version isn't known here, or

@@ -35,7 +35,7 @@ pub struct TokenManager {
     grant: Option<Grant>,
     cached: Option<CachedToken>,
     /// Remaining sends of the single-use grant or refresh token. The limit stops a crash loop from
-    /// resending it forever.
+    /// resending a stored refresh token forever.
     attempts_left: u8,
     /// The refresh tokens that the cached token descends from.
     lineage: Lineage,
@@ -44,8 +44,8 @@ pub struct TokenManager {
     given: bool,
     /// Whether the cached token, or its number of remaining sends, is not stored yet.
     unsaved: bool,
-    /// The state that was in storage when it was last read. If storage still has it, the cached
-    /// token is newer.
+    /// The session state that was in storage when it was last read. If storage still has it, the
+    /// cached token is newer.
     last_loaded: Option<SessionState>,
     in_flight: Option<InFlight>,
     backoff_until: Option<UnixTime>,
@@ -54,7 +54,7 @@ pub struct TokenManager {
     cleared_at: u64,
     /// Whether a log-out has ended the session.
     logged_out: bool,
-    /// When a state that could not be stored may be tried again.
+    /// When storing a session state that could not be stored may be tried again.
     save_after: Option<UnixTime>,
     /// A counter that increases with each cached token and with a log-out. A failure applies only
     /// to the token whose refresh token was sent, not to a later one.
@@ -129,15 +129,16 @@ pub enum TokenAction {
     BackOffUntil(UnixTime),
 }
 
-/// The grant that a refresh sends, and the state to store before it is sent.
+/// The grant that a refresh sends, and the session state to store before it is sent.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a driver destructures it")]
 pub struct RefreshAttempt {
     /// The grant for the token request.
     pub grant: Grant,
-    /// The state to store before the grant is sent, by a driver that has storage. A single-use
-    /// token is then never spent without its successor having a place to be stored, and a process
-    /// that crashes and restarts does not resend it forever. `None` if the grant is repeatable.
+    /// The session state to store before the grant is sent, by a driver that has storage. A
+    /// single-use token is then never spent without its successor having a place to be stored, and
+    /// a process that crashes and restarts does not resend a stored refresh token forever. `None`
+    /// if the grant is repeatable.
     pub checkpoint: Option<SessionState>,
 }
 
@@ -199,8 +200,8 @@ impl RefreshFailure {
 impl TokenManager {
     /// Creates a manager without a token. `grant` obtains the first one. A
     /// [repeatable](Grant::is_repeatable) grant, such as client credentials, also obtains every
-    /// later one; after any other grant, the refresh tokens of its responses are used. Without a
-    /// grant, a session continues from its stored state.
+    /// later one, and no refresh token is used; after any other grant, the refresh tokens of its
+    /// responses are used. Without a grant, a session continues from its stored state.
     pub fn new(policy: RefreshPolicy, grant: Option<Grant>) -> Self {
         Self {
             policy,
@@ -334,12 +335,12 @@ impl TokenManager {
         cached.map(|cached| cached.token.clone())
     }
 
-    /// Returns the state to store, if storage has an older one, or `None`.
+    /// Returns the session state to store, or `None` if storage already has it.
     pub fn unsaved(&self) -> Option<SessionState> {
         self.snapshot().filter(|_| self.unsaved)
     }
 
-    /// Records that this state was stored.
+    /// Records that this session state was stored.
     pub fn saved(&mut self, stored: &SessionState) {
         let is_cached = |token: &Token| {
             self.cached
@@ -448,8 +449,8 @@ impl TokenManager {
         current
     }
 
-    /// Returns the state with this token in place of the cached one, to be stored before the token
-    /// is used.
+    /// Returns the session state with this token in place of the cached one, to be stored before
+    /// the token is used.
     pub fn snapshot_with(&self, token: Token) -> SessionState {
         let lineage = self.lineage_of(&token);
         SessionState::with(token, MAX_SINGLE_USE_SENDS, lineage)
@@ -545,8 +546,8 @@ impl TokenManager {
         }
     }
 
-    /// Clears all state for a log-out, and returns the token that was cached. A ticket from before
-    /// the log-out can no longer install a token.
+    /// Discards the grant, the token and any backoff for a log-out, and returns the token that was
+    /// cached. A ticket from before the log-out can no longer install a token.
     pub fn clear(&mut self) -> Option<Token> {
         self.grant = None;
         self.last_loaded = None;
@@ -560,8 +561,8 @@ impl TokenManager {
         self.cached.take().map(|cached| cached.token)
     }
 
-    /// Returns the state to store for a later process, if there is a token. It includes an expired
-    /// or rejected token, since its refresh token may still be usable.
+    /// Returns the session state to store for a later process, if there is a token. It includes an
+    /// expired or rejected token, since its refresh token may still be usable.
     pub fn snapshot(&self) -> Option<SessionState> {
         let cached = self.cached.as_ref()?;
         Some(SessionState::with(

@@ -138,8 +138,8 @@ impl ServerError {
         self.code.as_deref()
     }
 
-    /// Returns `error_description`, or the message from another member that the server uses
-    /// instead.
+    /// Returns `error_description` (RFC 6749 §5.2), or the message from another member that the
+    /// server uses instead.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
@@ -448,17 +448,17 @@ pub struct AuthorizationError {
 }
 
 impl AuthorizationError {
-    /// Returns `error`: `access_denied`, `invalid_scope`, `login_required`, …
+    /// Returns `error` (RFC 6749 §4.1.2.1): `access_denied`, `invalid_scope`, `login_required`, …
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// Returns `error_description`.
+    /// Returns `error_description` (RFC 6749 §4.1.2.1).
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// Returns `error_uri`.
+    /// Returns `error_uri` (RFC 6749 §4.1.2.1).
     pub fn uri(&self) -> Option<&str> {
         self.uri.as_deref()
     }
