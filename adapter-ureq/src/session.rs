@@ -54,9 +54,9 @@ impl SessionBuilder {
 
     /// Sets the session's first token, from a login that was made elsewhere.
     ///
-    /// With a [storage](Self::storage) the token is stored immediately, in the background, unless
-    /// it needs a refresh first. It replaces the stored state, unless that state descends from this
-    /// token: an application that restarts with an old token continues with its successor.
+    /// With a [storage](Self::storage) the token is stored immediately, in the background, even if
+    /// it has expired. It replaces the stored state, unless that state descends from this token: an
+    /// application that restarts with an old token continues with its successor.
     pub fn token(mut self, token: Token) -> Self {
         self.token = Some(token);
         self
@@ -97,8 +97,8 @@ impl SessionBuilder {
     }
 
     /// Creates the session. It neither sends a request nor accesses the storage until a token is
-    /// needed. The exception is a given [token](Self::token) that needs no refresh yet: it is
-    /// stored immediately, in the background.
+    /// needed. The exception is a given [token](Self::token): with a [storage](Self::storage) it is
+    /// stored immediately, in the background and without a refresh, even if it has expired.
     pub fn build(self) -> Session {
         let slot = self.slot.as_ref().map(|(storage, name)| {
             let name = format!("{name}-{}", self.fingerprint());

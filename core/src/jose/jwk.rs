@@ -139,7 +139,8 @@ impl PublicJwk {
 
     /// Returns the same key with the algorithm name that a server supports, from
     /// `dpop_signing_alg_values_supported` (RFC 9449 §5.1) or the `algs` of a challenge (RFC 9449
-    /// §7.1). Ed25519 has two names; the current one is preferred.
+    /// §7.1). Ed25519 has two names, `EdDSA` and `Ed25519`: the key keeps its own if the server
+    /// supports both. An RSA key is never changed from RS256 to PS256 or back.
     ///
     /// # Errors
     /// Returns [`InvalidInput`] if the server does not support the key's algorithm.

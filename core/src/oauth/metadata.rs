@@ -127,10 +127,11 @@ impl Metadata {
 
     /// Returns the key with the algorithm name that this server supports
     /// (`dpop_signing_alg_values_supported`, RFC 9449 §5.1). Returns the key unchanged if the
-    /// metadata list no algorithms.
+    /// metadata have no such list.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] if the server supports none of the key's algorithms.
+    /// Returns [`InvalidInput`] if the server does not support the key's algorithm, or its list is
+    /// empty.
     pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, InvalidInput> {
         match self.list(DPOP_ALGS) {
             Some(algs) => key.select_algorithm(algs),

@@ -32,8 +32,9 @@ pub enum InvalidInput {
 }
 
 impl InvalidInput {
-    /// Creates the error of an invalid argument. `rule` ends a sentence, `must …`; neither text may
-    /// quote the value.
+    /// Creates the error of an invalid argument. `rule` continues the sentence that `name` begins,
+    /// and itself starts with `must`, such as `must not be empty`. Neither text may quote the
+    /// value.
     pub const fn new(name: &'static str, rule: &'static str) -> Self {
         Self::Argument { name, rule }
     }
