@@ -129,6 +129,9 @@ impl ProofKey {
     async fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
         match &self.holder {
             Holder::WebCrypto(pair) => {
+                if !self.public.is_same_key(request.key()) {
+                    return Err(InvalidInput::new("key", "must be the key of the request").into());
+                }
                 let raw = platform::sign(pair, request.message())
                     .await
                     .map_err(Error::Browser)?;

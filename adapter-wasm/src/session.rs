@@ -358,10 +358,8 @@ impl Shared {
     /// Resumes the stored state, if there is any, unless a login or logout happens meanwhile.
     async fn resume(&self) -> Result<(), Error> {
         let tokens = self.tokens();
-        if let Some(state) = self.load_state().await?
-            && self.is_current(&tokens)
-            && !self.closed.get()
-        {
+        let state = self.load_state().await?;
+        if let Some(state) = state.filter(|_| self.is_current(&tokens) && !self.closed.get()) {
             self.start(self.source.grant(), Some(state));
         }
         Ok(())
@@ -469,14 +467,11 @@ impl Refresh {
         let mut lock = None;
         let result = self.refresh(&mut lock).await.map_err(Rc::new);
         self.end(&result);
-        if let Some(lock) = lock
-            && !shared.save_rest(&self.tokens).await
-        {
-            spawn_local(save_later(
-                Rc::clone(&shared),
-                Rc::clone(&self.tokens),
-                lock,
-            ));
+        if let Some(lock) = lock {
+            if !shared.save_rest(&self.tokens).await {
+                let tokens = Rc::clone(&self.tokens);
+                spawn_local(save_later(shared, tokens, lock));
+            }
         }
         result
     }
