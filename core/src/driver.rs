@@ -100,17 +100,19 @@
 //! `examples/own_transport.rs` of `keybound-ureq` is a complete driver over a `TcpStream`.
 
 pub use crate::jose::signing::{Resumable, Signing, Unsigned};
-pub use crate::oauth::resource_call::{
-    AuthHeaders, PendingCall, PreparedCall, ResourceCall, Verdict,
+pub use crate::request::effect::{
+    AuthHeaders, FetchToken, LeaseRequest, LoadRequest, PreparedCall, PreparedRequest, Reason,
+    ReleaseRequest, Retrying, SaveRequest, Until,
 };
-pub use crate::request::nonce_outcome::NonceOutcome;
-pub use crate::request::operation::{PendingResponse, PreparedRequest, Step};
+pub use crate::request::exchange::Delivered;
+pub use crate::request::operation::FromResponse;
 pub use crate::request::server_state::{Role, ServerState};
-pub use crate::session::nonce_gate::{Admission, NonceGate, Permit};
+pub use crate::session::call::GetToken;
+pub use crate::session::log_out::LogOut;
+pub use crate::session::refresh::Refresh;
 pub use crate::session::session_state::SessionState;
-pub use crate::session::token_manager::{
-    RefreshAttempt, RefreshFailure, Ticket, TokenAction, TokenManager,
-};
+pub use crate::session::shared::{Event, SessionConfig, SessionId, Shared};
+pub use crate::session::step::{Awaiting, Step, Task};
 pub use crate::types::limits::MAX_RESPONSE;
 pub use crate::types::secret::Body;
 pub use crate::types::time::RequestContext;

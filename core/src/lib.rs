@@ -207,7 +207,9 @@ pub use oauth::step_up::StepUp;
 pub use oauth::token::{ExpiresIn, Token, TokenType};
 pub use request::client_auth::ClientAuth;
 pub use request::operation::Operation;
+pub use session::call::Call;
 pub use session::refresh_policy::RefreshPolicy;
+pub use types::cause::Cause;
 pub use types::endpoint::Endpoint;
 pub use types::error::{
     AuthorizationError, Error, InvalidResponse, InvalidResponseKind, NoResponse, RedirectError,

@@ -121,7 +121,7 @@ impl<'a> ProofBuilder<'a> {
 }
 
 /// The SHA-256 hash of an access token in base64url: the value of `ath` (RFC 9449 §4.2).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AccessTokenHash([u8; 43]);
 
 impl AccessTokenHash {

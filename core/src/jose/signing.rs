@@ -121,7 +121,7 @@ impl SignRequest {
         &self.key
     }
 
-    fn complete(mut self, signature: &Signature) -> Result<Vec<u8>, Error> {
+    pub(crate) fn complete(mut self, signature: &Signature) -> Result<Vec<u8>, Error> {
         signature.append_to(&mut self.input, &self.key)?;
         Ok(self.input)
     }

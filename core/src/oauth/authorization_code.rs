@@ -44,13 +44,14 @@ use crate::oauth::client::Client;
 use crate::oauth::grant::{Grant, Scope, checked_resource};
 use crate::oauth::issuer::Server;
 use crate::oauth::step_up::StepUp;
-use crate::request::operation::Operation;
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
 use crate::types::endpoint::{Endpoint, is_loopback, scheme};
-use crate::types::error::{AuthorizationError, InvalidResponseKind, RedirectError};
+use crate::types::error::{AuthorizationError, InvalidResponseKind, ParseError, RedirectError};
 use crate::types::escape::form_pairs;
 use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
+use crate::types::secret::{Secret, constant_time_eq};
 use crate::wire::error_response::sanitize;
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::params::{BodyFormat, Params};
@@ -189,23 +190,13 @@ impl AuthorizationBuilder {
         let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
         let (params, pending) = self.finish(entropy)?;
         let client_id = params.get("client_id").unwrap_or_default().to_owned();
-        let request = client.endpoint_request(
-            par_endpoint,
-            params,
-            client.0.key.as_ref(),
-            RetrySafety::Idempotent,
-        );
-        Ok(Operation::new(request, move |success| {
-            let members = JsonObject::parse_response(success.body, "request_uri")?;
-            let reference = members.required_str("request_uri")?.into_owned();
-            let params = Params::new("client_id", client_id.clone()).and("request_uri", reference);
-            let url = with_query(&endpoint, &params)
-                .map_err(|_| InvalidResponseKind::InvalidMember("request_uri"))?;
-            Ok(AuthorizationRequest {
-                url,
-                pending: pending.clone(),
-            })
-        }))
+        let request = client.endpoint_request(par_endpoint, params, client.0.key.as_ref());
+        let expected = Pushed {
+            client_id,
+            endpoint,
+            pending,
+        };
+        Ok(Operation::new(request, RetrySafety::Idempotent, expected))
     }
 
     /// Returns all parameters of the request, and the pending authorization.
@@ -260,6 +251,35 @@ pub struct AuthorizationRequest {
     pub pending: PendingAuthorization,
 }
 
+/// What becomes of the response to a pushed authorization request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
+pub struct Pushed {
+    client_id: String,
+    /// The authorization endpoint.
+    endpoint: Endpoint,
+    pending: PendingAuthorization,
+}
+
+impl Sealed for AuthorizationRequest {}
+
+/// Parses a response of RFC 9126 §2.2.
+impl FromResponse for AuthorizationRequest {
+    type Expected = Pushed;
+
+    fn parse(success: &SuccessResponse<'_>, expected: &Pushed) -> Result<Self, ParseError> {
+        let members = JsonObject::parse_response(success.body, "request_uri")?;
+        let reference = members.required_str("request_uri")?.into_owned();
+        let params = Params::new("client_id", expected.client_id.clone());
+        let url = with_query(&expected.endpoint, &params.and("request_uri", reference))
+            .map_err(|_| InvalidResponseKind::InvalidMember("request_uri"))?;
+        Ok(Self {
+            url,
+            pending: expected.pending.clone(),
+        })
+    }
+}
+
 /// An authorization request that waits for its redirect. Store it as [JSON](Self::to_json) in a
 /// session, or in a cookie of the user's browser (`Secure`, `HttpOnly`, `SameSite=Lax`, or `None`
 /// for `response_mode=form_post`).
@@ -267,10 +287,10 @@ pub struct AuthorizationRequest {
 /// [`receive`](Self::receive) doesn't consume it, because anyone can forge a redirect. Discard it
 /// once it has returned a grant.
 #[must_use]
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PendingAuthorization(StoredAuthorization);
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct StoredAuthorization {
     seed: Seed,
     redirect_uri: String,
@@ -432,6 +452,14 @@ impl fmt::Debug for PendingAuthorization {
 /// be derived from the other values.
 #[derive(Clone)]
 struct Seed(Zeroizing<[u8; 32]>);
+
+impl PartialEq for Seed {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time_eq(&*self.0, &*other.0)
+    }
+}
+
+impl Eq for Seed {}
 
 impl Seed {
     fn derive(&self, name: &str) -> String {

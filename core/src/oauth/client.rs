@@ -8,8 +8,9 @@ use crate::jose::PublicJwk;
 use crate::oauth::issuer::{Issuer, Server};
 use crate::oauth::token::ExpiresIn;
 use crate::request::client_auth::ClientAuth;
-use crate::request::operation::{ClientRequest, EndpointRequest, RequestOptions, add_header};
-use crate::request::retry::RetrySafety;
+use crate::request::endpoint_request::{
+    ClientRequest, EndpointRequest, RequestOptions, add_header,
+};
 use crate::types::endpoint::Endpoint;
 use crate::types::input::InvalidInput;
 use crate::wire::params::{BodyFormat, Params};
@@ -18,12 +19,12 @@ use crate::wire::params::{BodyFormat, Params};
 ///
 /// It performs no I/O: methods such as [`token`](Self::token) and [`revoke`](Self::revoke) each
 /// return an [`Operation`](crate::Operation).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Client(pub(crate) Arc<ClientParts>);
 
 /// The data shared by all clones of a client. Each session holds a clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientParts {
     pub(super) token_endpoint: Endpoint,
     pub(crate) revocation_endpoint: Option<Endpoint>,
@@ -197,7 +198,6 @@ impl Client {
         endpoint: Endpoint,
         params: Params,
         key: Option<&PublicJwk>,
-        retry_safety: RetrySafety,
     ) -> EndpointRequest {
         let audience = match &self.0.issuer {
             Some(issuer) => issuer.to_string(),
@@ -207,7 +207,6 @@ impl Client {
         EndpointRequest {
             endpoint,
             client_request: Some(client_request),
-            retry_safety,
         }
     }
 

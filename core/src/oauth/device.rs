@@ -32,8 +32,9 @@ use std::fmt;
 use crate::oauth::client::Client;
 use crate::oauth::grant::{Grant, Polling, Scope};
 use crate::oauth::issuer::Server;
-use crate::oauth::polling::POLL_INTERVAL;
-use crate::request::operation::{Operation, SuccessResponse};
+use crate::oauth::polling::{MAX_POLL_INTERVAL, POLL_INTERVAL};
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
 use crate::types::endpoint::Endpoint;
 use crate::types::error::{InvalidResponseKind, ParseError};
@@ -60,11 +61,12 @@ impl Client {
         ))?;
         let params = scope.map_or_else(Params::default, |scope| Params::new("scope", scope.0));
         // No proof here: it binds the token, which is requested later (RFC 9449 §5).
-        let request = self.endpoint_request(endpoint, params, None, RetrySafety::Idempotent);
-        let server = self.server();
-        Ok(Operation::new(request, move |success| {
-            DeviceAuthorization::read(success, &server)
-        }))
+        let request = self.endpoint_request(endpoint, params, None);
+        Ok(Operation::new(
+            request,
+            RetrySafety::Idempotent,
+            self.server(),
+        ))
     }
 }
 
@@ -113,8 +115,15 @@ impl DeviceAuthorization {
     pub fn grant(&self) -> Grant {
         Grant::device_code(self.device_code.clone(), self.polling).issued_by(self.server.clone())
     }
+}
 
-    fn read(success: &SuccessResponse<'_>, server: &Server) -> Result<Self, ParseError> {
+impl Sealed for DeviceAuthorization {}
+
+/// Parses a response of RFC 8628 §3.2.
+impl FromResponse for DeviceAuthorization {
+    type Expected = Server;
+
+    fn parse(success: &SuccessResponse<'_>, server: &Server) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "device_code")?;
         let url = |name| match members.required_str(name) {
             // The URL is opened in a browser, so it may have a fragment.
@@ -133,7 +142,10 @@ impl DeviceAuthorization {
         let interval = members
             .seconds("interval")
             .filter(|interval| !interval.is_zero());
-        let interval = interval.unwrap_or(POLL_INTERVAL).min(lifetime);
+        let interval = interval
+            .unwrap_or(POLL_INTERVAL)
+            .min(lifetime)
+            .min(MAX_POLL_INTERVAL);
         Ok(Self {
             device_code: Secret::new(members.required_str("device_code")?),
             user_code: sanitize(&members.required_str("user_code")?),

@@ -41,7 +41,7 @@ use crate::wire::params::Params;
 
 /// An authorization grant (RFC 6749 §1.3): a `grant_type` and its parameters.
 /// [`extension`](Self::extension) can create any grant; the other constructors are shortcuts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Grant {
     pub(crate) params: Params,
@@ -57,7 +57,7 @@ pub struct Grant {
 }
 
 /// The interval between token requests, and the time at which polling ends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Polling {
     pub(crate) interval: Duration,
     pub(crate) until: UnixTime,

@@ -28,9 +28,11 @@ use crate::jose::{self, Algorithm, PublicJwk};
 use crate::oauth::issuer::Issuer;
 use crate::oauth::metadata::Metadata;
 use crate::oauth::token::Token;
-use crate::request::operation::{EndpointRequest, Operation};
+use crate::request::endpoint_request::EndpointRequest;
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
-use crate::types::error::InvalidResponseKind;
+use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
 use crate::types::secret::{Secret, constant_time_eq};
 use crate::types::time::UnixTime;
@@ -51,25 +53,27 @@ impl Metadata {
     pub fn keys(&self) -> Result<Operation<JwkSet>, InvalidInput> {
         let endpoint = self.endpoint("jwks_uri").cloned();
         let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint("jwks_uri"))?;
-        Ok(Operation::new(
-            EndpointRequest {
-                endpoint,
-                client_request: None,
-                retry_safety: RetrySafety::Idempotent,
-            },
-            |success| {
-                let members = JsonObject::parse_response(success.body, "keys")?;
-                let keys = members
-                    .get("keys")
-                    .and_then(JsonValue::as_array)
-                    .ok_or(InvalidResponseKind::InvalidMember("keys"))?;
-                // The set may contain keys of other types, or for other uses: they are skipped.
-                let usable = keys
-                    .iter()
-                    .filter_map(|jwk| PublicJwk::from_json(jwk.as_json().as_bytes()).ok());
-                Ok(JwkSet(usable.take(MAX_KEYS).collect()))
-            },
-        ))
+        let request = EndpointRequest::get(endpoint);
+        Ok(Operation::new(request, RetrySafety::Idempotent, ()))
+    }
+}
+
+impl Sealed for JwkSet {}
+
+impl FromResponse for JwkSet {
+    type Expected = ();
+
+    fn parse(success: &SuccessResponse<'_>, (): &()) -> Result<Self, ParseError> {
+        let members = JsonObject::parse_response(success.body, "keys")?;
+        let keys = members
+            .get("keys")
+            .and_then(JsonValue::as_array)
+            .ok_or(InvalidResponseKind::InvalidMember("keys"))?;
+        // The set may contain keys of other types, or for other uses: they are skipped.
+        let usable = keys
+            .iter()
+            .filter_map(|jwk| PublicJwk::from_json(jwk.as_json().as_bytes()).ok());
+        Ok(Self(usable.take(MAX_KEYS).collect()))
     }
 }
 

@@ -24,9 +24,10 @@ use std::fmt;
 use crate::oauth::client::Client;
 use crate::oauth::grant::Scope;
 use crate::oauth::revocation::{self, TokenTypeHint};
-use crate::request::operation::Operation;
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
-use crate::types::error::InvalidResponseKind;
+use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
 use crate::types::time::UnixTime;
@@ -46,26 +47,30 @@ impl Client {
     ) -> Result<Operation<Introspection>, InvalidInput> {
         let endpoint = self.0.introspection_endpoint.clone();
         let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint("introspection_endpoint"))?;
-        let request = self.endpoint_request(
-            endpoint,
-            revocation::params(token, hint)?,
-            None,
-            RetrySafety::Idempotent,
-        );
-        Ok(Operation::new(request, |success| {
-            let members = JsonObject::parse_response(success.body, "active")?;
-            let active = members
-                .get("active")
-                .and_then(JsonValue::as_bool)
-                .ok_or(InvalidResponseKind::InvalidMember("active"))?;
-            let confirmation = members.get("cnf").and_then(JsonValue::as_object);
-            Ok(Introspection {
-                active,
-                scope: members.get("scope").and_then(scope),
-                jkt: confirmation.and_then(|cnf| cnf.str("jkt").map(Into::into)),
-                members: OwnedJsonObject::new(&members),
-            })
-        }))
+        let request = self.endpoint_request(endpoint, revocation::params(token, hint)?, None);
+        Ok(Operation::new(request, RetrySafety::Idempotent, ()))
+    }
+}
+
+impl Sealed for Introspection {}
+
+/// Parses a response of RFC 7662 §2.2.
+impl FromResponse for Introspection {
+    type Expected = ();
+
+    fn parse(success: &SuccessResponse<'_>, (): &()) -> Result<Self, ParseError> {
+        let members = JsonObject::parse_response(success.body, "active")?;
+        let active = members
+            .get("active")
+            .and_then(JsonValue::as_bool)
+            .ok_or(InvalidResponseKind::InvalidMember("active"))?;
+        let confirmation = members.get("cnf").and_then(JsonValue::as_object);
+        Ok(Self {
+            active,
+            scope: members.get("scope").and_then(scope),
+            jkt: confirmation.and_then(|cnf| cnf.str("jkt").map(Into::into)),
+            members: OwnedJsonObject::new(&members),
+        })
     }
 }
 

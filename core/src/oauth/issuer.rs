@@ -123,8 +123,9 @@ impl fmt::Display for Issuer {
 }
 
 /// The identity of an authorization server, as known to a client or a grant.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Server {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
+pub struct Server {
     issuer: Option<String>,
     token_endpoint: String,
 }

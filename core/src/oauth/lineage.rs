@@ -7,7 +7,7 @@ use crate::types::secret::Secret;
 
 /// Hashes of the refresh tokens that led to a token: the first one of the login, and the most
 /// recent ones.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lineage(pub(crate) Vec<String>);
 
 impl Lineage {

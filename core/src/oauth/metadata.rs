@@ -33,11 +33,14 @@ use crate::jose::{Algorithm, PublicJwk};
 use crate::oauth::client::Client;
 use crate::oauth::issuer::Issuer;
 use crate::request::client_auth::ClientAuth;
-use crate::request::operation::{EndpointRequest, FlowFailure, Operation, SuccessResponse};
+use crate::request::endpoint_request::EndpointRequest;
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FlowFailure, FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
 use crate::types::endpoint::Endpoint;
 use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
+use crate::types::time::UnixTime;
 use crate::wire::json::JsonObject;
 use crate::wire::json_object::OwnedJsonObject;
 
@@ -50,33 +53,58 @@ impl Issuer {
     /// Returns [`InvalidInput`] only if the identifier is too long to be part of a URL.
     pub fn discover(&self) -> Result<Operation<Metadata>, InvalidInput> {
         let [first, second, third] = self.metadata_urls()?;
-        let third = Some(third).filter(|third| *third != second);
-        let mut fallbacks = [Some(second), third].into_iter().flatten();
-        let request = EndpointRequest {
-            endpoint: first,
-            client_request: None,
-            retry_safety: RetrySafety::Idempotent,
+        let mut fallbacks = vec![second.clone()];
+        fallbacks.extend(Some(third).filter(|third| *third != second));
+        let expected = Discovery {
+            issuer: self.clone(),
+            fallbacks,
         };
-        let issuer = self.clone();
-        let operation = Operation::new(request, move |success| Metadata::read(success, &issuer));
-        Ok(operation.on_failure(move |failure, request, _| {
-            let is_absent = match failure {
-                // Most servers answer 404, some 403 or 400.
-                FlowFailure::Refusal(error) => {
-                    error.status().is_client_error() && !error.is_transient()
-                }
-                // Some servers answer every path with a page, or redirect it to a login.
-                FlowFailure::Unreadable(kind) => matches!(
-                    kind,
-                    InvalidResponseKind::NotJson { .. } | InvalidResponseKind::Redirect
-                ),
-            };
-            if !is_absent {
-                return None;
+        let request = EndpointRequest::get(first);
+        Ok(Operation::new(request, RetrySafety::Idempotent, expected))
+    }
+}
+
+/// The issuer whose metadata are requested, and the URLs that have not been tried yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
+pub struct Discovery {
+    issuer: Issuer,
+    fallbacks: Vec<Endpoint>,
+}
+
+impl Sealed for Metadata {}
+
+impl FromResponse for Metadata {
+    type Expected = Discovery;
+
+    fn parse(success: &SuccessResponse<'_>, expected: &Discovery) -> Result<Self, ParseError> {
+        Self::read(success, &expected.issuer)
+    }
+
+    fn on_failure(
+        failure: &FlowFailure,
+        expected: &mut Discovery,
+        request: &mut EndpointRequest,
+        _now: UnixTime,
+    ) -> Option<Duration> {
+        let is_absent = match failure {
+            // Most servers answer 404, some 403 or 400.
+            FlowFailure::Refusal(error) => {
+                error.status().is_client_error() && !error.is_transient()
             }
-            request.endpoint = fallbacks.next()?;
-            Some(Duration::ZERO)
-        }))
+            // Some servers answer every path with a page, or redirect it to a login.
+            FlowFailure::Invalid(invalid) => matches!(
+                invalid.kind,
+                InvalidResponseKind::NotJson { .. }
+                    | InvalidResponseKind::Encoded(_)
+                    | InvalidResponseKind::Redirect
+            ),
+        };
+        if !is_absent || expected.fallbacks.is_empty() {
+            return None;
+        }
+        request.endpoint = expected.fallbacks.remove(0);
+        Some(Duration::ZERO)
     }
 }
 

@@ -12,7 +12,6 @@ pub(crate) mod metadata;
 pub(crate) mod polling;
 pub(crate) mod protected_resource;
 pub(crate) mod relay;
-pub(crate) mod resource_call;
 pub(crate) mod revocation;
 pub(crate) mod step_up;
 pub(crate) mod token;

@@ -3,30 +3,30 @@
 use std::time::Duration;
 
 use crate::oauth::grant::Polling;
-use crate::request::operation::{FlowFailure, Operation};
+use crate::request::operation::FlowFailure;
+use crate::types::time::UnixTime;
 
 /// The default interval between two requests, and its increase after `slow_down`: 5 s (RFC 8628
 /// §3.2, §3.5).
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes a token operation poll until the user has decided or the code expires (RFC 8628 §3.5).
-pub(crate) fn poll<T>(operation: Operation<T>, polling: Polling) -> Operation<T> {
-    let Polling {
-        mut interval,
-        until,
-    } = polling;
-    operation
-        .delayed_by(interval)
-        .on_failure(move |failure, _, now| {
-            let FlowFailure::Refusal(error) = failure else {
-                return None;
-            };
-            match error.code() {
-                Some("authorization_pending") => {}
-                Some("slow_down") => interval = interval.saturating_add(POLL_INTERVAL),
-                _ => return None,
-            }
-            let delay = interval.max(error.retry_after().unwrap_or_default());
-            (now.saturating_add(delay) < until).then_some(delay)
-        })
+/// The maximum interval between two requests: 5 minutes, whatever the server asks for.
+pub(super) const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+
+impl Polling {
+    /// Returns the wait before the next request, unless the user has decided or the code expires
+    /// first (RFC 8628 §3.5).
+    pub(crate) fn after(&mut self, failure: &FlowFailure, now: UnixTime) -> Option<Duration> {
+        let FlowFailure::Refusal(error) = failure else {
+            return None;
+        };
+        match error.code() {
+            Some("authorization_pending") => {}
+            Some("slow_down") => self.interval = self.interval.saturating_add(POLL_INTERVAL),
+            _ => return None,
+        }
+        let delay = self.interval.max(error.retry_after().unwrap_or_default());
+        let delay = delay.min(MAX_POLL_INTERVAL);
+        (now.saturating_add(delay) < self.until).then_some(delay)
+    }
 }

@@ -31,10 +31,12 @@ use http::HeaderMap;
 
 use crate::jose::PublicJwk;
 use crate::oauth::issuer::Issuer;
-use crate::request::operation::{EndpointRequest, Operation};
+use crate::request::endpoint_request::EndpointRequest;
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
 use crate::types::endpoint::Endpoint;
-use crate::types::error::InvalidResponseKind;
+use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
 use crate::wire::challenge::Challenge;
 use crate::wire::json::{JsonObject, JsonValue};
@@ -93,29 +95,12 @@ impl ProtectedResource {
         known: Endpoint,
         resource: &str,
     ) -> Result<Operation<Self>, InvalidInput> {
-        let resource = resource.to_owned();
-        let request = EndpointRequest {
-            endpoint: metadata_url.clone(),
-            client_request: None,
-            retry_safety: RetrySafety::Idempotent,
+        let expected = RequestedResource {
+            known,
+            resource: resource.to_owned(),
         };
-        Ok(Operation::new(request, move |success| {
-            let members = JsonObject::parse_response(success.body, "resource")?;
-            if members.str("resource").as_deref() != Some(resource.as_str()) {
-                return Err(InvalidResponseKind::ResourceMismatch.into());
-            }
-            let servers = members
-                .get("authorization_servers")
-                .and_then(JsonValue::texts);
-            let servers = servers.into_iter().flatten();
-            let authorization_servers = servers
-                .filter_map(|url| Issuer::from_untrusted(&known, &url).ok())
-                .collect();
-            Ok(Self {
-                authorization_servers,
-                members: OwnedJsonObject::new(&members),
-            })
-        }))
+        let request = EndpointRequest::get(metadata_url.clone());
+        Ok(Operation::new(request, RetrySafety::Idempotent, expected))
     }
 
     /// Returns the authorization servers whose tokens the resource accepts. Invalid issuers are
@@ -161,5 +146,42 @@ impl fmt::Debug for ProtectedResource {
         f.debug_struct("ProtectedResource")
             .field("authorization_servers", &self.authorization_servers)
             .finish_non_exhaustive()
+    }
+}
+
+/// The resource whose metadata are requested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
+pub struct RequestedResource {
+    /// Its URL, from which other URLs are judged.
+    known: Endpoint,
+    resource: String,
+}
+
+impl Sealed for ProtectedResource {}
+
+/// Parses a response of RFC 9728 §3.2.
+impl FromResponse for ProtectedResource {
+    type Expected = RequestedResource;
+
+    fn parse(
+        success: &SuccessResponse<'_>,
+        expected: &RequestedResource,
+    ) -> Result<Self, ParseError> {
+        let members = JsonObject::parse_response(success.body, "resource")?;
+        if members.str("resource").as_deref() != Some(expected.resource.as_str()) {
+            return Err(InvalidResponseKind::ResourceMismatch.into());
+        }
+        let servers = members
+            .get("authorization_servers")
+            .and_then(JsonValue::texts);
+        let servers = servers.into_iter().flatten();
+        let authorization_servers = servers
+            .filter_map(|url| Issuer::from_untrusted(&expected.known, &url).ok())
+            .collect();
+        Ok(Self {
+            authorization_servers,
+            members: OwnedJsonObject::new(&members),
+        })
     }
 }

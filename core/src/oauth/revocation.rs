@@ -16,7 +16,8 @@
 //! ```
 
 use crate::oauth::client::Client;
-use crate::request::operation::{Operation, SuccessResponse};
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
 use crate::types::error::ParseError;
 use crate::types::input::InvalidInput;
@@ -41,13 +42,8 @@ impl Client {
             .revocation_endpoint
             .clone()
             .ok_or(InvalidInput::MissingEndpoint("revocation_endpoint"))?;
-        let request = self.endpoint_request(
-            endpoint,
-            params(token, hint)?,
-            self.0.key.as_ref(),
-            RetrySafety::Idempotent,
-        );
-        Ok(Operation::new(request, read))
+        let request = self.endpoint_request(endpoint, params(token, hint)?, self.0.key.as_ref());
+        Ok(Operation::new(request, RetrySafety::Idempotent, ()))
     }
 }
 
@@ -92,13 +88,19 @@ pub(crate) fn params(token: Secret, hint: Option<TokenTypeHint>) -> Result<Param
     Ok(params)
 }
 
-/// Parses the response. Accepts every 2xx status: RFC 7009 requires 200, Moov sends 204. Only an
-/// error in the body is a failure.
-pub(crate) fn read(success: &SuccessResponse<'_>) -> Result<Revoked, ParseError> {
-    match JsonObject::of_body(success.body) {
-        Ok(members) if members.get("error").is_some() => Err(ParseError::Refusal),
-        _ => Ok(Revoked {
-            request_id: request_id(success.headers),
-        }),
+impl Sealed for Revoked {}
+
+/// Accepts every 2xx status: RFC 7009 requires 200, Moov sends 204. Only an error in the body is a
+/// failure.
+impl FromResponse for Revoked {
+    type Expected = ();
+
+    fn parse(success: &SuccessResponse<'_>, (): &()) -> Result<Self, ParseError> {
+        match JsonObject::of_body(success.body) {
+            Ok(members) if members.get("error").is_some() => Err(ParseError::Refusal),
+            _ => Ok(Self {
+                request_id: request_id(success.headers),
+            }),
+        }
     }
 }

@@ -11,11 +11,13 @@ use serde::Serialize;
 
 use crate::dpop::{AccessTokenHash, Jws, is_dpop_proof};
 use crate::jose::PublicJwk;
-use crate::oauth::grant::Scope;
+use crate::oauth::grant::{Polling, Scope};
 use crate::oauth::lineage::Lineage;
-use crate::request::operation::SuccessResponse;
+use crate::request::endpoint_request::EndpointRequest;
+use crate::request::operation::sealed::Sealed;
+use crate::request::operation::{FlowFailure, FromResponse, SuccessResponse};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::secret::{Secret, constant_time_eq};
+use crate::types::secret::Secret;
 use crate::types::text::serde_as_text;
 use crate::types::time::UnixTime;
 use crate::wire::error_response::{Redactor, request_id};
@@ -219,20 +221,6 @@ impl Token {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Returns whether access token and refresh token are equal, even if one token was stored and
-    /// loaded again. A server may rotate the refresh token and repeat the access token.
-    pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
-        let is_same = |one: &Secret, other: &Secret| {
-            constant_time_eq(one.expose().as_bytes(), other.expose().as_bytes())
-        };
-        let is_same_refresh = match (&self.0.refresh, &other.0.refresh) {
-            (Some(one), Some(other)) => is_same(one, other),
-            (None, None) => true,
-            _ => false,
-        };
-        is_same(&self.0.access, &other.0.access) && is_same_refresh
-    }
-
     /// Returns the hash that identifies the token in the lineage of a session.
     pub(crate) fn lineage_id(&self) -> String {
         Lineage::id(self.0.refresh.as_ref().unwrap_or(&self.0.access))
@@ -249,6 +237,17 @@ impl Token {
             .get_or_init(|| AccessTokenHash::new(self.0.access.expose()))
     }
 }
+
+/// Two tokens are equal if access token and refresh token are, even if one of them was stored and
+/// loaded again. A server may rotate the refresh token and repeat the access token.
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same_as(other)
+            || (self.0.access == other.0.access && self.0.refresh == other.0.refresh)
+    }
+}
+
+impl Eq for Token {}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -287,13 +286,35 @@ impl fmt::Debug for Token {
     }
 }
 
+impl Sealed for Token {}
+
+impl FromResponse for Token {
+    type Expected = Expected;
+
+    fn parse(success: &SuccessResponse<'_>, expected: &Expected) -> Result<Self, ParseError> {
+        read(success, expected)
+    }
+
+    fn on_failure(
+        failure: &FlowFailure,
+        expected: &mut Expected,
+        _request: &mut EndpointRequest,
+        now: UnixTime,
+    ) -> Option<Duration> {
+        expected.polling.as_mut()?.after(failure, now)
+    }
+}
+
 /// The expected properties of a token response.
-#[derive(Debug)]
-pub(crate) struct Expected {
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
+pub struct Expected {
     pub(crate) key: Option<PublicJwk>,
     pub(crate) accept_bearer: bool,
     pub(crate) expires_in: ExpiresIn,
     pub(crate) refresh_token: Option<Secret>,
+    /// How to poll while the decision of the user is pending.
+    pub(crate) polling: Option<Polling>,
 }
 
 /// Parses a successful token response (RFC 6749 §5.1). Tolerates deviations of existing servers.

@@ -2,9 +2,8 @@
 
 use crate::jose::PublicJwk;
 use crate::oauth::client::Client;
-use crate::oauth::grant::Grant;
-use crate::oauth::polling;
-use crate::oauth::token::{self, Expected, Token};
+use crate::oauth::grant::{Grant, Polling};
+use crate::oauth::token::{Expected, Token};
 use crate::request::operation::Operation;
 use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
@@ -42,13 +41,15 @@ impl Client {
             return Err(InvalidInput::ServerMismatch);
         }
         let (retry_safety, polling) = (grant.retry_safety, grant.polling);
-        let expected = self.expected(grant.refresh_token.clone());
+        let expected = Expected {
+            polling,
+            ..self.expected(grant.refresh_token.clone())
+        };
         let params = grant.into_params()?;
-        let request =
-            self.endpoint_request(self.0.token_endpoint.clone(), params, proving, retry_safety);
-        let operation = Operation::new(request, move |success| token::read(success, &expected));
+        let request = self.endpoint_request(self.0.token_endpoint.clone(), params, proving);
+        let operation = Operation::new(request, retry_safety, expected);
         Ok(match polling {
-            Some(polling) => polling::poll(operation, polling),
+            Some(Polling { interval, .. }) => operation.delayed_by(interval),
             None => operation,
         })
     }
@@ -59,6 +60,7 @@ impl Client {
             accept_bearer: self.0.accept_bearer,
             expires_in: self.0.expires_in,
             refresh_token,
+            polling: None,
         }
     }
 }

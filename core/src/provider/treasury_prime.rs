@@ -6,9 +6,10 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::dpop::VerifiedProof;
-use crate::oauth::token::{self, Expected, ExpiresIn, Token};
+use crate::oauth::token::{Expected, ExpiresIn, Token};
 use crate::request::client_auth::ClientAuth;
-use crate::request::operation::{ClientRequest, EndpointRequest, Operation, RequestOptions};
+use crate::request::endpoint_request::{ClientRequest, EndpointRequest, RequestOptions};
+use crate::request::operation::Operation;
 use crate::request::retry::RetrySafety;
 use crate::types::endpoint::Endpoint;
 use crate::types::escape::push_segment;
@@ -92,6 +93,7 @@ impl TreasuryPrime {
             accept_bearer: false,
             expires_in: ExpiresIn::default(),
             refresh_token: None,
+            polling: None,
         };
         let audience = self.base.to_string();
         let client_request =
@@ -99,10 +101,7 @@ impl TreasuryPrime {
         let request = EndpointRequest {
             endpoint,
             client_request: Some(client_request),
-            retry_safety: RetrySafety::Never,
         };
-        Ok(Operation::new(request, move |success| {
-            token::read(success, &expected)
-        }))
+        Ok(Operation::new(request, RetrySafety::Never, expected))
     }
 }

@@ -48,7 +48,7 @@ pub(crate) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-
 const LIFETIME: Duration = Duration::from_secs(60);
 
 /// The content of an assertion, except its time and its `jti`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientAssertion {
     pub(crate) client_id: String,
     pub(crate) key: PublicJwk,

@@ -15,7 +15,7 @@ use crate::types::secret::Secret;
 use crate::wire::params::Params;
 
 /// The client authentication of a request (RFC 6749 §2.3).
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClientAuth {
     /// The `client_id`; `None` if a bearer credential identifies the client.
     id: Option<String>,

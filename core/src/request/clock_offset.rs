@@ -5,7 +5,7 @@ use crate::types::time::UnixTime;
 /// How far a server's clock is ahead of the local clock, or behind it. The `Date` header (RFC 9110
 /// §6.6.1) is in whole seconds, rounded down, and was written before the response arrived. The
 /// estimated time is therefore never ahead of the server's clock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClockOffset {
     ahead_millis: u64,
     behind_millis: u64,

@@ -9,15 +9,17 @@ use crate::jose::signing::SignRequest;
 use crate::jose::{Algorithm, PublicJwk};
 use crate::request::clock_offset::ClockOffset;
 use crate::request::server_state::{Role, ServerState};
+use crate::request::verdict::{Correctable, Correction};
 use crate::types::endpoint::HttpTarget;
 use crate::types::nonce::Nonce;
 use crate::types::time::{RequestContext, UnixTime};
 use crate::wire::challenge::Challenge;
 use crate::wire::http_date;
 
-/// The minimum age of a proof, in seconds, at which its time may be the cause of a rejection.
-/// Networks and signers take time, too.
-const MIN_SKEW: u64 = 10;
+/// The minimum age of a proof, in seconds, at which its time may be the cause of a rejection. Servers
+/// that allow five seconds reject a clock that is six behind, and the correction is tried only after
+/// a rejection.
+const MIN_SKEW: u64 = 2;
 
 /// The maximum clock offset. No proof is made for a time further away, even if a server asks for it
 /// (RFC 9449 §11.2).
@@ -33,7 +35,7 @@ pub(crate) struct ProofContext<'a> {
 }
 
 /// The properties of a sent proof that the server may reject.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SentProof {
     key: PublicJwk,
     nonce: Option<Nonce>,
@@ -53,7 +55,7 @@ impl ProofContext<'_> {
         &self,
         key: &PublicJwk,
         server_state: &ServerState,
-        context: RequestContext,
+        context: &RequestContext,
     ) -> (SignRequest, SentProof) {
         let entry = server_state.get(self.role, &self.target);
         let key = match entry.and_then(|entry| entry.algorithm) {
@@ -76,140 +78,90 @@ impl ProofContext<'_> {
             &key,
             &RequestContext {
                 now: iat,
-                ..context
+                entropy: context.entropy,
             },
         );
         (request, SentProof { key, nonce, iat })
     }
 }
 
-/// A rejection of a request with a proof.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ProofRejection<'a> {
-    pub(crate) code: Option<&'a str>,
-    pub(crate) description: Option<&'a str>,
-    pub(crate) headers: &'a HeaderMap,
-}
-
 /// The remaining corrections of one operation or call. The limit keeps a server that never accepts
 /// from causing endless retries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CorrectionBudget {
     /// Corrections of the nonce: one for a proof without a nonce, two for a proof with one, since
     /// concurrent requests may use up the next nonce as well.
     nonces_left: u8,
     clock: bool,
-    name: bool,
+    algorithm: bool,
+    head: bool,
 }
 
 impl Default for CorrectionBudget {
     fn default() -> Self {
         Self {
             nonces_left: 2,
-            clock: false,
-            name: false,
+            clock: true,
+            algorithm: true,
+            head: true,
         }
     }
 }
 
 impl CorrectionBudget {
-    /// Returns whether to retry with another proof, and updates `server_state` from the rejection.
-    pub(crate) fn try_correct(
-        &mut self,
-        rejection: &ProofRejection<'_>,
-        sent_proof: &SentProof,
-        proof_context: (Role, &HttpTarget<'_>),
-        server_state: &mut ServerState,
+    /// Returns what the response allows to correct in the proof.
+    pub(crate) fn correctable(
+        &self,
+        proof: &SentProof,
+        headers: &HeaderMap,
         now: UnixTime,
-    ) -> bool {
-        let (role, target) = proof_context;
-        if rejection.code == Some("use_dpop_nonce") {
-            let nonce = Nonce::from_headers(rejection.headers);
-            let may_retry = nonce.is_some() && nonce != sent_proof.nonce && self.nonces_left > 0;
-            self.nonces_left = if sent_proof.nonce.is_some() {
-                self.nonces_left.saturating_sub(1)
-            } else {
-                0
-            };
-            return may_retry;
+    ) -> Correctable {
+        let nonce = Nonce::from_headers(headers).filter(|_| self.nonces_left > 0);
+        Correctable {
+            nonce: nonce.filter(|nonce| Some(nonce) != proof.nonce.as_ref()),
+            algorithm: server_algorithm(headers, &proof.key).filter(|_| self.algorithm),
+            clock: self.clock(headers, proof.iat, now),
         }
-        if !rejection.is_proof_error() {
-            return false;
-        }
-        let name = server_algorithm(rejection.headers, &sent_proof.key).filter(|_| !self.name);
-        if name.is_some() {
-            self.name = true;
-            server_state.update(role, target, now, |entry| entry.algorithm = name);
-            return true;
-        }
-        if self.correct_clock(
-            rejection.headers,
-            sent_proof.iat,
-            proof_context,
-            server_state,
-            now,
-        ) {
-            return true;
-        }
-        // The corrections had no effect: the next proof is made without them.
-        if server_state.get(role, target).is_some() {
-            server_state.update(role, target, now, |entry| {
-                entry.algorithm = None;
-                entry.clock_offset = ClockOffset::default();
-            });
-        }
-        false
     }
 
-    /// Returns whether to retry with another client assertion, dated by the server's clock.
-    pub(crate) fn try_correct_assertion(
-        &mut self,
+    /// Returns the offset of the server's clock, if it may be the cause of a rejection.
+    pub(crate) fn clock(
+        &self,
         headers: &HeaderMap,
         iat: UnixTime,
-        proof_context: (Role, &HttpTarget<'_>),
-        server_state: &mut ServerState,
         now: UnixTime,
-    ) -> bool {
-        let (role, target) = proof_context;
-        let had_corrected = self.clock;
-        let corrected = self.correct_clock(headers, iat, proof_context, server_state, now);
-        if had_corrected {
-            // The earlier correction had no effect.
-            server_state.update(role, target, now, |entry| {
-                entry.clock_offset = ClockOffset::default()
-            });
-        }
-        corrected
+    ) -> Option<ClockOffset> {
+        offset_from_response(headers, iat, now).filter(|_| self.clock)
     }
 
-    fn correct_clock(
-        &mut self,
-        headers: &HeaderMap,
-        iat: UnixTime,
-        (role, target): (Role, &HttpTarget<'_>),
-        server_state: &mut ServerState,
-        now: UnixTime,
-    ) -> bool {
-        let Some(clock) = offset_from_response(headers, iat, now).filter(|_| !self.clock) else {
-            return false;
+    /// Returns whether a head that the driver could not read may be read by another attempt.
+    pub(crate) fn may_read_head(&self) -> bool {
+        self.head
+    }
+
+    /// Records that the server rejected the nonce of a proof, or its absence.
+    pub(crate) fn nonce_rejected(&mut self, proof: &SentProof) {
+        self.nonces_left = match proof.nonce {
+            Some(_) => self.nonces_left.saturating_sub(1),
+            None => 0,
         };
-        self.clock = true;
-        server_state.update(role, target, now, |entry| entry.clock_offset = clock);
-        true
     }
-}
 
-impl ProofRejection<'_> {
-    /// Returns whether the proof caused the rejection: `invalid_dpop_proof` (RFC 9449 §5, §7.1), or
-    /// the codes that Keycloak and others use in its place.
-    fn is_proof_error(&self) -> bool {
-        match self.code {
-            Some("invalid_dpop_proof") => true,
-            Some("invalid_request" | "invalid_token") => self
-                .description
-                .is_some_and(|text| text.to_ascii_lowercase().contains("dpop")),
-            _ => false,
+    /// Takes a correction from the budget.
+    pub(crate) fn spend(&mut self, correction: Correction, is_proof_error: bool) {
+        match correction {
+            // A new nonce in place of `use_dpop_nonce` is tried once.
+            Correction::Nonce if is_proof_error => self.nonces_left = 0,
+            Correction::Nonce => {}
+            Correction::Algorithm(_) => self.algorithm = false,
+            Correction::Clock(_) => self.clock = false,
+            Correction::Head => self.head = false,
         }
+    }
+
+    /// Returns whether the clock has been corrected.
+    pub(crate) fn has_corrected_clock(&self) -> bool {
+        !self.clock
     }
 }
 

@@ -2,8 +2,7 @@
 
 /// The effect of a response on the nonce in the request's proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "a driver passes every case on")]
-pub enum NonceOutcome {
+pub(crate) enum NonceOutcome {
     /// A response came, with no nonce or with the nonce of the proof.
     Unchanged,
     /// A response came with another nonce, or with one although the proof had none.

@@ -60,7 +60,7 @@ impl RetrySafety {
 }
 
 /// The number of transient failures, and the limits on attempts and time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetryState {
     failures: u8,
     max_attempts: u8,
@@ -121,9 +121,10 @@ impl RetryState {
         self.delay = wait;
     }
 
-    /// Schedules a retry after a transient failure. Returns whether an attempt and enough time are
-    /// left. The delay is `retry_after`, but at least `poll_interval`; without `retry_after`, it is
-    /// `poll_interval` plus a random backoff. The deadline is extended by `poll_interval`.
+    /// Counts a transient failure, and sets the delay of the next request: `retry_after`, but at
+    /// least `poll_interval`; without `retry_after`, `poll_interval` plus a random backoff. Returns
+    /// whether an attempt and enough time are left for it. The deadline is extended by
+    /// `poll_interval`.
     pub(crate) fn schedule_retry(
         &mut self,
         retry_after: Option<Duration>,

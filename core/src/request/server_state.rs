@@ -46,14 +46,14 @@ impl Role {
 ///
 /// Bounded: beyond [`ServerState::CAPACITY`] entries, each for one origin in one role, the one
 /// updated longest ago is evicted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerState {
     /// Ordered by last update, the latest at the end.
     servers: Vec<ServerEntry>,
 }
 
 /// The known state of one server in one role.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ServerEntry {
     origin: Origin,
     role: Role,

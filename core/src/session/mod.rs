@@ -1,7 +1,11 @@
 //! Shares one token between many callers: its refresh, the waiting callers, and the stored state.
 
-pub(crate) mod nonce_gate;
+pub(crate) mod call;
+pub(crate) mod log_out;
+pub(crate) mod refresh;
 pub(crate) mod refresh_policy;
 pub(crate) mod session_state;
+pub(crate) mod shared;
+pub(crate) mod step;
 pub(crate) mod token_manager;
 pub(crate) mod token_refusals;

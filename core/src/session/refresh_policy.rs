@@ -91,7 +91,7 @@ impl RefreshPolicy {
 }
 
 /// When a token needs a refresh, and when it expires; `None` for never.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
     pub(crate) refresh_at: Option<UnixTime>,
     pub(crate) expires_at: Option<UnixTime>,

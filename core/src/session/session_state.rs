@@ -17,26 +17,28 @@ use crate::request::server_state::{self, ServerState};
 use crate::types::input::InvalidInput;
 use crate::types::secret::SecretBytes;
 use crate::types::time::UnixTime;
-use crate::wire::json::JsonObject;
+use crate::wire::json::{JsonObject, JsonValue};
 
 /// The state of a session: its token, the remaining sends of the refresh token, the tokens that it
 /// descends from, and the known state of servers. Without a token it is a placeholder for a login
 /// in progress.
 ///
 /// [`to_json`](Self::to_json) serializes it. Store the result where only its owner can read it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct SessionState {
     pub(crate) token: Option<Token>,
     pub(crate) attempts_left: u8,
     pub(crate) lineage: Lineage,
+    /// Whether it marks a log-out. The lineage then has all tokens of the login that has ended.
+    pub(crate) is_logged_out: bool,
     server_state: ServerState,
 }
 
-/// The maximum number of times that a single-use token is sent by processes that crash before they
-/// read the response: one send, and one more after a crash. Otherwise a crash loop would resend a
+/// The maximum number of times that a single-use token is sent without an answer: by processes that
+/// crash before they read it, or whose connections are lost. Otherwise a crash loop would resend a
 /// stored refresh token forever.
-pub(crate) const MAX_SINGLE_USE_SENDS: u8 = 2;
+pub(crate) const MAX_SINGLE_USE_SENDS: u8 = 10;
 
 const VERSION: u8 = 1;
 
@@ -46,6 +48,8 @@ struct StoredSession<'a> {
     attempts_left: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<StoredToken<'a>>,
+    #[serde(skip_serializing_if = "is_false")]
+    logged_out: bool,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     descends_from: &'a [String],
     server_state: Vec<server_state::StoredServer>,
@@ -74,7 +78,17 @@ impl SessionState {
             token: None,
             attempts_left: MAX_SINGLE_USE_SENDS,
             lineage: Lineage::default(),
+            is_logged_out: false,
             server_state: ServerState::new(),
+        }
+    }
+
+    /// Returns the state that marks the log-out of a login with these tokens.
+    pub(crate) fn logged_out(lineage: Lineage) -> Self {
+        Self {
+            lineage,
+            is_logged_out: true,
+            ..Self::empty()
         }
     }
 
@@ -101,11 +115,13 @@ impl SessionState {
             token,
             attempts_left,
             lineage,
+            is_logged_out,
             server_state,
         } = self;
         let stored = StoredSession {
             version: VERSION,
             attempts_left: *attempts_left,
+            logged_out: *is_logged_out,
             token: token.as_ref().map(StoredToken::new),
             descends_from: &lineage.0,
             server_state: server_state.to_stored(),
@@ -166,10 +182,12 @@ impl SessionState {
             .get("server_state")
             .and_then(|servers| ServerState::from_stored(servers, since));
         let server_state = server_state.ok_or_else(malformed)?;
+        let is_logged_out = stored.get("logged_out").and_then(JsonValue::as_bool);
         Ok(Self {
             token,
             attempts_left,
             lineage: Lineage(lineage),
+            is_logged_out: is_logged_out.unwrap_or_default(),
             server_state,
         })
     }
@@ -233,6 +251,11 @@ impl Client {
             .filter_map(|digit| char::from_digit(digit.into(), 16))
             .collect()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A writer that counts the bytes written to it.

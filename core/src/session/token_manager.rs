@@ -11,24 +11,23 @@ use crate::oauth::token::Token;
 use crate::session::refresh_policy::{RefreshPolicy, Times};
 use crate::session::session_state::{MAX_SINGLE_USE_SENDS, SessionState};
 use crate::session::token_refusals::Refusals;
-use crate::types::error::{Error, Retry};
+use crate::types::error::{Error, Retry, Sent};
 use crate::types::time::UnixTime;
 
 /// The maximum backoff after a failed refresh, including one that a server requests by
 /// `Retry-After`.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// Manages the token of a session and coordinates its refreshes. A driver keeps it behind its own
-/// lock and never holds that lock across IO.
+/// Manages the token of a session and coordinates its refreshes.
 ///
-/// A caller that gets a [`Ticket`] from [`poll`](Self::poll) performs the refresh:
+/// A caller that gets a [`Ticket`] from [`poll`](Self::poll) starts the refresh:
 /// [`begin_refresh`](Self::begin_refresh) returns the grant to send, and
 /// [`complete`](Self::complete) takes the result. Where several processes share stored state, the
 /// holder of the ticket first acquires the lease on the storage, so that no other process refreshes
 /// at the same time, and [adopts](Self::adopt) a token that another process has stored in the
 /// meantime.
-#[derive(Debug)]
-pub struct TokenManager {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TokenManager {
     policy: RefreshPolicy,
     /// The configured grant. A repeatable grant obtains every token; a single-use grant obtains the
     /// first one and is then removed.
@@ -47,7 +46,11 @@ pub struct TokenManager {
     /// The session state that was in storage when it was last read. If storage still has it, the
     /// cached token is newer.
     last_loaded: Option<SessionState>,
+    /// Whether a state with a token has been loaded from the storage.
+    has_loaded: bool,
     in_flight: Option<InFlight>,
+    /// The tickets that are not completed yet, also those that a later one has replaced.
+    open: Vec<OpenTicket>,
     backoff_until: Option<UnixTime>,
     tickets: u64,
     /// The number of the last ticket issued before the log-out; `0` if there was none.
@@ -62,7 +65,7 @@ pub struct TokenManager {
     refusals: Refusals,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct CachedToken {
     token: Token,
     times: Times,
@@ -94,7 +97,7 @@ impl CachedToken {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct InFlight {
     serial: u64,
     expires_at: UnixTime,
@@ -104,8 +107,11 @@ struct InFlight {
 /// timeout, another caller can get a ticket that replaces it. A caller that can't use it gives it
 /// back by [`TokenManager::complete`] with [`RefreshFailure::not_sent`].
 #[must_use = "no other caller refreshes while this ticket is valid"]
-#[derive(Debug)]
-pub struct Ticket {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OpenTicket {
     serial: u64,
     /// The generation of the token whose single-use grant or refresh token was sent, or was about
     /// to be sent, under this ticket.
@@ -115,8 +121,7 @@ pub struct Ticket {
 /// The action for a caller that needs a token.
 #[must_use]
 #[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
-pub enum TokenAction {
+pub(crate) enum TokenAction {
     /// Use this token. If there is a ticket, refresh the token concurrently, without waiting for
     /// the result.
     Use(Token, Option<Ticket>),
@@ -125,27 +130,26 @@ pub enum TokenAction {
     /// Another caller is refreshing the token: poll again when that refresh completes, or at this
     /// time.
     WaitUntil(UnixTime),
-    /// A refresh has failed recently: no other one starts before this time.
-    BackOffUntil(UnixTime),
+    /// A refresh has failed recently: no other one starts yet.
+    BackOff,
 }
 
 /// The grant that a refresh sends, and the session state to store before it is sent.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "a driver destructures it")]
-pub struct RefreshAttempt {
+pub(crate) struct RefreshAttempt {
     /// The grant for the token request.
-    pub grant: Grant,
-    /// The session state to store before the grant is sent, by a driver that has storage. A
+    pub(crate) grant: Grant,
+    /// The session state to store before the grant is sent, by a session that has storage. A
     /// single-use token is then never spent without its successor having a place to be stored, and
     /// a process that crashes and restarts does not resend a stored refresh token forever. `None`
     /// if the grant is repeatable.
-    pub checkpoint: Option<SessionState>,
+    pub(crate) checkpoint: Option<SessionState>,
 }
 
 /// The failure of a refresh: whether it consumed the single-use token, and the backoff that the
 /// server requested.
 #[derive(Clone, Copy, Debug)]
-pub struct RefreshFailure {
+pub(crate) struct RefreshFailure {
     consumed: Consumed,
     retry_after: Option<Duration>,
 }
@@ -158,41 +162,37 @@ enum Consumed {
     Yes,
 }
 
+/// What a stored state means for a refresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    /// Another process has stored this token, which makes the refresh unnecessary.
+    Token(Token),
+    /// The session has been logged out.
+    LoggedOut,
+    /// The refresh is still necessary.
+    Nothing,
+}
+
 impl RefreshFailure {
     /// Converts the error of a token request. After a lost connection or a 502 it is unknown
     /// whether the refresh token was consumed, so it is kept: the next attempt either succeeds or
     /// gets `invalid_grant`.
-    pub fn from_error(error: &Error) -> Self {
-        match error.retry() {
-            Retry::Reauthenticate => Self {
-                consumed: Consumed::Yes,
-                retry_after: None,
-            },
-            Retry::Later(retry_after) => Self {
-                consumed: Consumed::No,
-                retry_after,
-            },
-            Retry::No => Self {
-                consumed: Consumed::No,
-                retry_after: None,
-            },
-        }
-    }
-
-    /// Returns a failure for a refresh that sent nothing.
-    pub fn not_sent() -> Self {
+    pub(crate) fn from_error(error: &Error) -> Self {
+        let (consumed, retry_after) = match error.retry() {
+            Retry::Reauthenticate => (Consumed::Yes, None),
+            Retry::Later(retry_after) => (Consumed::No, retry_after),
+            Retry::No => (Consumed::No, None),
+        };
+        let consumed = match error {
+            Error::NoResponse(lost) if lost.sent() != Sent::No => Consumed::Perhaps,
+            Error::RefreshAborted => Consumed::Perhaps,
+            // The session has ended for another reason.
+            Error::LoginRequired => Consumed::No,
+            _ => consumed,
+        };
         Self {
-            consumed: Consumed::No,
-            retry_after: None,
-        }
-    }
-
-    /// Returns a failure for a refresh that ended without a result, such as one whose thread
-    /// panicked. The single-use token may have been consumed.
-    pub fn aborted() -> Self {
-        Self {
-            consumed: Consumed::Perhaps,
-            retry_after: None,
+            consumed,
+            retry_after,
         }
     }
 }
@@ -202,7 +202,7 @@ impl TokenManager {
     /// [repeatable](Grant::is_repeatable) grant, such as client credentials, also obtains every
     /// later one, and no refresh token is used; after any other grant, the refresh tokens of its
     /// responses are used. Without a grant, a session continues from its stored state.
-    pub fn new(policy: RefreshPolicy, grant: Option<Grant>) -> Self {
+    pub(crate) fn new(policy: RefreshPolicy, grant: Option<Grant>) -> Self {
         Self {
             policy,
             grant,
@@ -212,7 +212,9 @@ impl TokenManager {
             given: false,
             unsaved: false,
             last_loaded: None,
+            has_loaded: false,
             in_flight: None,
+            open: Vec::new(),
             backoff_until: None,
             tickets: 0,
             cleared_at: 0,
@@ -227,14 +229,14 @@ impl TokenManager {
     /// a token has no effect. The driver itself restores the state's
     /// [`server_state`](SessionState::server_state).
     #[must_use]
-    pub fn with_state(mut self, stored: SessionState) -> Self {
+    pub(crate) fn with_state(mut self, stored: SessionState) -> Self {
         self.restore_state(stored, 0, 0);
         self
     }
 
     /// Returns the action for a caller that needs a token at the time `now`. A ticket beside a
     /// token is for refreshing it, or for storing it.
-    pub fn poll(&mut self, now: UnixTime) -> TokenAction {
+    pub(crate) fn poll(&mut self, now: UnixTime) -> TokenAction {
         let usable = self.cached.as_ref().filter(|cached| cached.is_usable(now));
         let is_unsaved = self.unsaved && !self.is_save_delayed(now);
         let usable = usable.map(|cached| (cached.token.clone(), cached.is_due(now) || is_unsaved));
@@ -260,74 +262,98 @@ impl TokenManager {
     /// stored state of an earlier login. So does a token that the application
     /// [supplied](Self::mark_given). Neither takes precedence if the stored token descends from
     /// it: then the process was restarted with an old token or with a consumed grant.
-    pub fn adopt(
+    ///
+    /// A log-out by another process ends this session as well, unless its own login is a later one.
+    /// So does a state that has vanished since it was loaded.
+    pub(crate) fn adopt(
         &mut self,
-        ticket: &Ticket,
-        stored: SessionState,
+        ticket: Ticket,
+        stored: Option<SessionState>,
         now: UnixTime,
         seed: u64,
-    ) -> Option<Token> {
-        // A log-out is final: the stored state is about to be removed.
+    ) -> Adopted {
+        // A log-out is final: the stored state is about to be replaced.
         if self.logged_out {
-            return None;
+            return Adopted::LoggedOut;
         }
-        let Some(theirs) = &stored.token else {
-            self.last_loaded = Some(stored);
-            return None;
+        let Some(stored) = stored else {
+            return self.log_out_unless(!self.has_loaded || self.overrides_stored());
         };
         let fresh = self.grant.as_ref().filter(|grant| !grant.is_repeatable());
+        let own = match (fresh, &self.cached) {
+            (Some(grant), _) => grant.refresh_token.as_ref().map(Lineage::id),
+            (None, Some(cached)) if self.given => Some(cached.token.lineage_id()),
+            (None, _) => None,
+        };
+        let is_ancestor = own.as_ref().is_some_and(|id| stored.lineage.contains(id));
+        let Some(theirs) = &stored.token else {
+            let is_logged_out = stored.is_logged_out;
+            self.last_loaded = Some(stored);
+            let is_later = self.overrides_stored() && !is_ancestor;
+            return self.log_out_unless(!is_logged_out || is_later || self.is_repeatable());
+        };
+        self.has_loaded = true;
+        let is_own = own.is_some_and(|id| theirs.lineage_id() == id);
         let is_descendant = match (fresh, &self.cached) {
-            (Some(grant), _) => grant.refresh_token.as_ref().is_some_and(|token| {
-                let id = Lineage::id(token);
-                stored.lineage.contains(&id) || theirs.lineage_id() == id
-            }),
+            (Some(_), _) => is_ancestor || is_own,
             (None, Some(cached)) if self.given => {
-                let id = cached.token.lineage_id();
                 let is_as_new = theirs.received_at() >= cached.token.received_at();
-                stored.lineage.contains(&id) || (theirs.lineage_id() == id && is_as_new)
+                is_ancestor || (is_own && is_as_new)
             }
             (None, _) => false,
         };
         let before = self.last_loaded.replace(stored.clone());
         if (fresh.is_some() || self.given) && !is_descendant {
-            return None;
+            return Adopted::Nothing;
         }
-        if self
-            .cached
-            .as_ref()
-            .is_some_and(|cached| cached.token.is_equal_to(theirs))
-        {
+        let cached = self.cached.as_ref().map(|cached| &cached.token);
+        if cached.is_some_and(|cached| cached == theirs) {
             if self.given {
                 self.lineage = stored.lineage;
                 (self.given, self.unsaved) = (false, false);
             }
-            if ticket.sent_generation.is_none() && !self.unsaved {
+            let has_sent = self
+                .open(ticket)
+                .is_some_and(|open| open.sent_generation.is_some());
+            if !has_sent && !self.unsaved {
                 self.attempts_left = stored.attempts_left;
             }
-            return None;
+            return Adopted::Nothing;
         }
         // The cached token is newer, and saving it has failed before.
-        let is_seen = before
-            .as_ref()
-            .and_then(SessionState::token)
-            .is_some_and(|seen| seen.is_equal_to(theirs));
-        if self.cached.is_some() && is_seen && !is_descendant {
-            return None;
+        let is_seen = before.is_some_and(|seen| seen.token.as_ref() == Some(theirs));
+        if cached.is_some() && is_seen && !is_descendant {
+            return Adopted::Nothing;
         }
-        let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.serial, seed);
+        let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.0, seed);
         let is_good = candidate.is_usable(now) && !candidate.is_due(now);
         // The repeatable grant makes its refresh token unnecessary, and the cached token may be
         // better.
         if !is_good && self.is_repeatable() {
-            return None;
+            return Adopted::Nothing;
         }
         self.grant = self.grant.take().filter(Grant::is_repeatable);
-        self.restore_state(stored, ticket.serial, seed);
-        self.valid_token(now).filter(|_| is_good)
+        self.restore_state(stored, ticket.0, seed);
+        match self.valid_token(now).filter(|_| is_good) {
+            Some(token) => Adopted::Token(token),
+            None => Adopted::Nothing,
+        }
+    }
+
+    fn log_out_unless(&mut self, is_open: bool) -> Adopted {
+        if is_open {
+            return Adopted::Nothing;
+        }
+        self.clear();
+        Adopted::LoggedOut
+    }
+
+    fn open(&self, ticket: Ticket) -> Option<&OpenTicket> {
+        self.open.iter().find(|open| open.serial == ticket.0)
     }
 
     /// Returns the cached token if it is usable and needs no refresh yet.
-    pub fn valid_token(&self, now: UnixTime) -> Option<Token> {
+    pub(crate) fn valid_token(&self, now: UnixTime) -> Option<Token> {
         let cached = self
             .cached
             .as_ref()
@@ -336,12 +362,12 @@ impl TokenManager {
     }
 
     /// Returns the session state to store, or `None` if storage already has it.
-    pub fn unsaved(&self) -> Option<SessionState> {
+    pub(crate) fn unsaved(&self) -> Option<SessionState> {
         self.snapshot().filter(|_| self.unsaved)
     }
 
     /// Records that this session state was stored.
-    pub fn saved(&mut self, stored: &SessionState) {
+    pub(crate) fn saved(&mut self, stored: &SessionState) {
         let is_cached = |token: &Token| {
             self.cached
                 .as_ref()
@@ -355,7 +381,7 @@ impl TokenManager {
 
     /// Returns the grant that the holder of a ticket sends to obtain a token. Returns `None` if no
     /// grant or refresh token is left, so that a new login is needed.
-    pub fn begin_refresh(&mut self, ticket: &mut Ticket) -> Option<RefreshAttempt> {
+    pub(crate) fn begin_refresh(&mut self, ticket: Ticket) -> Option<RefreshAttempt> {
         if let Some(grant) = self.grant.as_ref().filter(|grant| grant.is_repeatable()) {
             return Some(RefreshAttempt {
                 grant: grant.clone(),
@@ -382,27 +408,43 @@ impl TokenManager {
                 }
             }
         };
-        ticket.sent_generation = Some(self.generation);
+        self.set_sent(ticket, Some(self.generation));
         Some(attempt)
     }
 
     /// Records that the attempt returned by [`begin_refresh`](Self::begin_refresh) was not sent
     /// after all.
-    pub fn withdraw(&mut self, ticket: &mut Ticket) {
-        ticket.sent_generation = None;
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) {
+        self.set_sent(ticket, None);
+    }
+
+    fn set_sent(&mut self, ticket: Ticket, generation: Option<u64>) {
+        let open = self.open.iter_mut().find(|open| open.serial == ticket.0);
+        if let Some(open) = open {
+            open.sent_generation = generation;
+        }
+    }
+
+    /// Returns whether a single-use grant or refresh token is under way.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.open.iter().any(|open| open.sent_generation.is_some())
     }
 
     /// Completes a refresh with its token or its failure. `seed` is random and sets the jitter of
     /// the refresh time. Returns `false` if a later ticket has replaced this one; its token is
     /// cached all the same, unless the later ticket has obtained another or the session was
     /// [cleared](Self::clear).
-    pub fn complete(
+    pub(crate) fn complete(
         &mut self,
         ticket: Ticket,
         result: Result<Token, RefreshFailure>,
         now: UnixTime,
         seed: u64,
     ) -> bool {
+        let Some(at) = self.open.iter().position(|open| open.serial == ticket.0) else {
+            return false;
+        };
+        let ticket = self.open.swap_remove(at);
         let current = self
             .in_flight
             .is_some_and(|flight| flight.serial == ticket.serial);
@@ -451,7 +493,7 @@ impl TokenManager {
 
     /// Returns the session state with this token in place of the cached one, to be stored before
     /// the token is used.
-    pub fn snapshot_with(&self, token: Token) -> SessionState {
+    pub(crate) fn snapshot_with(&self, token: Token) -> SessionState {
         let lineage = self.lineage_of(&token);
         SessionState::with(token, MAX_SINGLE_USE_SENDS, lineage)
     }
@@ -478,7 +520,7 @@ impl TokenManager {
 
     /// Records that the application supplied the cached token: it replaces the stored one, unless
     /// that one descends from it. [`unsaved`](Self::unsaved) then returns it until it is stored.
-    pub fn mark_given(&mut self) {
+    pub(crate) fn mark_given(&mut self) {
         (self.given, self.unsaved) = (true, true);
     }
 
@@ -486,13 +528,13 @@ impl TokenManager {
     /// it, so that the driver can try again.
     ///
     /// Another ticket for storing it is issued after the policy's retry interval.
-    pub fn save_failed(&mut self, now: UnixTime) {
+    pub(crate) fn save_failed(&mut self, now: UnixTime) {
         self.unsaved = true;
         self.save_after = Some(now.saturating_add(self.policy.retry_interval));
     }
 
     /// Returns a number that increases with every token that is cached, and with a log-out.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
@@ -504,7 +546,7 @@ impl TokenManager {
     /// another one as well. A token that another process stored may be older than the call, and is
     /// replaced. After two such tokens in a row from one origin, its rejections cause no token request
     /// for 30 s, and the token stays in use.
-    pub fn token_rejected(
+    pub(crate) fn token_rejected(
         &mut self,
         token: &Token,
         uri: &Uri,
@@ -528,7 +570,7 @@ impl TokenManager {
     /// Records a response of the resource server at `uri` that does not reject the token. It ends a
     /// row of rejections, unless its status leaves open whether the token was accepted: 401, 429 and
     /// 5xx.
-    pub fn token_accepted(&mut self, uri: &Uri, status: StatusCode) {
+    pub(crate) fn token_accepted(&mut self, uri: &Uri, status: StatusCode) {
         let is_open = matches!(status.as_u16(), 401 | 429) || status.is_server_error();
         if !is_open {
             self.refusals.clear(uri);
@@ -546,9 +588,29 @@ impl TokenManager {
         }
     }
 
+    /// Returns the state to store for a log-out: the hashes of all tokens of this login, which never
+    /// start a session again.
+    pub(crate) fn tombstone(&self) -> SessionState {
+        let mut lineage = self.lineage.clone();
+        let grant = self.grant.as_ref();
+        let grant = grant.and_then(|grant| grant.refresh_token.as_ref());
+        let cached = self.cached.as_ref().map(|cached| cached.token.lineage_id());
+        grant
+            .map(Lineage::id)
+            .into_iter()
+            .chain(cached)
+            .for_each(|id| lineage.push(id));
+        SessionState::logged_out(lineage)
+    }
+
+    /// Returns whether a log-out has ended the session.
+    pub(crate) fn is_logged_out(&self) -> bool {
+        self.logged_out
+    }
+
     /// Discards the grant, the token and any backoff for a log-out, and returns the token that was
     /// cached. A ticket from before the log-out can no longer install a token.
-    pub fn clear(&mut self) -> Option<Token> {
+    pub(crate) fn clear(&mut self) -> Option<Token> {
         self.grant = None;
         self.last_loaded = None;
         self.lineage = Lineage::default();
@@ -563,7 +625,7 @@ impl TokenManager {
 
     /// Returns the session state to store for a later process, if there is a token. It includes an
     /// expired or rejected token, since its refresh token may still be usable.
-    pub fn snapshot(&self) -> Option<SessionState> {
+    pub(crate) fn snapshot(&self) -> Option<SessionState> {
         let cached = self.cached.as_ref()?;
         Some(SessionState::with(
             cached.token.clone(),
@@ -574,20 +636,20 @@ impl TokenManager {
 
     /// Returns the time after which another caller may start a refresh, though the current one
     /// hasn't completed.
-    pub fn refresh_timeout(&self) -> Duration {
+    pub(crate) fn refresh_timeout(&self) -> Duration {
         self.policy.refresh_timeout
     }
 
     /// Whether the grant is repeatable, so that processes without shared storage may each obtain a
     /// token of their own.
-    pub fn is_repeatable(&self) -> bool {
+    pub(crate) fn is_repeatable(&self) -> bool {
         self.grant.as_ref().is_some_and(Grant::is_repeatable)
     }
 
     /// Whether there is a token that is usable at the time `now`, or a way to obtain one: a
     /// repeatable grant, a refresh token that hasn't been refused (RFC 9700 §4.14.2), or a
     /// single-use grant that is being redeemed. If not, a new login is needed.
-    pub fn is_open(&self, now: UnixTime) -> bool {
+    pub(crate) fn is_open(&self, now: UnixTime) -> bool {
         let is_left =
             |cached: &CachedToken| self.attempts_left > 0 && cached.token.refresh_token().is_some();
         self.is_repeatable()
@@ -598,14 +660,9 @@ impl TokenManager {
                 .is_some_and(|cached| cached.is_usable(now) || is_left(cached))
     }
 
-    /// Whether the session loses its login if a refresh in flight does not complete.
-    pub fn may_lose_login(&self) -> bool {
-        !self.is_repeatable() || self.unsaved
-    }
-
     /// Whether a grant or a supplied token takes precedence over the stored state, so that a
     /// refresh does not need it.
-    pub fn overrides_stored(&self) -> bool {
+    pub(crate) fn overrides_stored(&self) -> bool {
         self.grant.is_some() || self.given
     }
 
@@ -644,7 +701,7 @@ impl TokenManager {
             .filter(|until| is_ahead(*until, max_backoff));
         in_flight
             .map(|flight| TokenAction::WaitUntil(flight.expires_at))
-            .or(backoff.map(TokenAction::BackOffUntil))
+            .or(backoff.map(|_| TokenAction::BackOff))
     }
 
     fn ticket(&mut self, now: UnixTime) -> Ticket {
@@ -653,10 +710,11 @@ impl TokenManager {
             serial: self.tickets,
             expires_at: now.saturating_add(self.policy.refresh_timeout),
         });
-        Ticket {
+        self.open.push(OpenTicket {
             serial: self.tickets,
             sent_generation: None,
-        }
+        });
+        Ticket(self.tickets)
     }
 }
 

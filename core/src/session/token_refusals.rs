@@ -19,10 +19,10 @@ const HOLD_OFF: Duration = Duration::from_secs(30);
 const CAPACITY: usize = 64;
 
 /// The origins that rejected fresh tokens since they last accepted one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Refusals(Vec<Refusal>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Refusal {
     origin: Origin,
     /// The fresh token that it rejected last.

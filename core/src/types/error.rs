@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::types::cause::Cause;
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
 
-/// The error of an operation. The variant identifies the party that caused it.
-#[derive(Debug)]
+/// The error of an operation, a call or a session. The variant identifies the party that caused it.
+/// All callers that wait for one token refresh share its error.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// The caller passed an invalid argument. Nothing was sent.
@@ -20,8 +22,24 @@ pub enum Error {
     Response(Box<InvalidResponse>),
     /// The redirect from the authorization server carries no authorization code.
     Redirect(Box<RedirectError>),
-    /// No response arrived.
-    NoResponse(NoResponse),
+    /// No response arrived, and the request is not retried any more.
+    NoResponse(Box<NoResponse>),
+    /// The request needs a signature, and the signer failed, or there is none.
+    Signer(Cause),
+    /// The storage of the session failed. A refresh token is not sent without its storage, because
+    /// another process could send it at the same time.
+    Storage(Cause),
+    /// The application's own source of tokens failed.
+    TokenSource(Cause),
+    /// The random number generator of the system failed.
+    NoEntropy,
+    /// The token refresh in progress did not complete within the timeout of this caller.
+    Timeout,
+    /// The token refresh that this caller waited for ended without a result, as after a panic.
+    RefreshAborted,
+    /// The session has no usable token, no unused grant and no valid refresh token, such as after a
+    /// log-out. A new grant is required.
+    LoginRequired,
 }
 
 /// Whether and how a caller can retry after an [`Error`].
@@ -45,8 +63,14 @@ impl Error {
             Self::InvalidInput(_) | Self::Response(_) => Retry::No,
             Self::Server(error) => error.retry(),
             Self::Redirect(error) => error.retry(),
-            Self::NoResponse(no_response) if no_response.retryable => Retry::Later(None),
-            Self::NoResponse(_) => Retry::No,
+            Self::NoResponse(no_response) if !no_response.retryable => Retry::No,
+            Self::NoResponse(_)
+            | Self::Storage(_)
+            | Self::TokenSource(_)
+            | Self::RefreshAborted
+            | Self::Timeout => Retry::Later(None),
+            Self::LoginRequired => Retry::Reauthenticate,
+            Self::Signer(_) | Self::NoEntropy => Retry::No,
         }
     }
 }
@@ -70,11 +94,32 @@ impl fmt::Display for Error {
             Self::Response(response) => response.fmt(f),
             Self::Redirect(error) => error.fmt(f),
             Self::NoResponse(no_response) => no_response.fmt(f),
+            Self::Signer(cause) => write!(f, "the signer failed: {cause}"),
+            Self::Storage(cause) => write!(f, "the session's storage failed: {cause}"),
+            Self::TokenSource(cause) => {
+                write!(f, "the application's source of tokens failed: {cause}")
+            }
+            Self::NoEntropy => f.write_str("the system's random number generator failed"),
+            Self::Timeout => f.write_str("timed out waiting for the token refresh in progress"),
+            Self::RefreshAborted => f.write_str("the token refresh ended without a result"),
+            Self::LoginRequired => f.write_str(
+                "the session has ended: log in again, or start a session with a new grant",
+            ),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoResponse(no_response) => no_response.client_error().map(Cause::as_error),
+            Self::Signer(cause) | Self::Storage(cause) | Self::TokenSource(cause) => {
+                Some(cause.as_error())
+            }
+            _ => None,
+        }
+    }
+}
 
 impl From<InvalidInput> for Error {
     fn from(invalid: InvalidInput) -> Self {
@@ -299,7 +344,9 @@ pub enum InvalidResponseKind {
 }
 
 /// The reason why the body of a success can't be parsed.
-pub(crate) enum ParseError {
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
+pub enum ParseError {
     /// The body is an error response: an error in a 200.
     Refusal,
     Bad(InvalidResponseKind),
@@ -502,10 +549,12 @@ pub enum Sent {
 }
 
 /// A request that received no response and is not retried automatically.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoResponse {
     pub(crate) sent: Sent,
     pub(crate) retryable: bool,
+    pub(crate) host: String,
+    pub(crate) cause: Option<Cause>,
 }
 
 impl NoResponse {
@@ -514,10 +563,21 @@ impl NoResponse {
     pub fn sent(&self) -> Sent {
         self.sent
     }
+
+    /// Returns the host, with its port if it is not the default port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the error of the HTTP client.
+    pub fn client_error(&self) -> Option<&Cause> {
+        self.cause.as_ref()
+    }
 }
 
 impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.host)?;
         f.write_str(match (self.sent, self.retryable) {
             (Sent::No, _) => "the server could not be reached; nothing was sent",
             (Sent::Maybe, true) => "the connection was lost before a response arrived",
@@ -525,7 +585,11 @@ impl fmt::Display for NoResponse {
                 "the connection was lost before a response arrived; the request may have been processed, \
                  so it is not sent again"
             }
-        })
+        })?;
+        match &self.cause {
+            Some(cause) => write!(f, " ({cause})"),
+            None => Ok(()),
+        }
     }
 }
 

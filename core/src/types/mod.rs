@@ -1,5 +1,6 @@
 //! The basic types of this crate: secrets, time, URLs, nonces and errors.
 
+pub(crate) mod cause;
 pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod escape;

@@ -8,13 +8,8 @@ use zeroize::Zeroizing;
 
 /// A confidential text: a client secret, a token, an assertion.
 ///
-/// `Debug` prints `[redacted]` in every build. There is no `Display`, no comparison and no
-/// serialisation. The memory is wiped on drop.
-///
-/// ```compile_fail,E0369
-/// # use keybound_core::Secret;
-/// let is_same = Secret::new("a") == Secret::new("a");
-/// ```
+/// `Debug` prints `[redacted]` in every build. There is no `Display` and no serialisation. Comparing
+/// takes the same time wherever two secrets differ. The memory is wiped on drop.
 ///
 /// ```compile_fail,E0277
 /// # use keybound_core::Secret;
@@ -36,6 +31,14 @@ impl Secret {
     }
 }
 
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time_eq(self.0.as_bytes(), other.0.as_bytes())
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
@@ -43,11 +46,6 @@ impl fmt::Debug for Secret {
 }
 
 /// Confidential bytes, such as a private key. Otherwise like [`Secret`].
-///
-/// ```compile_fail,E0369
-/// # use keybound_core::SecretBytes;
-/// let is_same = SecretBytes::new(vec![1]) == SecretBytes::new(vec![1]);
-/// ```
 #[derive(Clone)]
 pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
@@ -62,6 +60,14 @@ impl SecretBytes {
         &self.0
     }
 }
+
+impl PartialEq for SecretBytes {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SecretBytes {}
 
 impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,10 +30,10 @@ impl BodyFormat {
 
 /// Parameters in insertion order. Names are unique (RFC 6749 §3.2), except for the names that may
 /// be repeated (RFC 8707 §2, RFC 8693 §2.1).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Params(Vec<(Cow<'static, str>, ParamValue)>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParamValue {
     Plain(Cow<'static, str>),
     Secret(Secret),

@@ -1,0 +1,209 @@
+//! What a task asks of its driver, and what the driver answers.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+
+use crate::dpop::DPOP;
+use crate::jose::signing::SignRequest;
+use crate::types::cause::Cause;
+use crate::types::error::{Error, Sent};
+use crate::types::secret::{Body, SecretBytes};
+use crate::types::time::UnixTime;
+
+/// What a task needs before it can continue.
+#[derive(Debug)]
+#[expect(unnameable_types, reason = "a driver sees `Step`")]
+pub enum Effect {
+    Send(PreparedRequest),
+    Call(PreparedCall),
+    Sign(SignRequest),
+    Wait(Until),
+    Lease(LeaseRequest),
+    Load(LoadRequest),
+    Save(SaveRequest),
+    Release(ReleaseRequest),
+    Fetch(FetchToken),
+}
+
+/// The next effect of a task, or its result.
+#[derive(Debug)]
+#[expect(unnameable_types, reason = "a driver sees `Step`")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is moved once, and a box would cost more; small on wasm32"
+)]
+pub enum Next<T> {
+    Effect(Effect),
+    Done(Result<T, Error>),
+}
+
+impl<T> Next<T> {
+    /// Returns the effect, or what `done` makes of the result.
+    pub(crate) fn then<U>(self, done: impl FnOnce(Result<T, Error>) -> Next<U>) -> Next<U> {
+        match self {
+            Self::Effect(effect) => Next::Effect(effect),
+            Self::Done(result) => done(result),
+        }
+    }
+}
+
+/// The answer to an effect.
+#[derive(Clone, Debug)]
+#[expect(
+    unnameable_types,
+    reason = "a driver gives it by the methods of `Awaiting`"
+)]
+pub enum Answer<'a> {
+    /// The task starts, or its wait is over.
+    Go,
+    /// A signed JWS.
+    Signed(Result<Vec<u8>, Error>),
+    Response {
+        status: StatusCode,
+        headers: &'a HeaderMap,
+        body: &'a [u8],
+    },
+    /// The head of a call's response.
+    Head {
+        status: StatusCode,
+        headers: &'a HeaderMap,
+    },
+    /// A call has a response whose headers can't be read.
+    StatusOnly(StatusCode),
+    NoResponse(Sent, Option<Cause>),
+    Leased(Result<bool, Cause>),
+    Loaded(Result<Option<SecretBytes>, Cause>),
+    Saved(Result<bool, Cause>),
+    Released,
+    Fetched(Result<SecretBytes, Cause>),
+}
+
+/// A request to send to an authorization server.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct PreparedRequest {
+    /// The request, to be sent unchanged. Redirects must not be followed.
+    pub request: Request<Body>,
+    /// How long to wait for the whole response.
+    pub timeout: Duration,
+}
+
+/// An authorized request of the application to a resource server.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct PreparedCall {
+    /// The headers to add to the application's request.
+    pub headers: AuthHeaders,
+    /// How long to wait for the head of the response.
+    pub timeout: Duration,
+}
+
+/// The `Authorization` header and, for a bound token, the `DPoP` header. Both are marked as
+/// sensitive.
+#[must_use]
+#[derive(Debug)]
+pub struct AuthHeaders {
+    pub(crate) authorization: HeaderValue,
+    pub(crate) proof: Option<HeaderValue>,
+}
+
+impl AuthHeaders {
+    /// Inserts the headers into those of a request, and replaces existing ones.
+    pub fn apply(self, headers: &mut HeaderMap) {
+        headers.insert(header::AUTHORIZATION, self.authorization);
+        match self.proof {
+            Some(proof) => headers.insert(DPOP, proof),
+            None => headers.remove(DPOP),
+        };
+    }
+}
+
+/// A wait: until a time, or until something changes that the task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct Until {
+    /// When the wait ends in any case.
+    pub time: UnixTime,
+    /// Ends the wait, at once if need be, when the generation of the shared state is another one.
+    pub unless_generation: Option<u64>,
+}
+
+/// Asks for the exclusive right to refresh a stored session, without waiting for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct LeaseRequest {
+    /// The name of the session in the storage.
+    pub name: String,
+    /// When the lease expires, if the storage can't tell that its holder has crashed.
+    pub ttl: Duration,
+}
+
+/// Asks for the stored state of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct LoadRequest {
+    /// The name of the session in the storage.
+    pub name: String,
+}
+
+/// Asks to store the state of a session under the lease that this task holds.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct SaveRequest {
+    /// The name of the session in the storage.
+    pub name: String,
+    /// The state, which replaces the stored one.
+    pub state: SecretBytes,
+}
+
+/// Asks to end the lease that this task holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct ReleaseRequest {
+    /// The name of the session in the storage.
+    pub name: String,
+}
+
+/// Asks the application for a token response, as JSON, that it obtains itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct FetchToken {
+    /// How long to wait for it.
+    pub timeout: Duration,
+}
+
+/// A retry that is about to happen, for traces and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct Retrying {
+    /// The delay before the retry; zero if the server requires another proof.
+    pub wait: Duration,
+    /// The reason for the retry.
+    pub reason: Reason,
+}
+
+/// The reason for a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The server responded with this status: it is busy, or it requires another proof.
+    ServerResponse(StatusCode),
+    /// The request got no response.
+    NoResponse,
+    /// The server rejected the token, and the session has a new one.
+    TokenRejected,
+}
+
+impl fmt::Display for Retrying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wait = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
+        write!(f, "retrying in {wait} ms, ")?;
+        match self.reason {
+            Reason::ServerResponse(status) => write!(f, "after {}", status.as_u16()),
+            Reason::NoResponse => f.write_str("after a lost connection"),
+            Reason::TokenRejected => f.write_str("with a new token"),
+        }
+    }
+}

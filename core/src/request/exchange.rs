@@ -1,0 +1,610 @@
+//! One request to a server, with its retries: the state machine of operations and calls.
+
+use std::mem;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+
+use crate::dpop::proof::AccessTokenHash;
+use crate::dpop::sensitive;
+use crate::jose::PublicJwk;
+use crate::request::clock_offset::ClockOffset;
+use crate::request::correction::{CorrectionBudget, ProofContext, SentProof};
+use crate::request::effect::{
+    Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest, Reason, Retrying, Until,
+};
+use crate::request::endpoint_request::EndpointRequest;
+use crate::request::nonce_gate::Admission;
+use crate::request::nonce_outcome::NonceOutcome;
+use crate::request::retry::{RetrySafety, RetryState, jitter_seed};
+use crate::request::server_state::Role;
+use crate::request::servers::Servers;
+use crate::request::verdict::{Correction, Refused, Verdict, verdict};
+use crate::types::cause::Cause;
+use crate::types::endpoint::{HttpTarget, server_at};
+use crate::types::error::{Error, NoResponse, Sent, ServerError};
+use crate::types::input::InvalidInput;
+use crate::types::nonce::Nonce;
+use crate::types::secret::Secret;
+use crate::types::time::{RequestContext, UnixTime};
+use crate::wire::challenge::{self, Challenge};
+use crate::wire::error_response::{self, Redactor};
+use crate::wire::retry_after;
+
+/// A request to one server, its retries, and what is left of their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exchange {
+    pub(crate) subject: Subject,
+    pub(crate) safety: RetrySafety,
+    pub(crate) retry: RetryState,
+    /// The minimum time between two requests, even after failures.
+    poll_interval: Duration,
+    corrections: CorrectionBudget,
+    /// Whether it has the right to send a proof to the server, which it keeps until the verdict.
+    has_permit: bool,
+    stage: Stage,
+}
+
+/// The request itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// To an endpoint of an authorization server. The core builds it.
+    Endpoint(EndpointRequest),
+    /// To a resource server. The application has it, and gets its headers from the core.
+    Call(CallRequest),
+}
+
+/// The part of an application's request that its headers depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallRequest {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) authorization: HeaderValue,
+    pub(crate) access_token: Secret,
+    /// The key of a bound token, and the token's hash.
+    pub(crate) proof: Option<(PublicJwk, AccessTokenHash)>,
+}
+
+/// The effect whose answer is awaited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// None yet.
+    #[default]
+    Ready,
+    /// The wait before a retry.
+    Delayed,
+    /// The wait for a permit, at most until this time.
+    Queued(UnixTime),
+    /// The signature of the client assertion with this `iat`.
+    Asserting(UnixTime),
+    /// The signature of this proof. The assertion of the request is signed.
+    Proving(SentProof, Option<Assertion>),
+    /// The response.
+    Sent(Option<SentProof>, Option<Assertion>),
+}
+
+/// A signed client assertion, and its `iat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Assertion(Secret, UnixTime);
+
+/// The result of a call: a response for the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
+pub struct Delivered {
+    /// Whether the server rejected the token (RFC 6750 §3.1 `invalid_token`, or a 401 without an
+    /// error code).
+    pub token_rejected: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new(subject: Subject, safety: RetrySafety) -> Self {
+        Self {
+            subject,
+            safety,
+            retry: RetryState::default(),
+            poll_interval: Duration::ZERO,
+            corrections: CorrectionBudget::default(),
+            has_permit: false,
+            stage: Stage::Ready,
+        }
+    }
+
+    /// Delays the first request, and sets the poll interval to the same time.
+    pub(crate) fn delayed_by(mut self, wait: Duration) -> Self {
+        self.retry.reset(wait);
+        self.poll_interval = wait;
+        self
+    }
+
+    /// Returns whether the request can be repeated as it is.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.safety != RetrySafety::Never
+    }
+
+    /// Takes the answer to the last effect of this request. The response of an endpoint is first
+    /// parsed elsewhere, and comes here only if it is [refused](Self::refused).
+    pub(crate) fn advance(
+        &mut self,
+        id: u64,
+        answer: Answer<'_>,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        match (mem::take(&mut self.stage), answer) {
+            (Stage::Ready, Answer::Go) => self.begin(id, servers, context),
+            (Stage::Delayed, Answer::Go) => self.prepare(id, None, servers, context),
+            (Stage::Queued(until), Answer::Go) => self.prepare(id, Some(until), servers, context),
+            (Stage::Asserting(iat), Answer::Signed(Ok(jws))) => {
+                // A JWS has only base64url characters and dots.
+                let jws = Secret::new(String::from_utf8(jws).unwrap_or_default());
+                self.prove(Some(Assertion(jws, iat)), servers, context)
+            }
+            (Stage::Proving(proof, assertion), Answer::Signed(Ok(jws))) => {
+                self.send(Some((proof, sensitive(jws))), assertion, context.now)
+            }
+            (Stage::Sent(proof, _), Answer::Head { status, headers }) => {
+                self.received(id, proof, status, headers, servers, context)
+            }
+            (Stage::Sent(..), Answer::StatusOnly(status)) => {
+                self.status_only(id, status, servers, context)
+            }
+            (Stage::Sent(..), Answer::NoResponse(sent, cause)) => {
+                self.lost(id, sent, cause, servers, context)
+            }
+            (_, Answer::Signed(Err(error))) => {
+                self.release(id, NonceOutcome::NoResponse, servers, context.now);
+                Next::Done(Err(error))
+            }
+            _ => Next::Done(Err(unexpected_answer())),
+        }
+    }
+
+    /// Starts an attempt, after its delay.
+    pub(crate) fn begin(
+        &mut self,
+        id: u64,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        let delay = self.retry.delay();
+        if delay.is_zero() {
+            return self.prepare(id, None, servers, context);
+        }
+        self.stage = Stage::Delayed;
+        Next::Effect(Effect::Wait(Until {
+            time: context.now.saturating_add(delay),
+            unless_generation: None,
+        }))
+    }
+
+    /// Continues the flow after an expected response: immediately at another metadata URL, or after
+    /// the polling interval of a device code. The timeout starts anew after an interval.
+    pub(crate) fn continue_after(&mut self, wait: Duration) {
+        self.retry.reset(wait);
+        self.poll_interval = wait;
+        self.corrections = CorrectionBudget::default();
+    }
+
+    /// Waits for a permit, if the request needs one, and builds the request. `queued_until` is the
+    /// end of a wait that has begun.
+    fn prepare(
+        &mut self,
+        id: u64,
+        queued_until: Option<UnixTime>,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        let now = context.now;
+        self.retry.start_attempt(now);
+        if let Subject::Call(call) = &self.subject {
+            if call.proof.is_some() && !self.has_permit {
+                // Half of the time is left for the call itself.
+                let until = queued_until
+                    .unwrap_or_else(|| now.saturating_add(self.retry.time_left(now) / 2));
+                match servers.acquire(id, &call.uri, now) {
+                    Ok(Admission::Admitted) => self.has_permit = true,
+                    Ok(Admission::Wait(patience)) if now < until.min(patience) => {
+                        self.stage = Stage::Queued(until);
+                        return Next::Effect(Effect::Wait(Until {
+                            time: until.min(patience),
+                            unless_generation: Some(servers.generation()),
+                        }));
+                    }
+                    // The request that holds the permit may hang.
+                    Ok(Admission::Wait(_)) => {}
+                    Err(invalid) => return Next::Done(Err(invalid.into())),
+                }
+            }
+        }
+        match self.assert_client(servers, context) {
+            Ok(Some(effect)) => Next::Effect(effect),
+            Ok(None) => self.prove(None, servers, context),
+            Err(invalid) => Next::Done(Err(invalid.into())),
+        }
+    }
+
+    /// Asks for the signature of a client assertion, if the client authenticates by one.
+    fn assert_client(
+        &mut self,
+        servers: &Servers,
+        context: &RequestContext,
+    ) -> Result<Option<Effect>, InvalidInput> {
+        let Subject::Endpoint(request) = &self.subject else {
+            return Ok(None);
+        };
+        let Some(assertion) = request.assertion() else {
+            return Ok(None);
+        };
+        let target = HttpTarget::parse(request.endpoint.uri())?;
+        let entry = servers.known.get(Role::AuthorizationServer, &target);
+        let clock = entry.map(|entry| entry.clock_offset).unwrap_or_default();
+        let iat = clock.apply(context.now);
+        self.stage = Stage::Asserting(iat);
+        Ok(Some(Effect::Sign(
+            assertion.sign_request(iat, &context.entropy),
+        )))
+    }
+
+    /// Asks for the signature of a proof, if the request needs one.
+    fn prove(
+        &mut self,
+        assertion: Option<Assertion>,
+        servers: &Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        let proof = match &self.subject {
+            Subject::Endpoint(request) => request.key().map(|key| (key, None)),
+            Subject::Call(call) => call.proof.as_ref().map(|(key, ath)| (key, Some(*ath))),
+        };
+        let Some((key, ath)) = proof else {
+            return self.send(None, assertion, context.now);
+        };
+        let (role, method, uri) = self.subject.parts();
+        let target = match HttpTarget::parse(uri) {
+            Ok(target) => target,
+            Err(invalid) => return Next::Done(Err(invalid.into())),
+        };
+        let proof_context = ProofContext {
+            role,
+            method,
+            target,
+            ath,
+        };
+        let (request, proof) = proof_context.prove(key, &servers.known, context);
+        self.stage = Stage::Proving(proof, assertion);
+        Next::Effect(Effect::Sign(request))
+    }
+
+    fn send(
+        &mut self,
+        proof: Option<(SentProof, HeaderValue)>,
+        assertion: Option<Assertion>,
+        now: UnixTime,
+    ) -> Next<Delivered> {
+        let timeout = self.retry.time_left(now);
+        let (proof, header) = proof.unzip();
+        let effect = match &self.subject {
+            Subject::Call(call) => Effect::Call(PreparedCall {
+                headers: AuthHeaders {
+                    authorization: call.authorization.clone(),
+                    proof: header,
+                },
+                timeout,
+            }),
+            Subject::Endpoint(request) => {
+                match request.build(assertion.as_ref().map(|Assertion(jws, _)| jws), header) {
+                    Ok(request) => Effect::Send(PreparedRequest { request, timeout }),
+                    Err(invalid) => return Next::Done(Err(invalid.into())),
+                }
+            }
+        };
+        self.stage = Stage::Sent(proof, assertion);
+        Next::Effect(effect)
+    }
+
+    /// Returns the secrets of the request that awaits its response, for their redaction.
+    pub(crate) fn secrets(&self) -> Redactor {
+        let assertion = match &self.stage {
+            Stage::Sent(_, Some(Assertion(jws, _))) => Some(jws.expose()),
+            _ => None,
+        };
+        match &self.subject {
+            Subject::Endpoint(request) => request.secrets().chain(assertion).collect(),
+            Subject::Call(call) => Redactor::from_iter([call.access_token.expose()]),
+        }
+    }
+
+    /// Decides on an error response of an endpoint.
+    pub(crate) fn refused(
+        &mut self,
+        id: u64,
+        refusal: Box<ServerError>,
+        headers: &HeaderMap,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        let Stage::Sent(proof, assertion) = mem::take(&mut self.stage) else {
+            return Next::Done(Err(unexpected_answer()));
+        };
+        let challenges = Challenge::all(headers);
+        // `use_dpop_nonce` counts in the challenge as well as in the body.
+        let challenged = challenge::error(&challenges).filter(|code| *code == "use_dpop_nonce");
+        let clock = assertion.and_then(|Assertion(_, iat)| {
+            let offset = self.corrections.clock(headers, iat, context.now);
+            if offset.is_none() && self.corrections.has_corrected_clock() {
+                // The earlier correction had no effect.
+                let (role, _, uri) = self.subject.parts();
+                servers.forget_corrections(role, uri, context.now);
+            }
+            offset
+        });
+        let facts = Facts {
+            status: refusal.status(),
+            code: challenged.or(refusal.code()),
+            description: refusal.description(),
+            retry_after: refusal.retry_after(),
+            challenges: &challenges,
+            assertion: clock,
+        };
+        match self.judge(&facts, proof.as_ref(), headers, servers, context) {
+            Verdict::RetryAfter(_) | Verdict::Correct(_) => {
+                self.retry_after_response(id, facts.status, servers, context)
+            }
+            Verdict::Done | Verdict::TokenRejected | Verdict::Fail => {
+                Next::Done(Err(Error::Server(refusal)))
+            }
+        }
+    }
+
+    /// Decides on the head of a call's response.
+    fn received(
+        &mut self,
+        id: u64,
+        proof: Option<SentProof>,
+        status: StatusCode,
+        headers: &HeaderMap,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        let now = context.now;
+        let (role, _, uri) = self.subject.parts();
+        servers.record_nonce(role, uri, headers, now);
+        let nonce = proof.as_ref().and_then(|proof| new_nonce(proof, headers));
+        let rotated = match nonce {
+            Some(_) => NonceOutcome::Rotated,
+            None => NonceOutcome::Unchanged,
+        };
+        if !status.is_client_error() && !status.is_server_error() {
+            self.release(id, rotated, servers, now);
+            return delivered(false);
+        }
+        let challenges = Challenge::all(headers);
+        let description = challenges
+            .iter()
+            .find_map(|challenge| challenge.param("error_description"));
+        let facts = Facts {
+            status,
+            code: challenge::error(&challenges),
+            description,
+            retry_after: retry_after::read(headers, now),
+            challenges: &challenges,
+            assertion: None,
+        };
+        let had_nonce = proof.as_ref().is_some_and(|proof| proof.nonce().is_some());
+        let rejects_nonce = had_nonce && nonce.is_some() && facts.refused(self).rejects_nonce();
+        let outcome = match rejects_nonce {
+            true => NonceOutcome::Rejected,
+            false => rotated,
+        };
+        let verdict = self.judge(&facts, proof.as_ref(), headers, servers, context);
+        // A call that has just received the nonce keeps its permit for an immediate retry. If the
+        // nonce was stale, the permit is released, since other calls may be ahead.
+        let keeps_permit =
+            matches!(verdict, Verdict::Correct(_)) && outcome != NonceOutcome::Rejected;
+        if !keeps_permit {
+            self.release(id, outcome, servers, now);
+        }
+        match verdict {
+            Verdict::Done => delivered(false),
+            Verdict::TokenRejected => delivered(true),
+            Verdict::RetryAfter(_) | Verdict::Correct(_) => {
+                self.retry_after_response(id, status, servers, context)
+            }
+            Verdict::Fail => {
+                let (secrets, server) = (self.secrets(), server_at(self.subject.uri()));
+                let error = error_response::read(server, status, headers, &[], &secrets, now);
+                Next::Done(Err(error.into()))
+            }
+        }
+    }
+
+    /// Decides on a call's response without its headers. It could be about the proof or about the
+    /// token: the headers of another response tell, if the request may be repeated.
+    fn status_only(
+        &mut self,
+        id: u64,
+        status: StatusCode,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        let is_bound = matches!(&self.subject, Subject::Call(call) if call.proof.is_some());
+        let is_rejection = status == StatusCode::UNAUTHORIZED;
+        // A 400 can concern only a proof.
+        let is_unclear = is_rejection || (is_bound && status == StatusCode::BAD_REQUEST);
+        if is_unclear && self.safety == RetrySafety::Idempotent && self.corrections.may_read_head()
+        {
+            self.corrections.spend(Correction::Head, false);
+            self.retry.retry_now();
+            return self.retry_after_response(id, status, servers, context);
+        }
+        self.release(id, NonceOutcome::Unchanged, servers, context.now);
+        // Without its headers, a rejection may be that of the proof.
+        delivered(is_rejection && !is_bound)
+    }
+
+    /// Decides on a request without a response.
+    fn lost(
+        &mut self,
+        id: u64,
+        sent: Sent,
+        cause: Option<Cause>,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        self.release(id, NonceOutcome::NoResponse, servers, context.now);
+        let retryable = self.safety.allows_retry_without_response(sent);
+        if retryable && self.is_repeatable() && self.schedule_retry(None, context) {
+            servers.retrying(Retrying {
+                wait: self.retry.delay(),
+                reason: Reason::NoResponse,
+            });
+            return self.begin(id, servers, context);
+        }
+        Next::Done(Err(Error::NoResponse(Box::new(NoResponse {
+            sent,
+            retryable,
+            host: server_at(self.subject.uri()),
+            cause,
+        }))))
+    }
+
+    /// Returns the verdict on a response, and applies it to this request and to what is known of
+    /// the server.
+    fn judge(
+        &mut self,
+        facts: &Facts<'_>,
+        proof: Option<&SentProof>,
+        headers: &HeaderMap,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Verdict {
+        let now = context.now;
+        let mut refused = facts.refused(self);
+        if self
+            .safety
+            .allows_retry_after(facts.status, facts.retry_after)
+        {
+            refused.may_wait = self.schedule_retry(facts.retry_after, context);
+        }
+        refused.proof = proof.map(|proof| self.corrections.correctable(proof, headers, now));
+        let verdict = verdict(&refused);
+        let is_proof_error = refused.is_proof_error();
+        let (role, _, uri) = self.subject.parts();
+        if let Some(proof) = proof.filter(|_| refused.rejects_nonce()) {
+            self.corrections.nonce_rejected(proof);
+        }
+        match verdict {
+            Verdict::RetryAfter(_) => {
+                // The server may change its state during the delay, such as its nonce.
+                self.corrections = CorrectionBudget::default();
+            }
+            Verdict::Correct(correction) => {
+                self.corrections.spend(correction, !refused.rejects_nonce());
+                self.retry.retry_now();
+                servers.correct(role, uri, correction, now);
+            }
+            // The corrections had no effect: the next proof is made without them.
+            _ if is_proof_error && proof.is_some() => {
+                servers.forget_corrections(role, uri, now);
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Schedules a retry after a transient failure. Returns whether an attempt and enough time are
+    /// left.
+    fn schedule_retry(&mut self, retry_after: Option<Duration>, context: &RequestContext) -> bool {
+        self.retry.schedule_retry(
+            retry_after,
+            self.poll_interval,
+            context.now,
+            jitter_seed(context),
+        )
+    }
+
+    fn retry_after_response(
+        &mut self,
+        id: u64,
+        status: StatusCode,
+        servers: &mut Servers,
+        context: &RequestContext,
+    ) -> Next<Delivered> {
+        servers.retrying(Retrying {
+            wait: self.retry.delay(),
+            reason: Reason::ServerResponse(status),
+        });
+        self.begin(id, servers, context)
+    }
+
+    fn release(&mut self, id: u64, outcome: NonceOutcome, servers: &mut Servers, now: UnixTime) {
+        if mem::take(&mut self.has_permit) {
+            servers.release(id, self.subject.uri(), outcome, now);
+        }
+    }
+}
+
+impl Subject {
+    pub(crate) fn uri(&self) -> &Uri {
+        self.parts().2
+    }
+
+    pub(crate) fn parts(&self) -> (Role, &Method, &Uri) {
+        match self {
+            Self::Endpoint(request) => (
+                Role::AuthorizationServer,
+                request.method(),
+                request.endpoint.uri(),
+            ),
+            Self::Call(call) => (Role::ResourceServer, &call.method, &call.uri),
+        }
+    }
+}
+
+/// The parts of a response that the verdict depends on.
+struct Facts<'a> {
+    status: StatusCode,
+    code: Option<&'a str>,
+    description: Option<&'a str>,
+    retry_after: Option<Duration>,
+    challenges: &'a [Challenge],
+    assertion: Option<ClockOffset>,
+}
+
+impl<'a> Facts<'a> {
+    fn refused(&self, exchange: &Exchange) -> Refused<'a> {
+        let sends_token = |challenge: &Challenge| challenge.is("DPoP") || challenge.is("Bearer");
+        let is_dpop = |challenge: &Challenge| challenge.is("DPoP");
+        Refused {
+            role: exchange.subject.parts().0,
+            status: self.status,
+            safety: exchange.safety,
+            retry_after: self.retry_after,
+            may_wait: false,
+            code: self.code,
+            blames_proof: self
+                .description
+                .is_some_and(|text| text.to_ascii_lowercase().contains("dpop")),
+            is_other_scheme: !self.challenges.is_empty()
+                && !self.challenges.iter().any(sends_token),
+            may_want_proof: self.challenges.is_empty() || self.challenges.iter().any(is_dpop),
+            proof: None,
+            assertion: self.assertion,
+        }
+    }
+}
+
+/// Returns the nonce of a response, if the proof had another one or none.
+fn new_nonce(proof: &SentProof, headers: &HeaderMap) -> Option<Nonce> {
+    Nonce::from_headers_or_known(proof.nonce(), headers)
+        .filter(|nonce| Some(nonce) != proof.nonce())
+}
+
+fn delivered(token_rejected: bool) -> Next<Delivered> {
+    Next::Done(Ok(Delivered { token_rejected }))
+}
+
+/// The error of a driver that answered another effect than the one it was given.
+pub(crate) fn unexpected_answer() -> Error {
+    InvalidInput::new("answer", "must be that to the effect of the step").into()
+}

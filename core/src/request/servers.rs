@@ -1,0 +1,114 @@
+//! What all requests of one driver share: the known state of servers, and the gate for nonces.
+
+use std::collections::VecDeque;
+
+use http::{HeaderMap, Uri};
+
+use crate::request::clock_offset::ClockOffset;
+use crate::request::effect::Retrying;
+use crate::request::nonce_gate::{Admission, NonceGate};
+use crate::request::nonce_outcome::NonceOutcome;
+use crate::request::server_state::{Role, ServerEntry, ServerState};
+use crate::request::verdict::Correction;
+use crate::types::endpoint::HttpTarget;
+use crate::types::input::InvalidInput;
+use crate::types::time::UnixTime;
+
+/// The known state of servers, who may send a proof to them, and the retries to report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Servers {
+    pub(crate) known: ServerState,
+    gate: NonceGate,
+    generation: u64,
+    pub(crate) retries: VecDeque<Retrying>,
+}
+
+impl Servers {
+    /// Returns a number that moves with every change that a task may wait for.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn move_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    pub(crate) fn retrying(&mut self, retrying: Retrying) {
+        self.retries.push_back(retrying);
+    }
+
+    /// Asks for the right to send a proof to the resource server at `uri`.
+    pub(crate) fn acquire(
+        &mut self,
+        id: u64,
+        uri: &Uri,
+        now: UnixTime,
+    ) -> Result<Admission, InvalidInput> {
+        Ok(self.gate.acquire(id, &HttpTarget::parse(uri)?, now))
+    }
+
+    pub(crate) fn release(&mut self, id: u64, uri: &Uri, outcome: NonceOutcome, now: UnixTime) {
+        let others_wait =
+            HttpTarget::parse(uri).is_ok_and(|target| self.gate.release(id, &target, outcome, now));
+        if others_wait {
+            self.move_generation();
+        }
+    }
+
+    /// Takes all permits of an operation back that has ended without a result.
+    pub(crate) fn abandon(&mut self, id: u64, now: UnixTime) {
+        if self.gate.abandon(id, now) {
+            self.move_generation();
+        }
+    }
+
+    /// Records the nonce of a response, if it has one.
+    pub(crate) fn record_nonce(
+        &mut self,
+        role: Role,
+        uri: &Uri,
+        headers: &HeaderMap,
+        now: UnixTime,
+    ) {
+        if let Ok(target) = HttpTarget::parse(uri) {
+            self.known.record_nonce(role, &target, headers, now);
+        }
+    }
+
+    /// Records what the next proof must change. The nonce is recorded with each response.
+    pub(crate) fn correct(&mut self, role: Role, uri: &Uri, correction: Correction, now: UnixTime) {
+        match correction {
+            Correction::Algorithm(name) => {
+                self.update(role, uri, now, |entry| entry.algorithm = Some(name));
+            }
+            Correction::Clock(offset) => {
+                self.update(role, uri, now, |entry| entry.clock_offset = offset);
+            }
+            Correction::Nonce | Correction::Head => {}
+        }
+    }
+
+    /// Forgets clock offset and algorithm name, which had no effect.
+    pub(crate) fn forget_corrections(&mut self, role: Role, uri: &Uri, now: UnixTime) {
+        let is_known =
+            HttpTarget::parse(uri).is_ok_and(|target| self.known.get(role, &target).is_some());
+        if is_known {
+            self.update(role, uri, now, |entry| {
+                entry.algorithm = None;
+                entry.clock_offset = ClockOffset::default();
+            });
+        }
+    }
+
+    fn update(
+        &mut self,
+        role: Role,
+        uri: &Uri,
+        now: UnixTime,
+        update: impl FnOnce(&mut ServerEntry),
+    ) {
+        if let Ok(target) = HttpTarget::parse(uri) {
+            self.known.update(role, &target, now, update);
+        }
+    }
+}

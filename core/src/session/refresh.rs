@@ -1,0 +1,481 @@
+//! One refresh of a session's token: the lease, the stored state, the request, the save.
+
+use std::mem;
+use std::time::Duration;
+
+use crate::oauth::grant::Grant;
+use crate::oauth::token::Token;
+use crate::request::effect::{
+    Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest, Until,
+};
+use crate::request::exchange::unexpected_answer;
+use crate::request::operation::Operation;
+use crate::request::retry::jitter_seed;
+use crate::session::session_state::SessionState;
+use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
+use crate::session::step::Task;
+use crate::session::step::sealed::Sealed;
+use crate::session::token_manager::Adopted;
+use crate::types::cause::Cause;
+use crate::types::error::Error;
+use crate::types::secret::SecretBytes;
+use crate::types::time::{RequestContext, UnixTime};
+
+/// The interval at which a task checks whether another process has released the lease or saved a
+/// token, and at which it tries to save again.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The part of the lease that is reserved for saving: a response in the last moment must be saved,
+/// on a busy machine too, before another process can acquire the lease.
+const SAVE_MARGIN: Duration = Duration::from_secs(2);
+
+/// The maximum age of a nonce that is loaded from another process.
+const NONCE_LIFETIME: Duration = Duration::from_secs(300);
+
+/// A refresh of a session's token. It has no result of its own: the callers that wait for the token
+/// get it, or the error.
+#[must_use = "no other refresh starts while this one is due"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    due: DueRefresh,
+    stage: Stage,
+    holds_lease: bool,
+    /// The end of the ticket or of the lease. No request is sent after it, because the next holder
+    /// may send its own.
+    valid_until: UnixTime,
+    /// The end of the wait for the lease of another process.
+    waits_until: UnixTime,
+    /// Whether the grant or refresh token is single-use.
+    is_single_use: bool,
+    /// Whether the storage failed to save the new token.
+    save_failed: bool,
+    /// Whether a failure of the storage has been reported.
+    is_reported: bool,
+}
+
+/// The effect whose answer is awaited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Due,
+    Leasing,
+    Loading,
+    /// The wait before the next look at a lease that another process holds.
+    AwaitingLease,
+    SavingCheckpoint(Box<(SessionState, Grant)>),
+    Requesting(Box<Operation<Token>>),
+    Fetching,
+    SavingToken(Token),
+    /// The last look at the storage, after this error.
+    Reloading(Error),
+    SavingRest(Box<SessionState>),
+    /// The wait before another try to save.
+    AwaitingStorage,
+    Releasing,
+}
+
+impl Shared {
+    /// Returns a refresh of this session to run in the background, beside the tasks of its callers.
+    /// A driver asks after each step.
+    pub fn next_refresh(&mut self, session: SessionId) -> Option<Refresh> {
+        let at = self.due.iter().position(|due| due.session == session)?;
+        let due = self.due.remove(at)?;
+        Some(Refresh {
+            due,
+            stage: Stage::Due,
+            holds_lease: false,
+            valid_until: UnixTime::from_secs(0),
+            waits_until: UnixTime::from_secs(0),
+            is_single_use: false,
+            save_failed: false,
+            is_reported: false,
+        })
+    }
+}
+
+impl Sealed for Refresh {}
+
+impl Task for Refresh {
+    type Output = ();
+
+    fn advance(
+        &mut self,
+        id: u64,
+        answer: Answer<'_>,
+        shared: &mut Shared,
+        context: &RequestContext,
+    ) -> Next<()> {
+        let mut run = Run {
+            refresh: self,
+            id,
+            shared,
+            context,
+        };
+        run.advance(answer)
+    }
+}
+
+/// One step of a refresh.
+struct Run<'a> {
+    refresh: &'a mut Refresh,
+    id: u64,
+    shared: &'a mut Shared,
+    context: &'a RequestContext,
+}
+
+impl Run<'_> {
+    fn advance(&mut self, answer: Answer<'_>) -> Next<()> {
+        match (mem::take(&mut self.refresh.stage), answer) {
+            (Stage::Due, Answer::Go) => self.start(),
+            (Stage::AwaitingLease, Answer::Go) => self.lease(),
+            (Stage::AwaitingStorage, Answer::Go) => self.save_rest(),
+            (Stage::Leasing, Answer::Leased(Ok(acquired))) => {
+                self.refresh.holds_lease = acquired;
+                self.load(Stage::Loading)
+            }
+            (Stage::Leasing, Answer::Leased(Err(cause))) => self.storage_failed(cause),
+            (Stage::Loading, Answer::Loaded(loaded)) => self.loaded(loaded),
+            (Stage::SavingCheckpoint(checkpoint), Answer::Saved(saved)) => {
+                self.checkpoint_saved(*checkpoint, saved)
+            }
+            (Stage::Requesting(operation), answer) => self.exchange(operation, answer),
+            (Stage::Fetching, Answer::Fetched(response)) => self.fetched(response),
+            (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
+            (Stage::Reloading(error), Answer::Loaded(loaded)) => match self.adopt(loaded) {
+                Ok(Adopted::Token(token)) => self.end(Ok(token)),
+                _ => self.end(Err(error)),
+            },
+            (Stage::SavingRest(state), Answer::Saved(saved)) => self.rest_saved(&state, saved),
+            (Stage::Releasing, Answer::Released) => self.conclude(),
+            _ => self.end(Err(unexpected_answer())),
+        }
+    }
+
+    fn start(&mut self) -> Next<()> {
+        self.shared.begin(self.id, self.refresh.due);
+        let Some(timeout) = self.refresh_timeout() else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        self.refresh.waits_until = self.now().saturating_add(timeout);
+        self.refresh.valid_until = self.refresh.waits_until;
+        match self.storage_name() {
+            Some(_) => self.lease(),
+            None => self.proceed(),
+        }
+    }
+
+    fn lease(&mut self) -> Next<()> {
+        let (Some(name), Some(ttl)) = (self.storage_name(), self.refresh_timeout()) else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        self.refresh.valid_until = self.now().saturating_add(ttl);
+        self.effect(Stage::Leasing, Effect::Lease(LeaseRequest { name, ttl }))
+    }
+
+    fn load(&mut self, stage: Stage) -> Next<()> {
+        match self.storage_name() {
+            Some(name) => self.effect(stage, Effect::Load(LoadRequest { name })),
+            None => self.end(Err(Error::LoginRequired)),
+        }
+    }
+
+    /// Uses the stored state if it makes the refresh unnecessary. Otherwise goes on under the lease,
+    /// or waits for the lease of another process, or for the token that its holder saves.
+    fn loaded(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Next<()> {
+        match self.adopt(loaded) {
+            Ok(Adopted::Token(token)) => return self.end(Ok(token)),
+            Ok(Adopted::LoggedOut) => return self.end(Err(Error::LoginRequired)),
+            Ok(Adopted::Nothing) => {}
+            // An unreadable state is replaced if this process does not need it.
+            Err(cause) if self.refresh.holds_lease && self.overrides_stored() => {
+                self.shared.emit(Event::StorageUnavailable(cause));
+            }
+            Err(cause) => return self.storage_failed(cause),
+        }
+        if self.refresh.holds_lease {
+            return self.proceed();
+        }
+        if self.now() >= self.refresh.waits_until {
+            return self.storage_failed(Cause::new(
+                "timed out waiting for another process that is refreshing the token",
+            ));
+        }
+        self.pause(Stage::AwaitingLease, self.refresh.waits_until)
+    }
+
+    fn adopt(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Result<Adopted, Cause> {
+        let (now, seed) = (self.now(), self.seed());
+        let session = self.refresh.due.session;
+        let Some(data) = self.shared.session(session) else {
+            return Ok(Adopted::LoggedOut);
+        };
+        let state = match loaded? {
+            Some(json) => {
+                let since = now.saturating_sub(NONCE_LIFETIME);
+                let state = SessionState::from_json(json.expose(), &data.client, since);
+                Some(state.map_err(Cause::new)?)
+            }
+            None => None,
+        };
+        let servers = state.as_ref().map(|state| state.server_state().clone());
+        let adopted = data.tokens.adopt(self.refresh.due.ticket, state, now, seed);
+        if let Some(servers) = servers {
+            self.shared.servers.known.merge(&servers);
+        }
+        Ok(adopted)
+    }
+
+    /// Goes on without the storage if the grant is repeatable. Otherwise another process may have
+    /// the same refresh token in flight; sent twice, it would be invalid for both.
+    fn storage_failed(&mut self, cause: Cause) -> Next<()> {
+        if !self.data().is_some_and(|data| data.tokens.is_repeatable()) {
+            return self.end(Err(Error::Storage(cause)));
+        }
+        self.shared.emit(Event::StorageUnavailable(cause));
+        // Without a lease, only the ticket limits the time.
+        let timeout = self.refresh_timeout().unwrap_or_default();
+        self.refresh.valid_until = self.now().saturating_add(timeout);
+        self.proceed()
+    }
+
+    /// Sends the grant, once its use is stored, unless the session has a good token by now.
+    fn proceed(&mut self) -> Next<()> {
+        let (now, due) = (self.now(), self.refresh.due);
+        let Some(data) = self.shared.session(due.session) else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        let cached = match due.is_store_only {
+            true => data.tokens.snapshot().and_then(|state| state.token),
+            false => data.tokens.valid_token(now),
+        };
+        if let Some(token) = cached {
+            return self.end(Ok(token)); // It only needs to be saved.
+        }
+        let Some(attempt) = data.tokens.begin_refresh(due.ticket) else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        self.refresh.is_single_use = attempt.checkpoint.is_some();
+        match attempt.checkpoint.filter(|_| self.refresh.holds_lease) {
+            Some(checkpoint) => {
+                let state = checkpoint.clone();
+                let stage = Stage::SavingCheckpoint(Box::new((checkpoint, attempt.grant)));
+                self.save(stage, state)
+            }
+            None => self.request(attempt.grant),
+        }
+    }
+
+    fn checkpoint_saved(
+        &mut self,
+        (checkpoint, grant): (SessionState, Grant),
+        saved: Result<bool, Cause>,
+    ) -> Next<()> {
+        let due = self.refresh.due;
+        let cause = match saved {
+            Ok(true) => {
+                if let Some(data) = self.shared.session(due.session) {
+                    data.tokens.saved(&checkpoint);
+                }
+                return self.request(grant);
+            }
+            Ok(false) => Cause::new("a later lease has saved a newer state"),
+            Err(cause) => cause,
+        };
+        if let Some(data) = self.shared.session(due.session) {
+            data.tokens.withdraw(due.ticket);
+        }
+        self.end(Err(Error::Storage(cause)))
+    }
+
+    fn request(&mut self, grant: Grant) -> Next<()> {
+        let left = self.refresh.valid_until.saturating_since(self.now());
+        let left = left.saturating_sub(SAVE_MARGIN.min(left / 2));
+        let Some(data) = self.data() else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        let timeout = left.min(data.timeout);
+        if data.fetches_tokens {
+            return self.effect(Stage::Fetching, Effect::Fetch(FetchToken { timeout }));
+        }
+        match data.client.token(grant) {
+            Ok(operation) => self.exchange(Box::new(operation.timeout(timeout)), Answer::Go),
+            Err(invalid) => self.end(Err(invalid.into())),
+        }
+    }
+
+    fn exchange(&mut self, mut operation: Box<Operation<Token>>, answer: Answer<'_>) -> Next<()> {
+        let servers = &mut self.shared.servers;
+        match operation.advance(self.id, answer, servers, self.context) {
+            Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
+            Next::Done(result) => self.obtained(result),
+        }
+    }
+
+    fn fetched(&mut self, response: Result<SecretBytes, Cause>) -> Next<()> {
+        let now = self.now();
+        let Some(data) = self.data() else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        let token = response
+            .map_err(Error::TokenSource)
+            .and_then(|json| data.client.parse_token_response(json.expose(), now));
+        self.obtained(token)
+    }
+
+    /// Saves a new token before it is used: the server sends a new refresh token only once.
+    fn obtained(&mut self, result: Result<Token, Error>) -> Next<()> {
+        let has_lease = self.refresh.holds_lease;
+        let may_be_elsewhere = self.refresh.is_single_use && self.storage_name().is_some();
+        let data = self.data().filter(|data| !data.tokens.is_logged_out());
+        match (result, data) {
+            // A log-out during the request is not undone.
+            (Ok(_), None) => self.end(Err(Error::LoginRequired)),
+            (Ok(token), Some(data)) if has_lease => {
+                let state = data.tokens.snapshot_with(token.clone());
+                self.save(Stage::SavingToken(token), state)
+            }
+            (Ok(token), Some(_)) => self.end(Ok(token)),
+            // Another process whose lease had expired may have consumed the refresh token and saved
+            // its successor.
+            (Err(error), Some(_)) if may_be_elsewhere => self.load(Stage::Reloading(error)),
+            (Err(error), _) => self.end(Err(error)),
+        }
+    }
+
+    fn token_saved(&mut self, token: Token, saved: Result<bool, Cause>) -> Next<()> {
+        match saved {
+            Ok(true) => {}
+            // A later lease has saved. The next ticket finds out which of the two states is newer.
+            Ok(false) => self.refresh.save_failed = true,
+            Err(cause) => {
+                self.report(cause);
+                self.refresh.save_failed = true;
+            }
+        }
+        self.end(Ok(token))
+    }
+
+    /// Gives the result to the callers that wait for it. What is left to save is saved afterwards.
+    fn end(&mut self, result: Result<Token, Error>) -> Next<()> {
+        let (now, seed, due) = (self.now(), self.seed(), self.refresh.due);
+        let is_new = self.shared.complete(due, &result, now, seed);
+        if self.refresh.save_failed {
+            if let Some(data) = self.shared.session(due.session) {
+                data.tokens.save_failed(now);
+            }
+        }
+        match result {
+            Ok(token) if is_new => self.shared.emit(Event::TokenRefreshed(token)),
+            Ok(_) => {}
+            Err(error) => self.shared.emit(Event::RefreshFailed(error)),
+        }
+        self.save_rest()
+    }
+
+    /// Saves a token that the application supplied, the remaining sends of a refresh token after a
+    /// failure, or a token that the storage failed to save. Tries again until the lease expires.
+    fn save_rest(&mut self) -> Next<()> {
+        let unsaved = self.data().and_then(|data| data.tokens.unsaved());
+        match unsaved.filter(|_| self.refresh.holds_lease) {
+            Some(state) => self.save(Stage::SavingRest(Box::new(state.clone())), state),
+            None => self.release(),
+        }
+    }
+
+    fn rest_saved(&mut self, state: &SessionState, saved: Result<bool, Cause>) -> Next<()> {
+        match saved {
+            Ok(true) => {
+                if let Some(data) = self.shared.session(self.refresh.due.session) {
+                    data.tokens.saved(state);
+                }
+                self.save_rest()
+            }
+            // The holder of a later lease has saved.
+            Ok(false) => self.release(),
+            Err(cause) => {
+                self.report(cause);
+                match self.now() < self.refresh.valid_until {
+                    true => self.pause(Stage::AwaitingStorage, self.refresh.valid_until),
+                    false => self.release(),
+                }
+            }
+        }
+    }
+
+    fn release(&mut self) -> Next<()> {
+        match self.storage_name() {
+            Some(name) if mem::take(&mut self.refresh.holds_lease) => {
+                self.effect(Stage::Releasing, Effect::Release(ReleaseRequest { name }))
+            }
+            _ => self.conclude(),
+        }
+    }
+
+    fn conclude(&mut self) -> Next<()> {
+        let now = self.now();
+        if let Some(data) = self.shared.session(self.refresh.due.session) {
+            match data.tokens.unsaved() {
+                // Without a storage there is nothing to save to.
+                Some(unsaved) if data.storage_name.is_none() => data.tokens.saved(&unsaved),
+                Some(_) => data.tokens.save_failed(now),
+                None => {}
+            }
+        }
+        self.shared.finish(self.id);
+        Next::Done(Ok(()))
+    }
+
+    fn save(&mut self, stage: Stage, state: SessionState) -> Next<()> {
+        let Some(name) = self.storage_name() else {
+            return self.end(Err(Error::LoginRequired));
+        };
+        let state = state.with_server_state(self.shared.server_state().clone());
+        let state = state.to_json();
+        self.effect(stage, Effect::Save(SaveRequest { name, state }))
+    }
+
+    fn pause(&mut self, stage: Stage, latest: UnixTime) -> Next<()> {
+        let time = self.now().saturating_add(POLL_INTERVAL).min(latest);
+        let until = Until {
+            time,
+            unless_generation: None,
+        };
+        self.effect(stage, Effect::Wait(until))
+    }
+
+    fn effect(&mut self, stage: Stage, effect: Effect) -> Next<()> {
+        self.refresh.stage = stage;
+        Next::Effect(effect)
+    }
+
+    fn report(&mut self, cause: Cause) {
+        if !mem::replace(&mut self.refresh.is_reported, true) {
+            self.shared.emit(Event::StorageUnavailable(cause));
+        }
+    }
+
+    fn data(&mut self) -> Option<&mut SessionData> {
+        self.shared.session(self.refresh.due.session)
+    }
+
+    fn storage_name(&mut self) -> Option<String> {
+        self.data()?.storage_name.clone()
+    }
+
+    fn refresh_timeout(&mut self) -> Option<Duration> {
+        Some(self.data()?.tokens.refresh_timeout())
+    }
+
+    fn overrides_stored(&mut self) -> bool {
+        self.data()
+            .is_some_and(|data| data.tokens.overrides_stored())
+    }
+
+    fn now(&self) -> UnixTime {
+        self.context.now
+    }
+
+    fn seed(&self) -> u64 {
+        jitter_seed(self.context)
+    }
+}

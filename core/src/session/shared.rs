@@ -1,0 +1,437 @@
+//! What the tasks of one driver share: its sessions, and the known state of servers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::oauth::client::Client;
+use crate::oauth::grant::{Grant, Scope};
+use crate::oauth::token::Token;
+use crate::request::effect::Retrying;
+use crate::request::server_state::ServerState;
+use crate::request::servers::Servers;
+use crate::session::refresh_policy::RefreshPolicy;
+use crate::session::session_state::SessionState;
+use crate::session::token_manager::{RefreshFailure, Ticket, TokenAction, TokenManager};
+use crate::types::cause::Cause;
+use crate::types::error::Error;
+use crate::types::time::UnixTime;
+
+/// What all tasks of one driver share: its sessions, the known state of servers, and who may send a
+/// proof to them. A driver keeps it behind one lock, which it never holds while it performs an
+/// effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    pub(crate) servers: Servers,
+    sessions: BTreeMap<u64, SessionData>,
+    /// The refreshes that no driver has started yet.
+    pub(crate) due: VecDeque<DueRefresh>,
+    /// The refreshes under way, by the ids of their tasks.
+    running: BTreeMap<u64, DueRefresh>,
+    events: VecDeque<Event>,
+    ids: u64,
+}
+
+/// The name of a session in the [`Shared`] state of its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(u64);
+
+/// A refresh to start, and its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DueRefresh {
+    pub(crate) session: SessionId,
+    pub(crate) ticket: Ticket,
+    /// Whether it only stores the cached token.
+    pub(crate) is_store_only: bool,
+}
+
+/// An event of a session or of a request, for traces and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A request is built anew, with a new proof if it has one, and sent again.
+    Retrying(Retrying),
+    /// A session has a new token, from the authorization server or from another process.
+    TokenRefreshed(Token),
+    /// A session could not refresh its token. A token that is still valid stays in use.
+    RefreshFailed(Error),
+    /// A session's storage failed. This process continues without it if that is safe: a refresh
+    /// token is not sent.
+    StorageUnavailable(Cause),
+}
+
+/// The parts of a new session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct SessionConfig {
+    client: Client,
+    grant: Option<Grant>,
+    policy: RefreshPolicy,
+    token: Option<Token>,
+    state: Option<SessionState>,
+    scope: Option<Scope>,
+    resources: Vec<String>,
+    name: Option<String>,
+    fetches_tokens: bool,
+    timeout: Duration,
+}
+
+/// A session, as its tasks see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionData {
+    pub(crate) client: Client,
+    pub(crate) tokens: TokenManager,
+    /// The name of the session in its storage, if it has one.
+    pub(crate) storage_name: Option<String>,
+    /// Whether the application obtains the tokens.
+    pub(crate) fetches_tokens: bool,
+    /// The timeout of a token request.
+    pub(crate) timeout: Duration,
+    /// The error of the last refresh, for the callers that waited for it.
+    failure: Option<Error>,
+    /// The number of completed refreshes, successful or not, excluding those whose ticket was
+    /// replaced by a later one.
+    completed: u64,
+}
+
+/// The wait of one caller for a usable token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenWait {
+    /// The number of refreshes that had completed when the caller last looked.
+    completed: Option<u64>,
+}
+
+/// What a caller that needs a token does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    Token(Token),
+    /// Waits for the refresh in progress, at most until this time.
+    Wait(UnixTime),
+    Failed(Error),
+}
+
+impl SessionConfig {
+    /// Creates the configuration of a session that continues from its stored state. Without a
+    /// storage, a grant or a token, its calls return [`Error::LoginRequired`].
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            grant: None,
+            policy: RefreshPolicy::default(),
+            token: None,
+            state: None,
+            scope: None,
+            resources: Vec::new(),
+            name: None,
+            fetches_tokens: false,
+            timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Returns the client of the session.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Replaces the client of the session.
+    pub fn with_client(mut self, client: Client) -> Self {
+        self.client = client;
+        self
+    }
+
+    /// Sets the grant that fetches the first token. A [repeatable](Grant::is_repeatable) grant, such
+    /// as client credentials, also fetches all later ones, and no refresh token is used; after any
+    /// other grant, the session uses refresh tokens.
+    pub fn grant(mut self, grant: Grant) -> Self {
+        self.grant = Some(grant);
+        self
+    }
+
+    /// Sets the policy for token refreshes.
+    pub fn policy(mut self, policy: RefreshPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets the first token, from a login that was made elsewhere. It replaces the stored state,
+    /// unless that state descends from this token.
+    pub fn token(mut self, token: Token) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Sets the state to continue from, if it has been loaded already.
+    pub fn state(mut self, state: Option<SessionState>) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// Sets the scope in the name under which the session is stored. Default: the scope of a
+    /// repeatable grant, otherwise none.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// Adds a resource (RFC 8707) to the name under which the session is stored. Default: the
+    /// resources of a repeatable grant, otherwise none.
+    pub fn resource(mut self, uri: &str) -> Self {
+        self.resources.push(uri.to_owned());
+        self
+    }
+
+    /// Stores the session. Its name in the storage is `name`, a hyphen, and the
+    /// [fingerprint](Client::session_fingerprint) of client, server, scope and resources: a session
+    /// of another client or server with the same `name` is neither loaded nor replaced.
+    pub fn stored_as(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Asks the application for each token, instead of the authorization server. Each refresh then
+    /// has the effect [`Step::FetchToken`](crate::driver::Step::FetchToken).
+    pub fn fetch_tokens(mut self) -> Self {
+        self.fetches_tokens = true;
+        self
+    }
+
+    /// Sets the timeout of a token request. Default: 30 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Returns the name of the session in its storage, if it is [stored](Self::stored_as).
+    pub fn storage_name(&self) -> Option<String> {
+        let name = self.name.as_ref()?;
+        let repeatable = self.grant.as_ref().filter(|grant| grant.is_repeatable());
+        let scope = self.scope.as_ref();
+        let scope = scope.or(repeatable.and_then(Grant::requested_scope));
+        let of_grant = repeatable.filter(|_| self.resources.is_empty()).into_iter();
+        let resources = of_grant.flat_map(Grant::requested_resources);
+        let resources = resources.chain(self.resources.iter().map(String::as_str));
+        let fingerprint = self.client.session_fingerprint(scope, resources);
+        Some(format!("{name}-{fingerprint}"))
+    }
+}
+
+impl Shared {
+    /// Creates the shared state of a driver, without sessions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the known state of servers: nonces, clock offsets and algorithm names.
+    pub fn server_state(&self) -> &ServerState {
+        &self.servers.known
+    }
+
+    /// Replaces the known state of servers, for example by that of an earlier process.
+    pub fn set_server_state(&mut self, state: ServerState) {
+        self.servers.known = state;
+    }
+
+    /// Adds a session. A token that the application supplies is stored at once: its refresh is
+    /// [due](Self::next_refresh).
+    pub fn open(&mut self, config: SessionConfig, now: UnixTime) -> SessionId {
+        let storage_name = config.storage_name();
+        let mut tokens = TokenManager::new(config.policy, config.grant);
+        if let Some(state) = config.state {
+            tokens = tokens.with_state(state);
+        }
+        if let Some(token) = config.token {
+            tokens = tokens.with_state(SessionState::new(token));
+            if storage_name.is_some() {
+                tokens.mark_given();
+            }
+        }
+        let id = self.next_id();
+        let data = SessionData {
+            client: config.client,
+            tokens,
+            storage_name,
+            fetches_tokens: config.fetches_tokens,
+            timeout: config.timeout,
+            failure: None,
+            completed: 0,
+        };
+        self.sessions.insert(id, data);
+        let session = SessionId(id);
+        self.store_unsaved(session, now);
+        session
+    }
+
+    /// Starts to store a supplied token, even if it has expired and without refreshing it.
+    fn store_unsaved(&mut self, session: SessionId, now: UnixTime) {
+        let Some(data) = self.session(session) else {
+            return;
+        };
+        if data.tokens.unsaved().is_none() {
+            return;
+        }
+        if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
+            data.tokens.poll(now)
+        {
+            self.due.push_back(DueRefresh {
+                session,
+                ticket,
+                is_store_only: true,
+            });
+        }
+    }
+
+    /// Removes a session. Its tasks end with [`Error::LoginRequired`].
+    pub fn close(&mut self, session: SessionId) {
+        self.sessions.remove(&session.0);
+        self.due.retain(|due| due.session != session);
+        self.servers.move_generation();
+    }
+
+    /// Returns a number that moves with every change that a task may wait for.
+    pub fn generation(&self) -> u64 {
+        self.servers.generation()
+    }
+
+    /// Returns the next event.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let retry = self.servers.retries.pop_front().map(Event::Retrying);
+        retry.or_else(|| self.events.pop_front())
+    }
+
+    /// Ends a task that its driver can't continue: it was cancelled, or panicked. What it held is
+    /// given back. After the result of a task, this has no effect.
+    pub fn abandon(&mut self, task: u64, now: UnixTime) {
+        self.servers.abandon(task, now);
+        if let Some(due) = self.running.remove(&task) {
+            let error = Err(Error::RefreshAborted);
+            self.complete(due, &error, now, 0);
+        }
+    }
+
+    /// Returns whether the session has a token that is usable now, or a way to obtain one. If not, a
+    /// new login is needed.
+    pub fn is_open(&self, session: SessionId, now: UnixTime) -> bool {
+        self.sessions
+            .get(&session.0)
+            .is_some_and(|data| data.tokens.is_open(now))
+    }
+
+    /// Returns a token of the session that needs no refresh, for callers that look before they start
+    /// a task.
+    pub fn valid_token(&self, session: SessionId, now: UnixTime) -> Option<Token> {
+        self.sessions.get(&session.0)?.tokens.valid_token(now)
+    }
+
+    /// Returns whether a refresh is under way.
+    pub fn is_refreshing(&self, session: SessionId) -> bool {
+        let mut all = self.due.iter().chain(self.running.values());
+        all.any(|due| due.session == session)
+    }
+
+    /// Returns whether the session would lose its login if the process ended now: a single-use token
+    /// is under way, or the newest one is not stored yet.
+    pub fn is_unsafe_to_exit(&self, session: SessionId) -> bool {
+        self.is_refreshing(session)
+            && self
+                .sessions
+                .get(&session.0)
+                .is_some_and(|data| data.tokens.has_sent() || data.tokens.unsaved().is_some())
+    }
+
+    /// Returns whether the newest token of the session is not stored yet.
+    pub fn is_unsaved(&self, session: SessionId) -> bool {
+        self.sessions
+            .get(&session.0)
+            .is_some_and(|data| data.tokens.unsaved().is_some())
+    }
+
+    pub(crate) fn session(&mut self, session: SessionId) -> Option<&mut SessionData> {
+        self.sessions.get_mut(&session.0)
+    }
+
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    pub(crate) fn emit(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Files a refresh that a driver has started.
+    pub(crate) fn begin(&mut self, task: u64, due: DueRefresh) {
+        self.running.insert(task, due);
+    }
+
+    /// Ends a refresh. Wakes the tasks that wait for it.
+    pub(crate) fn finish(&mut self, task: u64) {
+        self.running.remove(&task);
+        self.servers.move_generation();
+    }
+
+    /// Records the result of a refresh. Returns whether the session has another token than before.
+    pub(crate) fn complete(
+        &mut self,
+        due: DueRefresh,
+        result: &Result<Token, Error>,
+        now: UnixTime,
+        seed: u64,
+    ) -> bool {
+        self.servers.move_generation();
+        let Some(data) = self.session(due.session) else {
+            return false;
+        };
+        let before = data.tokens.generation();
+        let outcome = result
+            .clone()
+            .map_err(|error| RefreshFailure::from_error(&error));
+        if data.tokens.complete(due.ticket, outcome, now, seed) {
+            data.failure = result.as_ref().err().cloned();
+            data.completed += 1;
+        }
+        data.tokens.generation() != before
+    }
+
+    /// Returns what a caller that needs a token does next. Starts a refresh if one is needed.
+    pub(crate) fn poll_token(
+        &mut self,
+        session: SessionId,
+        wait: &mut TokenWait,
+        deadline: UnixTime,
+        now: UnixTime,
+    ) -> Polled {
+        loop {
+            let Some(data) = self.session(session) else {
+                return Polled::Failed(Error::LoginRequired);
+            };
+            let seen = wait.completed.replace(data.completed);
+            if let Some(failure) = &data.failure {
+                // All callers that waited for a refresh share its result.
+                if seen.is_some_and(|seen| seen != data.completed) {
+                    return Polled::Failed(failure.clone());
+                }
+            }
+            let (ticket, token) = match data.tokens.poll(now) {
+                TokenAction::Use(token, None) => return Polled::Token(token),
+                TokenAction::Use(token, Some(ticket)) => (ticket, Some(token)),
+                TokenAction::Refresh(ticket) => (ticket, None),
+                TokenAction::WaitUntil(_) if now >= deadline => {
+                    return Polled::Failed(Error::Timeout);
+                }
+                TokenAction::WaitUntil(until) => return Polled::Wait(until.min(deadline)),
+                TokenAction::BackOff => {
+                    // No refresh starts so soon after a failed one. Its error still applies.
+                    let failure = data.failure.clone();
+                    return Polled::Failed(failure.unwrap_or(Error::RefreshAborted));
+                }
+            };
+            self.due.push_back(DueRefresh {
+                session,
+                ticket,
+                is_store_only: false,
+            });
+            if let Some(token) = token {
+                return Polled::Token(token);
+            }
+        }
+    }
+}
