@@ -110,10 +110,11 @@ pub struct AuthHeaders {
 }
 
 impl AuthHeaders {
-    /// Inserts the headers into those of a request, and replaces existing ones.
-    pub fn apply(self, headers: &mut HeaderMap) {
-        headers.insert(header::AUTHORIZATION, self.authorization);
-        match self.proof {
+    /// Moves the headers into those of a request, and replaces existing ones. A proof is good for one
+    /// request, so a second call has none.
+    pub fn apply(&mut self, headers: &mut HeaderMap) {
+        headers.insert(header::AUTHORIZATION, self.authorization.clone());
+        match self.proof.take() {
             Some(proof) => headers.insert(DPOP, proof),
             None => headers.remove(DPOP),
         };

@@ -69,7 +69,8 @@ pub enum Step<T: Task> {
 }
 
 /// An effect, and the task that waits for its answer. A driver that drops it without an answer calls
-/// [`Shared::abandon`] with its [`id`](Self::id).
+/// [`Shared::abandon`] with its [`id`](Self::id). A driver that must own a request takes it out of
+/// the effect by [`mem::take`](std::mem::take).
 #[must_use = "the task waits for the answer"]
 #[derive(Clone, PartialEq, Eq)]
 pub struct Awaiting<E, T> {

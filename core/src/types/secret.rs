@@ -76,7 +76,8 @@ impl fmt::Debug for SecretBytes {
 }
 
 /// A request's body. It contains credentials, so `Debug` prints only its length, and the memory is
-/// wiped on drop.
+/// wiped on drop. `Default` is an empty body.
+#[derive(Default)]
 pub struct Body(Zeroizing<Vec<u8>>);
 
 impl Body {
