@@ -59,8 +59,8 @@ pub(crate) enum Subject {
 pub(crate) struct CallRequest {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    /// The scheme and the access token.
     pub(crate) authorization: HeaderValue,
-    pub(crate) access_token: Secret,
     /// The key of a bound token, and the token's hash.
     pub(crate) proof: Option<(PublicJwk, AccessTokenHash)>,
 }
@@ -310,7 +310,10 @@ impl Exchange {
         };
         match &self.subject {
             Subject::Endpoint(request) => request.secrets().chain(assertion).collect(),
-            Subject::Call(call) => Redactor::from_iter([call.access_token.expose()]),
+            Subject::Call(call) => {
+                let text = call.authorization.to_str().unwrap_or_default();
+                text.split(' ').skip(1).collect()
+            }
         }
     }
 

@@ -39,20 +39,15 @@ pub struct Call {
     wait: TokenWait,
     /// Whether the server has rejected a token of the session.
     is_second: bool,
-    stage: Stage,
+    is_awaiting_token: bool,
+    /// The request that awaits an answer, and its token.
+    sending: Option<(Token, Exchange)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
     Token(Token),
     Session(SessionId),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Stage {
-    Start,
-    AwaitingToken,
-    Sending(Token, Box<Exchange>),
 }
 
 /// The headers by which a server distinguishes a retry from a second request
@@ -103,7 +98,8 @@ impl Call {
             started: 0,
             wait: TokenWait::default(),
             is_second: false,
-            stage: Stage::Start,
+            is_awaiting_token: false,
+            sending: None,
         })
     }
 
@@ -177,7 +173,7 @@ impl Call {
                 self.send(id, token, shared, context)
             }
             Polled::Wait(time) => {
-                self.stage = Stage::AwaitingToken;
+                self.is_awaiting_token = true;
                 Next::Effect(Effect::Wait(Until {
                     time,
                     unless_generation: Some(shared.generation()),
@@ -205,19 +201,17 @@ impl Call {
             method: self.method.clone(),
             uri: self.uri.clone(),
             authorization: token.authorization().clone(),
-            access_token: token.access_token().clone(),
             proof: token.key().map(|key| (key.clone(), token.ath())),
         };
         let mut exchange = Exchange::new(Subject::Call(request), self.safety);
         exchange.retry = self.retry;
-        let exchange = Box::new(exchange);
         self.exchange(id, (token, exchange), Answer::Go, shared, context)
     }
 
     fn exchange(
         &mut self,
         id: u64,
-        (token, mut exchange): (Token, Box<Exchange>),
+        (token, mut exchange): (Token, Exchange),
         answer: Answer<'_>,
         shared: &mut Shared,
         context: &RequestContext,
@@ -230,7 +224,7 @@ impl Call {
         let delivered = match exchange.advance(id, answer, &mut shared.servers, context) {
             Next::Done(Ok(delivered)) => delivered,
             next => {
-                self.stage = Stage::Sending(token, exchange);
+                self.sending = Some((token, exchange));
                 return next;
             }
         };
@@ -287,15 +281,12 @@ impl Task for Call {
         shared: &mut Shared,
         context: &RequestContext,
     ) -> Next<Delivered> {
-        match std::mem::replace(&mut self.stage, Stage::Start) {
-            Stage::Start => self.start(id, shared, context),
-            Stage::AwaitingToken => match self.source {
-                Source::Session(session) => self.get_token(id, session, shared, context),
-                Source::Token(_) => self.start(id, shared, context),
-            },
-            Stage::Sending(token, exchange) => {
-                self.exchange(id, (token, exchange), answer, shared, context)
+        match (self.sending.take(), &self.source) {
+            (Some(sending), _) => self.exchange(id, sending, answer, shared, context),
+            (None, Source::Session(session)) if self.is_awaiting_token => {
+                self.get_token(id, *session, shared, context)
             }
+            (None, _) => self.start(id, shared, context),
         }
     }
 }

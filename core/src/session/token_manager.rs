@@ -1086,6 +1086,61 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_unsaved_until_this_very_state_was_saved() {
+        let refresh = |manager: &mut TokenManager, secs| {
+            let TokenAction::Refresh(ticket) = manager.poll(at(secs)) else {
+                panic!("it has expired")
+            };
+            (
+                ticket,
+                manager.begin_refresh(ticket).unwrap().checkpoint.unwrap(),
+            )
+        };
+        let mut manager = TokenManager::new(policy(), None)
+            .with_state(SessionState::new(refreshable("r1", at(0))));
+        assert!(manager.unsaved().is_none());
+        let (ticket, checkpoint) = refresh(&mut manager, 1000);
+        manager.saved(&checkpoint);
+        assert!(manager.complete(ticket, Err(UNSENT), at(1000), 0));
+        // The storage has it with a send less than there are.
+        let unsaved = manager.unsaved().unwrap();
+        assert_eq!(
+            (checkpoint.attempts_left, unsaved.attempts_left),
+            (MAX_SINGLE_USE_SENDS - 1, MAX_SINGLE_USE_SENDS)
+        );
+        manager.saved(&checkpoint);
+        assert!(manager.unsaved().is_some());
+        manager.saved(&unsaved);
+        assert!(manager.unsaved().is_none());
+
+        // What was not sent after all leaves nothing to be saved.
+        let (ticket, _) = refresh(&mut manager, 2000);
+        manager.withdraw(ticket);
+        assert!(!manager.has_sent());
+        assert!(manager.complete(ticket, Err(UNSENT), at(2000), 0));
+        assert!(manager.unsaved().is_none());
+
+        // A token that could not be saved is handed out with a ticket, by which it is saved, and is
+        // not refreshed for that.
+        let (ticket, _) = refresh(&mut manager, 3000);
+        let new = refreshable("r2", at(3000));
+        assert!(manager.complete(ticket, Ok(new.clone()), at(3000), 0));
+        assert!(matches!(manager.poll(at(3001)), TokenAction::Use(_, None)));
+        manager.save_failed(at(3000));
+        let TokenAction::Use(_, Some(ticket)) = manager.poll(at(3001)) else {
+            panic!("it is to be saved")
+        };
+        assert!(
+            matches!(manager.poll(at(3001)), TokenAction::Use(_, None)),
+            "by one caller"
+        );
+        assert!(manager.valid_token(at(3001)) == Some(new.clone()));
+        manager.saved(&manager.unsaved().unwrap());
+        assert!(manager.complete(ticket, Ok(new), at(3001), 0));
+        assert!(matches!(manager.poll(at(3002)), TokenAction::Use(_, None)));
+    }
+
+    #[test]
     fn a_token_that_many_calls_have_waited_for_counts_once_and_an_accepted_one_ends_the_row() {
         let here = Uri::from_static("https://rs.example/a");
         let (mut manager, mut mint) = minting();

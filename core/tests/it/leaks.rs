@@ -9,7 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, Method, Response, Uri};
 use keybound_core::dpop::{Proof, ProofVerifier};
-use keybound_core::driver::{Event, FromResponse, SessionConfig, SessionState, Shared, Step, Task};
+use keybound_core::driver::{
+    Event, FromResponse, SessionConfig, SessionState, Shared, Signing, Step, Task,
+};
 use keybound_core::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_core::provider::moov::Moov;
 use keybound_core::provider::treasury_prime::TreasuryPrime;
@@ -666,7 +668,7 @@ fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
 }
 
 /// Types that hold nothing secret: what anybody may see, settings, times, names.
-const PUBLIC: [(&str, &str); 48] = [
+const PUBLIC: [(&str, &str); 46] = [
     ("Algorithm", "a name"),
     ("Answer", "can't be printed"),
     ("BodyFormat", "a setting"),
@@ -675,10 +677,6 @@ const PUBLIC: [(&str, &str); 48] = [
     (
         "ProofClaims",
         "of a proof that was presented, as its reader wants to see them",
-    ),
-    (
-        "UnsignedRequest",
-        "a step of `Unsigned`, which is looked at",
     ),
     ("Discovery", "URLs"),
     ("Effect", "a part of `Step`, which is looked at"),
