@@ -457,6 +457,7 @@ impl Exchange {
         self.release(id, NonceOutcome::NoResponse, servers, context.now);
         let retryable = self.safety.allows_retry_without_response(sent);
         if retryable && self.is_repeatable() && self.schedule_retry(None, context) {
+            self.corrections = CorrectionBudget::default();
             servers.retrying(Retrying {
                 wait: self.retry.delay(),
                 reason: Reason::NoResponse,
@@ -490,8 +491,10 @@ impl Exchange {
             refused.may_wait = self.schedule_retry(facts.retry_after, context);
         }
         refused.proof = proof.map(|proof| self.corrections.correctable(proof, headers, now));
-        let verdict = verdict(&refused);
-        let is_proof_error = refused.is_proof_error();
+        let (verdict, correction) = (verdict(&refused), refused.correction());
+        // Was the proof rejected, perhaps by the code for the token?
+        let is_proof_error = refused.is_proof_error()
+            || (refused.blames_token() && self.corrections.has_corrected_clock());
         let (role, _, uri) = self.subject.parts();
         if let Some(proof) = proof.filter(|_| refused.rejects_nonce()) {
             self.corrections.nonce_rejected(proof);
@@ -500,17 +503,22 @@ impl Exchange {
             Verdict::RetryAfter(_) => {
                 // The server may change its state during the delay, such as its nonce.
                 self.corrections = CorrectionBudget::default();
+                return verdict;
             }
             Verdict::Correct(correction) => {
                 self.corrections.spend(correction, !refused.rejects_nonce());
                 self.retry.retry_now();
-                servers.correct(role, uri, correction, now);
-            }
-            // The corrections had no effect: the next proof is made without them.
-            _ if is_proof_error && proof.is_some() => {
-                servers.forget_corrections(role, uri, now);
             }
             _ => {}
+        }
+        match correction {
+            // Also if this request itself can't be sent again.
+            Some(correction) => servers.correct(role, uri, correction, now),
+            // The corrections had no effect: the next proof is made without them.
+            None if is_proof_error && proof.is_some() => {
+                servers.forget_corrections(role, uri, now);
+            }
+            None => {}
         }
         verdict
     }

@@ -231,6 +231,164 @@ fn a_correction_that_does_not_help_is_undone() {
     assert_eq!(iat(headers(&client.send())), NOW + 3600);
 }
 
+/// Every code by which a resource server may reject a proof, and whether it does so by a challenge for it.
+const PROOF_CODES: [&str; 4] = [
+    r#"DPoP error="invalid_dpop_proof""#,
+    r#"DPoP error="invalid_token""#,
+    r#"Bearer error="invalid_token""#,
+    r#"DPoP error="invalid_token", error_description="DPoP proof has expired""#,
+];
+
+/// The response to a call, with the server's date.
+fn dated(challenge: &str, nonce: Option<&str>) -> HeaderMap {
+    let mut headers = challenged(challenge);
+    headers.insert("date", DATE.parse().unwrap());
+    if let Some(nonce) = nonce {
+        headers.insert("dpop-nonce", nonce.parse().unwrap());
+    }
+    headers
+}
+
+fn is_rejected(step: &Step<Call>) -> bool {
+    matches!(step, Step::Done(Ok(delivered)) if delivered.token_rejected)
+}
+
+#[test]
+fn a_token_that_is_rejected_for_a_wrong_clock_is_sent_once_more_by_the_servers_clock() {
+    let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
+    for challenge in PROOF_CODES {
+        for (clock, corrected) in [
+            (NOW - 86_400, true),
+            (NOW - 10, true),
+            (NOW - 6, true),
+            (NOW - 3, true),
+            (NOW - 2, false),
+            (NOW, false),
+            (NOW + 1, true),
+            (NOW + 5, true),
+            (NOW + 3600, true),
+            (NOW + 32 * 86_400, false),
+        ] {
+            let mut client = Skewed::new(Algorithm::Es256, clock);
+            let token = client.token();
+            let call = || token.authorize(&method, &uri).unwrap();
+            let (sent, pending) = client.call(call());
+            assert_eq!(iat(&sent), clock);
+            let step = client.head(pending, 401, &dated(challenge, None));
+            assert_eq!(
+                matches!(step, Step::Call(_)),
+                corrected,
+                "{clock} {challenge}"
+            );
+            if !corrected {
+                let rejects = challenge.contains("invalid_token");
+                assert_eq!(is_rejected(&step), rejects, "{clock} {challenge}");
+                continue;
+            }
+            let (sent, pending) = called(step);
+            assert_eq!(iat(&sent), NOW, "{clock} {challenge}");
+            let step = client.head(pending, 200, &HeaderMap::new());
+            assert!(is_delivered(&step));
+            // It is known from now on.
+            let (sent, pending) = client.call(call());
+            assert_eq!(iat(&sent), NOW);
+            // Where it doesn't help, it is undone.
+            client.clock += 3600;
+            let step = client.head(pending, 401, &dated(challenge, None));
+            if let Step::Call(_) = step {
+                let (_, pending) = called(step);
+                let step = client.head(pending, 401, &dated(challenge, None));
+                assert!(matches!(step, Step::Done(_)), "once");
+                let (sent, _) = client.call(call());
+                assert_eq!(iat(&sent), clock + 3600, "{clock} {challenge}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_correction_that_does_not_make_the_token_good_is_undone() {
+    let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
+    for challenge in PROOF_CODES {
+        let mut client = Skewed::new(Algorithm::Es256, NOW + 3600);
+        let token = client.token();
+        let call = || token.authorize(&method, &uri).unwrap();
+        let (_, pending) = client.call(call());
+        let step = client.head(pending, 401, &dated(challenge, None));
+        let (sent, pending) = called(step);
+        assert_eq!(iat(&sent), NOW);
+        let step = client.head(pending, 401, &dated(challenge, None));
+        let rejects = challenge.contains("invalid_token");
+        assert_eq!(is_rejected(&step), rejects, "{challenge}");
+        let (sent, _) = client.call(call());
+        assert_eq!(iat(&sent), NOW + 3600, "{challenge}");
+    }
+}
+
+#[test]
+fn a_clock_is_corrected_for_later_calls_though_this_one_can_not_be_sent_again() {
+    let (method, uri) = (Method::POST, Uri::from_static("https://rs.example/"));
+    for challenge in PROOF_CODES {
+        let mut client = Skewed::new(Algorithm::Es256, NOW + 120);
+        let token = client.token();
+        let call = || token.authorize(&method, &uri).unwrap().single_use_body();
+        let (_, pending) = client.call(call());
+        let step = client.head(pending, 401, &dated(challenge, None));
+        assert!(matches!(step, Step::Done(_)), "{challenge}");
+        // It may have been the token's fault, unless the server says whose it was.
+        let is_bare = challenge.ends_with("invalid_token\"");
+        assert_eq!(is_rejected(&step), is_bare, "{challenge}");
+        assert_eq!(iat(&client.call(call()).0), NOW, "{challenge}");
+    }
+}
+
+#[test]
+fn a_new_nonce_with_another_code_than_its_own_is_answered_once() {
+    let (method, uri) = (Method::GET, Uri::from_static("https://rs.example/"));
+    let nonce = |sent: &HeaderMap| part(sent, 1)["nonce"].as_str().map(str::to_owned);
+    for challenge in PROOF_CODES {
+        let mut client = Skewed::new(Algorithm::Es256, NOW);
+        let token = client.token();
+        let (sent, pending) = client.call(token.authorize(&method, &uri).unwrap());
+        assert_eq!(nonce(&sent), None);
+        let step = client.head(pending, 401, &dated(challenge, Some("n-1")));
+        let (sent, pending) = called(step);
+        assert_eq!(nonce(&sent).as_deref(), Some("n-1"), "{challenge}");
+        // The server that always has another one is not asked for ever.
+        let step = client.head(pending, 401, &dated(challenge, Some("n-2")));
+        let rejects = challenge.contains("invalid_token");
+        assert_eq!(is_rejected(&step), rejects, "{challenge}");
+        assert!(matches!(step, Step::Done(Ok(_))), "{challenge}");
+        let (sent, pending) = client.call(token.authorize(&method, &uri).unwrap());
+        assert_eq!(nonce(&sent).as_deref(), Some("n-2"));
+        // The nonce that was sent is none.
+        let step = client.head(pending, 401, &dated(challenge, Some("n-2")));
+        assert!(matches!(step, Step::Done(Ok(_))), "{challenge}");
+    }
+    for code in [
+        BAD_PROOF,
+        r#"{"error":"invalid_request","error_description":"invalid DPoP proof"}"#,
+    ] {
+        let mut client = Skewed::new(Algorithm::Es256, NOW);
+        let sent = client.send();
+        let again = client.again(sent, &refusal(code, &[("dpop-nonce", "n-1")]));
+        assert_eq!(nonce(headers(&again)).as_deref(), Some("n-1"), "{code}");
+        let end = client.result(again, &refusal(code, &[("dpop-nonce", "n-2")]));
+        assert!(matches!(end, Err(Error::Server(_))), "{code}");
+    }
+    for code in [
+        r#"{"error":"invalid_grant"}"#,
+        r#"{"error":"invalid_request"}"#,
+        r#"{"error":"invalid_client"}"#,
+        "",
+    ] {
+        let mut client = Skewed::new(Algorithm::Es256, NOW);
+        let sent = client.send();
+        let end = client.result(sent, &refusal(code, &[("dpop-nonce", "n-1")]));
+        assert!(matches!(end, Err(Error::Server(_))), "{code}");
+    }
+}
+
 #[test]
 fn no_server_gets_a_proof_for_the_far_future() {
     let mut client = Skewed::new(Algorithm::Es256, NOW - 32 * 86_400);

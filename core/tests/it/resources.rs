@@ -176,6 +176,31 @@ fn a_challenge_with_the_same_nonce_causes_no_retry() {
 }
 
 #[test]
+fn a_nonce_is_corrected_anew_after_a_delay() {
+    let challenge = |nonce| {
+        let challenge = with_header(response(401, ""), "dpop-nonce", nonce);
+        let field = r#"DPoP error="use_dpop_nonce""#;
+        ScriptedResponse::Response(with_header(challenge, "www-authenticate", field))
+    };
+    let lost = || ScriptedResponse::NoResponse(Sent::Maybe);
+    let busy = || ScriptedResponse::Response(with_header(response(503, ""), "retry-after", "1"));
+    let limited = || ScriptedResponse::Response(response(429, ""));
+    for delay in [lost, busy, limited] {
+        let (mut world, token) = with_token(Peer::bound());
+        let answers = [challenge("n-1"), delay(), challenge("n-2"), delay()];
+        world.peer.script.extend(answers);
+        assert_eq!(
+            world.call(&token, RESOURCE_URL),
+            Called::Delivered(StatusCode::OK)
+        );
+        assert_eq!(
+            world.nonces_seen(),
+            [None, Some("n-1"), Some("n-1"), Some("n-2"), Some("n-2")]
+        );
+    }
+}
+
+#[test]
 fn a_nonce_of_any_response_is_in_the_next_call() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;

@@ -13,7 +13,7 @@ use crate::peer::{Asks, Peer, ScriptedResponse, json_response, response, with_he
 use crate::world::{Called, RESOURCE_URL, START, World};
 
 /// A world whose tokens come with refresh tokens, and its first.
-fn world() -> (World, Token) {
+pub(crate) fn world() -> (World, Token) {
     let mut world = World::with(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
     world
@@ -33,7 +33,7 @@ fn world() -> (World, Token) {
     (world, token)
 }
 
-fn json_of(state: &SessionState) -> Value {
+pub(crate) fn json_of(state: &SessionState) -> Value {
     serde_json::from_slice(state.to_json().expose()).unwrap()
 }
 
@@ -148,39 +148,39 @@ fn an_invalid_session_state_is_refused_by_an_error_that_quotes_nothing() {
 }
 
 /// A session of this world's client that is stored.
-fn stored(world: &World) -> SessionConfig {
+pub(crate) fn stored(world: &World) -> SessionConfig {
     SessionConfig::new(world.client()).stored_as("s")
 }
 
-fn name(world: &World) -> String {
+pub(crate) fn name(world: &World) -> String {
     stored(world).storage_name().unwrap()
 }
 
-fn store(world: &mut World, state: &SessionState) {
+pub(crate) fn store(world: &mut World, state: &SessionState) {
     let name = name(world);
     let json = state.to_json().expose().to_vec();
     world.storage.states.insert(name, json);
 }
 
 /// The state in the storage.
-fn in_storage(world: &World) -> Value {
+pub(crate) fn in_storage(world: &World) -> Value {
     serde_json::from_slice(&world.storage.states[&name(world)]).unwrap()
 }
 
 /// The process ends, and another one with the same storage starts.
-fn restart(world: &mut World) {
+pub(crate) fn restart(world: &mut World) {
     world.shared = Shared::new();
     world.storage.leased.clear();
     world.storage.saved.clear();
     world.peer.requests.clear();
 }
 
-fn token(world: &mut World, session: SessionId) -> Result<Token, Error> {
+pub(crate) fn token(world: &mut World, session: SessionId) -> Result<Token, Error> {
     world.run(session.token(Duration::from_secs(60)))
 }
 
 /// The refresh tokens that were sent.
-fn sent(world: &World) -> Vec<&str> {
+pub(crate) fn sent(world: &World) -> Vec<&str> {
     let params = world.peer.requests.iter().map(|request| &request.params);
     params
         .filter_map(|params| params.get("refresh_token"))
@@ -189,7 +189,10 @@ fn sent(world: &World) -> Vec<&str> {
 }
 
 /// Starts a refresh, as far as its token request.
-fn sending(world: &mut World, session: SessionId) -> Option<Awaiting<PreparedRequest, Refresh>> {
+pub(crate) fn sending(
+    world: &mut World,
+    session: SessionId,
+) -> Option<Awaiting<PreparedRequest, Refresh>> {
     let context = world.context();
     let waits = world
         .shared
@@ -207,7 +210,7 @@ fn sending(world: &mut World, session: SessionId) -> Option<Awaiting<PreparedReq
     }
 }
 
-fn scripted(world: &mut World, answer: impl Fn() -> ScriptedResponse) {
+pub(crate) fn scripted(world: &mut World, answer: impl Fn() -> ScriptedResponse) {
     world.peer.script.extend((0..9).map(|_| answer()));
 }
 
@@ -422,7 +425,7 @@ fn state_after(world: &mut World, first: &Token, refreshes: usize) -> (Value, Ve
     (state, tokens)
 }
 
-fn members(world: &World) -> Value {
+pub(crate) fn members(world: &World) -> Value {
     let mut members = world.peer.token_members.clone();
     members.insert("token_type".into(), json!("DPoP"));
     let access_token = || json!("another");
