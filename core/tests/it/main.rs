@@ -24,6 +24,7 @@ mod peer;
 mod planted;
 mod providers;
 mod purity;
+mod refreshes;
 mod resources;
 mod rfcs;
 mod rustcrypto;
