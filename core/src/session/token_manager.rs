@@ -361,6 +361,11 @@ impl TokenManager {
         cached.map(|cached| cached.token.clone())
     }
 
+    /// Returns whether the cached token, or its number of remaining sends, is not stored yet.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved && self.cached.is_some()
+    }
+
     /// Returns the session state to store, or `None` if storage already has it.
     pub(crate) fn unsaved(&self) -> Option<SessionState> {
         self.snapshot().filter(|_| self.unsaved)
