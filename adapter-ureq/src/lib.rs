@@ -25,7 +25,7 @@
 //! let auth = ClientAuth::basic("my-client", Secret::new(std::env::var("CLIENT_SECRET")?))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
 //! let transport = Transport::new().signer(key);
-//! let session = Session::builder(transport, client, Grant::client_credentials())
+//! let session = Session::builder(transport, client).grant(Grant::client_credentials())
 //!     .storage(Arc::new(MemoryStorage::new()), "accounts-api")
 //!     .build();
 //!
