@@ -5,9 +5,11 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, Uri, request};
 use keybound_core::driver::{SessionConfig, SessionId};
-use keybound_core::{Client, Error, Grant, RefreshPolicy, Scope, Token};
+use keybound_core::provider::moov::Moov;
+use keybound_core::{Client, Endpoint, Error, Grant, InvalidInput, RefreshPolicy, Scope, Token};
 use ureq::AsSendBody;
 
 use crate::clock::{Clock, now};
@@ -41,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) storage: Option<Box<dyn Storage>>,
     pub(crate) signer: Option<Box<dyn KeySigner>>,
     client: Client,
+    api: Option<Api>,
 }
 
 /// A builder for a [`Session`].
@@ -50,7 +53,14 @@ pub struct SessionBuilder {
     config: SessionConfig,
     storage: Option<Box<dyn Storage>>,
     signer: Option<Box<dyn KeySigner>>,
+    api: Option<Api>,
     drop_timeout: Duration,
+}
+
+/// The API of a session: where its paths begin, and the headers of its requests.
+struct Api {
+    base: Endpoint,
+    headers: HeaderMap,
 }
 
 impl SessionBuilder {
@@ -122,6 +132,13 @@ impl SessionBuilder {
         self
     }
 
+    /// Sets the URL of the API, which requests without a host are relative to, and headers for its
+    /// requests. They are added to requests to this origin alone, unless the request has them.
+    pub fn api(mut self, base: Endpoint, headers: HeaderMap) -> Self {
+        self.api = Some(Api { base, headers });
+        self
+    }
+
     /// Sets how long the drop of the session's last clone waits while a single-use token is under
     /// way or the newest one is not stored yet: the process may be about to exit, and the server
     /// sends a new refresh token only once. Default: 5 s. [`Session::close`] waits as long as it is
@@ -140,6 +157,7 @@ impl SessionBuilder {
             config,
             storage,
             signer,
+            api,
             drop_timeout,
         } = self;
         let client = config.client().clone();
@@ -151,6 +169,7 @@ impl SessionBuilder {
             storage,
             signer,
             client,
+            api,
         });
         // Stores a given token. Without entropy, the first call tries again.
         let _ = inner
@@ -173,8 +192,21 @@ impl Session {
             config: SessionConfig::new(client),
             storage: None,
             signer: None,
+            api: None,
             drop_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// Returns a builder for a session with Moov: its client, its base URL and its headers.
+    ///
+    /// # Errors
+    /// Returns [`InvalidInput`] if the base URL has a query.
+    pub fn moov(
+        transport: impl Into<Arc<Transport>>,
+        moov: &Moov,
+    ) -> Result<SessionBuilder, InvalidInput> {
+        let builder = Self::builder(transport, moov.client()?);
+        Ok(builder.api(moov.endpoint("/")?, moov.headers().clone()))
     }
 
     /// Returns the transport of the session.
@@ -212,11 +244,24 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`token`](Self::token) and of [`Transport::send`].
     pub fn send<B: AsSendBody>(&self, request: Request<B>) -> Result<Response<ureq::Body>, Error> {
-        let (head, mut body) = request.into_parts();
-        let request = ReplayableRequest::new(head, body.as_body())?;
         let inner = self.inner();
+        let (mut head, mut body) = request.into_parts();
+        if let Some(api) = &inner.api {
+            api.complete(&mut head)?;
+        }
+        let request = ReplayableRequest::new(head, body.as_body())?;
         let call = inner.id.call(request.method(), request.uri())?;
         request.send(&inner.transport, Some(inner), call)
+    }
+
+    /// Sends a GET request with a valid token. `url` is a URL, or a path of the session's
+    /// [API](SessionBuilder::api), such as `/accounts?count=10`.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send), and [`InvalidInput`] if `url` is invalid.
+    pub fn get(&self, url: &str) -> Result<Response<ureq::Body>, Error> {
+        let invalid = |_| InvalidInput::new("url", "must be a URL, or a path of the session's API");
+        self.send(Request::get(url).body(()).map_err(invalid)?)
     }
 
     /// Ends the session, also for other processes that load it from now on: a mark replaces its
@@ -279,6 +324,23 @@ impl Inner {
             state.waiting -= 1;
         }
         true
+    }
+}
+
+impl Api {
+    /// Adds the base URL to a path, and the headers to a request to this API.
+    fn complete(&self, head: &mut request::Parts) -> Result<(), InvalidInput> {
+        if head.uri.authority().is_none() {
+            let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+            head.uri = self.base.join(path)?.uri().clone();
+        }
+        let origin = |uri: &Uri| (uri.scheme().cloned(), uri.authority().cloned());
+        if origin(&head.uri) == origin(self.base.uri()) {
+            for (name, value) in &self.headers {
+                head.headers.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        Ok(())
     }
 }
 

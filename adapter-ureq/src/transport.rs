@@ -8,10 +8,11 @@ use std::time::Duration;
 use http::uri::Scheme;
 use http::{Method, Request, Response, request};
 use keybound_core::driver::{FromResponse, MAX_RESPONSE, PreparedRequest, ServerState, Shared};
-use keybound_core::{Error, Operation, Sent, Token};
+use keybound_core::{AuthorizationBuilder, AuthorizationRequest, Error, Operation, Sent, Token};
 use ureq::{AsSendBody, Timeout};
 
 use crate::Signer;
+use crate::clock::entropy;
 use crate::driver_loop::Run;
 use crate::event::Event;
 use crate::names::ResolvedHosts;
@@ -126,6 +127,22 @@ impl Transport {
     /// there is no signer or it failed, or [`Error::NoEntropy`].
     pub fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error> {
         self.run(operation.timeout(self.timeout), &mut Run::default())
+    }
+
+    /// Starts an authorization: draws its random values, and pushes the request to the authorization
+    /// server first if the client has an endpoint for it (RFC 9126).
+    ///
+    /// # Errors
+    /// Returns [`InvalidInput`](crate::InvalidInput) for a request that can't be made, the errors of
+    /// [`execute`](Self::execute), or [`Error::NoEntropy`].
+    pub fn authorization(
+        &self,
+        request: AuthorizationBuilder,
+    ) -> Result<AuthorizationRequest, Error> {
+        match request.can_be_pushed() {
+            true => self.execute(request.push(entropy()?)?),
+            false => Ok(request.build(entropy()?)?),
+        }
     }
 
     /// Sends a request with a token: adds the `Authorization` header, and a new proof if the token
