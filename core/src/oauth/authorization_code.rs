@@ -6,7 +6,6 @@
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
 //!
 //! # fn main() -> Result<(), Error> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
@@ -21,12 +20,8 @@
 //!
 //! let pending = PendingAuthorization::from_json(stored.expose())?;
 //! let redirect = format!("https://app.example/callback?code=Splx&state={}&iss=https://as.example", pending.state());
-//! let operation = client.token(pending.receive(&redirect)?)?;
-//! let now = UnixTime::from_secs(1_800_000_000);
-//! let signing = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
-//! let PreparedRequest { request: _, pending } = signing.finish(|request| key.sign(request))?;
-//! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
-//! assert!(matches!(pending.receive(response, &mut ServerState::new(), now)?, Step::Done(_)));
+//! let operation = client.token(pending.receive(&redirect)?)?; // a driver runs it, and returns the token
+//! # let _ = operation;
 //! # Ok(())
 //! # }
 //! ```

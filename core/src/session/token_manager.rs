@@ -104,8 +104,8 @@ struct InFlight {
 }
 
 /// The right to refresh a token. Only one ticket is valid at a time. After the policy's refresh
-/// timeout, another caller can get a ticket that replaces it. A caller that can't use it gives it
-/// back by [`TokenManager::complete`] with [`RefreshFailure::not_sent`].
+/// timeout, another caller can get a ticket that replaces it. Its holder gives it back by
+/// [`TokenManager::complete`].
 #[must_use = "no other caller refreshes while this ticket is valid"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
