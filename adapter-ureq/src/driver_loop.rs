@@ -160,6 +160,7 @@ impl Transport {
         let result = step(&mut state.shared, context);
         let mut due = Vec::new();
         if let Some(session) = session {
+            session.cache.publish(state.shared.version(session.id));
             while let Some(refresh) = state.shared.next_refresh(session.id) {
                 due.push(refresh);
             }

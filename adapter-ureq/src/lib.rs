@@ -105,6 +105,7 @@ mod request;
 mod session;
 mod signer;
 pub mod storage;
+mod token_cache;
 mod transport;
 
 pub use authorizer::Authorizer;
