@@ -120,7 +120,7 @@ impl SessionBuilder {
     /// before it is used.
     ///
     /// If the storage fails, a process with a [repeatable](Grant::is_repeatable) grant continues on
-    /// its own and emits [`Event::StorageUnavailable`]. A refresh token or a single-use grant is not
+    /// its own and emits [`Event::StorageUnavailable`](crate::Event::StorageUnavailable). A refresh token or a single-use grant is not
     /// sent without the storage: another process might send it too, or its token could not be
     /// stored.
     ///
