@@ -99,7 +99,8 @@ struct World {
     drawn: u128,
     peers: Vec<Peer>,
     issued: u32,
-    crashed: u32,
+    /// Whether the driver notices the next crash.
+    notices_crash: bool,
     /// The tokens that the session gave up because the resource server rejected them.
     refused: BTreeSet<String>,
     proofs: BTreeSet<Vec<u8>>,
@@ -134,7 +135,7 @@ impl World {
             drawn: 0,
             peers,
             issued: 0,
-            crashed: 0,
+            notices_crash: false,
             refused: BTreeSet::new(),
             proofs: BTreeSet::new(),
         }
@@ -296,10 +297,10 @@ impl World {
                 }
                 step = self.advance(step, &mut lease);
             }
-            self.crashed += 1;
-            if let Some(id) = id.filter(|_| self.crashed % 2 == 0) {
+            if let Some(id) = id.filter(|_| self.notices_crash) {
                 self.shared.abandon(id, self.now);
             }
+            self.notices_crash = !self.notices_crash;
         }
         if let Some(id) = caller.id() {
             self.shared.abandon(id, self.now);
