@@ -25,7 +25,7 @@
 //! let auth = ClientAuth::basic("my-client", Secret::new(std::env::var("CLIENT_SECRET")?))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
 //! let transport = Transport::new().signer(key);
-//! let session = Session::builder(transport, client, Grant::client_credentials())
+//! let session = Session::builder(transport, client).grant(Grant::client_credentials())
 //!     .storage(Arc::new(MemoryStorage::new()), "accounts-api")
 //!     .build();
 //!
@@ -91,7 +91,7 @@
 
 mod authorizer;
 mod clock;
-mod error;
+mod driver_loop;
 mod event;
 #[cfg(any(doc, doctest))]
 pub mod guide;
@@ -100,23 +100,22 @@ mod key_file;
 mod log;
 mod names;
 mod pool;
-mod refresh;
 mod replay;
+mod request;
 mod session;
-mod shared;
 mod signer;
 pub mod storage;
 mod transport;
 
 pub use authorizer::Authorizer;
-pub use error::Error;
-pub use event::{Event, Reason};
+pub use event::Event;
 pub use key_file::open_key;
-pub use keybound_core::{Error as CoreError, *};
+pub use keybound_core::driver::Reason;
+pub use keybound_core::*;
 pub use pool::SessionPool;
 pub use replay::SharedReplayCache;
 pub use session::{Session, SessionBuilder};
-pub use signer::Signer;
+pub use signer::{KeySigner, Signer};
 pub use transport::Transport;
 
 /// Compiles the examples of the package's README.

@@ -89,7 +89,8 @@ impl People {
         let grant = Grant::client_credentials().scope(Scope::from_tokens(Asking::SCOPES)?);
         let (transport, token) = (Arc::new(Transport::new()), subject.token.clone());
         let pool = SessionPool::new(count, move |_: &String| {
-            let session = Session::builder(Arc::clone(&transport), client.clone(), grant.clone());
+            let session =
+                Session::builder(Arc::clone(&transport), client.clone()).grant(grant.clone());
             session.token(token.clone()).build()
         });
         let names: Vec<_> = (0..count).map(|at| format!("person-{at:06}")).collect();

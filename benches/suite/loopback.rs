@@ -85,10 +85,7 @@ fn session(subject: &Subject) -> Outcome<Session> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
         .dpop(key.public().clone());
-    let session = Session::builder(
-        Transport::new().signer(key),
-        client,
-        Grant::client_credentials(),
-    );
+    let session =
+        Session::builder(Transport::new().signer(key), client).grant(Grant::client_credentials());
     Ok(session.token(subject.token.clone()).build())
 }

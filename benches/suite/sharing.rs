@@ -109,7 +109,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
 fn session(subject: &Subject) -> Outcome<Session> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth);
-    let session = Session::builder(Transport::new(), client, Grant::client_credentials());
+    let session = Session::builder(Transport::new(), client).grant(Grant::client_credentials());
     Ok(session.token(subject.token.clone()).build())
 }
 

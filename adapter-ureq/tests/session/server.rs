@@ -56,7 +56,8 @@ impl Server {
     }
 
     pub(crate) fn session(&self, policy: RefreshPolicy) -> Session {
-        Session::builder(Transport::new(), self.client(), Grant::client_credentials())
+        Session::builder(Transport::new(), self.client())
+            .grant(Grant::client_credentials())
             .policy(policy)
             .build()
     }
@@ -64,11 +65,9 @@ impl Server {
     pub(crate) fn bound_session(&self) -> Session {
         let key = SigningKey::generate(Algorithm::Es256).unwrap();
         let client = self.client().dpop(key.public().clone());
-        Session::new(
-            Transport::new().signer(key),
-            client,
-            Grant::client_credentials(),
-        )
+        Session::builder(Transport::new().signer(key), client)
+            .grant(Grant::client_credentials())
+            .build()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -84,7 +83,7 @@ impl Server {
         format!("{name}-{}", self.client().session_fingerprint(None, []))
     }
 
-    pub(crate) fn call(&self, session: &Session) -> Result<Response<ureq::Body>, Arc<Error>> {
+    pub(crate) fn call(&self, session: &Session) -> Result<Response<ureq::Body>, Error> {
         session.send(
             Request::get(format!("{}/resource", self.url))
                 .body(Vec::new())

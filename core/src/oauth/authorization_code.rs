@@ -149,6 +149,12 @@ impl AuthorizationBuilder {
         Ok(self)
     }
 
+    /// Returns whether the client has an endpoint for [pushed](Self::push) authorization requests.
+    pub fn can_be_pushed(&self) -> bool {
+        let endpoint = &self.client.0.pushed_authorization_request_endpoint;
+        endpoint.is_some()
+    }
+
     /// Returns the URL for the user's browser, and the pending authorization that validates the
     /// redirect.
     ///

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Response, header::AUTHORIZATION};
-use keybound_core::driver::MAX_RESPONSE;
+use keybound_core::driver::{FromResponse, MAX_RESPONSE};
 use keybound_core::{
     Error, Grant, InvalidResponseKind, Operation, Retry, Secret, Sent, Token, TokenType,
     TokenTypeHint,
@@ -416,7 +416,7 @@ enum After {
     GivenUp,
 }
 
-fn after_the_first<T: std::fmt::Debug>(
+fn after_the_first<T: FromResponse + std::fmt::Debug>(
     mut world: World,
     operation: Result<Operation<T>, keybound_core::InvalidInput>,
 ) -> After {

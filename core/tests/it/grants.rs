@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use keybound_core::driver::Step;
 use keybound_core::{
     BodyFormat, Client, ClientAuth, DeviceAuthorization, Error, Grant, InvalidInput, Scope, Secret,
     Sent, Token,
@@ -10,7 +9,7 @@ use keybound_core::{
 use serde_json::{Value, json};
 
 use crate::peer::{Asks, Peer, ScriptedResponse, json_response, response, with_header};
-use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
+use crate::world::{Answered, START, TOKEN_URL, World, answered, endpoint, first_wait, outgoing};
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
@@ -331,22 +330,19 @@ fn what_a_server_says_of_a_device_code_is_read_with_care() {
         assert!(error.to_string().contains(why), "{error}");
     }
     let read = |answer: &Value| match answered(ask(), json_response(200, answer)).unwrap() {
-        Step::Done(device) => device,
-        Step::RetryAfter(_) => panic!("it is there"),
+        Answered::Done(device) => device,
+        Answered::Again(_) => panic!("it is there"),
     };
     let wait = |answer: &Value| {
-        client()
-            .token(read(answer).grant())
-            .unwrap()
-            .delay()
-            .as_secs()
+        let operation = client().token(read(answer).grant()).unwrap();
+        first_wait(operation).as_secs()
     };
     for (interval, waits) in [
         (json!(null), 5),
         (json!(0), 5),
         (json!(-3), 5),
         (json!("8"), 8),
-        (json!(1e9), 600),
+        (json!(1e9), 300),
     ] {
         assert_eq!(
             wait(&with("interval", interval.clone())),
