@@ -174,10 +174,8 @@ impl SessionBuilder {
             client,
             api,
         });
-        // Stores a given token. Without entropy, the first call tries again.
-        let _ = inner
-            .transport
-            .step(&Clock::start(), Some(&inner), |_, _| ());
+        // Stores a given token.
+        inner.transport.after_step(Some(&inner), &Clock::start());
         Session(Arc::new(Handle {
             inner,
             drop_timeout,
