@@ -128,8 +128,8 @@ impl Transport {
         }
     }
 
-    /// Wakes the tasks that wait for what a step has changed, starts the refreshes that it has found
-    /// due, and reports its events.
+    /// Starts the refreshes that a step has found due, reports its events, and wakes the tasks that
+    /// wait for what it has changed.
     pub(crate) fn after_step(&self, session: Option<&Arc<Inner>>, clock: &Clock) {
         let mut state = self.lock();
         let generation = state.shared.generation();
@@ -144,15 +144,15 @@ impl Transport {
         }
         let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
-        // `notify_all` is a system call, even if no thread waits.
-        if must_notify {
-            self.changed.notify_all();
-        }
         if let Some(session) = session {
             due.into_iter()
                 .for_each(|refresh| Background::spawn(session, refresh, *clock));
         }
         events.iter().for_each(|event| self.emit_core(event));
+        // `notify_all` is a system call, even if no thread waits.
+        if must_notify {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits until a time, or until the shared state changes.
