@@ -17,7 +17,7 @@ use crate::types::error::{Error, Sent};
 use crate::types::secret::SecretBytes;
 use crate::types::time::RequestContext;
 
-/// A procedure that a driver runs step by step: an [`Operation`](crate::Operation), a
+/// A procedure that a driver runs step by step: an [`Operation`], a
 /// [`Call`](crate::Call), a token, a refresh or a log-out. Tasks are plain data. Sealed: only types
 /// of this crate implement it.
 pub trait Task: Sized + sealed::Sealed {
