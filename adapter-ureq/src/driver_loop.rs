@@ -1,12 +1,11 @@
 //! The driver: one loop that performs the effects of every task of the core.
 
 use std::sync::{Arc, PoisonError};
-use std::thread;
+use std::{iter, mem, thread};
 
 use http::{Response, StatusCode};
 use keybound_core::driver::{
-    Event as CoreEvent, LeaseRequest, LoadRequest, PreparedCall, Refresh, RequestContext, Shared,
-    Step, Task, Until,
+    Event as CoreEvent, LeaseRequest, LoadRequest, PreparedCall, Refresh, Step, Task, Until,
 };
 use keybound_core::jose::Signature;
 use keybound_core::{Cause, Error, Sent, SignRequest};
@@ -40,10 +39,7 @@ impl Transport {
     /// Runs a task to its end.
     pub(crate) fn run<T: Task>(&self, task: T, run: &mut Run<'_>) -> Result<T::Output, Error> {
         let clock = Clock::start();
-        let session = run.session;
-        let step = self.step(&clock, session, |shared, context| {
-            shared.start(task, context)
-        })?;
+        let step = self.lock().shared.start(task, clock.context()?);
         self.drive(step, &clock, run)
     }
 
@@ -63,123 +59,100 @@ impl Transport {
         };
         loop {
             abandon.task = step.id();
+            self.after_step(session, clock);
             step = match step {
                 Step::Done(result) => return result,
-                Step::Send(mut awaiting) => match self.exchange(&mut awaiting.effect) {
-                    Ok(response) => self.step(clock, session, |shared, context| {
-                        awaiting.received(&response, shared, context)
-                    }),
-                    Err(error) => self.step(clock, session, |shared, context| {
-                        let (sent, cause) = no_response(error);
-                        awaiting.failed(sent, cause, shared, context)
-                    }),
-                },
-                Step::Call(mut awaiting) => match run.call(&mut awaiting.effect) {
-                    Attempt::Response(response) => {
-                        let response = &*run.response.insert(response);
-                        let (status, headers) = (response.status(), response.headers());
-                        self.step(clock, session, |shared, context| {
-                            awaiting.received(status, headers, shared, context)
-                        })
+                Step::Send(mut it) => match self.exchange(&mut it.effect) {
+                    Ok(response) => {
+                        it.received(&response, &mut self.lock().shared, clock.context()?)
                     }
-                    Attempt::StatusOnly(status) => self.step(clock, session, |shared, context| {
-                        awaiting.status_only(status, shared, context)
-                    }),
-                    Attempt::Failed(error) => self.step(clock, session, |shared, context| {
+                    Err(error) => {
                         let (sent, cause) = no_response(error);
-                        awaiting.failed(sent, cause, shared, context)
-                    }),
+                        it.failed(sent, cause, &mut self.lock().shared, clock.context()?)
+                    }
                 },
-                Step::Sign(awaiting) => {
-                    let signature = self.sign(&awaiting.effect, session);
-                    self.step(clock, session, |shared, context| {
-                        awaiting.signed(signature, shared, context)
-                    })
+                Step::Call(mut it) => match run.call(&mut it.effect) {
+                    Attempt::Response(response) => {
+                        let response = run.response.insert(response);
+                        let (status, headers) = (response.status(), response.headers());
+                        it.received(status, headers, &mut self.lock().shared, clock.context()?)
+                    }
+                    Attempt::StatusOnly(status) => {
+                        it.status_only(status, &mut self.lock().shared, clock.context()?)
+                    }
+                    Attempt::Failed(error) => {
+                        let (sent, cause) = no_response(error);
+                        it.failed(sent, cause, &mut self.lock().shared, clock.context()?)
+                    }
+                },
+                Step::Sign(it) => {
+                    let signature = self.sign(&it.effect, session);
+                    it.signed(signature, &mut self.lock().shared, clock.context()?)
                 }
-                Step::Wait(awaiting) => {
-                    self.wait(awaiting.effect, clock);
-                    self.step(clock, session, |shared, context| {
-                        awaiting.woken(shared, context)
-                    })
+                Step::Wait(it) => {
+                    self.wait(it.effect, clock);
+                    it.woken(&mut self.lock().shared, clock.context()?)
                 }
-                Step::Lease(awaiting) => {
-                    let LeaseRequest { name, ttl } = &awaiting.effect;
+                Step::Lease(it) => {
+                    let LeaseRequest { name, ttl } = &it.effect;
                     let acquired = storage(session)
                         .and_then(|storage| storage.lease(name, *ttl).map_err(Cause::new));
                     let acquired = acquired.map(|acquired| {
                         lease = acquired;
                         lease.is_some()
                     });
-                    self.step(clock, session, |shared, context| {
-                        awaiting.leased(acquired, shared, context)
-                    })
+                    it.leased(acquired, &mut self.lock().shared, clock.context()?)
                 }
-                Step::Load(awaiting) => {
-                    let LoadRequest { name } = &awaiting.effect;
+                Step::Load(it) => {
+                    let LoadRequest { name } = &it.effect;
                     let state =
                         storage(session).and_then(|storage| storage.load(name).map_err(Cause::new));
-                    self.step(clock, session, |shared, context| {
-                        awaiting.loaded(state, shared, context)
-                    })
+                    it.loaded(state, &mut self.lock().shared, clock.context()?)
                 }
-                Step::Save(awaiting) => {
-                    let state = &awaiting.effect.state;
+                Step::Save(it) => {
                     let saved = match &mut lease {
-                        Some(lease) => lease.save(state).map_err(Cause::new),
+                        Some(lease) => lease.save(&it.effect.state).map_err(Cause::new),
                         None => Err(Cause::new("there is no lease")),
                     };
-                    self.step(clock, session, |shared, context| {
-                        awaiting.saved(saved, shared, context)
-                    })
+                    it.saved(saved, &mut self.lock().shared, clock.context()?)
                 }
-                Step::Release(awaiting) => {
+                Step::Release(it) => {
                     lease = None;
-                    self.step(clock, session, |shared, context| {
-                        awaiting.released(shared, context)
-                    })
+                    it.released(&mut self.lock().shared, clock.context()?)
                 }
-                Step::FetchToken(awaiting) => self.step(clock, session, |shared, context| {
+                Step::FetchToken(it) => {
                     let none = Err(Cause::new("this driver has no source of tokens"));
-                    awaiting.fetched(none, shared, context)
-                }),
-            }?;
+                    it.fetched(none, &mut self.lock().shared, clock.context()?)
+                }
+            };
         }
     }
 
-    /// Takes one step under the lock. Then wakes the tasks that wait for what it has changed, starts
-    /// the refreshes that it has found due, and reports its events.
-    pub(crate) fn step<T>(
-        &self,
-        clock: &Clock,
-        session: Option<&Arc<Inner>>,
-        step: impl FnOnce(&mut Shared, RequestContext) -> T,
-    ) -> Result<T, Error> {
-        let context = clock.context()?;
+    /// Starts the refreshes that a step has found due, reports its events, and wakes the tasks that
+    /// wait for what it has changed.
+    pub(crate) fn after_step(&self, session: Option<&Arc<Inner>>, clock: &Clock) {
         let mut state = self.lock();
-        let before = state.shared.generation();
-        let result = step(&mut state.shared, context);
+        let generation = state.shared.generation();
+        let has_changed = mem::replace(&mut state.notified, generation) != generation;
+        let must_notify = has_changed && state.waiting > 0;
         let mut due = Vec::new();
         if let Some(session) = session {
+            session.cache.publish(state.shared.version(session.id));
             while let Some(refresh) = state.shared.next_refresh(session.id) {
                 due.push(refresh);
             }
         }
-        let mut events = Vec::new();
-        while let Some(event) = state.shared.next_event() {
-            events.push(event);
-        }
-        let has_changed = state.shared.generation() != before && state.waiting > 0;
+        let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
-        // `notify_all` is a system call, even if no thread waits.
-        if has_changed {
-            self.changed.notify_all();
-        }
         if let Some(session) = session {
             due.into_iter()
                 .for_each(|refresh| Background::spawn(session, refresh, *clock));
         }
         events.iter().for_each(|event| self.emit_core(event));
-        Ok(result)
+        // `notify_all` is a system call, even if no thread waits.
+        if must_notify {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits until a time, or until the shared state changes.
@@ -260,9 +233,11 @@ struct Background {
 
 impl Background {
     fn spawn(session: &Arc<Inner>, refresh: Refresh, clock: Clock) {
-        let start = |shared: &mut Shared, context| shared.start(refresh, context);
+        // Without entropy, the refresh is due again after its timeout.
+        let context = clock.context().ok();
+        let start = |context| session.transport.lock().shared.start(refresh, context);
         let background = Self {
-            step: session.transport.step(&clock, Some(session), start).ok(),
+            step: context.map(start),
             session: Arc::clone(session),
             clock,
         };

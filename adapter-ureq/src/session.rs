@@ -17,6 +17,7 @@ use crate::driver_loop::Run;
 use crate::request::ReplayableRequest;
 use crate::signer::KeySigner;
 use crate::storage::Storage;
+use crate::token_cache::TokenCache;
 use crate::transport::Transport;
 
 /// A session with an authorization server. It fetches a token on first use, refreshes it before it
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) id: SessionId,
     pub(crate) storage: Option<Box<dyn Storage>>,
     pub(crate) signer: Option<Box<dyn KeySigner>>,
+    pub(crate) cache: TokenCache,
     client: Client,
     api: Option<Api>,
 }
@@ -118,7 +120,7 @@ impl SessionBuilder {
     /// before it is used.
     ///
     /// If the storage fails, a process with a [repeatable](Grant::is_repeatable) grant continues on
-    /// its own and emits [`Event::StorageUnavailable`]. A refresh token or a single-use grant is not
+    /// its own and emits [`Event::StorageUnavailable`](crate::Event::StorageUnavailable). A refresh token or a single-use grant is not
     /// sent without the storage: another process might send it too, or its token could not be
     /// stored.
     ///
@@ -168,13 +170,12 @@ impl SessionBuilder {
             id,
             storage,
             signer,
+            cache: TokenCache::default(),
             client,
             api,
         });
-        // Stores a given token. Without entropy, the first call tries again.
-        let _ = inner
-            .transport
-            .step(&Clock::start(), Some(&inner), |_, _| ());
+        // Stores a given token.
+        inner.transport.after_step(Some(&inner), &Clock::start());
         Session(Arc::new(Handle {
             inner,
             drop_timeout,
@@ -228,10 +229,12 @@ impl Session {
     /// the refresh did not complete within the transport's [timeout](Transport::timeout).
     pub fn token(&self) -> Result<Token, Error> {
         let transport = self.transport();
-        if let Some(token) = transport.lock().shared.valid_token(self.inner().id, now()) {
+        let (id, now) = (self.inner().id, now());
+        let load = || transport.lock().shared.view(id, now);
+        if let Some(token) = self.inner().cache.get(now, load) {
             return Ok(token);
         }
-        let task = self.inner().id.token(transport.total_timeout());
+        let task = id.token(transport.total_timeout());
         transport.run(task, &mut self.run())
     }
 

@@ -37,10 +37,12 @@ pub struct Transport {
 
 type EventHandler = Box<dyn Fn(Event<'_>) + Send + Sync>;
 
-/// The state of all tasks, and the number of callers that wait for a change.
+/// The state of all tasks, and the callers that wait for a change.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) shared: Shared,
+    /// The generation that the waiting callers know of.
+    pub(crate) notified: u64,
     pub(crate) waiting: usize,
 }
 

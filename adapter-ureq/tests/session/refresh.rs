@@ -309,3 +309,33 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_in_flight() {
     drop(session);
     assert_eq!(*refreshed.lock().unwrap(), ["a", "b"]);
 }
+
+/// Google's servers bind the refresh token alone.
+#[test]
+fn bearer_tokens_with_a_bound_refresh_token_are_called_without_a_proof_and_refreshed_with_one() {
+    let server = Server::start(|asked| match (asked.path.as_str(), asked.has_proof) {
+        ("/token", true) if asked.body.contains("refresh_token=r0") => token("b", "Bearer", 3600),
+        ("/token", true) => response(
+            "200 OK",
+            r#"{"access_token":"a","token_type":"Bearer","expires_in":1,"refresh_token":"r0"}"#,
+        ),
+        ("/resource", false) => response("200 OK", asked.bearer.as_deref().unwrap_or_default()),
+        _ => response("400 Bad Request", ""),
+    });
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let client = server.client().accept_bearer();
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
+    let session = Session::builder(Transport::new(), client).dpop(key);
+    let session = session.grant(code).build();
+    let call = || {
+        let mut answer = server.call(&session).unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.body_mut().read_to_string().unwrap()
+    };
+    assert_eq!(call(), "a");
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(call(), "b");
+}

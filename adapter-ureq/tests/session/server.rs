@@ -18,6 +18,7 @@ use ureq::http::{Request, Response};
 pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) bearer: Option<String>,
+    pub(crate) has_proof: bool,
     /// The nonce in its proof.
     pub(crate) nonce: Option<String>,
     pub(crate) body: String,
@@ -137,6 +138,7 @@ fn serve(
         path: lines[0].split(' ').nth(1).unwrap().to_owned(),
         bearer: header("authorization")
             .and_then(|value| value.split_once(' ').map(|(_, token)| token.to_owned())),
+        has_proof: claims.is_some(),
         nonce: claims.and_then(|claims| claims["nonce"].as_str().map(str::to_owned)),
         body: String::from_utf8(body).unwrap(),
         framing: ["content-length", "transfer-encoding"]

@@ -315,11 +315,24 @@ impl Shared {
             .is_some_and(|data| data.tokens.is_open(now))
     }
 
-    /// Returns a token of the session that needs neither a refresh nor a save, for callers that look
-    /// before they start a task.
-    pub fn valid_token(&self, session: SessionId, now: UnixTime) -> Option<Token> {
+    /// Returns a number that moves with every change to the token of the session.
+    pub fn version(&self, session: SessionId) -> u64 {
+        self.sessions
+            .get(&session.0)
+            .map_or(0, |data| data.tokens.version())
+    }
+
+    /// Returns the token of the session if it needs neither a refresh nor a save, with its
+    /// [version](Self::version) and the time at which it needs a refresh. A driver may give copies
+    /// of it to callers without the lock, until then and while the version is the same.
+    pub fn view(
+        &self,
+        session: SessionId,
+        now: UnixTime,
+    ) -> Option<(u64, Token, Option<UnixTime>)> {
         let tokens = &self.sessions.get(&session.0)?.tokens;
-        tokens.valid_token(now).filter(|_| !tokens.is_unsaved())
+        let token = tokens.valid_token(now).filter(|_| !tokens.is_unsaved())?;
+        Some((tokens.version(), token, tokens.refresh_at()))
     }
 
     /// Returns whether a refresh is under way.

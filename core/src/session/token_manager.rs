@@ -62,6 +62,8 @@ pub(crate) struct TokenManager {
     /// A counter that increases with each cached token and with a log-out. A failure applies only
     /// to the token whose refresh token was sent, not to a later one.
     generation: u64,
+    /// A counter that increases with every change to the token or to its use.
+    version: u64,
     refusals: Refusals,
 }
 
@@ -221,6 +223,7 @@ impl TokenManager {
             logged_out: false,
             save_after: None,
             generation: 0,
+            version: 0,
             refusals: Refusals::default(),
         }
     }
@@ -491,6 +494,7 @@ impl TokenManager {
                 };
                 // The checkpoint counted this send as one without a response.
                 self.unsaved = true;
+                self.version += 1;
             }
             Ok(_) | Err(_) => {}
         }
@@ -528,6 +532,7 @@ impl TokenManager {
     /// that one descends from it. [`unsaved`](Self::unsaved) then returns it until it is stored.
     pub(crate) fn mark_given(&mut self) {
         (self.given, self.unsaved) = (true, true);
+        self.version += 1;
     }
 
     /// Records that the newest token could not be stored. [`unsaved`](Self::unsaved) then returns
@@ -536,7 +541,18 @@ impl TokenManager {
     /// Another ticket for storing it is issued after the policy's retry interval.
     pub(crate) fn save_failed(&mut self, now: UnixTime) {
         self.unsaved = true;
+        self.version += 1;
         self.save_after = Some(now.saturating_add(self.policy.retry_interval));
+    }
+
+    /// Returns a number that moves with every change to the token or to its use.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns when the cached token needs a refresh.
+    pub(crate) fn refresh_at(&self) -> Option<UnixTime> {
+        self.cached.as_ref()?.times.refresh_at
     }
 
     /// Returns a number that increases with every token that is cached, and with a log-out.
@@ -591,6 +607,7 @@ impl TokenManager {
             .filter(|cached| cached.token.is_same_as(token))
         {
             cached.rejected = true;
+            self.version += 1;
         }
     }
 
@@ -623,6 +640,7 @@ impl TokenManager {
         (self.given, self.unsaved) = (false, false);
         self.attempts_left = 0;
         self.generation += 1;
+        self.version += 1;
         self.cleared_at = self.tickets;
         self.logged_out = true;
         self.backoff_until = None;
@@ -685,6 +703,7 @@ impl TokenManager {
 
     fn set_token(&mut self, cached: CachedToken) {
         self.generation += 1;
+        self.version += 1;
         self.cached = Some(cached);
     }
 
