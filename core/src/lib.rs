@@ -40,17 +40,19 @@
 //!  SessionId::token, log_out ───────────▶ GetToken, … ──┤
 //!  Shared::next_refresh ────────────────▶ Refresh ──────┘
 //!                                              │
-//!                                              ▼           the driver performs          and answers
-//!         Shared::start(task, RequestContext) ──▶ Step ─┬─ Send     a request           received · failed
-//!                                                 ▲     ├─ Call     with these headers  received · failed
-//!                                                 │     ├─ Sign     a message           signed
-//!                                                 │     ├─ Wait     until a time        woken
-//!                                                 │     ├─ Lease    of the storage      leased
-//!                                                 │     ├─ Load, Save, Release          loaded · saved · released
-//!                                                 │     ├─ FetchToken                   fetched
-//!                                                 │     │                                 │
-//!                                                 └─────│─────────────────────────────────┘
-//!                                                       └─ Done(Result<T, Error>)
+//!                                              ▼
+//!                 Shared::start(task, RequestContext)
+//!                                              │
+//!                                              ▼    the driver performs      and answers with
+//!                        ┌──▶ Step ──┬─ Send        a request                received · failed
+//!                        │           ├─ Call        one with these headers   received · failed
+//!                        │           ├─ Sign        a message                signed
+//!                        │           ├─ Wait        until a time             woken
+//!                        │           ├─ Lease, Load, Save, Release           leased · loaded · saved · released
+//!                        │           ├─ FetchToken                           fetched
+//!                        │           │                                          │
+//!                        │           └─ Done(Result<T, Error>)                  │
+//!                        └──────────────── the next step ◀──────────────────────┘
 //! ```
 //!
 //! Only the value that holds an effect takes its answer, so no response is parsed twice and no step is
@@ -66,16 +68,18 @@
 //! one refresh at a time.
 //!
 //! ```text
-//!  caller                          Shared                            background
-//!  SessionId::call ──▶ the token is valid ──▶ Step::Sign, Step::Call
-//!                 └──▶ a refresh is due ────▶ Step::Sign, Step::Call
-//!                 │                └──── next_refresh ─────────────▶ Refresh
-//!                 └──▶ there is no valid token ──▶ Step::Wait          Lease, Load   another process may
-//!                                  └──── next_refresh ─────────────▶   │             have a new token
-//!                                                   ▲                  Sign, Send    the token request
-//!                     the generation moves:         │                  Save          before it is used
-//!                     the callers continue with ◀───┴───────────────   Release
-//!                     the token, or get the error                      Done
+//!  caller: SessionId::call                   Shared                     background: next_refresh
+//!
+//!    valid token ───────────────────────▶ use it
+//!    valid token, refresh due ──────────▶ use it ─────────────────────▶ Refresh
+//!    no valid token ────────────────────▶ Step::Wait ─────────────────▶ Refresh
+//!                                             │                            │ Lease    one process at a time
+//!                                             │                            │ Load     has another a new token?
+//!                                             │                            │ Save     count a single-use token
+//!                                             │                            │ Send     the token request
+//!                                             │                            │ Save     the token, before its use
+//!    all callers get the token, ◀─────────────┴─ the generation moves ◀────┤
+//!    or the same error                                                     └ Release
 //! ```
 //!
 //! A caller with a valid token never waits for a refresh. A failed refresh leaves a token that is still
