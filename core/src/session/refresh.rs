@@ -29,9 +29,6 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// on a busy machine too, before another process can acquire the lease.
 const SAVE_MARGIN: Duration = Duration::from_secs(2);
 
-/// The maximum age of a nonce that is loaded from another process.
-const NONCE_LIFETIME: Duration = Duration::from_secs(300);
-
 /// A refresh of a session's token. It has no result of its own: the callers that wait for the token
 /// get it, or the error.
 #[must_use = "no other refresh starts while this one is due"]
@@ -211,8 +208,7 @@ impl Run<'_> {
         };
         let state = match loaded? {
             Some(json) => {
-                let since = now.saturating_sub(NONCE_LIFETIME);
-                let state = SessionState::from_json(json.expose(), &data.client, since);
+                let state = SessionState::load(json.expose(), &data.client, now);
                 Some(state.map_err(Cause::new)?)
             }
             None => None,

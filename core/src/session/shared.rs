@@ -321,6 +321,24 @@ impl Shared {
         self.sessions.get(&session.0)?.tokens.valid_token(now)
     }
 
+    /// Returns the last token of the session, usable or not, for example to revoke it.
+    pub fn token(&self, session: SessionId) -> Option<Token> {
+        self.sessions.get(&session.0)?.tokens.snapshot()?.token
+    }
+
+    /// Continues a session from its stored state, such as that of another process in which the user
+    /// has just logged in. A state that can't be read or has no token has no effect.
+    pub fn resume(&mut self, session: SessionId, stored: &[u8], now: UnixTime) {
+        let Some(data) = self.sessions.get_mut(&session.0) else {
+            return;
+        };
+        if let Ok(state) = SessionState::load(stored, &data.client, now) {
+            self.servers.known.merge(state.server_state());
+            data.tokens.resume(state);
+            self.servers.move_generation();
+        }
+    }
+
     /// Returns whether a refresh is under way.
     pub fn is_refreshing(&self, session: SessionId) -> bool {
         let mut all = self.due.iter().chain(self.running.values());

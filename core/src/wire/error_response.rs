@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use super::challenge::{self, Challenge};
+use super::http_date;
 use super::json::{JsonObject, JsonValue, Text};
 use super::retry_after;
 use crate::types::error::{ResponseMeta, ServerError};
@@ -41,6 +42,7 @@ impl ResponseMeta {
             content_type: text(headers, "content-type").map(redact),
             content_coding: content_coding(headers).map(redact),
             nonce: Nonce::from_headers(headers),
+            date: http_date::from_headers(headers),
         }
     }
 }
