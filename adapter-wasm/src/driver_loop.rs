@@ -1,11 +1,12 @@
 //! The driver: one loop that performs the effects of every task of the core.
 
+use std::cell::RefMut;
 use std::rc::Rc;
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode};
 use keybound_core::driver::{
-    Delivered, FetchToken, MAX_RESPONSE, PreparedCall, PreparedRequest, RequestContext, Shared,
+    Delivered, Erased, FetchToken, MAX_RESPONSE, PreparedCall, PreparedRequest, Running, Shared,
     Step, Task, Until,
 };
 use keybound_core::jose::Signature;
@@ -16,9 +17,9 @@ use web_sys::{Request, RequestRedirect, Response};
 
 use crate::error::exception;
 use crate::notify::within;
-use crate::platform::{self, Lock};
+use crate::platform::{self, Lock, request_context as context};
 use crate::session::{self, Inner};
-use crate::{Error, Transport};
+use crate::{CoreError, Error, Transport};
 
 /// What a task is run with, beside the transport.
 #[derive(Default)]
@@ -38,43 +39,47 @@ impl Transport {
         task: T,
         run: &mut Run<'_>,
     ) -> Result<T::Output, Error> {
-        let session = run.session;
+        let mut running = Running::new(task);
+        self.drive(running.erase(), run).await?;
+        // A task that has succeeded has a result.
+        Ok(running.into_output().ok_or(CoreError::RefreshAborted)?)
+    }
+
+    /// Performs the effects of a task, step by step.
+    async fn drive(&self, task: Erased<'_>, run: &mut Run<'_>) -> Result<(), Error> {
         let mut abandon = Abandon {
             transport: self,
             task: None,
         };
         // Released when it is dropped.
         let mut lock = None;
-        let mut step = self.step(session, |shared, context| shared.start(task, context));
+        let mut step = self.shared().start(task, context());
         loop {
+            self.settle(run.session);
             abandon.task = step.id();
             step = match step {
-                Step::Done(result) => return result.map_err(Error::from),
-                Step::Send(awaiting) => {
-                    let response = send(&awaiting.effect).await;
-                    self.step(session, |shared, context| match response {
-                        Ok(response) => awaiting.received(&response, shared, context),
-                        Err(cause) => awaiting.failed(was_sent(), Some(cause), shared, context),
-                    })
-                }
-                Step::Call(mut awaiting) => {
-                    let head = run.call(&mut awaiting.effect).await?;
-                    self.step(session, |shared, context| match head {
-                        Ok((status, headers)) => {
-                            awaiting.received(status, &headers, shared, context)
-                        }
-                        Err(cause) => awaiting.failed(was_sent(), Some(cause), shared, context),
-                    })
-                }
+                Step::Done(result) => return Ok(result?),
+                Step::Send(awaiting) => match send(&awaiting.effect).await {
+                    Ok(response) => awaiting.received(&response, &mut self.shared(), context()),
+                    Err(cause) => {
+                        awaiting.failed(was_sent(), Some(cause), &mut self.shared(), context())
+                    }
+                },
+                Step::Call(mut awaiting) => match run.call(&mut awaiting.effect).await? {
+                    Ok((status, headers)) => {
+                        awaiting.received(status, &headers, &mut self.shared(), context())
+                    }
+                    Err(cause) => {
+                        awaiting.failed(was_sent(), Some(cause), &mut self.shared(), context())
+                    }
+                },
                 Step::Sign(awaiting) => {
                     let signature = self.sign(&awaiting.effect).await;
-                    self.step(session, |shared, context| {
-                        awaiting.signed(signature, shared, context)
-                    })
+                    awaiting.signed(signature, &mut self.shared(), context())
                 }
                 Step::Wait(awaiting) => {
                     self.wait(awaiting.effect).await;
-                    self.step(session, |shared, context| awaiting.woken(shared, context))
+                    awaiting.woken(&mut self.shared(), context())
                 }
                 Step::Lease(awaiting) => {
                     let acquired = Lock::acquire(&awaiting.effect.name).await;
@@ -82,76 +87,52 @@ impl Transport {
                         lock = acquired;
                         lock.is_some()
                     });
-                    self.step(session, |shared, context| {
-                        awaiting.leased(acquired, shared, context)
-                    })
+                    awaiting.leased(acquired, &mut self.shared(), context())
                 }
                 Step::Load(awaiting) => {
                     let state = load(&awaiting.effect.name).await;
-                    self.step(session, |shared, context| {
-                        awaiting.loaded(state, shared, context)
-                    })
+                    awaiting.loaded(state, &mut self.shared(), context())
                 }
                 Step::Save(awaiting) => {
                     let saved = save(&awaiting.effect.name, &awaiting.effect.state).await;
-                    self.step(session, |shared, context| {
-                        awaiting.saved(saved, shared, context)
-                    })
+                    awaiting.saved(saved, &mut self.shared(), context())
                 }
                 Step::Release(awaiting) => {
                     lock = None;
-                    self.step(session, |shared, context| {
-                        awaiting.released(shared, context)
-                    })
+                    awaiting.released(&mut self.shared(), context())
                 }
                 Step::FetchToken(awaiting) => {
-                    let response = fetch_token(session, awaiting.effect).await;
-                    self.step(session, |shared, context| {
-                        awaiting.fetched(response, shared, context)
-                    })
+                    let response = fetch_token(run.session, awaiting.effect).await;
+                    awaiting.fetched(response, &mut self.shared(), context())
                 }
             };
         }
     }
 
-    /// Takes one step, and starts the refreshes that it has found due.
-    fn step<T>(
-        &self,
-        session: Option<&Rc<Inner>>,
-        step: impl FnOnce(&mut Shared, RequestContext) -> T,
-    ) -> T {
-        let step = self.update(|shared| step(shared, platform::request_context()));
-        if let Some(session) = session {
-            self.start_due_refreshes(session);
-        }
-        step
+    /// Borrows the shared state, never across an `await`.
+    pub(crate) fn shared(&self) -> RefMut<'_, Shared> {
+        self.shared.borrow_mut()
     }
 
-    fn start_due_refreshes(&self, session: &Rc<Inner>) {
-        while let Some(refresh) = session
-            .id()
-            .and_then(|id| self.update(|shared| shared.next_refresh(id)))
-        {
-            let session = Rc::clone(session);
-            spawn_local(async move {
-                // The callers that wait for the token get the error.
-                let _ = session.run(refresh).await;
-            });
-        }
-    }
-
-    /// Changes the shared state, and wakes the tasks that wait for the change.
-    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Shared) -> T) -> T {
-        let mut shared = self.shared.borrow_mut();
-        let before = shared.generation();
-        let result = update(&mut shared);
+    /// Wakes the tasks that wait for a change of the shared state, and starts the refreshes that are
+    /// due.
+    pub(crate) fn settle(&self, session: Option<&Rc<Inner>>) {
+        let mut shared = self.shared();
         while shared.next_event().is_some() {} // Nobody listens.
-        let has_changed = shared.generation() != before;
+        let generation = shared.generation();
+        if let Some((session, id)) = session.and_then(|session| Some((session, session.id()?))) {
+            while let Some(refresh) = shared.next_refresh(id) {
+                let session = Rc::clone(session);
+                spawn_local(async move {
+                    // The callers that wait for the token get the error.
+                    let _ = session.run(refresh).await;
+                });
+            }
+        }
         drop(shared);
-        if has_changed {
+        if self.generation.replace(generation) != generation {
             self.changed.notify_all();
         }
-        result
     }
 
     async fn sign(&self, request: &SignRequest) -> Result<Signature, Cause> {
@@ -170,7 +151,7 @@ impl Transport {
         let has_not_changed = || {
             until
                 .unless_generation
-                .is_none_or(|generation| self.shared.borrow().generation() == generation)
+                .is_none_or(|generation| self.shared().generation() == generation)
         };
         self.changed
             .wait_timeout_while(timeout, has_not_changed)
@@ -227,8 +208,8 @@ struct Abandon<'a> {
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         if let Some(task) = self.task {
-            self.transport
-                .update(|shared| shared.abandon(task, platform::now()));
+            self.transport.shared().abandon(task, platform::now());
+            self.transport.settle(None);
         }
     }
 }

@@ -127,10 +127,8 @@ impl Session {
     /// Returns whether there is a valid token, a grant or refresh token to get one, or a login in
     /// progress. If not, a new login is required.
     pub fn is_open(&self) -> bool {
-        let shared = self.0.transport.shared.borrow();
-        self.0
-            .id()
-            .is_some_and(|id| shared.is_open(id, platform::now()))
+        let (id, transport) = (self.0.id(), &self.0.transport);
+        id.is_some_and(|id| transport.shared().is_open(id, platform::now()))
     }
 
     /// Loads the state that other tabs, or other sessions of this page, have stored since this session
@@ -218,9 +216,9 @@ impl Session {
         let mut result = Ok(());
         let mut token = None;
         if let Some(id) = inner.id.take() {
-            token = inner.transport.shared.borrow().token(id);
+            token = inner.transport.shared().token(id);
             result = inner.run(id.log_out()).await.map(drop);
-            inner.transport.update(|shared| shared.close(id));
+            inner.close(id);
         }
         let key = key::storage_key(&inner.name);
         let erased = platform::erase_session(&storage_key(&inner.storage_name), &key).await;
@@ -276,12 +274,15 @@ impl Inner {
 
     /// Starts a session in place of the current one, whose tasks end.
     fn start(&self, config: SessionConfig) {
-        self.transport.update(|shared| {
-            let id = shared.open(config, platform::now());
-            if let Some(before) = self.id.replace(Some(id)) {
-                shared.close(before);
-            }
-        });
+        let id = self.transport.shared().open(config, platform::now());
+        if let Some(before) = self.id.replace(Some(id)) {
+            self.close(before);
+        }
+    }
+
+    fn close(&self, id: SessionId) {
+        self.transport.shared().close(id);
+        self.transport.settle(None);
     }
 
     /// Continues from the stored state, if there is any, unless a login or logout happens meanwhile.
@@ -291,8 +292,9 @@ impl Inner {
         };
         let stored = platform::load(&storage_key(&self.storage_name)).await;
         if let Some(json) = stored.map_err(Error::Browser)? {
-            self.transport
-                .update(|shared| shared.resume(id, json.as_bytes(), platform::now()));
+            let now = platform::now();
+            self.transport.shared().resume(id, json.as_bytes(), now);
+            self.transport.settle(None);
         }
         Ok(())
     }
@@ -322,7 +324,7 @@ async fn listen(session: Weak<Inner>, channel: JsValue) {
             // State that can't be loaded now is loaded by the next refresh.
             drop(session.resume().await);
         } else if let Some(id) = session.id.take() {
-            session.transport.update(|shared| shared.close(id));
+            session.close(id);
         }
     }
 }

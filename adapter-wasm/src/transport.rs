@@ -1,6 +1,6 @@
 //! Runs single operations and calls, without a session.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use http::{HeaderMap, Method, Uri};
@@ -16,6 +16,8 @@ use crate::{Error, ProofKey, platform};
 pub struct Transport {
     key: Option<ProofKey>,
     pub(crate) shared: RefCell<Shared>,
+    /// The generation of the shared state that waiting tasks know of.
+    pub(crate) generation: Cell<u64>,
     /// Wakes the tasks that wait for a change of the shared state.
     pub(crate) changed: Notify,
 }
@@ -26,6 +28,7 @@ impl Transport {
         Self {
             key,
             shared: RefCell::default(),
+            generation: Cell::default(),
             changed: Notify::default(),
         }
     }
@@ -37,7 +40,7 @@ impl Transport {
 
     /// Returns a copy of the nonces and clock offsets that are known now.
     pub fn server_state(&self) -> ServerState {
-        self.shared.borrow().server_state().clone()
+        self.shared().server_state().clone()
     }
 
     /// Runs an operation, with its retries, and returns its result.
