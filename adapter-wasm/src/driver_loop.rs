@@ -4,10 +4,10 @@ use std::cell::RefMut;
 use std::rc::Rc;
 
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode};
+use http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
 use keybound_core::driver::{
-    Delivered, Erased, FetchToken, MAX_RESPONSE, PreparedCall, PreparedRequest, Running, Shared,
-    Step, Task, Until,
+    Delivered, Erased, FetchToken, MAX_RESPONSE, PreparedCall, PreparedRequest, READ_HEADERS,
+    Running, Shared, Step, Task, Until,
 };
 use keybound_core::jose::Signature;
 use keybound_core::{Cause, InvalidInput, SecretBytes, Sent, SignRequest};
@@ -182,7 +182,7 @@ impl Run<'_> {
         let Some((status, received)) = head else {
             return Err(Error::Redirected);
         };
-        let is_bound = headers.contains_key("dpop");
+        let is_bound = headers.keys().any(|name| name.as_str() == "dpop");
         let hides = status == StatusCode::UNAUTHORIZED && !received.contains_key(WWW_AUTHENTICATE);
         if is_bound && hides {
             platform::warn_hidden(&request.url());
@@ -286,14 +286,12 @@ fn to_lines(headers: &HeaderMap) -> String {
     lines
 }
 
-/// Parses headers from lines.
+/// Parses the headers that the core reads from lines.
 pub(crate) fn from_lines(lines: &str) -> HeaderMap {
     let header = |line: &str| {
         let (name, value) = line.split_once(": ")?;
-        Some((
-            HeaderName::try_from(name).ok()?,
-            HeaderValue::try_from(value).ok()?,
-        ))
+        let name = READ_HEADERS.iter().find(|known| known.as_str() == name)?;
+        Some((name.clone(), HeaderValue::try_from(value).ok()?))
     };
     lines.lines().filter_map(header).collect()
 }

@@ -106,6 +106,7 @@ pub use crate::request::effect::{
 };
 pub use crate::request::exchange::Delivered;
 pub use crate::request::operation::FromResponse;
+pub use crate::request::read_headers::READ_HEADERS;
 pub use crate::request::server_state::{Role, ServerState};
 pub use crate::session::call::GetToken;
 pub use crate::session::log_out::LogOut;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::challenge::{self, Challenge};
 use super::http_date;
@@ -39,7 +40,7 @@ impl ResponseMeta {
             server: redact(server),
             status,
             request_id: text(headers, REQUEST_ID).map(redact),
-            content_type: text(headers, "content-type").map(redact),
+            content_type: text(headers, CONTENT_TYPE).map(redact),
             content_coding: content_coding(headers).map(redact),
             nonce: Nonce::from_headers(headers),
             date: http_date::from_headers(headers),
@@ -52,14 +53,14 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
     text(headers, REQUEST_ID).map(|id| sanitize(&id))
 }
 
-const REQUEST_ID: &str = "x-request-id";
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Returns `Content-Encoding`, unless it is `identity` (RFC 9110 §8.4).
 pub(crate) fn content_coding(headers: &HeaderMap) -> Option<String> {
-    text(headers, "content-encoding").filter(|coding| !coding.eq_ignore_ascii_case("identity"))
+    text(headers, CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
