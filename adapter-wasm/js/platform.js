@@ -79,7 +79,7 @@ export function call(request, authorization) {
 }
 
 /** Warns the page's developer on the console that a response header needed for a retry is hidden. */
-export const warnHidden = (url) =>
+export const warnHidden = ({ url }) =>
   console.warn(
     `keybound: ${new URL(url).origin} responded with 401, without a visible WWW-Authenticate header. If it sends one, or DPoP-Nonce, ` +
       'it must also send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date`',
@@ -196,13 +196,14 @@ export const eraseSession = (name, key) =>
  * Acquires the lock of this name, exclusive among all tabs and workers. Returns the function that releases it, or nothing
  * if another holder keeps it for a second.
  */
-export const lock = (name) =>
-  new Promise((resolve, reject) => {
-    if (!navigator.locks) throw unable('Web Locks are missing, which synchronize tabs: this browser is too old');
-    const signal = AbortSignal.timeout(1000);
-    navigator.locks.request(`keybound ${name}`, { signal }, () => new Promise((release) => resolve(release)))
-      .catch((cause) => (signal.aborted ? resolve() : reject(unable('Web Locks are not available', cause))));
+export const lock = (name) => {
+  const signal = AbortSignal.timeout(1000);
+  return new Promise((resolve, reject) => {
+    navigator.locks.request(`keybound ${name}`, { signal }, () => new Promise(resolve)).catch(reject);
+  }).catch((cause) => {
+    if (!signal.aborted) throw unable('Web Locks are not available, which synchronize tabs', cause);
   });
+};
 
 /** Returns the channel for messages between tabs. It queues messages for `nextMessage`. */
 export function channel(name) {

@@ -10,7 +10,7 @@ use keybound_core::driver::{
     Running, Shared, Step, Task, Until,
 };
 use keybound_core::jose::Signature;
-use keybound_core::{Cause, InvalidInput, SecretBytes, Sent, SignRequest};
+use keybound_core::{Cause, SecretBytes, Sent, SignRequest};
 use wasm_bindgen::JsCast as _;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, RequestRedirect, Response};
@@ -138,10 +138,9 @@ impl Transport {
     async fn sign(&self, request: &SignRequest) -> Result<Signature, Cause> {
         match self.key() {
             Some(key) => key.sign(request).await,
-            None => Err(Cause::new(InvalidInput::new(
-                "key",
-                "must be given where a token is bound to one",
-            ))),
+            None => Err(Cause::message(
+                "a transport without a key can't use a bound token",
+            )),
         }
     }
 
@@ -166,7 +165,7 @@ impl Run<'_> {
         call: &mut PreparedCall,
     ) -> Result<Result<(StatusCode, HeaderMap), Cause>, Error> {
         let Some(request) = self.request else {
-            return Ok(Err(Cause::new("there is no request to send")));
+            return Ok(Err(Cause::message("there is no request to send")));
         };
         let mut headers = HeaderMap::new();
         call.headers.apply(&mut headers);
@@ -185,7 +184,7 @@ impl Run<'_> {
         let is_bound = headers.keys().any(|name| name.as_str() == "dpop");
         let hides = status == StatusCode::UNAUTHORIZED && !received.contains_key(WWW_AUTHENTICATE);
         if is_bound && hides {
-            platform::warn_hidden(&request.url());
+            platform::warn_hidden(request);
         }
         Ok(Ok((status, received)))
     }
@@ -229,7 +228,7 @@ async fn send(prepared: &PreparedRequest) -> Result<HttpResponse<Vec<u8>>, Cause
     .as_string()
     .unwrap_or_default();
     let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
-    let head = parse_head(head).ok_or_else(|| Cause::new("the response is opaque"))?;
+    let head = parse_head(head).ok_or_else(|| Cause::message("the response is opaque"))?;
     let mut response = HttpResponse::new(body.as_bytes().to_vec());
     (*response.status_mut(), *response.headers_mut()) = head;
     Ok(response)
@@ -243,7 +242,8 @@ async fn load(name: &str) -> Result<Option<SecretBytes>, Cause> {
 }
 
 async fn save(name: &str, state: &SecretBytes) -> Result<bool, Cause> {
-    let json = std::str::from_utf8(state.expose()).map_err(Cause::new)?;
+    let json =
+        std::str::from_utf8(state.expose()).map_err(|_| Cause::message("the state is not text"))?;
     let saved = platform::save(&session::storage_key(name), json).await;
     // No other tab can save: the lock does not expire.
     saved.map(|()| true).map_err(exception)
@@ -255,13 +255,13 @@ async fn fetch_token(
     FetchToken { timeout }: FetchToken,
 ) -> Result<SecretBytes, Cause> {
     let Some(callback) = session.and_then(|session| session.callback.as_ref()) else {
-        return Err(Cause::new("the session has no token callback"));
+        return Err(Cause::message("the session has no token callback"));
     };
     match within(timeout, callback()).await {
         Some(json) => json
             .map(|json| SecretBytes::new(json.into_bytes()))
             .map_err(exception),
-        None => Err(Cause::new("timed out waiting for the token callback")),
+        None => Err(Cause::message("timed out waiting for the token callback")),
     }
 }
 

@@ -51,7 +51,7 @@ impl fmt::Display for Exception {
 
 impl fmt::Debug for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Exception").field(&self.0).finish()
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -120,12 +120,12 @@ impl ProofKey {
         match &self.holder {
             Holder::WebCrypto(pair) => {
                 if !self.public.is_same_key(request.key()) {
-                    let invalid = InvalidInput::new("key", "must be the key of the request");
-                    return Err(Cause::new(invalid));
+                    return Err(Cause::message("the request is for another key"));
                 }
                 let raw = platform::sign(pair, request.message()).await;
                 let raw = Uint8Array::from(raw.map_err(exception)?).to_vec();
-                Signature::from_jose(request.key().algorithm(), &raw).map_err(Cause::new)
+                Signature::from_jose(request.key().algorithm(), &raw)
+                    .map_err(|invalid| Cause::message(invalid.to_string()))
             }
             #[cfg(feature = "ring")]
             Holder::Memory(key) => key.sign(request).map_err(Cause::new),

@@ -34,7 +34,7 @@ extern "C" {
         limit: usize,
     ) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(js_name = warnHidden)]
-    pub(crate) fn warn_hidden(url: &str);
+    pub(crate) fn warn_hidden(request: &Request);
     #[wasm_bindgen(js_name = isOffline)]
     pub(crate) fn is_offline() -> bool;
 
@@ -111,7 +111,7 @@ impl Lock {
     /// Waits for the lock for a second at most. Returns `None` if another holder keeps it.
     pub(crate) async fn acquire(name: &str) -> Result<Option<Self>, JsValue> {
         let release = acquire_lock(name).await?;
-        Ok(release.dyn_into().ok().map(Self))
+        Ok((!release.is_undefined()).then(|| Self(release.unchecked_into())))
     }
 }
 

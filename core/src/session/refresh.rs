@@ -76,7 +76,7 @@ impl Shared {
     /// A driver asks after each step.
     pub fn next_refresh(&mut self, session: SessionId) -> Option<Refresh> {
         let at = self.due.iter().position(|due| due.session == session)?;
-        let due = self.due.remove(at)?;
+        let due = self.due.remove(at);
         Some(Refresh {
             due,
             stage: Stage::Due,
@@ -193,7 +193,7 @@ impl Run<'_> {
             return self.proceed();
         }
         if self.now() >= self.refresh.waits_until {
-            return self.storage_failed(Cause::new(
+            return self.storage_failed(Cause::message(
                 "timed out waiting for another process that is refreshing the token",
             ));
         }
@@ -209,7 +209,7 @@ impl Run<'_> {
         let state = match loaded? {
             Some(json) => {
                 let state = SessionState::load(json.expose(), &data.client, now);
-                Some(state.map_err(Cause::new)?)
+                Some(state.map_err(|invalid| Cause::message(invalid.to_string()))?)
             }
             None => None,
         };
@@ -274,7 +274,7 @@ impl Run<'_> {
                 }
                 return self.request(grant);
             }
-            Ok(false) => Cause::new("a later lease has saved a newer state"),
+            Ok(false) => Cause::message("a later lease has saved a newer state"),
             Err(cause) => cause,
         };
         if let Some(data) = self.shared.session(due.session) {

@@ -25,7 +25,7 @@ pub struct Shared {
     /// By their ids, which increase.
     sessions: Vec<(SessionId, SessionData)>,
     /// The refreshes that no driver has started yet.
-    pub(crate) due: VecDeque<DueRefresh>,
+    pub(crate) due: Vec<DueRefresh>,
     /// The refreshes under way, by the ids of their tasks.
     running: Vec<(u64, DueRefresh)>,
     events: VecDeque<Event>,
@@ -272,7 +272,7 @@ impl Shared {
         if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
             data.tokens.poll(now)
         {
-            self.due.push_back(DueRefresh {
+            self.due.push(DueRefresh {
                 session,
                 ticket,
                 is_store_only: true,
@@ -462,7 +462,7 @@ impl Shared {
                     return Polled::Failed(failure.unwrap_or(Error::RefreshAborted));
                 }
             };
-            self.due.push_back(DueRefresh {
+            self.due.push(DueRefresh {
                 session,
                 ticket,
                 is_store_only: false,

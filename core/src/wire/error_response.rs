@@ -1,7 +1,6 @@
 //! Parses error responses in the formats of different servers.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -77,15 +76,14 @@ impl<'a> FromIterator<&'a str> for Redactor {
         {
             let mut escaped = Vec::with_capacity(3 * secret.len());
             push_form(secret, &mut escaped);
-            forms.extend(
-                String::from_utf8(escaped)
-                    .ok()
-                    .map(Secret::new)
-                    .filter(|form| form.expose() != secret),
-            );
-            forms.push(Secret::new(secret));
+            let escaped = String::from_utf8(escaped).ok();
+            let escaped = escaped.filter(|form| form != secret).map(Secret::new);
+            for form in escaped.into_iter().chain([Secret::new(secret)]) {
+                let len = form.expose().len();
+                let at = forms.partition_point(|longer: &Secret| longer.expose().len() > len);
+                forms.insert(at, form);
+            }
         }
-        forms.sort_unstable_by_key(|form| Reverse(form.expose().len()));
         Self(forms)
     }
 }
