@@ -108,8 +108,8 @@ export class Session {
 
   /**
    * Ends the session in all tabs. Deletes its tokens, and revokes the refresh token if the server has a revocation
-   * endpoint. Deletes the key, unless another session of the same name has tokens bound to it. To log in again, open the
-   * session again.
+   * endpoint. Deletes the key, unless another session of the same name has tokens bound to it. A mark without a token stays
+   * in IndexedDB. To log in again, open the session again.
    *
    * Waits until a refresh in flight in any tab completes. Rejects with kind `browser` if that exceeds the timeout; the
    * tokens are deleted and revoked all the same.
@@ -145,7 +145,7 @@ export interface SessionOptions {
   grant?: 'authorization_code' | 'client_credentials';
   /** The algorithm of a new key. Default: `ES256`. */
   algorithm?: Algorithm;
-  /** Fetches a token, for example from the page's backend, with a proof created by `key`; instead of a grant. */
+  /** Fetches a token within 30 s, for example from the page's backend, with a proof created by `key`; instead of a grant. */
   token?: (key: ProofKey) => Promise<TokenResponse>;
 }
 

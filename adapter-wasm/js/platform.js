@@ -79,7 +79,7 @@ export function call(request, authorization) {
 }
 
 /** Warns the page's developer on the console that a response header needed for a retry is hidden. */
-export const warnHidden = (url) =>
+export const warnHidden = ({ url }) =>
   console.warn(
     `keybound: ${new URL(url).origin} responded with 401, without a visible WWW-Authenticate header. If it sends one, or DPoP-Nonce, ` +
       'it must also send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date`',
@@ -170,29 +170,40 @@ export const save = (name, value) => transact('readwrite', (store) => store.put(
 export const erase = (name) => transact('readwrite', (store) => store.delete(name));
 
 /**
- * Deletes a session, and its key, unless another session of the same name has a token. Storage keys of sessions with the
- * same name differ only in their fingerprint, the last 16 characters.
+ * Deletes a session, unless it is marked as logged out, and its key, unless another session of the same name has a token.
+ * With the key, the marks of earlier logouts are deleted. Storage keys of sessions with the same name differ only in their
+ * fingerprint, the last 16 characters.
  */
 export const eraseSession = (name, key) =>
   transact('readwrite', (store) => {
-    const isOther = (other) => other.length === name.length && other.startsWith(name.slice(0, -16));
-    store.delete(name);
+    const unused = [key];
     store.openCursor().onsuccess = ({ target: { result } }) => {
-      if (!result) store.delete(key);
-      else if (!isOther(result.key) || !result.value.includes('"token"')) result.continue();
+      if (!result) return unused.forEach((name) => store.delete(name));
+      const { key: other, value } = result;
+      if (other.length === name.length && other.startsWith(name.slice(0, -16))) {
+        const hasToken = value.includes('"token"');
+        if (other === name) hasToken && store.delete(name);
+        else if (hasToken) return;
+        else unused.push(other);
+      }
+      result.continue();
     };
   });
 
 // ------------------------------------------------------------------------------------------------------- tabs
 
-/** Acquires the lock of this name, exclusive among all tabs and workers. Returns the function that releases it. */
-export const lock = (name, timeout) =>
-  new Promise((resolve, reject) => {
-    if (!navigator.locks) throw unable('Web Locks are missing, which synchronize tabs: this browser is too old');
-    const options = { signal: AbortSignal.timeout(timeout) };
-    navigator.locks.request(`keybound ${name}`, options, () => new Promise((release) => resolve(release)))
-      .catch((cause) => reject(unable('Another tab does not release the lock', cause)));
+/**
+ * Acquires the lock of this name, exclusive among all tabs and workers. Returns the function that releases it, or nothing
+ * if another holder keeps it for a second.
+ */
+export const lock = (name) => {
+  const signal = AbortSignal.timeout(1000);
+  return new Promise((resolve, reject) => {
+    navigator.locks.request(`keybound ${name}`, { signal }, () => new Promise(resolve)).catch(reject);
+  }).catch((cause) => {
+    if (!signal.aborted) throw unable('Web Locks are not available, which synchronize tabs', cause);
   });
+};
 
 /** Returns the channel for messages between tabs. It queues messages for `nextMessage`. */
 export function channel(name) {

@@ -1,19 +1,21 @@
+use std::error::Error as _;
 use std::fmt;
 
-use keybound_core::driver::RefreshFailure;
 use keybound_core::{
-    AuthorizationError, Error as CoreError, InvalidInput, NoResponse, RedirectError, Retry,
-    ServerError,
+    AuthorizationError, Cause, Error as CoreError, InvalidInput, RedirectError, Retry, ServerError,
 };
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 
 use crate::platform;
 
-/// An error of a request, a session or a key.
+/// An error of a request, a session or a key. All callers that wait for one token refresh share its
+/// error.
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Error {
-    /// An error of the core: invalid input, an error response of a server, or an invalid response.
+    /// An error of the core: invalid input, an error response, an invalid response or none, or the
+    /// end of a session.
     Core(CoreError),
     /// The server rejected the proof, and the browser hides the response header that is needed for a
     /// retry, because the server does not expose it with `Access-Control-Expose-Headers`.
@@ -24,76 +26,73 @@ pub enum Error {
         /// The name of the hidden header.
         header: &'static str,
     },
-    /// No response was received, and the request is not retried.
-    #[non_exhaustive]
-    NoResponse {
-        /// Whether the server may have processed the request.
-        lost: NoResponse,
-        /// The host and port of the request.
-        host: String,
-        /// The exception that `fetch` threw.
-        cause: JsValue,
-    },
     /// The resource server responded with a redirect, which is not followed: a proof is valid for one
     /// URL.
     Redirected,
     /// The application's `AbortSignal` was aborted. Contains the signal's reason.
     Aborted(JsValue),
-    /// The page's token callback failed. Contains the exception that it threw.
-    Callback(JsValue),
     /// A required browser feature is missing or failed. Contains a `KeyboundError` that names it.
     Browser(JsValue),
-    /// The refresh that this caller waited for ended without a result.
-    RefreshAborted,
-    /// The session has ended: its grant is used, and it has no valid refresh token.
-    LoginRequired,
 }
+
+/// A JavaScript exception as the [`Cause`] of an error of the core.
+pub struct Exception(JsValue);
+
+/// Returns an exception as the cause of an error of the core.
+pub(crate) fn exception(thrown: JsValue) -> Cause {
+    Cause::new(Exception(thrown))
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&platform::text(&self.0).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Exception {}
 
 impl Error {
     /// Returns whether to retry, and when, or whether a new login is required.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Core(error) => error.retry(),
-            Self::NoResponse { lost, .. } => CoreError::NoResponse(*lost).retry(),
-            Self::RefreshAborted => Retry::Later(None),
-            Self::LoginRequired => Retry::Reauthenticate,
-            Self::Hidden { .. }
-            | Self::Redirected
-            | Self::Aborted(_)
-            | Self::Callback(_)
-            | Self::Browser(_) => Retry::No,
+            _ => Retry::No,
         }
     }
 
-    /// Returns the failure to pass to `TokenManager::complete` for a refresh that ended in this error.
-    pub(crate) fn refresh_failure(&self) -> RefreshFailure {
+    /// Returns the exception that caused the error: that of `fetch`, of the page's token callback or
+    /// of a browser feature, or the reason of an aborted signal.
+    pub fn exception(&self) -> Option<&JsValue> {
         match self {
-            Self::Core(error) => RefreshFailure::from_error(error),
-            Self::Hidden { refusal, .. } => {
-                RefreshFailure::from_error(&CoreError::Server(refusal.clone()))
-            }
-            Self::NoResponse { lost, .. } => {
-                RefreshFailure::from_error(&CoreError::NoResponse(*lost))
-            }
-            Self::RefreshAborted => RefreshFailure::aborted(),
-            Self::Callback(_)
-            | Self::Redirected
-            | Self::Aborted(_)
-            | Self::Browser(_)
-            | Self::LoginRequired => RefreshFailure::not_sent(),
+            Self::Browser(thrown) | Self::Aborted(thrown) => Some(thrown),
+            Self::Core(error) => Some(&error.source()?.downcast_ref::<Exception>()?.0),
+            _ => None,
         }
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Core(CoreError::InvalidInput(_)) => "misuse",
-            Self::Core(CoreError::Response(_)) | Self::Redirected => "response",
-            Self::Core(CoreError::NoResponse(_)) | Self::NoResponse { .. } => "lost",
             Self::Hidden { .. } => "hidden",
-            Self::Core(CoreError::Redirect(_)) => "redirect",
-            Self::Browser(_) | Self::Aborted(_) | Self::Callback(_) => "browser",
-            Self::RefreshAborted | Self::LoginRequired => "session",
-            Self::Core(_) => "server",
+            Self::Redirected => "response",
+            Self::Browser(_) | Self::Aborted(_) => "browser",
+            Self::Core(error) => match error {
+                CoreError::InvalidInput(_) | CoreError::Signer(_) => "misuse",
+                CoreError::Response(_) => "response",
+                CoreError::NoResponse(_) => "lost",
+                CoreError::Redirect(_) => "redirect",
+                CoreError::Storage(_) | CoreError::NoEntropy => "browser",
+                CoreError::TokenSource(_)
+                | CoreError::Timeout
+                | CoreError::RefreshAborted
+                | CoreError::LoginRequired => "session",
+                _ => "server",
+            },
         }
     }
 
@@ -125,22 +124,9 @@ impl fmt::Debug for Error {
         match self {
             Self::Core(error) => tuple("Core", error),
             Self::Aborted(reason) => tuple("Aborted", reason),
-            Self::Callback(thrown) => tuple("Callback", thrown),
             Self::Browser(error) => tuple("Browser", error),
-            Self::Hidden { refusal, header } => f
-                .debug_struct("Hidden")
-                .field("refusal", refusal)
-                .field("header", header)
-                .finish(),
-            Self::NoResponse { lost, host, cause } => f
-                .debug_struct("NoResponse")
-                .field("lost", lost)
-                .field("host", host)
-                .field("cause", cause)
-                .finish(),
+            Self::Hidden { refusal, header } => tuple("Hidden", &(header, refusal)),
             Self::Redirected => f.write_str("Redirected"),
-            Self::RefreshAborted => f.write_str("RefreshAborted"),
-            Self::LoginRequired => f.write_str("LoginRequired"),
         }
     }
 }
@@ -148,35 +134,42 @@ impl fmt::Debug for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Core(CoreError::NoResponse(lost)) => write!(
+                f,
+                "{lost}. {host} could not be reached, or its CORS headers don't allow this page's origin or the \
+                 headers `Authorization` and `DPoP`: see the browser's console for the cause",
+                host = lost.host()
+            ),
             Self::Core(error) => error.fmt(f),
             Self::Hidden { refusal, header } => write!(
                 f,
                 "{refusal}. The browser hides this server's `{header}` header from the page: the server must \
                  send `Access-Control-Expose-Headers: DPoP-Nonce, WWW-Authenticate, Date` in its responses"
             ),
-            Self::NoResponse { lost, host, .. } => write!(
-                f,
-                "{lost}. {host} could not be reached, or its CORS headers don't allow this page's origin or the \
-                 headers `Authorization` and `DPoP`: see the browser's console for the cause"
-            ),
             Self::Redirected => f.write_str(
                 "the resource server responded with a redirect, which is not followed because a proof is valid \
                  for one URL: call the other URL directly",
             ),
             Self::Aborted(_) => f.write_str("aborted by the application's signal"),
-            Self::Callback(_) => f.write_str("the page's token callback failed"),
             Self::Browser(_) => f.write_str("a required browser feature is missing or failed"),
-            Self::RefreshAborted => f.write_str("the token refresh ended without a result"),
-            Self::LoginRequired => f.write_str("the session has ended: a new login is required"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
+/// A rejection that could have been retried with a hidden header becomes [`Error::Hidden`].
 impl From<CoreError> for Error {
     fn from(error: CoreError) -> Self {
-        Self::Core(error)
+        let CoreError::Server(refusal) = error else {
+            return Self::Core(error);
+        };
+        let header = match refusal.code() {
+            Some("use_dpop_nonce") if refusal.nonce().is_none() => "DPoP-Nonce",
+            Some("invalid_dpop_proof") if refusal.date().is_none() => "Date",
+            _ => return Self::Core(CoreError::Server(refusal)),
+        };
+        Self::Hidden { refusal, header }
     }
 }
 
@@ -186,16 +179,15 @@ impl From<InvalidInput> for Error {
     }
 }
 
-/// Converts the error to the JavaScript value to throw: a `KeyboundError`, the reason of an aborted
-/// signal, or the exception of the page's token callback.
+/// Converts the error to the JavaScript value to throw: a `KeyboundError`, or the
+/// [exception](Error::exception) itself. For a request without a response, the exception of `fetch` is
+/// the `cause` of a `KeyboundError`.
 impl From<&Error> for JsValue {
     fn from(error: &Error) -> Self {
-        let cause = match error {
-            Error::Browser(thrown) | Error::Aborted(thrown) | Error::Callback(thrown) => {
-                return thrown.clone();
-            }
-            Error::NoResponse { cause, .. } => cause,
-            _ => &Self::UNDEFINED,
+        let cause = match (error, error.exception()) {
+            (Error::Core(CoreError::NoResponse(_)), Some(cause)) => cause,
+            (_, Some(thrown)) => return thrown.clone(),
+            (_, None) => &Self::UNDEFINED,
         };
         let retry = error.retry();
         let (refusal, denied) = (error.refusal(), error.authorization_error());

@@ -1,14 +1,14 @@
 use std::fmt;
 
 use js_sys::Uint8Array;
-use keybound_core::InvalidInput;
-use keybound_core::SignRequest;
 use keybound_core::dpop::{Proof, ProofBuilder};
-use keybound_core::driver::{Resumable, Signing};
+use keybound_core::driver::Signing;
 use keybound_core::jose::{Algorithm, PublicJwk, Signature};
+use keybound_core::{Cause, InvalidInput, SignRequest};
 use wasm_bindgen::JsValue;
 
-use crate::{Error, platform};
+use crate::error::exception;
+use crate::{CoreError, Error, platform};
 
 /// A DPoP key pair: created by WebCrypto and stored in IndexedDB under a name.
 ///
@@ -102,46 +102,33 @@ impl ProofKey {
     /// Signs a proof that was started by [`Proof::build`] with the [public key](Self::public).
     ///
     /// # Errors
-    /// Returns [`Error::Browser`] if WebCrypto fails to sign, and [`InvalidInput`] if the signature
-    /// doesn't fit the request, such as for a key of another algorithm.
+    /// Returns [`Signer`](CoreError::Signer) if WebCrypto fails to sign, or for a proof of another key.
     pub async fn proof(&self, proof: ProofBuilder<'_>) -> Result<Proof, Error> {
-        self.finish(proof.prepare(platform::request_context()))
-            .await
-    }
-
-    /// Makes the signatures that a step needs, and returns the signed step.
-    ///
-    /// # Errors
-    /// Returns [`Error::Browser`] if WebCrypto fails to sign, and [`InvalidInput`] if the signature
-    /// doesn't fit the request, such as for a key of another algorithm.
-    pub async fn finish<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, Error> {
+        let mut signing = proof.prepare(platform::request_context());
         loop {
             match signing {
-                Signing::Ready(ready) => return Ok(ready),
+                Signing::Ready(proof) => return Ok(proof),
                 Signing::Needs(unsigned) => {
-                    let signature = self.sign(unsigned.request()).await?;
-                    signing = unsigned.resume(signature)?;
+                    let signature = self.sign(unsigned.request()).await;
+                    signing = unsigned.resume(signature.map_err(CoreError::Signer)?)?;
                 }
             }
         }
     }
 
-    async fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
+    pub(crate) async fn sign(&self, request: &SignRequest) -> Result<Signature, Cause> {
         match &self.holder {
             Holder::WebCrypto(pair) => {
                 if !self.public.is_same_key(request.key()) {
-                    return Err(InvalidInput::new("key", "must be the key of the request").into());
+                    return Err(Cause::message("the request is for another key"));
                 }
-                let raw = platform::sign(pair, request.message())
-                    .await
-                    .map_err(Error::Browser)?;
-                Ok(Signature::from_jose(
-                    request.key().algorithm(),
-                    &Uint8Array::from(raw).to_vec(),
-                )?)
+                let raw = platform::sign(pair, request.message()).await;
+                let raw = Uint8Array::from(raw.map_err(exception)?).to_vec();
+                Signature::from_jose(request.key().algorithm(), &raw)
+                    .map_err(|invalid| Cause::message(invalid.to_string()))
             }
             #[cfg(feature = "ring")]
-            Holder::Memory(key) => Ok(key.sign(request)?),
+            Holder::Memory(key) => key.sign(request).map_err(Cause::new),
         }
     }
 }

@@ -8,6 +8,7 @@
 #![cfg(target_arch = "wasm32")]
 #![cfg_attr(not(test), warn(clippy::disallowed_macros))]
 
+mod driver_loop;
 mod error;
 mod key;
 mod notify;
@@ -17,7 +18,7 @@ mod platform;
 mod session;
 mod transport;
 
-pub use error::Error;
+pub use error::{Error, Exception};
 pub use key::ProofKey;
 pub use keybound_core::{Error as CoreError, *};
 pub use session::{Session, TokenFuture, TokenSource};

@@ -1,47 +1,41 @@
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::mem;
-use std::rc::Rc;
+use std::pin::pin;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use wasm_bindgen_futures::spawn_local;
-
 use crate::platform;
 
-/// A condition variable for the tasks of one thread: wakes all waiting tasks.
-#[derive(Clone, Default)]
-pub(crate) struct Notify(Rc<State>);
-
+/// A condition variable for the tasks of one thread.
 #[derive(Default)]
-struct State {
-    notified: Cell<u64>,
-    waiting: RefCell<Vec<Waker>>,
-}
+pub(crate) struct Notify(RefCell<Vec<Waker>>);
 
 impl Notify {
     pub(crate) fn notify_all(&self) {
-        self.0.notified.set(self.0.notified.get().wrapping_add(1));
-        for waker in mem::take(&mut *self.0.waiting.borrow_mut()) {
-            waker.wake();
-        }
+        self.0.take().into_iter().for_each(Waker::wake);
     }
 
-    /// Waits for the next `notify_all`. After `timeout`, calls it, which may wake other tasks early.
-    pub(crate) async fn wait_timeout(&self, timeout: Duration) {
-        let notify = self.clone();
-        spawn_local(async move {
-            platform::sleep(timeout).await;
-            notify.notify_all();
-        });
-        let before = self.0.notified.get();
-        poll_fn(|context| {
-            if self.0.notified.get() != before {
+    /// Waits while `condition` is true, which is evaluated now and after each `notify_all`, and at
+    /// most for `timeout`.
+    pub(crate) async fn wait_timeout_while(&self, timeout: Duration, condition: impl Fn() -> bool) {
+        let end = poll_fn(|context| {
+            if !condition() {
                 return Poll::Ready(());
             }
-            self.0.waiting.borrow_mut().push(context.waker().clone());
+            self.0.borrow_mut().push(context.waker().clone());
             Poll::Pending
-        })
-        .await;
+        });
+        within(timeout, end).await;
     }
+}
+
+/// Returns the result of `future`, or `None` after `timeout`.
+pub(crate) async fn within<T>(timeout: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut timer = pin!(platform::sleep(timeout));
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => timer.as_mut().poll(context).map(|()| None),
+    })
+    .await
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
 
 use http::Method;
 use js_sys::{Function, Promise};
@@ -316,11 +315,5 @@ struct Thrown(JsValue);
 impl<E: Into<Error>> From<E> for Thrown {
     fn from(error: E) -> Self {
         Self((&error.into()).into())
-    }
-}
-
-impl From<Rc<Error>> for Thrown {
-    fn from(error: Rc<Error>) -> Self {
-        Self((&*error).into())
     }
 }

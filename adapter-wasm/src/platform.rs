@@ -34,7 +34,7 @@ extern "C" {
         limit: usize,
     ) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(js_name = warnHidden)]
-    pub(crate) fn warn_hidden(url: &str);
+    pub(crate) fn warn_hidden(request: &Request);
     #[wasm_bindgen(js_name = isOffline)]
     pub(crate) fn is_offline() -> bool;
 
@@ -58,11 +58,18 @@ extern "C" {
     pub(crate) async fn erase_session(name: &str, key: &str) -> Result<(), JsValue>;
 
     #[wasm_bindgen(catch, js_name = lock)]
-    async fn acquire_lock(name: &str, timeout: u32) -> Result<JsValue, JsValue>;
+    async fn acquire_lock(name: &str) -> Result<JsValue, JsValue>;
     pub(crate) fn channel(name: &str) -> JsValue;
     pub(crate) fn post(channel: &JsValue, message: &str);
     #[wasm_bindgen(js_name = nextMessage)]
     pub(crate) async fn next_message(channel: &JsValue) -> JsValue;
+}
+
+#[wasm_bindgen]
+extern "C" {
+    /// Returns the text of any value, such as the name and the message of an exception.
+    #[wasm_bindgen(catch, js_name = String)]
+    pub(crate) fn text(value: &JsValue) -> Result<String, JsValue>;
 }
 
 pub(crate) fn now() -> UnixTime {
@@ -101,10 +108,10 @@ pub(crate) async fn load(name: &str) -> Result<Option<String>, JsValue> {
 pub(crate) struct Lock(Function);
 
 impl Lock {
-    pub(crate) async fn acquire(name: &str, timeout: Duration) -> Result<Self, JsValue> {
-        acquire_lock(name, millis(timeout))
-            .await
-            .map(|release| Self(release.unchecked_into()))
+    /// Waits for the lock for a second at most. Returns `None` if another holder keeps it.
+    pub(crate) async fn acquire(name: &str) -> Result<Option<Self>, JsValue> {
+        let release = acquire_lock(name).await?;
+        Ok((!release.is_undefined()).then(|| Self(release.unchecked_into())))
     }
 }
 

@@ -12,6 +12,7 @@ use keybound_wasm::jose::Algorithm;
 use keybound_wasm::{
     Client, ClientAuth, CoreError, Endpoint, Error, Grant, ProofKey, Retry, Transport, UnixTime,
 };
+use wasm_bindgen::JsCast as _;
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
 
 wasm_bindgen_test_configure!(run_in_browser);
@@ -74,6 +75,8 @@ async fn a_server_that_is_not_there_is_a_lost_connection_whose_cause_is_fetchs()
         .max_attempts(1);
     let error = Transport::new(None).execute(operation).await.unwrap_err();
     assert_eq!(error.retry(), Retry::Later(None));
-    assert!(matches!(&error, Error::NoResponse { cause, .. } if !cause.is_undefined()));
+    assert!(matches!(&error, Error::Core(CoreError::NoResponse(_))));
+    let exception = error.exception().unwrap();
+    assert!(exception.is_instance_of::<js_sys::TypeError>());
     assert!(error.to_string().contains("CORS"), "{error}");
 }

@@ -362,19 +362,25 @@ describe('errors', () => {
     );
   }, options);
 
-  test('name the header that CORS hides at the token endpoint', async (t) => {
-    const { page } = await profile(t);
-    const hiding = await serve((request, response) => {
-      response.setHeader('access-control-allow-origin', '*');
-      response.setHeader('access-control-allow-headers', 'dpop, authorization');
-      response.setHeader('dpop-nonce', 'n');
-      response.writeHead(request.method === 'OPTIONS' ? 204 : 400).end('{"error":"use_dpop_nonce"}');
+  for (const [code, header] of [['use_dpop_nonce', 'DPoP-Nonce'], ['invalid_dpop_proof', 'Date']]) {
+    test(`name the header that CORS hides at the token endpoint: ${header}`, async (t) => {
+      const { page } = await profile(t);
+      const hiding = (exposed) => serve((request, response) => {
+        response.setHeader('access-control-allow-origin', '*');
+        response.setHeader('access-control-allow-headers', 'dpop, authorization');
+        response.setHeader('access-control-expose-headers', exposed);
+        response.setHeader('dpop-nonce', 'n');
+        response.writeHead(request.method === 'OPTIONS' ? 204 : 400).end(JSON.stringify({ error: code }));
+      });
+      const servers = [await hiding(''), await hiding(header)];
+      t.after(() => Promise.all(servers.map((server) => server.close())));
+      const [error, other] = await Promise.all(servers.map(({ url }) => opening(page, machine({ tokenEndpoint: `${url}/token` }))));
+      assert.deepEqual([error.kind, error.code, error.status], ['hidden', code, 400]);
+      assert.match(error.message, new RegExp(`hides this server's \`${header}\` header`));
+      assert.match(error.message, /Access-Control-Expose-Headers: DPoP-Nonce/);
+      assert.deepEqual([other.kind, other.code], ['server', code]);
     });
-    t.after(() => hiding.close());
-    const error = await opening(page, machine({ tokenEndpoint: `${hiding.url}/token` }));
-    assert.deepEqual([error.kind, error.code, error.status], ['hidden', 'use_dpop_nonce', 400]);
-    assert.match(error.message, /Access-Control-Expose-Headers: DPoP-Nonce/);
-  });
+  }
 
   test('show no secret, and say whose fault it is', async (t) => {
     const { page } = await profile(t);

@@ -230,13 +230,14 @@ pub use crate::request::effect::{
 };
 pub use crate::request::exchange::Delivered;
 pub use crate::request::operation::FromResponse;
+pub use crate::request::read_headers::READ_HEADERS;
 pub use crate::request::server_state::{Role, ServerState};
 pub use crate::session::call::GetToken;
 pub use crate::session::log_out::LogOut;
 pub use crate::session::refresh::Refresh;
 pub use crate::session::session_state::SessionState;
 pub use crate::session::shared::{Event, SessionConfig, SessionId, Shared};
-pub use crate::session::step::{Awaiting, Step, Task};
+pub use crate::session::step::{Awaiting, Erased, Running, Step, Task};
 pub use crate::types::limits::MAX_RESPONSE;
 pub use crate::types::secret::Body;
 pub use crate::types::time::RequestContext;

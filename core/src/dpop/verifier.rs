@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::{AccessTokenHash, ProofError, htu};
+use super::{AccessTokenHash, DPOP, ProofError, htu};
 use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
@@ -137,7 +137,7 @@ impl ProofVerifier {
     /// Verifies the proof of a request with these headers, which must contain exactly one `DPoP`
     /// header (check 1). Otherwise like [`verify`](Self::verify).
     pub fn verify_headers(&self, headers: &HeaderMap, now: UnixTime) -> Inspection {
-        let mut proofs = headers.get_all("dpop").iter();
+        let mut proofs = headers.get_all(DPOP).iter();
         let problem = match (proofs.next().map(|proof| proof.to_str()), proofs.next()) {
             (Some(Ok(proof)), None) => return self.verify(proof, now),
             (Some(Err(_)), None) => ProofError::NotJws,

@@ -11,6 +11,7 @@ pub(crate) mod exchange;
 pub(crate) mod nonce_gate;
 pub(crate) mod nonce_outcome;
 pub(crate) mod operation;
+pub(crate) mod read_headers;
 pub(crate) mod retry;
 pub(crate) mod server_state;
 pub(crate) mod servers;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Method, Uri};
+use http::{HeaderMap, Method, Uri};
 
 use crate::oauth::token::{Token, TokenType};
 use crate::request::effect::{Answer, Effect, Next, Reason, Retrying, Until};
 use crate::request::exchange::{CallRequest, Delivered, Exchange, Subject};
+use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
 use crate::request::retry::{RetrySafety, RetryState};
 use crate::session::shared::{Polled, SessionId, Shared, TokenWait};
 use crate::session::step::Task;
@@ -50,12 +51,6 @@ enum Source {
     Session(SessionId),
 }
 
-/// The headers by which a server distinguishes a retry from a second request
-/// (draft-ietf-httpapi-idempotency-key-header). Moov and Treasury Prime use the second name.
-const IDEMPOTENCY_KEYS: [HeaderName; 2] = [
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("x-idempotency-key"),
-];
 
 impl Token {
     /// Starts a call to a protected resource with this token.
@@ -107,7 +102,7 @@ impl Call {
     /// idempotency key (`Idempotency-Key` or `X-Idempotency-Key`). The headers themselves are not
     /// added to the call.
     pub fn detect_idempotency_key(mut self, headers: &HeaderMap) -> Self {
-        if IDEMPOTENCY_KEYS
+        if [IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY]
             .into_iter()
             .any(|name| headers.contains_key(name))
         {

@@ -119,7 +119,7 @@ impl LogOut {
 
     fn wait(&mut self, now: UnixTime) -> Next<Option<Token>> {
         if now >= self.waits_until {
-            return Next::Done(Err(Error::Storage(Cause::new(
+            return Next::Done(Err(Error::Storage(Cause::message(
                 "timed out waiting for another process that is refreshing the token",
             ))));
         }

@@ -29,9 +29,6 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// on a busy machine too, before another process can acquire the lease.
 const SAVE_MARGIN: Duration = Duration::from_secs(2);
 
-/// The maximum age of a nonce that is loaded from another process.
-const NONCE_LIFETIME: Duration = Duration::from_secs(300);
-
 /// A refresh of a session's token. It has no result of its own: the callers that wait for the token
 /// get it, or the error.
 #[must_use = "no other refresh starts while this one is due"]
@@ -79,7 +76,7 @@ impl Shared {
     /// A driver asks after each step.
     pub fn next_refresh(&mut self, session: SessionId) -> Option<Refresh> {
         let at = self.due.iter().position(|due| due.session == session)?;
-        let due = self.due.remove(at)?;
+        let due = self.due.remove(at);
         Some(Refresh {
             due,
             stage: Stage::Due,
@@ -196,7 +193,7 @@ impl Run<'_> {
             return self.proceed();
         }
         if self.now() >= self.refresh.waits_until {
-            return self.storage_failed(Cause::new(
+            return self.storage_failed(Cause::message(
                 "timed out waiting for another process that is refreshing the token",
             ));
         }
@@ -211,9 +208,8 @@ impl Run<'_> {
         };
         let state = match loaded? {
             Some(json) => {
-                let since = now.saturating_sub(NONCE_LIFETIME);
-                let state = SessionState::from_json(json.expose(), &data.client, since);
-                Some(state.map_err(Cause::new)?)
+                let state = SessionState::load(json.expose(), &data.client, now);
+                Some(state.map_err(|invalid| Cause::message(invalid.to_string()))?)
             }
             None => None,
         };
@@ -278,7 +274,7 @@ impl Run<'_> {
                 }
                 return self.request(grant);
             }
-            Ok(false) => Cause::new("a later lease has saved a newer state"),
+            Ok(false) => Cause::message("a later lease has saved a newer state"),
             Err(cause) => cause,
         };
         if let Some(data) = self.shared.session(due.session) {

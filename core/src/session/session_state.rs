@@ -2,6 +2,7 @@
 //! keys, only this type and `PendingAuthorization` serialize secrets.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
@@ -39,6 +40,9 @@ pub struct SessionState {
 /// crash before they read it, or whose connections are lost. Otherwise a crash loop would resend a
 /// stored refresh token forever.
 pub(crate) const MAX_SINGLE_USE_SENDS: u8 = 10;
+
+/// The maximum age of a nonce that is loaded from another process.
+const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 
 const VERSION: u8 = 1;
 
@@ -133,6 +137,11 @@ impl SessionState {
         // Serializing strings and numbers to memory can't fail.
         let _ = serde_json::to_writer(&mut *json, &stored);
         SecretBytes(json)
+    }
+
+    /// Parses the state that another process may have stored, with its recent nonces.
+    pub(crate) fn load(json: &[u8], client: &Client, now: UnixTime) -> Result<Self, InvalidInput> {
+        Self::from_json(json, client, now.saturating_sub(NONCE_LIFETIME))
     }
 
     /// Parses the output of [`to_json`](Self::to_json), for a session of `client`. Nonces of

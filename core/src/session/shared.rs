@@ -1,6 +1,6 @@
 //! What the tasks of one driver share: its sessions, and the known state of servers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::oauth::client::Client;
@@ -22,11 +22,12 @@ use crate::types::time::UnixTime;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shared {
     pub(crate) servers: Servers,
-    sessions: BTreeMap<u64, SessionData>,
+    /// By their ids, which increase.
+    sessions: Vec<(SessionId, SessionData)>,
     /// The refreshes that no driver has started yet.
-    pub(crate) due: VecDeque<DueRefresh>,
+    pub(crate) due: Vec<DueRefresh>,
     /// The refreshes under way, by the ids of their tasks.
-    running: BTreeMap<u64, DueRefresh>,
+    running: Vec<(u64, DueRefresh)>,
     events: VecDeque<Event>,
     ids: u64,
 }
@@ -254,8 +255,8 @@ impl Shared {
             failure: None,
             completed: 0,
         };
-        self.sessions.insert(id, data);
         let session = SessionId(id);
+        self.sessions.push((session, data));
         self.store_unsaved(session, now);
         session
     }
@@ -271,7 +272,7 @@ impl Shared {
         if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
             data.tokens.poll(now)
         {
-            self.due.push_back(DueRefresh {
+            self.due.push(DueRefresh {
                 session,
                 ticket,
                 is_store_only: true,
@@ -281,7 +282,7 @@ impl Shared {
 
     /// Removes a session. Its tasks end with [`Error::LoginRequired`].
     pub fn close(&mut self, session: SessionId) {
-        self.sessions.remove(&session.0);
+        self.sessions.retain(|(id, _)| *id != session);
         self.due.retain(|due| due.session != session);
         self.servers.move_generation();
     }
@@ -301,7 +302,7 @@ impl Shared {
     /// given back. After the result of a task, this has no effect.
     pub fn abandon(&mut self, task: u64, now: UnixTime) {
         self.servers.abandon(task, now);
-        if let Some(due) = self.running.remove(&task) {
+        if let Some(due) = self.take_running(task) {
             let error = Err(Error::RefreshAborted);
             self.complete(due, &error, now, 0);
         }
@@ -310,15 +311,13 @@ impl Shared {
     /// Returns whether the session has a token that is usable now, or a way to obtain one. If not, a
     /// new login is needed.
     pub fn is_open(&self, session: SessionId, now: UnixTime) -> bool {
-        self.sessions
-            .get(&session.0)
+        self.get(session)
             .is_some_and(|data| data.tokens.is_open(now))
     }
 
     /// Returns a number that moves with every change to the token of the session.
     pub fn version(&self, session: SessionId) -> u64 {
-        self.sessions
-            .get(&session.0)
+        self.get(session)
             .map_or(0, |data| data.tokens.version())
     }
 
@@ -330,14 +329,36 @@ impl Shared {
         session: SessionId,
         now: UnixTime,
     ) -> Option<(u64, Token, Option<UnixTime>)> {
-        let tokens = &self.sessions.get(&session.0)?.tokens;
+        let tokens = &self.get(session)?.tokens;
         let token = tokens.valid_token(now).filter(|_| !tokens.is_unsaved())?;
         Some((tokens.version(), token, tokens.refresh_at()))
     }
 
+    /// Returns the last token of the session, usable or not, for example to revoke it.
+    pub fn token(&self, session: SessionId) -> Option<Token> {
+        self.get(session)?.tokens.snapshot()?.token
+    }
+
+    /// Continues a session from its stored state, such as that of another process in which the user
+    /// has just logged in. A state that can't be read or has no token has no effect.
+    pub fn resume(&mut self, session: SessionId, stored: &[u8], now: UnixTime) {
+        let Some(data) = self.session(session) else {
+            return;
+        };
+        if let Ok(state) = SessionState::load(stored, &data.client, now) {
+            let servers = state.server_state().clone();
+            data.tokens.resume(state);
+            self.servers.known.merge(&servers);
+            self.servers.move_generation();
+        }
+    }
+
     /// Returns whether a refresh is under way.
     pub fn is_refreshing(&self, session: SessionId) -> bool {
-        let mut all = self.due.iter().chain(self.running.values());
+        let mut all = self
+            .due
+            .iter()
+            .chain(self.running.iter().map(|(_, due)| due));
         all.any(|due| due.session == session)
     }
 
@@ -346,20 +367,36 @@ impl Shared {
     pub fn is_unsafe_to_exit(&self, session: SessionId) -> bool {
         self.is_refreshing(session)
             && self
-                .sessions
-                .get(&session.0)
+                .get(session)
                 .is_some_and(|data| data.tokens.has_sent() || data.tokens.is_unsaved())
     }
 
     /// Returns whether the newest token of the session is not stored yet.
     pub fn is_unsaved(&self, session: SessionId) -> bool {
-        self.sessions
-            .get(&session.0)
+        self.get(session)
             .is_some_and(|data| data.tokens.is_unsaved())
     }
 
     pub(crate) fn session(&mut self, session: SessionId) -> Option<&mut SessionData> {
-        self.sessions.get_mut(&session.0)
+        let at = self.position(session)?;
+        self.sessions.get_mut(at).map(|(_, data)| data)
+    }
+
+    fn get(&self, session: SessionId) -> Option<&SessionData> {
+        self.sessions
+            .get(self.position(session)?)
+            .map(|(_, data)| data)
+    }
+
+    fn position(&self, session: SessionId) -> Option<usize> {
+        self.sessions
+            .binary_search_by_key(&session, |(id, _)| *id)
+            .ok()
+    }
+
+    fn take_running(&mut self, task: u64) -> Option<DueRefresh> {
+        let at = self.running.iter().position(|(id, _)| *id == task)?;
+        Some(self.running.swap_remove(at).1)
     }
 
     pub(crate) fn next_id(&mut self) -> u64 {
@@ -373,12 +410,12 @@ impl Shared {
 
     /// Files a refresh that a driver has started.
     pub(crate) fn begin(&mut self, task: u64, due: DueRefresh) {
-        self.running.insert(task, due);
+        self.running.push((task, due));
     }
 
     /// Ends a refresh. Wakes the tasks that wait for it.
     pub(crate) fn finish(&mut self, task: u64) {
-        self.running.remove(&task);
+        self.take_running(task);
         self.servers.move_generation();
     }
 
@@ -438,7 +475,7 @@ impl Shared {
                     return Polled::Failed(failure.unwrap_or(Error::RefreshAborted));
                 }
             };
-            self.due.push_back(DueRefresh {
+            self.due.push(DueRefresh {
                 session,
                 ticket,
                 is_store_only: false,

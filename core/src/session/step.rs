@@ -80,6 +80,80 @@ pub struct Awaiting<E, T> {
     task: T,
 }
 
+/// A task and its result, for a driver whose loop is to be compiled once for all types of tasks. An
+/// `async` loop is large.
+#[derive(Debug)]
+pub struct Running<T: Task> {
+    task: T,
+    output: Option<T::Output>,
+}
+
+/// A [`Running`] task whose type is erased. It has no result of its own.
+pub struct Erased<'a>(&'a mut dyn AnyTask);
+
+trait AnyTask {
+    fn advance(
+        &mut self,
+        id: u64,
+        answer: Answer<'_>,
+        shared: &mut Shared,
+        context: &RequestContext,
+    ) -> Next<()>;
+}
+
+impl<T: Task> Running<T> {
+    /// Prepares a task, which a driver then runs as [`erase`](Self::erase) returns it.
+    pub fn new(task: T) -> Self {
+        Self { task, output: None }
+    }
+
+    /// Returns the task to run.
+    pub fn erase(&mut self) -> Erased<'_> {
+        Erased(self)
+    }
+
+    /// Returns the result, if the task has succeeded.
+    pub fn into_output(self) -> Option<T::Output> {
+        self.output
+    }
+}
+
+impl<T: Task> AnyTask for Running<T> {
+    fn advance(
+        &mut self,
+        id: u64,
+        answer: Answer<'_>,
+        shared: &mut Shared,
+        context: &RequestContext,
+    ) -> Next<()> {
+        let Self { task, output } = self;
+        let next = task.advance(id, answer, shared, context);
+        next.then(|result| Next::Done(result.map(|result| *output = Some(result))))
+    }
+}
+
+impl sealed::Sealed for Erased<'_> {}
+
+impl Task for Erased<'_> {
+    type Output = ();
+
+    fn advance(
+        &mut self,
+        id: u64,
+        answer: Answer<'_>,
+        shared: &mut Shared,
+        context: &RequestContext,
+    ) -> Next<()> {
+        self.0.advance(id, answer, shared, context)
+    }
+}
+
+impl fmt::Debug for Erased<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Erased").finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     /// Starts a task.
     pub fn start<T: Task>(&mut self, task: T, context: RequestContext) -> Step<T> {

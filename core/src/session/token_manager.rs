@@ -237,6 +237,16 @@ impl TokenManager {
         self
     }
 
+    /// Continues with the token of a stored state, as a refresh that [adopts](Self::adopt) it. A
+    /// state without a token has no effect.
+    pub(crate) fn resume(&mut self, stored: SessionState) {
+        if stored.token.is_some() {
+            self.has_loaded = true;
+            self.last_loaded = Some(stored.clone());
+            self.restore_state(stored, self.tickets, 0);
+        }
+    }
+
     /// Returns the action for a caller that needs a token at the time `now`. A ticket beside a
     /// token is for refreshing it, or for storing it.
     pub(crate) fn poll(&mut self, now: UnixTime) -> TokenAction {

@@ -15,6 +15,11 @@ impl Cause {
         Self(Arc::new(error.into()))
     }
 
+    /// Creates a cause that is only a message.
+    pub fn message(text: impl Into<String>) -> Self {
+        Self::new(Message(text.into()))
+    }
+
     /// Returns the error itself, such as for a downcast to the error type of the HTTP client.
     pub fn as_error(&self) -> &(dyn Error + 'static) {
         &**self.0
@@ -28,6 +33,23 @@ impl Cause {
         Arc::try_unwrap(self.0).map_err(Self)
     }
 }
+
+/// A message as an error. Its `Debug` output is that of `Display`.
+struct Message(String);
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Message {}
 
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,7 @@ use http::StatusCode;
 use crate::types::cause::Cause;
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
+use crate::types::time::UnixTime;
 
 /// The error of an operation, a call or a session. The variant identifies the party that caused it.
 /// All callers that wait for one token refresh share its error.
@@ -155,6 +156,7 @@ pub(crate) struct ResponseMeta {
     pub(crate) content_type: Option<String>,
     pub(crate) content_coding: Option<String>,
     pub(crate) nonce: Option<Nonce>,
+    pub(crate) date: Option<UnixTime>,
 }
 
 /// An error response: any 4xx or 5xx status, or an error in a 200 (RFC 6749 §5.2, and the formats
@@ -220,6 +222,11 @@ impl ServerError {
     /// the proof.
     pub fn nonce(&self) -> Option<&Nonce> {
         self.meta.nonce.as_ref()
+    }
+
+    /// Returns `Date` (RFC 9110 §6.6.1), the time of the server's clock.
+    pub fn date(&self) -> Option<UnixTime> {
+        self.meta.date
     }
 
     /// Returns whether the status indicates a transient failure: 408, 425, 429, 500, 502, 503 or

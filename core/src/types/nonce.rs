@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName};
 use crate::types::input::InvalidInput;
 
 /// The response header that carries a nonce (RFC 9449 §8).
-const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// A server's nonce (RFC 9449 §8): 1 to 1024 NQCHARs. Cloning it is cheap.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,12 +1,13 @@
 //! Parses error responses in the formats of different servers.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::challenge::{self, Challenge};
+use super::http_date;
 use super::json::{JsonObject, JsonValue, Text};
 use super::retry_after;
 use crate::types::error::{ResponseMeta, ServerError};
@@ -38,9 +39,10 @@ impl ResponseMeta {
             server: redact(server),
             status,
             request_id: text(headers, REQUEST_ID).map(redact),
-            content_type: text(headers, "content-type").map(redact),
+            content_type: text(headers, CONTENT_TYPE).map(redact),
             content_coding: content_coding(headers).map(redact),
             nonce: Nonce::from_headers(headers),
+            date: http_date::from_headers(headers),
         }
     }
 }
@@ -50,14 +52,14 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
     text(headers, REQUEST_ID).map(|id| sanitize(&id))
 }
 
-const REQUEST_ID: &str = "x-request-id";
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Returns `Content-Encoding`, unless it is `identity` (RFC 9110 §8.4).
 pub(crate) fn content_coding(headers: &HeaderMap) -> Option<String> {
-    text(headers, "content-encoding").filter(|coding| !coding.eq_ignore_ascii_case("identity"))
+    text(headers, CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
@@ -74,15 +76,14 @@ impl<'a> FromIterator<&'a str> for Redactor {
         {
             let mut escaped = Vec::with_capacity(3 * secret.len());
             push_form(secret, &mut escaped);
-            forms.extend(
-                String::from_utf8(escaped)
-                    .ok()
-                    .map(Secret::new)
-                    .filter(|form| form.expose() != secret),
-            );
-            forms.push(Secret::new(secret));
+            let escaped = String::from_utf8(escaped).ok();
+            let escaped = escaped.filter(|form| form != secret).map(Secret::new);
+            for form in escaped.into_iter().chain([Secret::new(secret)]) {
+                let len = form.expose().len();
+                let at = forms.partition_point(|longer: &Secret| longer.expose().len() > len);
+                forms.insert(at, form);
+            }
         }
-        forms.sort_unstable_by_key(|form| Reverse(form.expose().len()));
         Self(forms)
     }
 }

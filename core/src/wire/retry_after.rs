@@ -3,22 +3,24 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName};
 
 use super::http_date;
 use crate::types::time::UnixTime;
 
+pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+pub(crate) const RETRY_IN: HeaderName = HeaderName::from_static("x-retry-in");
+
 pub(crate) fn read(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    text("retry-after-ms")
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    text(RETRY_AFTER_MS)
         .and_then(millis)
         .or_else(|| {
-            text("retry-after")
+            text(RETRY_AFTER)
                 .and_then(|value| seconds(value).or_else(|| until(value, headers, now)))
         })
-        .or_else(|| {
-            text("x-retry-in").and_then(|value| millis(value).or_else(|| go_duration(value)))
-        })
+        .or_else(|| text(RETRY_IN).and_then(|value| millis(value).or_else(|| go_duration(value))))
 }
 
 fn millis(value: &str) -> Option<Duration> {
