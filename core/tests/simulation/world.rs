@@ -42,6 +42,8 @@ const REFRESH_TIMEOUT: u64 = 1000;
 /// each, with two tokens.
 const MAX_REQUESTS: u32 = 24;
 const MAX_SENDS: u32 = 10;
+/// The maximum number of calls that find out whether a login has survived.
+const PROBES: u32 = 3;
 /// By when all tasks must have ended.
 const QUIET_AFTER: u64 = 100_000;
 /// After this time, each token, lease and backoff has ended.
@@ -191,7 +193,8 @@ pub(crate) struct World<'a> {
     interruptions: u32,
     killed: bool,
     is_calm: bool,
-    alive: Vec<Option<bool>>,
+    alive: Vec<bool>,
+    probes: Vec<u32>,
     story: Option<Vec<String>>,
 }
 
@@ -236,7 +239,8 @@ impl<'a> World<'a> {
             interruptions: 0,
             killed: false,
             is_calm: false,
-            alive: vec![None; count],
+            alive: Vec::new(),
+            probes: Vec::new(),
             story: tells.then(Vec::new),
             plan,
         }
@@ -496,6 +500,9 @@ impl<'a> World<'a> {
         match action {
             Action::Call | Action::Probe => {
                 let call = session.call(&Method::GET, uri).unwrap();
+                if action == Action::Probe {
+                    self.probes[process] += 1;
+                }
                 self.start(process, call, AnyStep::Call, action == Action::Probe)
             }
             Action::Post => {

@@ -9,7 +9,8 @@ impl World<'_> {
         self.choices.calm();
         self.now += LONG_AFTER;
         let processes = self.processes.len();
-        self.alive = vec![None; processes + self.plan.clients()];
+        self.alive = vec![false; processes + self.plan.clients()];
+        self.probes = vec![0; processes + self.plan.clients()];
         say!(self, "LATER, without faults:");
         for process in 0..processes {
             self.push(0, process, What::Start(Action::Probe));
@@ -33,9 +34,12 @@ impl World<'_> {
         let of_client = |process: &usize| self.processes[*process].client == client;
         let live: Vec<bool> = (0..processes)
             .filter(of_client)
-            .map(|process| self.alive[process] == Some(true))
+            .map(|process| self.alive[process])
             .collect();
-        let fresh = self.alive[processes + client];
+        let is_alive = match self.plan.has_storage {
+            true => self.alive[processes + client],
+            false => live.contains(&true),
+        };
         if self.plan.origin == Origin::Repeatable {
             return match has_log_out || live.iter().all(|alive| *alive) {
                 true if has_log_out => Ok(Fate::LoggedOut),
@@ -43,7 +47,7 @@ impl World<'_> {
                 false => self.fail("login", "a repeatable grant gets no token"),
             };
         }
-        if fresh.unwrap_or_else(|| live.contains(&true)) {
+        if is_alive {
             if self.log_outs[client].1 {
                 return self.fail("log-out", "a new process still has the login");
             }
@@ -51,7 +55,8 @@ impl World<'_> {
             if has_log_out || live.iter().all(|alive| *alive) {
                 return Ok(Fate::Alive);
             }
-            return self.fail("login", "a process has lost a login that another one has");
+            let text = format!("of the processes, these still have the login: {live:?}");
+            return self.fail("login", &text);
         }
         if has_log_out {
             return Ok(Fate::LoggedOut);
