@@ -142,7 +142,7 @@ impl Run<'_> {
             (Stage::Fetching, Answer::Fetched(response)) => self.fetched(response),
             (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
             (Stage::Reloading(error), Answer::Loaded(loaded)) => match self.adopt(loaded) {
-                Ok(Adopted::Token(token)) => self.end(Ok(token)),
+                Ok(Adopted::Token(token)) => self.adopted(token),
                 _ => self.end(Err(error)),
             },
             (Stage::SavingRest(state), Answer::Saved(saved)) => self.rest_saved(&state, saved),
@@ -183,7 +183,7 @@ impl Run<'_> {
     /// or waits for the lease of another process, or for the token that its holder saves.
     fn loaded(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Next<()> {
         match self.adopt(loaded) {
-            Ok(Adopted::Token(token)) => return self.end(Ok(token)),
+            Ok(Adopted::Token(token)) => return self.adopted(token),
             Ok(Adopted::LoggedOut) => return self.end(Err(Error::LoginRequired)),
             Ok(Adopted::Nothing) => {}
             // An unreadable state is replaced if this process does not need it.
@@ -223,6 +223,12 @@ impl Run<'_> {
             self.shared.servers.known.merge(&servers);
         }
         Ok(adopted)
+    }
+
+    /// Ends with the token of another process.
+    fn adopted(&mut self, token: Token) -> Next<()> {
+        self.shared.emit(Event::TokenRefreshed(token.clone()));
+        self.end(Ok(token))
     }
 
     /// Goes on without the storage if the grant is repeatable. Otherwise another process may have
