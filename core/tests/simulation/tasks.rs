@@ -7,7 +7,7 @@ use keybound_core::driver::{
     Delivered, GetToken, LogOut, Refresh, RequestContext, Shared, Step, Task, Until,
 };
 use keybound_core::jose::{Algorithm, Signature};
-use keybound_core::{Call, Cause, Error, SecretBytes, Sent, Token};
+use keybound_core::{Call, Cause, Error, SecretBytes, Sent, Token, UnixTime};
 
 /// A task between two steps.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ pub(crate) struct Running {
     pub(crate) unless_generation: Option<u64>,
     /// When it started, in the world's time.
     pub(crate) started: u64,
+    /// The time of its last step, by the clock of its process. A driver waits from then on: its
+    /// clock may have jumped since.
+    pub(crate) stepped: UnixTime,
     /// The fence of its lease.
     pub(crate) fence: Option<u64>,
     /// Whether its last save was refused or failed.

@@ -373,6 +373,9 @@ impl<'a> World<'a> {
     fn play(&mut self) -> Result<(), Violation> {
         let limit = self.now + QUIET_AFTER;
         while let Some(event) = self.next_event() {
+            if self.is_stale(&event) {
+                continue;
+            }
             self.steps += 1;
             self.now = event.at;
             if self.now > limit || self.steps > 20_000 {
@@ -408,6 +411,15 @@ impl<'a> World<'a> {
             count => self.choices.order(count),
         };
         Some(self.events.remove(due[first]))
+    }
+
+    /// Whether the task has ended, or has got another answer.
+    fn is_stale(&self, event: &Event) -> bool {
+        let What::Answer(number, turn, _) = &event.what else {
+            return false;
+        };
+        let mut tasks = self.processes[event.process].tasks.iter();
+        !tasks.any(|task| task.number == *number && task.turn == *turn)
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
@@ -529,7 +541,7 @@ impl<'a> World<'a> {
         kind: impl Fn(keybound_core::driver::Step<T>) -> AnyStep,
         is_probe: bool,
     ) -> Result<(), Violation> {
-        let context = self.context(process);
+        let (context, stepped) = (self.context(process), self.local(process));
         let step = kind(self.processes[process].shared.start(task, context));
         self.numbers += 1;
         let running = Running {
@@ -540,6 +552,7 @@ impl<'a> World<'a> {
             before: NeedKind::Nothing,
             unless_generation: None,
             started: self.now,
+            stepped,
             fence: None,
             save_failed: false,
             saved: None,
@@ -582,6 +595,7 @@ impl<'a> World<'a> {
         }
         self.learn(process, &mut running, &reply)?;
         let context = self.context(process);
+        running.stepped = self.local(process);
         running.step = running
             .step
             .answer(reply, &mut self.processes[process].shared, context);

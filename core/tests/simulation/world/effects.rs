@@ -259,7 +259,9 @@ impl World<'_> {
             }
             Need::Wait(until) => {
                 self.check_wait(process, at, until.unless_generation.is_some())?;
-                let wait = until.time.saturating_since(self.local(process));
+                let wait = until
+                    .time
+                    .saturating_since(self.processes[process].tasks[at].stepped);
                 let wait = u64::try_from(wait.as_millis()).unwrap();
                 self.processes[process].tasks[at].unless_generation = until.unless_generation;
                 self.push(wait, process, answer(Reply::Woken));
@@ -355,7 +357,7 @@ impl World<'_> {
         let name = self.name(process);
         let tasks = &self.processes[process].tasks;
         let task = &tasks[at];
-        // Only one refresh at a time, unless it takes longer than the refresh timeout.
+        // Only one refresh at a time, of those that do not take longer than the refresh timeout.
         let others = tasks.iter().filter(|other| {
             other.number != task.number
                 && other.sent.is_some()
@@ -364,7 +366,7 @@ impl World<'_> {
         });
         let clock_jumped = task.clock_jumped;
         let second = others.map(|other| other.clock_jumped).any(|jumped| !jumped);
-        if second && !clock_jumped {
+        if second && !clock_jumped && now < task.started + REFRESH_TIMEOUT {
             return self.fail("single flight", "a second refresh sends while one is out");
         }
         if self.processes[process].is_logged_out {
