@@ -205,7 +205,10 @@ impl Run<'_> {
 
     fn adopt(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Result<Adopted, Cause> {
         let (now, seed) = (self.now(), self.seed());
-        let session = self.refresh.due.session;
+        let DueRefresh {
+            session, ticket, ..
+        } = self.refresh.due;
+        let is_under_lease = self.refresh.holds_lease && now < self.refresh.valid_until;
         let Some(data) = self.shared.session(session) else {
             return Ok(Adopted::LoggedOut);
         };
@@ -217,8 +220,13 @@ impl Run<'_> {
             }
             None => None,
         };
+        // Without the lease, the load may have begun before a later ticket got a newer token.
+        let is_outdated = !is_under_lease && data.tokens.is_replaced(ticket);
+        if is_outdated && state.as_ref().is_some_and(|state| state.token.is_some()) {
+            return Ok(Adopted::Nothing);
+        }
         let servers = state.as_ref().map(|state| state.server_state().clone());
-        let adopted = data.tokens.adopt(self.refresh.due.ticket, state, now, seed);
+        let adopted = data.tokens.adopt(ticket, state, now, seed);
         if let Some(servers) = servers {
             self.shared.servers.known.merge(&servers);
         }
