@@ -141,10 +141,12 @@ impl Run<'_> {
             (Stage::Requesting(operation), answer) => self.exchange(operation, answer),
             (Stage::Fetching, Answer::Fetched(response)) => self.fetched(response),
             (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
-            (Stage::Reloading(error), Answer::Loaded(loaded)) => match self.adopt(loaded) {
-                Ok(Adopted::Token(token)) => self.adopted(token),
-                _ => self.end(Err(error)),
-            },
+            (Stage::Reloading(error), Answer::Loaded(loaded)) => {
+                match loaded.and_then(|loaded| self.adopt(loaded)) {
+                    Ok(Adopted::Token(token)) => self.adopted(token),
+                    _ => self.end(Err(error)),
+                }
+            }
             (Stage::SavingRest(state), Answer::Saved(saved)) => self.rest_saved(&state, saved),
             (Stage::Releasing, Answer::Released) => self.conclude(),
             _ => self.end(Err(unexpected_answer())),
@@ -182,11 +184,16 @@ impl Run<'_> {
     /// Uses the stored state if it makes the refresh unnecessary. Otherwise goes on under the lease,
     /// or waits for the lease of another process, or for the token that its holder saves.
     fn loaded(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Next<()> {
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(cause) => return self.storage_failed(cause),
+        };
         match self.adopt(loaded) {
             Ok(Adopted::Token(token)) => return self.adopted(token),
             Ok(Adopted::LoggedOut) => return self.end(Err(Error::LoginRequired)),
             Ok(Adopted::Nothing) => {}
-            // An unreadable state is replaced if this process does not need it.
+            // An unreadable state is replaced if this process does not need it. One that could not
+            // be loaded may be newer than this grant, which would then be sent a second time.
             Err(cause) if self.refresh.holds_lease && self.overrides_stored() => {
                 self.shared.emit(Event::StorageUnavailable(cause));
             }
@@ -203,7 +210,7 @@ impl Run<'_> {
         self.pause(Stage::AwaitingLease, self.refresh.waits_until)
     }
 
-    fn adopt(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Result<Adopted, Cause> {
+    fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Adopted, Cause> {
         let (now, seed) = (self.now(), self.seed());
         let DueRefresh {
             session, ticket, ..
@@ -212,7 +219,7 @@ impl Run<'_> {
         let Some(data) = self.shared.session(session) else {
             return Ok(Adopted::LoggedOut);
         };
-        let state = match loaded? {
+        let state = match loaded {
             Some(json) => {
                 let since = now.saturating_sub(NONCE_LIFETIME);
                 let state = SessionState::from_json(json.expose(), &data.client, since);
