@@ -365,9 +365,10 @@ impl Run<'_> {
 
     fn token_saved(&mut self, token: Token, saved: Result<bool, Cause>) -> Next<()> {
         match saved {
-            Ok(true) => {}
-            // A later lease has saved. The next ticket finds out which of the two states is newer.
-            Ok(false) => self.refresh.save_failed = true,
+            Ok(true) if self.now() < self.refresh.valid_until => {}
+            // A later lease has saved, or is about to. The next ticket finds out which of the two
+            // states is newer.
+            Ok(_) => self.refresh.save_failed = true,
             Err(cause) => {
                 self.report(cause);
                 self.refresh.save_failed = true;

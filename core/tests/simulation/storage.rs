@@ -84,6 +84,11 @@ impl Entry {
         true
     }
 
+    /// Whether no later lease has been given than the one with this fence.
+    pub(crate) fn is_last(&self, fence: u64) -> bool {
+        fence == self.last_fence
+    }
+
     pub(crate) fn release(&mut self, fence: u64) {
         self.lease = self.lease.filter(|lease| lease.fence != fence);
     }

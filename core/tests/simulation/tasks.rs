@@ -28,6 +28,8 @@ pub(crate) struct Running {
     pub(crate) stepped: UnixTime,
     /// The fence of its lease.
     pub(crate) fence: Option<u64>,
+    /// The newest refresh token that had been saved when it loaded the state.
+    pub(crate) loaded: Option<usize>,
     /// Whether its last save was refused or failed.
     pub(crate) save_failed: bool,
     /// The refresh token in the last state that it saved.

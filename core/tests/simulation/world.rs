@@ -554,6 +554,7 @@ impl<'a> World<'a> {
             started: self.now,
             stepped,
             fence: None,
+            loaded: None,
             save_failed: false,
             saved: None,
             requests: 0,

@@ -391,9 +391,9 @@ impl World<'_> {
                     return self.fail("save before use", "a refresh token is sent without a save");
                 }
                 let tokens = &self.logins[client].refresh_tokens;
-                let rotates = self.plan.rotation.rotates;
-                let mut later = tokens.iter().skip(number + 1);
-                was_superseded = rotates && later.any(|token| token.was_saved);
+                let loaded = self.processes[process].tasks[at].loaded;
+                let saved = tokens.iter().rposition(|token| token.was_saved);
+                was_superseded = loaded.or(saved).is_some_and(|newest| newest > number);
             }
             if unanswered >= MAX_SENDS {
                 return self.fail("sends", "a refresh token is sent an eleventh time");
@@ -624,6 +624,12 @@ impl World<'_> {
             }
             Request::Load(name, fails) => {
                 let state = self.storage.entry(&name).state.clone();
+                let client = self.processes[process].client;
+                let mut tokens = self.logins[client].refresh_tokens.iter();
+                let newest = tokens.rposition(|token| token.was_saved);
+                if let Some(at) = self.find(process, task) {
+                    self.processes[process].tasks[at].loaded = newest.or(Some(0));
+                }
                 Reply::Loaded(if fails { Err(()) } else { Ok(state) })
             }
             Request::Save(name, fence, state, fails) => {
@@ -634,7 +640,9 @@ impl World<'_> {
                     "the storage saves {stored:?} under fence {fence}: {is_saved}"
                 );
                 if is_saved {
-                    if let Some((client, number)) = stored.refresh_token {
+                    // A late save may be overwritten by the holder of a later lease.
+                    let is_last = self.storage.entry(&name).is_last(fence);
+                    if let Some((client, number)) = stored.refresh_token.filter(|_| is_last) {
                         self.logins[client].refresh_tokens[number].was_saved = true;
                     }
                     let client = self.processes[process].client;
