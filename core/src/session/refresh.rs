@@ -325,6 +325,11 @@ impl Run<'_> {
     }
 
     fn exchange(&mut self, mut operation: Box<Operation<Token>>, answer: Answer<'_>) -> Next<()> {
+        // A log-out ends a refresh that waits to be sent: nobody would revoke its token.
+        let is_unsent = matches!(answer, Answer::Go | Answer::Signed(_));
+        if is_unsent && self.data().is_none_or(|data| data.tokens.is_logged_out()) {
+            return self.end(Err(Error::LoginRequired));
+        }
         let servers = &mut self.shared.servers;
         match operation.advance(self.id, answer, servers, self.context) {
             Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
