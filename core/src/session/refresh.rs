@@ -227,9 +227,12 @@ impl Run<'_> {
             }
             None => None,
         };
-        // Without the lease, the load may have begun before a later ticket got a newer token.
-        let is_outdated = !is_under_lease && data.tokens.is_replaced(ticket);
-        if is_outdated && state.as_ref().is_some_and(|state| state.token.is_some()) {
+        // Without the lease, the load may have begun before a later ticket stored its token.
+        let is_outdated = match &state {
+            Some(state) => state.token.is_some() && data.tokens.is_replaced(ticket),
+            None => true,
+        };
+        if !is_under_lease && is_outdated {
             return Ok(Adopted::Nothing);
         }
         let servers = state.as_ref().map(|state| state.server_state().clone());
