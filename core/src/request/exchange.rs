@@ -137,10 +137,11 @@ impl Exchange {
             (Stage::Asserting(iat), Answer::Signed(Ok(jws))) => {
                 // A JWS has only base64url characters and dots.
                 let jws = Secret::new(String::from_utf8(jws).unwrap_or_default());
-                self.prove(Some(Assertion(jws, iat)), servers, context)
+                self.prove(id, Some(Assertion(jws, iat)), servers, context)
             }
             (Stage::Proving(proof, assertion), Answer::Signed(Ok(jws))) => {
-                self.send(Some((proof, sensitive(jws))), assertion, context.now)
+                let proof = Some((proof, sensitive(jws)));
+                self.send(id, proof, assertion, servers, context.now)
             }
             (Stage::Sent(proof, _), Answer::Head { status, headers }) => {
                 self.received(id, proof, status, headers, servers, context)
@@ -218,7 +219,7 @@ impl Exchange {
         }
         match self.assert_client(servers, context) {
             Ok(Some(effect)) => Next::Effect(effect),
-            Ok(None) => self.prove(None, servers, context),
+            Ok(None) => self.prove(id, None, servers, context),
             Err(invalid) => Next::Done(Err(invalid.into())),
         }
     }
@@ -248,8 +249,9 @@ impl Exchange {
     /// Asks for the signature of a proof, if the request needs one.
     fn prove(
         &mut self,
+        id: u64,
         assertion: Option<Assertion>,
-        servers: &Servers,
+        servers: &mut Servers,
         context: &RequestContext,
     ) -> Next<Delivered> {
         let proof = match &self.subject {
@@ -257,7 +259,7 @@ impl Exchange {
             Subject::Call(call) => call.proof.as_ref().map(|(key, ath)| (key, Some(*ath))),
         };
         let Some((key, ath)) = proof else {
-            return self.send(None, assertion, context.now);
+            return self.send(id, None, assertion, servers, context.now);
         };
         let (role, method, uri) = self.subject.parts();
         let target = match HttpTarget::parse(uri) {
@@ -275,13 +277,22 @@ impl Exchange {
         Next::Effect(Effect::Sign(request))
     }
 
+    /// Sends the request, unless its time is over: what a wait or a signature has delayed must not be
+    /// sent after the lease under which it was begun.
     fn send(
         &mut self,
+        id: u64,
         proof: Option<(SentProof, HeaderValue)>,
         assertion: Option<Assertion>,
+        servers: &mut Servers,
         now: UnixTime,
     ) -> Next<Delivered> {
         let timeout = self.retry.time_left(now);
+        if timeout.is_zero() {
+            self.release(id, NonceOutcome::NoResponse, servers, now);
+            let cause = Cause::new("timed out before the request was sent");
+            return self.no_response(Sent::No, true, Some(cause));
+        }
         let (proof, header) = proof.unzip();
         let effect = match &self.subject {
             Subject::Call(call) => Effect::Call(PreparedCall {
@@ -464,6 +475,10 @@ impl Exchange {
             });
             return self.begin(id, servers, context);
         }
+        self.no_response(sent, retryable, cause)
+    }
+
+    fn no_response(&self, sent: Sent, retryable: bool, cause: Option<Cause>) -> Next<Delivered> {
         Next::Done(Err(Error::NoResponse(Box::new(NoResponse {
             sent,
             retryable,

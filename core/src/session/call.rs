@@ -211,6 +211,15 @@ impl Call {
         shared: &mut Shared,
         context: &RequestContext,
     ) -> Next<Delivered> {
+        if let (Source::Session(session), Answer::Go | Answer::Signed(_)) = (&self.source, &answer)
+        {
+            let data = shared.session(*session);
+            if data.is_none_or(|data| data.tokens.is_logged_out()) {
+                // A log-out ends the calls that wait for a permit, a retry or a signature.
+                shared.servers.abandon(id, context.now);
+                return Next::Done(Err(Error::LoginRequired));
+            }
+        }
         let is_status_only = matches!(answer, Answer::StatusOnly(_));
         let status = match &answer {
             Answer::Head { status, .. } | Answer::StatusOnly(status) => Some(*status),

@@ -354,6 +354,13 @@ impl TokenManager {
         }
     }
 
+    /// Returns whether a later ticket than this one has obtained the cached token.
+    pub(crate) fn is_replaced(&self, ticket: Ticket) -> bool {
+        self.cached
+            .as_ref()
+            .is_some_and(|cached| cached.serial > ticket.0)
+    }
+
     fn log_out_unless(&mut self, is_open: bool) -> Adopted {
         if is_open {
             return Adopted::Nothing;
