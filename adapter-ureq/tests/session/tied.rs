@@ -63,7 +63,7 @@ fn with_storage(builder: SessionBuilder, storage: &Arc<dyn Storage>) -> Session 
 fn token(session: &Session) -> String {
     match session.token() {
         Ok(token) => token.access_token().expose().to_owned(),
-        Err(error) if matches!(error, Error::LoginRequired) => "login required".into(),
+        Err(Error::LoginRequired) => "login required".into(),
         Err(error) => panic!("{error:?}"),
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct CallRequest {
     pub(crate) uri: Uri,
     /// The scheme and the access token.
     pub(crate) authorization: HeaderValue,
+    /// Whether another token can take the place of this one if it is rejected.
+    pub(crate) has_other_token: bool,
     /// The key of a bound token, and the token's hash.
     pub(crate) proof: Option<(PublicJwk, AccessTokenHash)>,
 }
@@ -614,6 +616,7 @@ impl<'a> Facts<'a> {
             is_other_scheme: !self.challenges.is_empty()
                 && !self.challenges.iter().any(sends_token),
             may_want_proof: self.challenges.is_empty() || self.challenges.iter().any(is_dpop),
+            has_other_token: matches!(&exchange.subject, Subject::Call(call) if call.has_other_token),
             proof: None,
             assertion: self.assertion,
         }

@@ -57,6 +57,8 @@ pub(crate) struct Refused<'a> {
     pub(crate) is_other_scheme: bool,
     /// Whether a challenge asks for a proof, or there is none that could ask for something else.
     pub(crate) may_want_proof: bool,
+    /// Whether the token was there before the call, and its session may get another one.
+    pub(crate) has_other_token: bool,
     /// What could be corrected in the request's proof; `None` if it had none.
     pub(crate) proof: Option<Correctable>,
     /// What could be corrected in the request's client assertion.
@@ -94,11 +96,14 @@ pub(crate) fn verdict(refused: &Refused<'_>) -> Verdict {
     }
     match refused.correction() {
         None => {}
+        // It may be the token after all: it is not used again, if there may be another one.
+        Some(_) if refused.blames_token() && refused.has_other_token => {
+            return Verdict::TokenRejected;
+        }
         Some(correction) if refused.safety != RetrySafety::Never => {
             return Verdict::Correct(correction);
         }
-        // A request that can be sent once is not sent again, whatever was wrong with its proof. If
-        // it was the token after all, it is not used again.
+        // A request that can be sent once is not sent again, whatever was wrong with its proof.
         Some(_) if refused.blames_token() => return Verdict::TokenRejected,
         Some(_) => return give_up,
     }
@@ -198,6 +203,7 @@ mod tests {
             safety: RetrySafety::Idempotent,
             retry_after: None,
             may_wait: true,
+            has_other_token: false,
             code: Some(code).filter(|code| !code.is_empty()),
             blames_proof: false,
             is_other_scheme: false,
@@ -269,7 +275,8 @@ mod tests {
 
         fn without_proof(self) -> Self {
             Self {
-                proof: None,
+                has_other_token: false,
+            proof: None,
                 ..self
             }
         }

@@ -51,7 +51,6 @@ enum Source {
     Session(SessionId),
 }
 
-
 impl Token {
     /// Starts a call to a protected resource with this token.
     ///
@@ -192,10 +191,19 @@ impl Call {
         if let Err(invalid) = check(&token) {
             return Next::Done(Err(invalid.into()));
         }
+        let has_other_token = match &self.source {
+            Source::Session(session) if !self.is_second => {
+                let (uri, started, now) = (&self.uri, self.started, context.now);
+                let data = shared.session(*session);
+                data.is_some_and(|data| data.tokens.is_replaceable(&token, uri, started, now))
+            }
+            _ => false,
+        };
         let request = CallRequest {
             method: self.method.clone(),
             uri: self.uri.clone(),
             authorization: token.authorization().clone(),
+            has_other_token,
             proof: token.key().map(|key| (key.clone(), token.ath())),
         };
         let mut exchange = Exchange::new(Subject::Call(request), self.safety);

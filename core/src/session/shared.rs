@@ -317,8 +317,7 @@ impl Shared {
 
     /// Returns a number that moves with every change to the token of the session.
     pub fn version(&self, session: SessionId) -> u64 {
-        self.get(session)
-            .map_or(0, |data| data.tokens.version())
+        self.get(session).map_or(0, |data| data.tokens.version())
     }
 
     /// Returns the token of the session if it needs neither a refresh nor a save, with its

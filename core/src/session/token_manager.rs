@@ -592,18 +592,36 @@ impl TokenManager {
         started: u64,
         now: UnixTime,
     ) -> bool {
-        let cached = self.cached.as_ref();
-        if let Some(cached) = cached.filter(|cached| cached.token.is_same_as(token)) {
-            if cached.requested && self.generation > started {
+        if !self.is_replaceable(token, uri, started, now) {
+            if self.is_fresh(token, started) {
                 self.refusals.add(uri, token, now);
-                return false;
             }
-            if self.refusals.is_on_hold(uri, now) {
-                return false;
-            }
+            return false;
         }
         self.invalidate(token);
         true
+    }
+
+    /// Returns whether a rejection of the token by the resource server at `uri` would lead to
+    /// another one, as [`token_rejected`](Self::token_rejected) does.
+    pub(crate) fn is_replaceable(
+        &self,
+        token: &Token,
+        uri: &Uri,
+        started: u64,
+        now: UnixTime,
+    ) -> bool {
+        let is_cached = |cached: &CachedToken| cached.token.is_same_as(token);
+        let is_current = self.cached.as_ref().is_some_and(is_cached);
+        let is_held = is_current && self.refusals.is_on_hold(uri, now);
+        !self.is_fresh(token, started) && !is_held
+    }
+
+    /// Returns whether the session has requested the token since the generation `started`.
+    fn is_fresh(&self, token: &Token, started: u64) -> bool {
+        self.cached.as_ref().is_some_and(|cached| {
+            cached.token.is_same_as(token) && cached.requested && self.generation > started
+        })
     }
 
     /// Records a response of the resource server at `uri` that does not reject the token. It ends a

@@ -620,8 +620,8 @@ impl<'a> World<'a> {
             let now = self.local(process);
             let this = &self.processes[process];
             let (shared, session) = (&this.shared, this.session);
-            let token = shared.valid_token(session, now);
-            let token = token.map(|token| token.access_token().expose().to_owned());
+            let token = shared.view(session, now);
+            let token = token.map(|(_, token, _)| token.access_token().expose().to_owned());
             (shared.is_open(session, now), shared.is_refreshing(session)).hash(&mut hasher);
             (
                 shared.is_unsaved(session),
