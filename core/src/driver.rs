@@ -212,6 +212,13 @@
 //! * Save durably before answering, and only if no later lease has saved (a fencing token). Answer
 //!   `false` if one has.
 //!
+//! # Fewer copies
+//!
+//! A driver may keep the token that [`Shared::view`] returns, and give it to callers without its lock while
+//! the [version](Shared::version) is the same. One that copies headers needs to copy only
+//! [`READ_HEADERS`]. A driver whose loop is large when compiled for each type of task, as an `async` one is,
+//! runs tasks as [`Erased`], and takes their results from [`Running`].
+//!
 //! # Signing elsewhere
 //!
 //! A [`SignRequest`](crate::SignRequest) names the [key](crate::SignRequest::key) and the

@@ -218,8 +218,8 @@ impl World {
                     .expect("a token");
                 self.assert_not_refused(token);
                 let is_cached = |world: &Self| {
-                    let cached = world.shared.valid_token(world.session, world.now);
-                    cached.is_some_and(|cached| cached.access_token().expose() == token)
+                    let view = world.shared.view(world.session, world.now);
+                    view.is_some_and(|(_, cached, _)| cached.access_token().expose() == token)
                 };
                 let was_cached = is_cached(self);
                 let step = match self.next_response(false) {
