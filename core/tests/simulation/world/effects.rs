@@ -515,10 +515,11 @@ impl World<'_> {
             Reply::Leased(Ok(Some(fence))) => running.fence = Some(*fence),
             Reply::Saved(saved) => running.save_failed = *saved != Ok(true),
             Reply::Loaded(Ok(Some(state))) => {
-                let is_tombstone = Stored::read(state).is_tombstone;
-                if is_tombstone && self.plan.is_single_use() {
-                    this.is_logged_out = true;
+                let stored = Stored::read(state);
+                if stored.is_tombstone && self.plan.is_single_use() {
                     this.known = None;
+                    // A grant of its own may be a later login than one without tokens.
+                    this.is_logged_out |= stored.ends_login || !this.had_grant;
                 }
             }
             Reply::Head { status: 401, .. } | Reply::StatusOnly(401) => {
@@ -550,9 +551,9 @@ impl World<'_> {
         say!(self, "process {process}: {kind:?} {number} ends: {ended:?}");
         match ended {
             Ended::LogOut(Ok(())) => {
-                self.log_outs[client].1 = true;
                 let name = self.name(process);
                 let stored = self.storage.entry(&name).stored();
+                self.log_outs[client].1 = stored.is_none_or(|stored| stored.ends_login);
                 if self.plan.has_storage && stored.is_none_or(|stored| !stored.is_tombstone) {
                     return self.fail("log-out", "a log-out ends, and the login is still stored");
                 }
