@@ -47,6 +47,9 @@ pub struct Refresh {
     waits_until: UnixTime,
     /// Whether the grant or refresh token is single-use.
     is_single_use: bool,
+    /// Whether the stored state has been loaded under the lease. Until then, it may be newer than all
+    /// that this process has.
+    has_loaded: bool,
     /// Whether the storage failed to save the new token.
     save_failed: bool,
     /// Whether a failure of the storage has been reported.
@@ -87,6 +90,7 @@ impl Shared {
             valid_until: UnixTime::from_secs(0),
             waits_until: UnixTime::from_secs(0),
             is_single_use: false,
+            has_loaded: false,
             save_failed: false,
             is_reported: false,
         })
@@ -200,6 +204,7 @@ impl Run<'_> {
             Err(cause) => return self.storage_failed(cause),
         }
         if self.refresh.holds_lease {
+            self.refresh.has_loaded = true;
             return self.proceed();
         }
         if self.now() >= self.refresh.waits_until {
@@ -406,7 +411,7 @@ impl Run<'_> {
     /// failure, or a token that the storage failed to save. Tries again until the lease expires.
     fn save_rest(&mut self) -> Next<()> {
         let unsaved = self.data().and_then(|data| data.tokens.unsaved());
-        match unsaved.filter(|_| self.refresh.holds_lease) {
+        match unsaved.filter(|_| self.refresh.holds_lease && self.refresh.has_loaded) {
             Some(state) => self.save(Stage::SavingRest(Box::new(state.clone())), state),
             None => self.release(),
         }
