@@ -140,10 +140,7 @@ impl World<'_> {
     }
 
     pub(super) fn name(&self, process: usize) -> String {
-        let client = self.processes[process].client;
-        self.config(client, false)
-            .storage_name()
-            .unwrap_or_default()
+        self.names[self.processes[process].client].clone()
     }
 
     fn latency(&mut self) -> u64 {
@@ -477,9 +474,9 @@ impl World<'_> {
         at: usize,
         is_for_change: bool,
     ) -> Result<(), Violation> {
-        let now = self.local(process);
         let this = &self.processes[process];
         let task = &this.tasks[at];
+        let now = task.stepped;
         let kind = task.step.kind();
         let is_good = this
             .known
@@ -554,7 +551,8 @@ impl World<'_> {
                 let name = self.name(process);
                 let stored = self.storage.entry(&name).stored();
                 self.log_outs[client].1 = stored.is_none_or(|stored| stored.ends_login);
-                if self.plan.has_storage && stored.is_none_or(|stored| !stored.is_tombstone) {
+                let is_stored = stored.is_none_or(|stored| !stored.is_tombstone);
+                if is_stored && self.plan.has_storage && self.plan.is_single_use() {
                     return self.fail("log-out", "a log-out ends, and the login is still stored");
                 }
             }
