@@ -102,6 +102,14 @@ impl Coverage {
     }
 }
 
+impl Coverage {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (pair, reached) in self.pairs.iter_mut().zip(&other.pairs) {
+            *pair |= reached;
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Event {
     at: u64,
