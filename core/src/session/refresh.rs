@@ -50,6 +50,9 @@ pub struct Refresh {
     /// Whether the stored state has been loaded under the lease. Until then, it may be newer than all
     /// that this process has.
     has_loaded: bool,
+    /// Whether the session had loaded a state before the last load began. If that finds none, the
+    /// state has vanished.
+    expects_state: bool,
     /// Whether the storage failed to save the new token.
     save_failed: bool,
     /// Whether a failure of the storage has been reported.
@@ -91,6 +94,7 @@ impl Shared {
             waits_until: UnixTime::from_secs(0),
             is_single_use: false,
             has_loaded: false,
+            expects_state: false,
             save_failed: false,
             is_reported: false,
         })
@@ -179,6 +183,7 @@ impl Run<'_> {
     }
 
     fn load(&mut self, stage: Stage) -> Next<()> {
+        self.refresh.expects_state = self.data().is_some_and(|data| data.tokens.has_loaded());
         match self.storage_name() {
             Some(name) => self.effect(stage, Effect::Load(LoadRequest { name })),
             None => self.end(Err(Error::LoginRequired)),
@@ -232,12 +237,14 @@ impl Run<'_> {
             }
             None => None,
         };
-        // Without the lease, the load may have begun before a later ticket stored its token.
+        // The load may have begun before a later ticket stored its token.
         let is_outdated = match &state {
-            Some(state) => state.token.is_some() && data.tokens.is_replaced(ticket),
-            None => true,
+            Some(state) => {
+                state.token.is_some() && !is_under_lease && data.tokens.is_replaced(ticket)
+            }
+            None => !self.refresh.expects_state,
         };
-        if !is_under_lease && is_outdated {
+        if is_outdated {
             return Ok(Adopted::Nothing);
         }
         let servers = state.as_ref().map(|state| state.server_state().clone());

@@ -340,6 +340,11 @@ impl TokenManager {
         }
     }
 
+    /// Returns whether a state with a token has been loaded from the storage.
+    pub(crate) fn has_loaded(&self) -> bool {
+        self.has_loaded
+    }
+
     /// Returns whether a later ticket than this one has obtained the cached token.
     pub(crate) fn is_replaced(&self, ticket: Ticket) -> bool {
         self.cached

@@ -508,11 +508,17 @@ impl World<'_> {
         reply: &Reply,
     ) -> Result<(), Violation> {
         let this = &mut self.processes[process];
+        let client = this.client;
         match reply {
             Reply::Leased(Ok(Some(fence))) => running.fence = Some(*fence),
             Reply::Saved(saved) => running.save_failed = *saved != Ok(true),
             Reply::Loaded(Ok(Some(state))) => {
                 let stored = Stored::read(state);
+                let known = this.known.as_ref().map(|known| (client, known.access));
+                if running.fence.is_some() && stored.access_token != known {
+                    // The stored token counts, even if it has expired by this process's clock.
+                    this.known = None;
+                }
                 if stored.is_tombstone && self.plan.is_single_use() {
                     this.known = None;
                     // A grant of its own may be a later login than one without tokens.
@@ -526,7 +532,6 @@ impl World<'_> {
             }
             Reply::Response { .. } | Reply::NotSent => {
                 if let (Some(number), NeedKind::Send) = (running.sent, running.need) {
-                    let client = this.client;
                     let token = &mut self.logins[client].refresh_tokens[number];
                     token.unanswered = token.unanswered.saturating_sub(1);
                 }
@@ -626,6 +631,9 @@ impl World<'_> {
                 let client = self.processes[process].client;
                 let mut tokens = self.logins[client].refresh_tokens.iter();
                 let newest = tokens.rposition(|token| token.was_saved);
+                // The tombstone of a process without the login hides all tokens.
+                let stored = self.storage.entry(&name).stored();
+                let newest = newest.filter(|_| stored.is_none_or(|stored| !stored.is_tombstone));
                 if let Some(at) = self.find(process, task) {
                     self.processes[process].tasks[at].loaded = newest.or(Some(0));
                 }
