@@ -158,6 +158,7 @@ struct Process {
     session: SessionId,
     /// The difference between its clock and the world's, in milliseconds.
     offset: i64,
+    clock_jumped_at: Option<u64>,
     stalled_until: u64,
     tasks: Vec<Running>,
     known: Option<Known>,
@@ -490,6 +491,7 @@ impl<'a> World<'a> {
             shared,
             session,
             offset,
+            clock_jumped_at: None,
             stalled_until: 0,
             tasks: Vec::with_capacity(4),
             known,

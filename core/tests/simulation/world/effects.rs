@@ -130,6 +130,7 @@ impl World<'_> {
                 );
                 let this = &mut self.processes[process];
                 this.offset += jump;
+                this.clock_jumped_at = Some(self.now);
                 for task in &mut this.tasks {
                     task.clock_jumped = true;
                 }
@@ -363,7 +364,9 @@ impl World<'_> {
         });
         let clock_jumped = task.clock_jumped;
         let second = others.map(|other| other.clock_jumped).any(|jumped| !jumped);
-        if second && !clock_jumped && now < task.started + REFRESH_TIMEOUT {
+        let jumped_at = self.processes[process].clock_jumped_at;
+        let is_set = jumped_at.is_some_and(|at| now < at + 2 * REFRESH_TIMEOUT);
+        if second && !clock_jumped && !is_set && now < task.started + REFRESH_TIMEOUT {
             return self.fail("single flight", "a second refresh sends while one is out");
         }
         if self.processes[process].is_logged_out {
