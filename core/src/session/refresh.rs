@@ -53,6 +53,8 @@ pub struct Refresh {
     /// Whether the session had loaded a state before the last load began. If that finds none, the
     /// state has vanished.
     expects_state: bool,
+    /// The session's token generation when the last load began.
+    generation: u64,
     /// Whether the storage failed to save the new token.
     save_failed: bool,
     /// Whether a failure of the storage has been reported.
@@ -95,6 +97,7 @@ impl Shared {
             is_single_use: false,
             has_loaded: false,
             expects_state: false,
+            generation: 0,
             save_failed: false,
             is_reported: false,
         })
@@ -183,7 +186,10 @@ impl Run<'_> {
     }
 
     fn load(&mut self, stage: Stage) -> Next<()> {
-        self.refresh.expects_state = self.data().is_some_and(|data| data.tokens.has_loaded());
+        if let Some(data) = self.shared.session(self.refresh.due.session) {
+            self.refresh.expects_state = data.tokens.has_loaded();
+            self.refresh.generation = data.tokens.generation();
+        }
         match self.storage_name() {
             Some(name) => self.effect(stage, Effect::Load(LoadRequest { name })),
             None => self.end(Err(Error::LoginRequired)),
@@ -237,11 +243,10 @@ impl Run<'_> {
             }
             None => None,
         };
-        // The load may have begun before a later ticket stored its token.
+        // The load may have begun before another refresh of this process stored its token.
+        let is_same = data.tokens.generation() == self.refresh.generation;
         let is_outdated = match &state {
-            Some(state) => {
-                state.token.is_some() && !is_under_lease && data.tokens.is_replaced(ticket)
-            }
+            Some(state) => state.token.is_some() && !is_under_lease && !is_same,
             None => !self.refresh.expects_state,
         };
         if is_outdated {

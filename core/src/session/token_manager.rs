@@ -345,13 +345,6 @@ impl TokenManager {
         self.has_loaded
     }
 
-    /// Returns whether a later ticket than this one has obtained the cached token.
-    pub(crate) fn is_replaced(&self, ticket: Ticket) -> bool {
-        self.cached
-            .as_ref()
-            .is_some_and(|cached| cached.serial > ticket.0)
-    }
-
     fn log_out_unless(&mut self, is_open: bool) -> Adopted {
         if is_open {
             return Adopted::Nothing;
