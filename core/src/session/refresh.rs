@@ -44,6 +44,14 @@ pub struct Refresh {
     waits_until: UnixTime,
     /// Whether the grant or refresh token is single-use.
     is_single_use: bool,
+    /// Whether the stored state has been loaded under the lease. Until then, it may be newer than all
+    /// that this process has.
+    has_loaded: bool,
+    /// Whether the session had loaded a state before the last load began. If that finds none, the
+    /// state has vanished.
+    expects_state: bool,
+    /// The session's token generation when the last load began.
+    generation: u64,
     /// Whether the storage failed to save the new token.
     save_failed: bool,
     /// Whether a failure of the storage has been reported.
@@ -84,6 +92,9 @@ impl Shared {
             valid_until: UnixTime::from_secs(0),
             waits_until: UnixTime::from_secs(0),
             is_single_use: false,
+            has_loaded: false,
+            expects_state: false,
+            generation: 0,
             save_failed: false,
             is_reported: false,
         })
@@ -172,6 +183,10 @@ impl Run<'_> {
     }
 
     fn load(&mut self, stage: Stage) -> Next<()> {
+        if let Some(data) = self.shared.session(self.refresh.due.session) {
+            self.refresh.expects_state = data.tokens.has_loaded();
+            self.refresh.generation = data.tokens.generation();
+        }
         match self.storage_name() {
             Some(name) => self.effect(stage, Effect::Load(LoadRequest { name })),
             None => self.end(Err(Error::LoginRequired)),
@@ -197,6 +212,7 @@ impl Run<'_> {
             Err(cause) => return self.storage_failed(cause),
         }
         if self.refresh.holds_lease {
+            self.refresh.has_loaded = true;
             return self.proceed();
         }
         if self.now() >= self.refresh.waits_until {
@@ -223,12 +239,13 @@ impl Run<'_> {
             }
             None => None,
         };
-        // Without the lease, the load may have begun before a later ticket stored its token.
+        // The load may have begun before another refresh of this process stored its token.
+        let is_same = data.tokens.generation() == self.refresh.generation;
         let is_outdated = match &state {
-            Some(state) => state.token.is_some() && data.tokens.is_replaced(ticket),
-            None => true,
+            Some(state) => state.token.is_some() && !is_under_lease && !is_same,
+            None => !self.refresh.expects_state,
         };
-        if !is_under_lease && is_outdated {
+        if is_outdated {
             return Ok(Adopted::Nothing);
         }
         let servers = state.as_ref().map(|state| state.server_state().clone());
@@ -402,7 +419,7 @@ impl Run<'_> {
     /// failure, or a token that the storage failed to save. Tries again until the lease expires.
     fn save_rest(&mut self) -> Next<()> {
         let unsaved = self.data().and_then(|data| data.tokens.unsaved());
-        match unsaved.filter(|_| self.refresh.holds_lease) {
+        match unsaved.filter(|_| self.refresh.holds_lease && self.refresh.has_loaded) {
             Some(state) => self.save(Stage::SavingRest(Box::new(state.clone())), state),
             None => self.release(),
         }

@@ -354,11 +354,9 @@ impl TokenManager {
         }
     }
 
-    /// Returns whether a later ticket than this one has obtained the cached token.
-    pub(crate) fn is_replaced(&self, ticket: Ticket) -> bool {
-        self.cached
-            .as_ref()
-            .is_some_and(|cached| cached.serial > ticket.0)
+    /// Returns whether a state with a token has been loaded from the storage.
+    pub(crate) fn has_loaded(&self) -> bool {
+        self.has_loaded
     }
 
     fn log_out_unless(&mut self, is_open: bool) -> Adopted {

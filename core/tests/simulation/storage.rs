@@ -28,6 +28,9 @@ pub(crate) struct Storage(Vec<(String, Entry)>);
 pub(crate) struct Stored {
     pub(crate) attempts_left: u8,
     pub(crate) is_tombstone: bool,
+    /// Whether it is a tombstone that names the tokens of the login. That of a process without the
+    /// login does not.
+    pub(crate) ends_login: bool,
     /// The client and the number of its refresh token.
     pub(crate) refresh_token: Option<(usize, usize)>,
     /// The client and the number of its access token.
@@ -110,9 +113,11 @@ impl Stored {
         let name = |member| after(member)?.split('"').next();
         let refresh_token = name("\"refresh_token\":\"");
         let access_token = name("\"access_token\":\"");
+        let is_tombstone = text.contains("\"logged_out\":true");
         Self {
             attempts_left: attempts.parse().unwrap(),
-            is_tombstone: text.contains("\"logged_out\":true"),
+            is_tombstone,
+            ends_login: is_tombstone && text.contains("\"descends_from\""),
             refresh_token: refresh_token.map(|name| parse_name(name, 'r').unwrap()),
             access_token: access_token.map(|name| parse_name(name, 'a').unwrap()),
             has_token: access_token.is_some(),

@@ -102,6 +102,14 @@ impl Coverage {
     }
 }
 
+impl Coverage {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (pair, reached) in self.pairs.iter_mut().zip(&other.pairs) {
+            *pair |= reached;
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Event {
     at: u64,
@@ -150,6 +158,7 @@ struct Process {
     session: SessionId,
     /// The difference between its clock and the world's, in milliseconds.
     offset: i64,
+    clock_jumped_at: Option<u64>,
     stalled_until: u64,
     tasks: Vec<Running>,
     known: Option<Known>,
@@ -193,6 +202,8 @@ pub(crate) struct World<'a> {
     interruptions: u32,
     killed: bool,
     is_calm: bool,
+    /// The names of the sessions in the storage, by client.
+    names: Vec<String>,
     alive: Vec<bool>,
     probes: Vec<u32>,
     story: Option<Vec<String>>,
@@ -239,6 +250,7 @@ impl<'a> World<'a> {
             interruptions: 0,
             killed: false,
             is_calm: false,
+            names: Vec::new(),
             alive: Vec::new(),
             probes: Vec::new(),
             story: tells.then(Vec::new),
@@ -289,6 +301,8 @@ impl<'a> World<'a> {
     /// Stores the logins that begin in the storage.
     fn set_up(&mut self) {
         for client in 0..self.plan.clients() {
+            let name = self.config(client, false).storage_name();
+            self.names.push(name.unwrap_or_default());
             if self.plan.origin != Origin::Repeatable {
                 let login = &mut self.logins[client];
                 login.access_tokens.push(0);
@@ -296,8 +310,7 @@ impl<'a> World<'a> {
             if self.plan.origin == Origin::Stored {
                 let token = self.token(client, UnixTime::from_millis(EPOCH - 10_000));
                 let state = SessionState::new(token).to_json().expose().to_vec();
-                let name = self.config(client, false).storage_name().unwrap();
-                self.storage.entry(&name).state = Some(state);
+                self.storage.entry(&self.names[client]).state = Some(state);
                 self.logins[client].refresh_tokens[0].was_saved = true;
             }
         }
@@ -478,6 +491,7 @@ impl<'a> World<'a> {
             shared,
             session,
             offset,
+            clock_jumped_at: None,
             stalled_until: 0,
             tasks: Vec::with_capacity(4),
             known,

@@ -130,6 +130,7 @@ impl World<'_> {
                 );
                 let this = &mut self.processes[process];
                 this.offset += jump;
+                this.clock_jumped_at = Some(self.now);
                 for task in &mut this.tasks {
                     task.clock_jumped = true;
                 }
@@ -140,10 +141,7 @@ impl World<'_> {
     }
 
     pub(super) fn name(&self, process: usize) -> String {
-        let client = self.processes[process].client;
-        self.config(client, false)
-            .storage_name()
-            .unwrap_or_default()
+        self.names[self.processes[process].client].clone()
     }
 
     fn latency(&mut self) -> u64 {
@@ -366,7 +364,9 @@ impl World<'_> {
         });
         let clock_jumped = task.clock_jumped;
         let second = others.map(|other| other.clock_jumped).any(|jumped| !jumped);
-        if second && !clock_jumped && now < task.started + REFRESH_TIMEOUT {
+        let jumped_at = self.processes[process].clock_jumped_at;
+        let is_set = jumped_at.is_some_and(|at| now < at + 2 * REFRESH_TIMEOUT);
+        if second && !clock_jumped && !is_set && now < task.started + REFRESH_TIMEOUT {
             return self.fail("single flight", "a second refresh sends while one is out");
         }
         if self.processes[process].is_logged_out {
@@ -477,9 +477,9 @@ impl World<'_> {
         at: usize,
         is_for_change: bool,
     ) -> Result<(), Violation> {
-        let now = self.local(process);
         let this = &self.processes[process];
         let task = &this.tasks[at];
+        let now = task.stepped;
         let kind = task.step.kind();
         let is_good = this
             .known
@@ -511,14 +511,21 @@ impl World<'_> {
         reply: &Reply,
     ) -> Result<(), Violation> {
         let this = &mut self.processes[process];
+        let client = this.client;
         match reply {
             Reply::Leased(Ok(Some(fence))) => running.fence = Some(*fence),
             Reply::Saved(saved) => running.save_failed = *saved != Ok(true),
             Reply::Loaded(Ok(Some(state))) => {
-                let is_tombstone = Stored::read(state).is_tombstone;
-                if is_tombstone && self.plan.is_single_use() {
-                    this.is_logged_out = true;
+                let stored = Stored::read(state);
+                let known = this.known.as_ref().map(|known| (client, known.access));
+                if running.fence.is_some() && stored.access_token != known {
+                    // The stored token counts, even if it has expired by this process's clock.
                     this.known = None;
+                }
+                if stored.is_tombstone && self.plan.is_single_use() {
+                    this.known = None;
+                    // A grant of its own may be a later login than one without tokens.
+                    this.is_logged_out |= stored.ends_login || !this.had_grant;
                 }
             }
             Reply::Head { status: 401, .. } | Reply::StatusOnly(401) => {
@@ -528,7 +535,6 @@ impl World<'_> {
             }
             Reply::Response { .. } | Reply::NotSent => {
                 if let (Some(number), NeedKind::Send) = (running.sent, running.need) {
-                    let client = this.client;
                     let token = &mut self.logins[client].refresh_tokens[number];
                     token.unanswered = token.unanswered.saturating_sub(1);
                 }
@@ -550,10 +556,11 @@ impl World<'_> {
         say!(self, "process {process}: {kind:?} {number} ends: {ended:?}");
         match ended {
             Ended::LogOut(Ok(())) => {
-                self.log_outs[client].1 = true;
                 let name = self.name(process);
                 let stored = self.storage.entry(&name).stored();
-                if self.plan.has_storage && stored.is_none_or(|stored| !stored.is_tombstone) {
+                self.log_outs[client].1 = stored.is_none_or(|stored| stored.ends_login);
+                let is_stored = stored.is_none_or(|stored| !stored.is_tombstone);
+                if is_stored && self.plan.has_storage && self.plan.is_single_use() {
                     return self.fail("log-out", "a log-out ends, and the login is still stored");
                 }
             }
@@ -627,6 +634,9 @@ impl World<'_> {
                 let client = self.processes[process].client;
                 let mut tokens = self.logins[client].refresh_tokens.iter();
                 let newest = tokens.rposition(|token| token.was_saved);
+                // The tombstone of a process without the login hides all tokens.
+                let stored = self.storage.entry(&name).stored();
+                let newest = newest.filter(|_| stored.is_none_or(|stored| !stored.is_tombstone));
                 if let Some(at) = self.find(process, task) {
                     self.processes[process].tasks[at].loaded = newest.or(Some(0));
                 }
