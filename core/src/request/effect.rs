@@ -16,7 +16,7 @@ use crate::types::time::UnixTime;
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "a driver sees `Step`")]
 pub enum Effect {
-    Send(PreparedRequest),
+    Send(Box<PreparedRequest>),
     Call(PreparedCall),
     Sign(SignRequest),
     Wait(Until),

@@ -115,6 +115,12 @@ impl RetryState {
         self.delay = Duration::ZERO;
     }
 
+    /// Starts the count of failures anew, without a delay.
+    pub(crate) fn restart(&mut self) {
+        self.failures = 0;
+        self.delay = Duration::ZERO;
+    }
+
     /// Restarts the retries, and sets the delay of the next request. A delay other than zero is a
     /// polling interval: it does not count against the timeout, which starts anew after it.
     pub(crate) fn reset(&mut self, wait: Duration) {

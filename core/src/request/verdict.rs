@@ -276,7 +276,7 @@ mod tests {
         fn without_proof(self) -> Self {
             Self {
                 has_other_token: false,
-            proof: None,
+                proof: None,
                 ..self
             }
         }

@@ -11,6 +11,7 @@ use crate::request::effect::{
 use crate::request::exchange::unexpected_answer;
 use crate::request::operation::Operation;
 use crate::request::retry::jitter_seed;
+use crate::request::servers::Turn;
 use crate::session::session_state::SessionState;
 use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
 use crate::session::step::Task;
@@ -346,8 +347,12 @@ impl Run<'_> {
         if is_unsent && self.data().is_none_or(|data| data.tokens.is_logged_out()) {
             return self.end(Err(Error::LoginRequired));
         }
-        let servers = &mut self.shared.servers;
-        match operation.advance(self.id, answer, servers, self.context) {
+        let mut turn = Turn {
+            id: self.id,
+            servers: &mut self.shared.servers,
+            context: self.context,
+        };
+        match operation.advance(answer, &mut turn) {
             Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
             Next::Done(result) => self.obtained(result),
         }
