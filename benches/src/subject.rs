@@ -133,11 +133,11 @@ impl Subject {
         let (now, entropy) = input();
         let context = RequestContext::new(now, entropy);
         let mut shared = lock(shared);
-        let Step::Call(awaiting) = awaiting.signed(Ok(signature), &mut shared, context) else {
-            return Err("a call follows the signature".into());
-        };
-        shared.abandon(awaiting.id(), now);
-        Ok(awaiting.effect)
+        // Its permit is not given back: the server's nonce is known, so others need not wait for it.
+        match awaiting.signed(Ok(signature), &mut shared, context) {
+            Step::Call(awaiting) => Ok(awaiting.effect),
+            _ => Err("a call follows the signature".into()),
+        }
     }
 
     /// Returns the same proof from its parts, which hashes the access token each time.

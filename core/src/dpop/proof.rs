@@ -11,7 +11,7 @@ use crate::types::endpoint::HttpTarget;
 use crate::types::error::Error;
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
-use crate::types::secret::Secret;
+use crate::types::secret::{Secret, constant_time_eq};
 use crate::types::time::RequestContext;
 
 /// A signed proof (RFC 9449 §4.2) for one request. `Debug` prints only its length: until the server
@@ -121,8 +121,16 @@ impl<'a> ProofBuilder<'a> {
 }
 
 /// The SHA-256 hash of an access token in base64url: the value of `ath` (RFC 9449 §4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessTokenHash([u8; 43]);
+
+impl PartialEq for AccessTokenHash {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for AccessTokenHash {}
 
 impl AccessTokenHash {
     pub(crate) fn new(token: &str) -> Self {
@@ -298,7 +306,9 @@ struct JsonEscape<'a, S>(&'a mut S);
 
 impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+        // Without an early exit, the compiler can vectorize it.
+        let is_escaped = |any, byte| any | matches!(byte, b'"' | b'\\');
+        if !text.bytes().fold(false, is_escaped) {
             self.0.bytes(text.as_bytes());
             return Ok(());
         }

@@ -281,7 +281,7 @@ impl Exchange {
     ) -> Next<Delivered> {
         let now = turn.context.now;
         let timeout = self.retry.time_left(now);
-        if timeout.is_zero() {
+        if self.retry.is_over(now) {
             self.release(NonceOutcome::NoResponse, turn);
             let cause = Cause::new("timed out before the request was sent");
             return self.no_response(Sent::No, true, Some(cause));

@@ -57,29 +57,32 @@ impl NonceGate {
 
     /// Gives a permit to an operation, if a request with a proof may go to this server now.
     pub(crate) fn acquire(&mut self, id: u64, target: &HttpTarget<'_>, now: UnixTime) -> Admission {
-        let mut slot = match self.position(target) {
-            Some(at) => self.slots.remove(at),
-            None => Slot {
-                origin: target.origin(),
-                mode: Mode::Unknown,
-                holders: Vec::new(),
-                active_at: now,
-            },
-        };
-        let admission = if slot.mode == Mode::Open || slot.holders.is_empty() {
-            slot.holders.push(id);
-            slot.active_at = now;
-            Admission::Admitted
-        } else {
-            Admission::Wait(slot.active_at.saturating_add(PATIENCE))
-        };
-        if self.slots.len() >= Self::CAPACITY {
-            if let Some(idle) = self.slots.iter().position(|slot| slot.holders.is_empty()) {
-                self.slots.remove(idle);
+        match self.position(target) {
+            // The last one stays where it is.
+            Some(at) => {
+                if let Some(after) = self.slots.get_mut(at..) {
+                    after.rotate_left(1);
+                }
+            }
+            None => {
+                if self.slots.len() >= Self::CAPACITY {
+                    let is_idle = |slot: &Slot| slot.holders.is_empty();
+                    if let Some(idle) = self.slots.iter().position(is_idle) {
+                        self.slots.remove(idle);
+                    }
+                }
+                self.slots.push(Slot {
+                    origin: target.origin(),
+                    mode: Mode::Unknown,
+                    holders: Vec::new(),
+                    active_at: now,
+                });
             }
         }
-        self.slots.push(slot);
-        admission
+        match self.slots.last_mut() {
+            Some(slot) => slot.acquire(id, now),
+            None => Admission::Admitted,
+        }
     }
 
     /// Takes the permit of an operation back. Returns whether others may have waited for it.
@@ -110,6 +113,15 @@ impl NonceGate {
 }
 
 impl Slot {
+    fn acquire(&mut self, id: u64, now: UnixTime) -> Admission {
+        if self.mode != Mode::Open && !self.holders.is_empty() {
+            return Admission::Wait(self.active_at.saturating_add(PATIENCE));
+        }
+        self.holders.push(id);
+        self.active_at = now;
+        Admission::Admitted
+    }
+
     fn release(&mut self, id: u64, outcome: NonceOutcome, now: UnixTime) -> bool {
         let Some(at) = self.holders.iter().position(|holder| *holder == id) else {
             return false;

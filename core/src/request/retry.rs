@@ -110,6 +110,11 @@ impl RetryState {
             .min(self.timeout)
     }
 
+    /// Returns whether the deadline has passed.
+    pub(crate) fn is_over(&self, now: UnixTime) -> bool {
+        self.deadline.is_some_and(|deadline| now > deadline)
+    }
+
     /// Sets the delay of the next request to zero: the retry is not due to a failure.
     pub(crate) fn retry_now(&mut self) {
         self.delay = Duration::ZERO;

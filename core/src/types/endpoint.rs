@@ -365,7 +365,9 @@ impl<'a> HttpTarget<'a> {
 
     /// Writes the host, and the port if it isn't the default one.
     fn write_authority(&self, out: &mut impl fmt::Write) {
-        if self.host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        // Without an early exit, the compiler can vectorize it.
+        let is_upper = |any, byte: u8| any | byte.is_ascii_uppercase();
+        if self.host.bytes().fold(false, is_upper) {
             self.host.chars().for_each(|c| {
                 let _ = out.write_char(c.to_ascii_lowercase());
             });

@@ -668,7 +668,7 @@ fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
 }
 
 /// Types that hold nothing secret: what anybody may see, settings, times, names.
-const PUBLIC: [(&str, &str); 46] = [
+const PUBLIC: [(&str, &str); 48] = [
     ("Algorithm", "a name"),
     ("Answer", "can't be printed"),
     ("BodyFormat", "a setting"),
@@ -681,6 +681,7 @@ const PUBLIC: [(&str, &str); 46] = [
     ("Discovery", "URLs"),
     ("Effect", "a part of `Step`, which is looked at"),
     ("Endpoint", "a URL, and none with user information"),
+    ("Erased", "shows nothing of its task"),
     (
         "EndpointRequest",
         "a part of `Operation`, which is looked at",
@@ -696,6 +697,7 @@ const PUBLIC: [(&str, &str); 46] = [
     ("Reason", "a name and a status"),
     ("ReleaseRequest", "a name"),
     ("RequestedResource", "URLs"),
+    ("Running", "shows a number alone"),
     ("Retrying", "a name, a status and a time"),
     ("Server", "URLs"),
     ("SuccessResponse", "can't be printed"),
