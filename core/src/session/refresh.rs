@@ -213,6 +213,10 @@ impl Run<'_> {
             Err(cause) => return self.storage_failed(cause),
         }
         if self.refresh.holds_lease {
+            if self.now() >= self.refresh.valid_until {
+                // The next holder may have saved since.
+                return self.storage_failed(Cause::new("the lease expired during the load"));
+            }
             self.refresh.has_loaded = true;
             return self.proceed();
         }

@@ -34,6 +34,8 @@ pub(crate) struct Running {
     pub(crate) save_failed: bool,
     /// The refresh token in the last state that it saved.
     pub(crate) saved: Option<usize>,
+    /// Whether that state names the tokens of a login that it ends.
+    pub(crate) ends_login: bool,
     pub(crate) requests: u32,
     /// Whether the clock of its process has jumped since it started.
     pub(crate) clock_jumped: bool,

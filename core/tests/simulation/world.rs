@@ -571,6 +571,7 @@ impl<'a> World<'a> {
             loaded: None,
             save_failed: false,
             saved: None,
+            ends_login: false,
             requests: 0,
             clock_jumped: false,
             used: None,
