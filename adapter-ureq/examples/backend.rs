@@ -82,7 +82,7 @@ impl Backend {
         let sessions = SessionPool::new(USERS / 2, {
             let (transport, client, storage) = (transport.clone(), client.clone(), storage.clone());
             move |user: &String| {
-                let session = Session::resume(transport.clone(), client.clone());
+                let session = Session::builder(transport.clone(), client.clone());
                 session.storage(storage.clone(), user.as_str()).build()
             }
         });
@@ -96,7 +96,7 @@ impl Backend {
     }
 
     fn login(&self, user: &str, grant: Grant) -> Result<Token, BoxError> {
-        let session = Session::builder(self.transport.clone(), self.client.clone(), grant);
+        let session = Session::builder(self.transport.clone(), self.client.clone()).grant(grant);
         let token = session
             .storage(self.storage.clone(), user)
             .build()

@@ -1,7 +1,7 @@
 //! A key service that responds late, from another thread, and rotates its keys meanwhile.
 //!
 //! This example drives the core directly instead of using [`keybound_ureq::Transport`], in order to
-//! show the wait for a signature: an unsigned request is a value that names its key and can be
+//! show the wait for a signature: a step that needs one is a value that names the key and can be
 //! stored until the signature is available. (Not without limit: a proof contains the time of its
 //! creation, and servers accept it for some seconds or minutes.)
 //!
@@ -11,16 +11,15 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::mem::take;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
-use keybound_ureq::driver::{
-    PreparedCall, PreparedRequest, RequestContext, Resumable, ServerState, Signing, Step, Verdict,
-};
+use keybound_ureq::driver::{RequestContext, Shared, Step, Task};
 use keybound_ureq::jose::{Algorithm, PublicJwk, Signature, SigningKey};
-use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, Token, UnixTime};
+use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, SignRequest, Token, UnixTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use ureq::http::{Request, Response};
@@ -35,7 +34,7 @@ fn main() -> Result<(), BoxError> {
             .max_redirects(0)
             .build()
             .new_agent(),
-        server_state: ServerState::new(),
+        shared: Shared::new(),
         service: KeyService::start(),
     };
 
@@ -64,74 +63,89 @@ fn main() -> Result<(), BoxError> {
 
 struct App {
     agent: ureq::Agent,
-    server_state: ServerState,
+    shared: Shared,
     service: KeyService,
+}
+
+/// The application's request, and the last response to it.
+#[derive(Default)]
+struct Application {
+    request: Request<Vec<u8>>,
+    response: Response<Vec<u8>>,
 }
 
 impl App {
     fn token(&mut self, client: &Client) -> Result<Token, BoxError> {
-        let mut operation = client.token(Grant::client_credentials())?;
-        loop {
-            thread::sleep(operation.delay());
-            let signing = operation.prepare(&self.server_state, context()?)?;
-            // The proof is prepared and names its key. From here on the service uses another one by
-            // default.
-            self.service.rotate()?;
-            let PreparedRequest { request, pending } = self.sign(signing)?;
-            let (head, body) = request.into_parts();
-            let response = self.send(Request::from_parts(head, body.as_ref()))?;
-            match pending.receive(response, &mut self.server_state, now())? {
-                Step::Done(token) => return Ok(token),
-                Step::RetryAfter(next) => operation = next, // with the nonce that the server requires
-            }
-        }
+        let operation = client.token(Grant::client_credentials())?;
+        self.run(operation, &mut Application::default())
     }
 
     fn call(&mut self, token: &Token, url: &str) -> Result<String, BoxError> {
-        let mut request = Request::get(url).body(&[][..])?;
-        let mut call = token.authorize(request.method(), request.uri())?;
+        let request = Request::get(url).body(Vec::new())?;
+        let call = token.authorize(request.method(), request.uri())?;
+        let response = Response::default();
+        let mut application = Application { request, response };
+        if self.run(call, &mut application)?.token_rejected {
+            return Err("the server rejected the token".into());
+        }
+        Ok(String::from_utf8(application.response.into_body())?)
+    }
+
+    /// Runs a task. Only a call uses `application`.
+    fn run<T: Task>(
+        &mut self,
+        task: T,
+        application: &mut Application,
+    ) -> Result<T::Output, BoxError> {
+        let mut step = self.shared.start(task, context()?);
         loop {
-            let signing = call.prepare(&self.server_state, context()?)?;
-            let PreparedCall { headers, pending } = self.sign(signing)?;
-            headers.apply(request.headers_mut());
-            let response = self.send(request.clone())?;
-            match pending.verdict(
-                response.status(),
-                response.headers(),
-                &mut self.server_state,
-                now(),
-            )? {
-                Verdict::RetryAfter(next) => call = next,
-                Verdict::Deliver => return Ok(String::from_utf8(response.into_body())?),
-                Verdict::TokenRejected => return Err("the server rejected the token".into()),
-            }
+            step = match step {
+                Step::Sign(it) => {
+                    // The proof names its key. From here on the service uses another one by default.
+                    self.service.rotate()?;
+                    let signature = self.sign(&it.effect)?;
+                    it.signed(Ok(signature), &mut self.shared, context()?)
+                }
+                Step::Send(mut it) => {
+                    let sent = take(&mut it.effect.request);
+                    let response = self.send(sent.map(|body| body.into_vec()))?;
+                    it.received(&response, &mut self.shared, context()?)
+                }
+                Step::Call(mut it) => {
+                    let mut request = application.request.clone();
+                    it.effect.headers.apply(request.headers_mut());
+                    application.response = self.send(request)?;
+                    let (status, headers) = (
+                        application.response.status(),
+                        application.response.headers(),
+                    );
+                    it.received(status, headers, &mut self.shared, context()?)
+                }
+                Step::Wait(it) => {
+                    thread::sleep(it.effect.time.saturating_since(now()));
+                    it.woken(&mut self.shared, context()?)
+                }
+                Step::Done(result) => return Ok(result?),
+                _ => return Err("there is no session".into()),
+            };
         }
     }
 
     /// Completes any signature: proofs of token requests and of calls.
-    fn sign<T: Resumable>(&self, mut signing: Signing<T>) -> Result<T, BoxError> {
-        loop {
-            let unsigned = match signing {
-                Signing::Ready(ready) => return Ok(ready),
-                Signing::Needs(unsigned) => unsigned,
-            };
-            let key = unsigned.request().key();
-            let response = self
-                .service
-                .request_signature(key, unsigned.request().message())?;
-            let raw = loop {
-                match response.recv_timeout(Duration::from_millis(20)) {
-                    Err(RecvTimeoutError::Timeout) => println!("… time for other work"),
-                    response => break response?,
-                }
-            };
-            println!("signed by {}", key.thumbprint());
-            let signature = Signature::from_jose(key.algorithm(), &raw)?;
-            signing = unsigned.resume(signature)?;
-        }
+    fn sign(&self, request: &SignRequest) -> Result<Signature, BoxError> {
+        let key = request.key();
+        let response = self.service.request_signature(key, request.message())?;
+        let raw = loop {
+            match response.recv_timeout(Duration::from_millis(20)) {
+                Err(RecvTimeoutError::Timeout) => println!("… time for other work"),
+                response => break response?,
+            }
+        };
+        println!("signed by {}", key.thumbprint());
+        Ok(Signature::from_jose(key.algorithm(), &raw)?)
     }
 
-    fn send(&self, request: Request<&[u8]>) -> Result<Response<Vec<u8>>, BoxError> {
+    fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, BoxError> {
         let (head, mut body) = self.agent.run(request)?.into_parts();
         Ok(Response::from_parts(head, body.read_to_vec()?))
     }
@@ -226,8 +240,7 @@ fn serve(inbox: &Receiver<ServiceRequest>) -> Result<(), BoxError> {
 }
 
 fn now() -> UnixTime {
-    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    UnixTime::from_secs(0).saturating_add(since_epoch)
+    SystemTime::now().into()
 }
 
 fn context() -> Result<RequestContext, BoxError> {

@@ -86,10 +86,9 @@ fn session(
         });
     let storage =
         RedisStorage::new(redis::Client::open(redis)?, prefix).keep_for(Duration::from_secs(60));
-    Ok(
-        Session::builder(transport, client, Grant::client_credentials())
-            .storage(Arc::new(storage), "moov")
-            .policy(RefreshPolicy::default().refresh_timeout(Duration::from_secs(5)))
-            .build(),
-    )
+    Ok(Session::builder(transport, client)
+        .grant(Grant::client_credentials())
+        .storage(Arc::new(storage), "moov")
+        .policy(RefreshPolicy::default().refresh_timeout(Duration::from_secs(5)))
+        .build())
 }

@@ -1,132 +1,343 @@
-//! A minimal driver of `keybound-core` over a `TcpStream`, without `keybound-ureq`. The server is a
-//! sandbox.
+//! A session that is stored, and its driver over a `TcpStream`, without `keybound-ureq`. Ten threads
+//! share one token. A second driver, which stands for another process, loads it from the storage.
 //!
 //! ```sh
 //! cargo run -p keybound-ureq --example own_transport
 //! ```
 
-use std::error::Error;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::SystemTime;
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Request, Response};
 use keybound_core::driver::{
-    PreparedCall, PreparedRequest, RequestContext, ServerState, Step, Verdict,
+    MAX_RESPONSE, RequestContext, SessionConfig, SessionId, Shared, Step, Task, Until,
 };
 use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{Client, ClientAuth, Endpoint, Grant, Operation, Secret, Token, UnixTime};
+use keybound_core::{
+    Cause, Client, ClientAuth, Endpoint, Error, Grant, Secret, SecretBytes, Sent, UnixTime,
+};
 use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-type BoxResult<T> = Result<T, Box<dyn Error>>;
+type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Requests a token from a server that requires nonces, and sends a request with it.
-pub fn main() -> BoxResult<()> {
+/// Calls a resource from ten threads, and then from another driver with the same storage.
+pub fn main() -> Result<(), BoxError> {
     let sandbox = Sandbox::start(Options::default().require_nonce(true))?;
-    let (key, mut state) = (SigningKey::generate(Algorithm::Es256)?, ServerState::new());
+    let key = Arc::new(SigningKey::generate(Algorithm::Es256)?);
     let auth = ClientAuth::basic(CLIENT_ID, Secret::new(CLIENT_SECRET))?;
-    let client = Client::new(
-        Endpoint::loopback_http(&format!("{}/token", sandbox.oauth()))?,
-        auth,
-    );
-    let operation = client
-        .dpop(key.public().clone())
-        .token(Grant::client_credentials())?;
-    let token = run(operation, &key, &mut state)?;
-    let request = Request::get(format!("{}/resource", sandbox.oauth())).body(Vec::new())?;
-    let response = call(&token, request, &key, &mut state)?;
-    println!(
-        "{} {}",
-        response.status(),
-        String::from_utf8_lossy(response.body())
-    );
-    if response.status().is_success() {
-        Ok(())
-    } else {
-        Err("the resource server refused the request".into())
+    let endpoint = Endpoint::loopback_http(&format!("{}/token", sandbox.oauth()))?;
+    let client = Client::new(endpoint, auth).dpop(key.public().clone());
+    let config = SessionConfig::new(client)
+        .grant(Grant::client_credentials())
+        .stored_as("example");
+    let storage = Arc::new(Storage::default());
+    let resource = format!("{}/resource", sandbox.oauth());
+
+    let driver = Driver::open(config.clone(), key.clone(), storage.clone());
+    let call = || driver.call(Request::get(&resource).body(Vec::new())?);
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..10).map(|_| scope.spawn(call)).collect();
+        callers.into_iter().try_for_each(|caller| {
+            let response = caller.join().map_err(|_| "a caller panicked")??;
+            check(&response)
+        })
+    })?;
+    // The first request of all brings the nonce of the authorization server.
+    let sent = driver.token_requests.load(Ordering::Relaxed);
+    println!("ten calls, {sent} token requests");
+
+    let other = Driver::open(config, key, storage);
+    let response = other.call(Request::get(&resource).body(Vec::new())?)?;
+    check(&response)?;
+    let sent_by_other = other.token_requests.load(Ordering::Relaxed);
+    println!("another process, {sent_by_other} token requests");
+    println!("{}", String::from_utf8_lossy(response.body()));
+    match (sent, sent_by_other) {
+        (2, 0) => Ok(()),
+        _ => Err("the callers must share one token".into()),
     }
 }
 
-/// Executes any operation and returns its result.
-fn run<T>(mut operation: Operation<T>, key: &SigningKey, state: &mut ServerState) -> BoxResult<T> {
-    loop {
-        std::thread::sleep(operation.delay());
-        let signing = operation.prepare(state, context()?)?;
-        let PreparedRequest { request, pending } = signing.finish(|request| key.sign(request))?;
-        match pending.receive(send(&request)?, state, now()?)? {
-            Step::Done(done) => return Ok(done),
-            Step::RetryAfter(next) => operation = next,
+fn check(response: &Response<Vec<u8>>) -> Result<(), BoxError> {
+    match response.status().is_success() {
+        true => Ok(()),
+        false => Err(format!("the resource server: {}", response.status()).into()),
+    }
+}
+
+struct Driver {
+    key: Arc<SigningKey>,
+    storage: Arc<Storage>,
+    session: SessionId,
+    shared: Mutex<Shared>,
+    changed: Condvar,
+    token_requests: AtomicUsize,
+}
+
+/// The application's request, and the last response to it.
+#[derive(Default)]
+struct Application {
+    request: Request<Vec<u8>>,
+    response: Response<Vec<u8>>,
+}
+
+impl Driver {
+    fn open(config: SessionConfig, key: Arc<SigningKey>, storage: Arc<Storage>) -> Arc<Self> {
+        let mut shared = Shared::new();
+        let session = shared.open(config, now());
+        Arc::new(Self {
+            key,
+            storage,
+            session,
+            shared: Mutex::new(shared),
+            changed: Condvar::new(),
+            token_requests: AtomicUsize::new(0),
+        })
+    }
+
+    fn call(self: &Arc<Self>, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, BoxError> {
+        let call = self.session.call(request.method(), request.uri())?;
+        let mut application = Application {
+            request,
+            ..Application::default()
+        };
+        self.run(call, &mut application)?;
+        Ok(application.response)
+    }
+
+    /// Runs any task. Only a call uses `application`.
+    fn run<T: Task>(
+        self: &Arc<Self>,
+        task: T,
+        application: &mut Application,
+    ) -> Result<T::Output, Error> {
+        let mut step = self.lock().start(task, context()?);
+        let _abandon = step.id().map(|id| Abandon(self, id));
+        let mut lease = None;
+        loop {
+            self.after_step();
+            step = match step {
+                Step::Done(result) => return result,
+                Step::Send(it) => {
+                    self.token_requests.fetch_add(1, Ordering::Relaxed);
+                    match send(&it.effect.request, it.effect.timeout) {
+                        Ok(response) => it.received(&response, &mut self.lock(), context()?),
+                        Err((sent, why)) => {
+                            it.failed(sent, Some(why), &mut self.lock(), context()?)
+                        }
+                    }
+                }
+                Step::Call(mut it) => {
+                    it.effect.headers.apply(application.request.headers_mut());
+                    match send(&application.request, it.effect.timeout) {
+                        Ok(response) => {
+                            application.response = response;
+                            let response = &application.response;
+                            let (status, headers) = (response.status(), response.headers());
+                            it.received(status, headers, &mut self.lock(), context()?)
+                        }
+                        Err((sent, why)) => {
+                            it.failed(sent, Some(why), &mut self.lock(), context()?)
+                        }
+                    }
+                }
+                Step::Sign(it) => {
+                    let signature = self.key.sign(&it.effect).map_err(Cause::new);
+                    it.signed(signature, &mut self.lock(), context()?)
+                }
+                Step::Wait(it) => {
+                    let mut shared = self.wait(it.effect);
+                    it.woken(&mut shared, context()?)
+                }
+                Step::Lease(it) => {
+                    lease = self.storage.lease(&it.effect.name, it.effect.ttl);
+                    it.leased(Ok(lease.is_some()), &mut self.lock(), context()?)
+                }
+                Step::Load(it) => {
+                    let state = self.storage.load(&it.effect.name);
+                    it.loaded(Ok(state), &mut self.lock(), context()?)
+                }
+                Step::Save(it) => {
+                    let saved = self.storage.save(&it.effect.name, lease, &it.effect.state);
+                    it.saved(Ok(saved), &mut self.lock(), context()?)
+                }
+                Step::Release(it) => {
+                    self.storage.release(&it.effect.name, lease.take());
+                    it.released(&mut self.lock(), context()?)
+                }
+                Step::FetchToken(it) => {
+                    let error = Cause::new("the application has no tokens of its own");
+                    it.fetched(Err(error), &mut self.lock(), context()?)
+                }
+            };
         }
     }
-}
 
-/// Calls a protected resource. The core needs only the headers of the request and the response, not
-/// their bodies.
-fn call(
-    token: &Token,
-    mut request: Request<Vec<u8>>,
-    key: &SigningKey,
-    state: &mut ServerState,
-) -> BoxResult<Response<Vec<u8>>> {
-    let mut call = token.authorize(request.method(), request.uri())?;
-    loop {
-        std::thread::sleep(call.delay());
-        let PreparedCall { headers, pending } = call
-            .prepare(state, context()?)?
-            .finish(|request| key.sign(request))?;
-        headers.apply(request.headers_mut());
-        let response = send(&request)?;
-        match pending.verdict(response.status(), response.headers(), state, now()?)? {
-            Verdict::RetryAfter(next) => call = next,
-            Verdict::Deliver | Verdict::TokenRejected => return Ok(response),
+    /// Wakes the tasks that wait, and runs a refresh that is due beside them.
+    fn after_step(self: &Arc<Self>) {
+        self.changed.notify_all();
+        let mut shared = self.lock();
+        while shared.next_event().is_some() {} // for a log
+        if let Some(refresh) = shared.next_refresh(self.session) {
+            let driver = Arc::clone(self);
+            thread::spawn(move || driver.run(refresh, &mut Application::default()));
         }
+    }
+
+    /// Waits until the time has come, or the generation has moved.
+    fn wait(&self, until: Until) -> MutexGuard<'_, Shared> {
+        let mut shared = self.lock();
+        loop {
+            let left = until.time.saturating_since(now());
+            let seen = until.unless_generation;
+            if left.is_zero() || seen.is_some_and(|seen| seen != shared.generation()) {
+                return shared;
+            }
+            let woken = self.changed.wait_timeout(shared, left);
+            shared = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn now() -> BoxResult<UnixTime> {
-    Ok(UnixTime::from_secs(
-        SystemTime::UNIX_EPOCH.elapsed()?.as_secs(),
-    ))
+/// Gives back what a task holds that ends without a result.
+struct Abandon<'a>(&'a Driver, u64);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.lock().abandon(self.1, now());
+        self.0.changed.notify_all();
+    }
 }
 
-fn context() -> BoxResult<RequestContext> {
+fn now() -> UnixTime {
+    SystemTime::now().into()
+}
+
+fn context() -> Result<RequestContext, Error> {
     let mut entropy = [0; 16];
-    SystemRandom::new()
-        .fill(&mut entropy)
-        .map_err(|_| "no random numbers")?;
-    Ok(RequestContext::new(now()?, entropy))
+    let filled = SystemRandom::new().fill(&mut entropy);
+    filled.map_err(|_| Error::NoEntropy)?;
+    Ok(RequestContext::new(now(), entropy))
+}
+
+/// The stored sessions by name. This one is in memory; a real one is shared by processes.
+#[derive(Default)]
+struct Storage(Mutex<HashMap<String, Entry>>);
+
+#[derive(Default)]
+struct Entry {
+    state: Option<SecretBytes>,
+    /// The number of the last lease, and its end while somebody holds it.
+    last_lease: u64,
+    held_until: Option<Instant>,
+    /// The lease under which the state was saved.
+    saved_by: u64,
+}
+
+impl Storage {
+    /// Returns the number of the new lease, unless another task holds one.
+    fn lease(&self, name: &str, ttl: Duration) -> Option<u64> {
+        let now = Instant::now();
+        self.with(name, |entry| {
+            if entry.held_until.is_some_and(|end| now < end) {
+                return None;
+            }
+            entry.last_lease += 1;
+            entry.held_until = Some(now + ttl);
+            Some(entry.last_lease)
+        })
+    }
+
+    fn load(&self, name: &str) -> Option<SecretBytes> {
+        self.with(name, |entry| entry.state.clone())
+    }
+
+    /// Saves, unless a later lease has saved already. An expired lease alone is no obstacle.
+    fn save(&self, name: &str, lease: Option<u64>, state: &SecretBytes) -> bool {
+        self.with(name, |entry| match lease {
+            Some(lease) if lease >= entry.saved_by => {
+                entry.saved_by = lease;
+                entry.state = Some(state.clone());
+                true
+            }
+            _ => false,
+        })
+    }
+
+    fn release(&self, name: &str, lease: Option<u64>) {
+        self.with(name, |entry| {
+            if lease == Some(entry.last_lease) {
+                entry.held_until = None;
+            }
+        });
+    }
+
+    fn with<R>(&self, name: &str, run: impl FnOnce(&mut Entry) -> R) -> R {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        run(entries.entry(name.to_owned()).or_default())
+    }
 }
 
 /// Sends one request over a new plain-text connection, for servers on loopback. A real transport
-/// needs TLS and timeouts.
-fn send(request: &Request<impl AsRef<[u8]>>) -> BoxResult<Response<Vec<u8>>> {
+/// needs TLS.
+fn send(
+    request: &Request<impl AsRef<[u8]>>,
+    timeout: Duration,
+) -> Result<Response<Vec<u8>>, (Sent, Cause)> {
+    let stream = connect(request, timeout).map_err(|error| (Sent::No, Cause::new(error)))?;
+    exchange(stream, request).map_err(|error| (Sent::Maybe, Cause::new(error)))
+}
+
+fn connect<B>(request: &Request<B>, timeout: Duration) -> io::Result<TcpStream> {
+    let authority = request.uri().authority().map_or("", |host| host.as_str());
+    let mut addresses = authority.to_socket_addrs()?;
+    let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+    let stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    Ok(stream)
+}
+
+fn exchange(
+    mut stream: TcpStream,
+    request: &Request<impl AsRef<[u8]>>,
+) -> io::Result<Response<Vec<u8>>> {
     let (uri, body) = (request.uri(), request.body().as_ref());
-    let authority = uri.authority().ok_or("no host")?.as_str();
-    let mut head = format!(
-        "{} {} HTTP/1.0\r\nhost: {authority}\r\n",
-        request.method(),
-        uri.path()
-    )
-    .into_bytes();
+    let host = uri.authority().map_or("", |host| host.as_str());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let method = request.method();
+    let mut bytes = format!("{method} {path} HTTP/1.0\r\nhost: {host}\r\n").into_bytes();
     for (name, value) in request.headers() {
-        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
-    head.extend(format!("content-length: {}\r\n\r\n", body.len()).into_bytes());
+    bytes.extend(format!("content-length: {}\r\n\r\n", body.len()).into_bytes());
+    bytes.extend(body);
+    stream.write_all(&bytes)?;
 
-    let mut stream = TcpStream::connect(authority)?;
-    stream.write_all(&[&head, body].concat())?;
+    // The head and one byte more of the body than the core accepts.
+    let limit = u64::try_from(MAX_RESPONSE + 16 * 1024).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-
-    let mut headers = [httparse::EMPTY_HEADER; 32];
+    stream.take(limit).read_to_end(&mut bytes)?;
+    let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(length) = parsed.parse(&bytes)? else {
-        return Err("the response is incomplete".into());
+    let httparse::Status::Complete(length) = parsed.parse(&bytes).map_err(io::Error::other)? else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     };
     let mut response = Response::builder().status(parsed.code.unwrap_or_default());
     for header in parsed.headers.iter() {
         response = response.header(header.name, header.value);
     }
-    Ok(response.body(bytes.split_off(length))?)
+    let body = bytes.split_off(length);
+    response.body(body).map_err(io::Error::other)
 }

@@ -27,7 +27,7 @@ use keybound_sandbox::{API_KEY, Options, Sandbox};
 use keybound_ureq::dpop::ProofVerifier;
 use keybound_ureq::provider::treasury_prime::TreasuryPrime;
 use keybound_ureq::{
-    ClientAuth, CoreError, Endpoint, Secret, ServerError, SharedReplayCache, Transport, UnixTime,
+    ClientAuth, Endpoint, Secret, ServerError, SharedReplayCache, Transport, UnixTime,
 };
 use serde_json::json;
 
@@ -173,7 +173,7 @@ impl Relay {
                     "expires_in": token.expires_at().map(|at| at.saturating_since(now).as_secs()),
                 }),
             )),
-            Err(keybound_ureq::Error::Core(CoreError::Server(error))) => forward_error(&error),
+            Err(keybound_ureq::Error::Server(error)) => forward_error(&error),
             Err(error) => Err(error.into()),
         }
     }

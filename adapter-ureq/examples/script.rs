@@ -32,7 +32,8 @@ fn script(server: &str, directory: &Path) -> Result<String, Box<dyn Error>> {
             println!("{event:?}");
         }
     });
-    let session = Session::builder(transport, client, Grant::client_credentials())
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
         .storage(Arc::new(FileStorage::new(directory)?), "default")
         .build();
 

@@ -1,22 +1,20 @@
 //! A middleware that authorizes the requests of an application's own agent.
 
-use std::io::{self, Cursor, Read as _};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::Scheme;
-use http::{HeaderValue, Method, Request, Response, Uri, request};
-use keybound_core::{Endpoint, InvalidInput, Token};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
+use keybound_core::driver::PreparedCall;
+use keybound_core::{Cause, Endpoint, Error, InvalidInput};
 use ureq::middleware::{Middleware, MiddlewareNext};
 use ureq::{Body, RequestExt as _, SendBody};
 
-use crate::clock::Deadline;
-use crate::transport::{ReplayableRequest, TimeoutScope};
-use crate::{Error, Event, Session};
-
-/// The maximum length of a body that is buffered for retries: 10 MiB.
-const MAX_BODY: u64 = 10 * 1024 * 1024;
+use crate::driver_loop::{Attempt, Run};
+use crate::event::Event;
+use crate::request::ReplayableRequest;
+use crate::session::Session;
+use crate::transport::Transport;
 
 /// A ureq middleware that authorizes requests to the given origins with the token of a [`Session`].
 /// It passes other requests on unchanged.
@@ -41,9 +39,10 @@ const MAX_BODY: u64 = 10 * 1024 * 1024;
 /// retried.
 ///
 /// By default an agent converts 4xx and 5xx into errors, which hides their headers. Then this
-/// middleware repeats a request after a `401`, and for a bound token after a `400`, once more in
-/// order to read them, and the first `Retry-After` is ignored. `http_status_as_error(false)` avoids
-/// this.
+/// middleware repeats an idempotent request (RFC 9110 §9.2.2), or one with an `Idempotency-Key` or
+/// `X-Idempotency-Key`, after a `401`, and for a bound token after a `400`, once more in order to
+/// read them, and the first `Retry-After` is ignored. Any other request is not repeated then: set
+/// `http_status_as_error(false)` on the agent, so that it can be.
 #[derive(Clone, Debug)]
 pub struct Authorizer {
     session: Session,
@@ -101,98 +100,45 @@ impl Authorizer {
         request: Request<SendBody<'_>>,
         next: MiddlewareNext<'_>,
     ) -> Result<Response<Body>, ureq::Error> {
-        let transport = self.session.transport();
-        let deadline = Deadline::start(transport.total_timeout());
+        let inner = self.session.inner();
+        let transport = &inner.transport;
         let (head, body) = request.into_parts();
-        let (buffered, mut streamed) = read(body)?;
-        let request = ReplayableRequest::new(configured(head), &buffered).map_err(Error::from)?;
-        let started = self.session.generation();
-        let token = self
-            .session
-            .token_by(&deadline)
-            .map_err(|error| ureq::Error::Other(Box::new(error)))?;
-        let is_buffered = streamed.is_none();
+        let mut request = ReplayableRequest::new(configured(head), body).map_err(into_ureq)?;
+        let call = inner.id.call(request.method(), request.uri());
+        let call = call.map_err(|invalid| into_ureq(invalid.into()))?;
+        let call = request.limit(call, transport.total_timeout());
 
         let mut next = Some(next);
-        let mut status_is_error = false;
-        let mut send = |request: Request<&[u8]>, left: Duration| {
-            let Some(next) = next.take() else {
-                return transport.send_once(request, left, TimeoutScope::Head);
+        let mut hidden = None;
+        let mut send = |call: &mut PreparedCall| {
+            let result = match next.take() {
+                Some(next) => pass_on(transport, next, &mut request, call),
+                None => request.send_once(transport, call),
             };
-            let (head, buffered) = request.into_parts();
-            transport.emit(Event::RequestSent {
-                method: &head.method,
-                uri: &head.uri,
-                headers: &head.headers,
-                body: buffered,
-            });
-            match pass_on(next, head, buffered, &mut streamed) {
+            match result {
+                Ok(response) => Attempt::Response(response),
                 Err(ureq::Error::StatusCode(status)) => {
-                    status_is_error = true;
-                    Ok(Response::builder()
-                        .status(status)
-                        .body(Body::builder().data(Vec::new()))?)
+                    hidden = Some(status);
+                    Attempt::StatusOnly(StatusCode::from_u16(status).unwrap_or_default())
                 }
-                result => result,
+                Err(error) => Attempt::Failed(error),
             }
         };
-        let call = request.call(&token, deadline.left()).map_err(Error::from)?;
-        let call = if is_buffered {
-            call
-        } else {
-            call.single_use_body()
+        let mut run = Run {
+            session: Some(inner),
+            send: Some(&mut send),
+            response: None,
         };
-        let mut result = transport.perform_with(&mut send, call, &request, &deadline)?;
-        let resend = |token: &Token| {
-            transport.perform(request.call(token, deadline.left())?, &request, &deadline)
-        };
-        // The hidden headers show whether the nonce or the token was rejected. A 400 can concern
-        // only a proof: for a bearer token it is passed to the application.
-        let may_be_proof_error = token.key().is_some() && result.response.status() == 400;
-        let is_refused = result.response.status() == 401 || may_be_proof_error;
-        if is_buffered && status_is_error && is_refused {
-            result = resend(&token)?;
-        }
-        // With hidden headers, the proof may have been rejected instead of the token.
-        let is_conclusive = is_buffered || !status_is_error || !result.token_rejected;
-        if is_conclusive
-            && self
-                .session
-                .is_refused(&token, &result, request.uri(), started)
-            && is_buffered
-        {
-            // Without a new token, the application gets the response that rejected the token.
-            if let Some(new_token) = self.session.another_token(&deadline) {
-                result = resend(&new_token)?;
-                self.session
-                    .is_refused(&new_token, &result, request.uri(), started);
+        transport.run(call, &mut run).map_err(into_ureq)?;
+        let response = run.response;
+        match (response, hidden) {
+            (Some(response), Some(_)) if is_error(response.status()) => {
+                Err(ureq::Error::StatusCode(response.status().as_u16()))
             }
+            (Some(response), _) => Ok(response),
+            (None, status) => Err(ureq::Error::StatusCode(status.unwrap_or_default())),
         }
-        let status = result.response.status();
-        if status_is_error && (status.is_client_error() || status.is_server_error()) {
-            return Err(ureq::Error::StatusCode(status.as_u16()));
-        }
-        Ok(result.response)
     }
-}
-
-/// The unread rest of a body that is too long to be buffered.
-type Streamed<'a> = Option<Box<dyn io::Read + 'a>>;
-
-/// Returns a body as bytes, or as a reader if it is too long to be buffered.
-fn read(body: SendBody<'_>) -> io::Result<(Vec<u8>, Streamed<'_>)> {
-    let mut buffered = Vec::new();
-    let mut rest = body.into_reader();
-    rest.by_ref()
-        .take(MAX_BODY.saturating_add(1))
-        .read_to_end(&mut buffered)?;
-    if u64::try_from(buffered.len()).is_ok_and(|length| length <= MAX_BODY) {
-        return Ok((buffered, None));
-    }
-    Ok((
-        Vec::new(),
-        Some(Box::new(Cursor::new(buffered).chain(rest))),
-    ))
 }
 
 /// Applies the settings of the application's agent, except for redirects: they would send a token,
@@ -211,25 +157,60 @@ fn configured(head: request::Parts) -> request::Parts {
 
 /// Passes the request on, with the rest of a long body or the bytes of a short one.
 fn pass_on(
+    transport: &Transport,
     next: MiddlewareNext<'_>,
-    mut head: request::Parts,
-    mut buffered: &[u8],
-    streamed: &mut Streamed<'_>,
+    request: &mut ReplayableRequest<'_>,
+    call: &mut PreparedCall,
 ) -> Result<Response<Body>, ureq::Error> {
-    if let Some(rest) = streamed {
-        return next.handle(Request::from_parts(head, SendBody::from_reader(rest)));
+    let (mut head, mut body) = (request.head.clone(), request.body.as_slice());
+    call.headers.apply(&mut head.headers);
+    transport.emit(Event::RequestSent {
+        method: &head.method,
+        uri: &head.uri,
+        headers: &head.headers,
+        body,
+    });
+    let uri = head.uri.clone();
+    let result = if let Some(rest) = &mut request.streamed {
+        next.handle(Request::from_parts(head, SendBody::from_reader(rest)))
+    } else if body.is_empty() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
+    {
+        // The other methods have a `Content-Length` even without a body.
+        next.handle(Request::from_parts(head, SendBody::none()))
+    } else {
+        // Not both headers: chunked encoding stays if the application requests it.
+        if !head.headers.contains_key(TRANSFER_ENCODING) {
+            head.headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        next.handle(Request::from_parts(head, SendBody::from_reader(&mut body)))
+    };
+    if let Ok(response) = &result {
+        transport.emit(Event::ResponseReceived {
+            uri: &uri,
+            status: response.status(),
+            headers: response.headers(),
+            body: None,
+        });
     }
-    // These methods have a `Content-Length` even without a body.
-    if buffered.is_empty() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
-        return next.handle(Request::from_parts(head, SendBody::none()));
+    result
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// Returns ureq's own error if that is the cause, so that the application can match it.
+fn into_ureq(error: Error) -> ureq::Error {
+    match error {
+        Error::NoResponse(lost) => {
+            let other = ureq::Error::Other(lost.to_string().into());
+            let cause = lost.into_client_error().map(Cause::into_inner);
+            match cause.map(|cause| cause.map(|cause| cause.downcast())) {
+                Some(Ok(Ok(error))) => *error,
+                _ => other,
+            }
+        }
+        other => ureq::Error::Other(Box::new(other)),
     }
-    // Not both headers: chunked encoding stays if the application requests it.
-    if !head.headers.contains_key(TRANSFER_ENCODING) {
-        head.headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(buffered.len()));
-    }
-    next.handle(Request::from_parts(
-        head,
-        SendBody::from_reader(&mut buffered),
-    ))
 }

@@ -2,45 +2,36 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use keybound_core::UnixTime;
 use keybound_core::driver::RequestContext;
+use keybound_core::{Error, UnixTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use crate::Error;
-
-/// A timeout, and a clock that starts at the system's time and is monotonic from there: setting the
-/// system's clock during an operation changes neither timeouts nor delays.
+/// A clock that starts at the system's time and is monotonic from there: setting the system's clock
+/// during a task changes neither timeouts nor delays.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
+pub(crate) struct Clock {
     started: Instant,
     at: UnixTime,
-    timeout: Duration,
 }
 
-impl Deadline {
-    /// Starts the clock of an operation with this timeout.
-    pub(crate) fn start(timeout: Duration) -> Self {
+impl Clock {
+    pub(crate) fn start() -> Self {
         Self {
             started: Instant::now(),
             at: now(),
-            timeout,
         }
     }
 
     pub(crate) fn now(&self) -> UnixTime {
-        self.at.saturating_add(self.elapsed())
+        self.at.saturating_add(self.started.elapsed())
     }
 
-    fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// Returns the time from now until `time`, zero if it has passed.
+    pub(crate) fn until(&self, time: UnixTime) -> Duration {
+        time.saturating_since(self.now())
     }
 
-    /// Returns the time left, zero after the timeout.
-    pub(crate) fn left(&self) -> Duration {
-        self.timeout.saturating_sub(self.elapsed())
-    }
-
-    pub(crate) fn request_context(&self) -> Result<RequestContext, Error> {
+    pub(crate) fn context(&self) -> Result<RequestContext, Error> {
         Ok(RequestContext::new(self.now(), entropy()?))
     }
 }

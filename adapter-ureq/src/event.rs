@@ -1,11 +1,9 @@
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
-use keybound_core::Token;
-
-use crate::Error;
+use keybound_core::driver::Retrying;
+use keybound_core::{Error, Token};
 
 /// An event of a [`Transport`](crate::Transport) or of its sessions. `Debug` shows no body, no
 /// query of a URL, and no header except `x-request-id`.
@@ -44,13 +42,7 @@ pub enum Event<'a> {
         cause: &'a ureq::Error,
     },
     /// The request is rebuilt, with a new proof if it has one, and retried.
-    #[non_exhaustive]
-    Retrying {
-        /// The delay before the retry; zero if the server requires another proof.
-        wait: Duration,
-        /// The reason for the retry.
-        reason: Reason,
-    },
+    Retrying(Retrying),
     /// A session has a new token, from the authorization server or from another process.
     TokenRefreshed(&'a Token),
     /// A session could not refresh its token. A token that is still valid stays in use.
@@ -58,18 +50,6 @@ pub enum Event<'a> {
     /// A session's storage failed. This process continues without it if that is safe: a refresh
     /// token is not sent.
     StorageUnavailable(&'a (dyn StdError + 'static)),
-}
-
-/// The reason for a retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The server responded with this status: it is busy, or it requires another proof.
-    ServerResponse(StatusCode),
-    /// The request got no response.
-    NoResponse,
-    /// The server rejected the token, and the session has a new one.
-    TokenRejected,
 }
 
 impl fmt::Display for Event<'_> {
@@ -91,18 +71,7 @@ impl fmt::Display for Event<'_> {
             Self::NoResponse { uri, cause } => {
                 write!(f, "no response from {}: {cause}", without_query(uri))
             }
-            Self::Retrying { wait, reason } => {
-                let wait = wait.as_millis();
-                match reason {
-                    Reason::ServerResponse(status) => {
-                        write!(f, "retrying in {wait} ms, after {}", status.as_u16())
-                    }
-                    Reason::NoResponse => {
-                        write!(f, "retrying in {wait} ms, after a lost connection")
-                    }
-                    Reason::TokenRejected => write!(f, "retrying in {wait} ms, with a new token"),
-                }
-            }
+            Self::Retrying(retrying) => retrying.fmt(f),
             Self::TokenRefreshed(token) => match token.expires_at() {
                 Some(at) => write!(f, "new token, expires at {} (Unix time)", at.as_secs()),
                 None => f.write_str("new token, without an expiry"),

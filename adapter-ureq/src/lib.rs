@@ -9,13 +9,11 @@
 //! # A session
 //!
 //! A [`Session`] fetches a token on first use, refreshes it before it expires, and shares it
-//! between threads. Concurrent callers cause a single token request. With [`Client::dpop`] and
-//! [`Transport::signer`] its tokens are bound to a key, and each request gets a new proof; without
-//! them they are bearer tokens.
+//! between threads. Concurrent callers cause a single token request. With [`SessionBuilder::dpop`]
+//! its tokens are bound to a key, and each request gets a new proof; without it they are bearer
+//! tokens.
 //!
 //! ```no_run
-//! use std::sync::Arc;
-//!
 //! use keybound_ureq::jose::{Algorithm, SigningKey};
 //! use keybound_ureq::storage::MemoryStorage;
 //! use keybound_ureq::{Client, ClientAuth, Endpoint, Grant, Secret, Session, Transport};
@@ -23,14 +21,14 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
 //! let auth = ClientAuth::basic("my-client", Secret::new(std::env::var("CLIENT_SECRET")?))?;
-//! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
-//! let transport = Transport::new().signer(key);
-//! let session = Session::builder(transport, client, Grant::client_credentials())
-//!     .storage(Arc::new(MemoryStorage::new()), "accounts-api")
+//! let client = Client::new(Endpoint::https("https://as.example/token")?, auth);
+//! let session = Session::builder(Transport::new(), client)
+//!     .grant(Grant::client_credentials())
+//!     .dpop(key)
+//!     .storage(MemoryStorage::new(), "accounts-api")
 //!     .build();
 //!
-//! let request = ureq::http::Request::get("https://rs.example/accounts").body(Vec::new())?;
-//! let mut response = session.send(request)?;
+//! let mut response = session.get("https://rs.example/accounts")?;
 //! if !response.status().is_success() {
 //!     return Err(format!("the API refused: {}", response.status()).into());
 //! }
@@ -54,7 +52,7 @@
 //! | [`Session`], [`SessionBuilder`] | tokens that are fetched, refreshed, stored and shared; authorized requests |
 //! | [`SessionPool`] | one session for each user or key, bounded |
 //! | [`Authorizer`] | a ureq middleware that authorizes the requests of an existing agent |
-//! | [`Transport`], [`Signer`] | single operations and calls; keys in the process, an HSM or a key service |
+//! | [`Transport`], [`Signer`], [`KeySigner`] | single operations and calls; keys in the process, an HSM or a key service |
 //! | [`open_key`] | a signing key in a file, created on first use |
 //! | [`Event`] | requests, responses, retries and refreshes, for traces and metrics |
 //! | [`SharedReplayCache`] | replay protection for servers that verify proofs |
@@ -91,7 +89,7 @@
 
 mod authorizer;
 mod clock;
-mod error;
+mod driver_loop;
 mod event;
 #[cfg(any(doc, doctest))]
 pub mod guide;
@@ -100,23 +98,23 @@ mod key_file;
 mod log;
 mod names;
 mod pool;
-mod refresh;
 mod replay;
+mod request;
 mod session;
-mod shared;
 mod signer;
 pub mod storage;
+mod token_cache;
 mod transport;
 
 pub use authorizer::Authorizer;
-pub use error::Error;
-pub use event::{Event, Reason};
+pub use event::Event;
 pub use key_file::open_key;
-pub use keybound_core::{Error as CoreError, *};
+pub use keybound_core::driver::Reason;
+pub use keybound_core::*;
 pub use pool::SessionPool;
 pub use replay::SharedReplayCache;
 pub use session::{Session, SessionBuilder};
-pub use signer::Signer;
+pub use signer::{KeySigner, Signer};
 pub use transport::Transport;
 
 /// Compiles the examples of the package's README.

@@ -5,7 +5,7 @@ use crate::Event;
 pub(crate) fn log(event: &Event<'_>) {
     let level = match event {
         Event::RequestSent { .. } | Event::ResponseReceived { .. } => log::Level::Debug,
-        Event::Retrying { .. } | Event::TokenRefreshed(_) => log::Level::Info,
+        Event::Retrying(_) | Event::TokenRefreshed(_) => log::Level::Info,
         Event::NoResponse { .. } | Event::RefreshFailed(_) | Event::StorageUnavailable(_) => {
             log::Level::Warn
         }

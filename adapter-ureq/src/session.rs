@@ -2,21 +2,23 @@
 //! refreshed and stored.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use http::{Request, Response, Uri};
-use keybound_core::driver::{SessionState, Ticket, TokenAction, TokenManager};
-use keybound_core::{Client, Grant, RefreshPolicy, Scope, Token};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, Uri, request};
+use keybound_core::driver::{SessionConfig, SessionId};
+use keybound_core::provider::moov::Moov;
+use keybound_core::{Client, Endpoint, Error, Grant, InvalidInput, RefreshPolicy, Scope, Token};
+use ureq::AsSendBody;
 
-use crate::clock::{Deadline, now};
-use crate::event::{Event, Reason};
-use crate::refresh::Refresh;
-use crate::shared::{Shared, State, StorageSlot};
+use crate::clock::{Clock, now};
+use crate::driver_loop::Run;
+use crate::request::ReplayableRequest;
+use crate::signer::KeySigner;
 use crate::storage::Storage;
-use crate::transport::{CallResult, ReplayableRequest};
-use crate::{Error, Transport};
+use crate::token_cache::TokenCache;
+use crate::transport::Transport;
 
 /// A session with an authorization server. It fetches a token on first use, refreshes it before it
 /// expires, and shares it between threads. Clones are cheap and share the same session.
@@ -28,27 +30,62 @@ use crate::{Error, Transport};
 #[doc(alias("refresh", "cache", "single flight"))]
 pub struct Session(Arc<Handle>);
 
-/// The handle that all clones of a session share and its refresh threads don't. It is dropped with
-/// the last clone.
-struct Handle(Arc<Shared>);
+/// The handle that all clones of a session share and its refreshes don't. It is dropped with the
+/// last clone.
+struct Handle {
+    inner: Arc<Inner>,
+    drop_timeout: Duration,
+}
+
+/// The part of a session that its refreshes use as well.
+pub(crate) struct Inner {
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) id: SessionId,
+    pub(crate) storage: Option<Box<dyn Storage>>,
+    pub(crate) signer: Option<Box<dyn KeySigner>>,
+    pub(crate) cache: TokenCache,
+    client: Client,
+    api: Option<Api>,
+}
 
 /// A builder for a [`Session`].
 #[must_use = "call `build` to create the session"]
 pub struct SessionBuilder {
     transport: Arc<Transport>,
-    client: Client,
-    grant: Option<Grant>,
-    policy: RefreshPolicy,
-    token: Option<Token>,
-    scope: Option<Scope>,
-    resources: Vec<String>,
-    slot: Option<(Arc<dyn Storage>, String)>,
+    config: SessionConfig,
+    storage: Option<Box<dyn Storage>>,
+    signer: Option<Box<dyn KeySigner>>,
+    api: Option<Api>,
+    drop_timeout: Duration,
+}
+
+/// The API of a session: where its paths begin, and the headers of its requests.
+struct Api {
+    base: Endpoint,
+    headers: HeaderMap,
 }
 
 impl SessionBuilder {
+    /// Sets the grant that fetches the first token. A [repeatable](Grant::is_repeatable) grant, such
+    /// as client credentials, also fetches all later tokens, and no refresh token is used; after any
+    /// other grant, the session uses refresh tokens.
+    pub fn grant(mut self, grant: Grant) -> Self {
+        self.config = self.config.grant(grant);
+        self
+    }
+
+    /// Binds the tokens to a key (RFC 9449), and signs proofs with it: [`Client::dpop`] with the
+    /// public half, and a [signer](Transport::signer) for this session alone.
+    pub fn dpop(mut self, key: impl KeySigner + 'static) -> Self {
+        let client = self.config.client().clone();
+        self.config = self.config.with_client(client.dpop(key.public().clone()));
+        self.signer = Some(Box::new(key));
+        self
+    }
+
     /// Sets the policy for token refreshes: when they start and how long they may take.
     pub fn policy(mut self, policy: RefreshPolicy) -> Self {
-        self.policy = policy;
+        self.config = self.config.policy(policy);
         self
     }
 
@@ -58,7 +95,7 @@ impl SessionBuilder {
     /// it has expired. It replaces the stored state, unless that state descends from this token: an
     /// application that restarts with an old token continues with its successor.
     pub fn token(mut self, token: Token) -> Self {
-        self.token = Some(token);
+        self.config = self.config.token(token);
         self
     }
 
@@ -66,7 +103,7 @@ impl SessionBuilder {
     /// sent: the grant has the scope to request. Default: the scope of a
     /// [repeatable](Grant::is_repeatable) grant, otherwise none.
     pub fn scope(mut self, scope: Scope) -> Self {
-        self.scope = Some(scope);
+        self.config = self.config.scope(scope);
         self
     }
 
@@ -74,7 +111,7 @@ impl SessionBuilder {
     /// It is not sent: the grant has the resources to request. Default: the resources of a
     /// [repeatable](Grant::is_repeatable) grant, otherwise none.
     pub fn resource(mut self, uri: &str) -> Self {
-        self.resources.push(uri.to_owned());
+        self.config = self.config.resource(uri);
         self
     }
 
@@ -83,7 +120,7 @@ impl SessionBuilder {
     /// before it is used.
     ///
     /// If the storage fails, a process with a [repeatable](Grant::is_repeatable) grant continues on
-    /// its own and emits [`Event::StorageUnavailable`]. A refresh token or a single-use grant is not
+    /// its own and emits [`Event::StorageUnavailable`](crate::Event::StorageUnavailable). A refresh token or a single-use grant is not
     /// sent without the storage: another process might send it too, or its token could not be
     /// stored.
     ///
@@ -91,8 +128,25 @@ impl SessionBuilder {
     /// [fingerprint](Client::session_fingerprint) of client, server, [scope](Self::scope) and
     /// [resources](Self::resource). A session of another client or server with the same `name` is
     /// therefore neither loaded nor replaced.
-    pub fn storage(mut self, storage: Arc<dyn Storage>, name: impl Into<String>) -> Self {
-        self.slot = Some((storage, name.into()));
+    pub fn storage(mut self, storage: impl Storage + 'static, name: impl Into<String>) -> Self {
+        self.config = self.config.stored_as(name);
+        self.storage = Some(Box::new(storage));
+        self
+    }
+
+    /// Sets the URL of the API, which requests without a host are relative to, and headers for its
+    /// requests. They are added to requests to this origin alone, unless the request has them.
+    pub fn api(mut self, base: Endpoint, headers: HeaderMap) -> Self {
+        self.api = Some(Api { base, headers });
+        self
+    }
+
+    /// Sets how long the drop of the session's last clone waits while a single-use token is under
+    /// way or the newest one is not stored yet: the process may be about to exit, and the server
+    /// sends a new refresh token only once. Default: 5 s. [`Session::close`] waits as long as it is
+    /// told.
+    pub fn drop_timeout(mut self, timeout: Duration) -> Self {
+        self.drop_timeout = timeout;
         self
     }
 
@@ -100,94 +154,70 @@ impl SessionBuilder {
     /// needed. The exception is a given [token](Self::token): with a [storage](Self::storage) it is
     /// stored immediately, in the background and without a refresh, even if it has expired.
     pub fn build(self) -> Session {
-        let slot = self.slot.as_ref().map(|(storage, name)| {
-            let name = format!("{name}-{}", self.fingerprint());
-            StorageSlot {
-                storage: Arc::clone(storage),
-                name,
-            }
+        let Self {
+            transport,
+            config,
+            storage,
+            signer,
+            api,
+            drop_timeout,
+        } = self;
+        let client = config.client().clone();
+        let config = config.timeout(transport.total_timeout());
+        let id = transport.lock().shared.open(config, now());
+        let inner = Arc::new(Inner {
+            transport,
+            id,
+            storage,
+            signer,
+            cache: TokenCache::default(),
+            client,
+            api,
         });
-        let tokens = TokenManager::new(self.policy, self.grant);
-        let tokens = match self.token {
-            Some(token) => {
-                let mut tokens = tokens.with_state(SessionState::new(token));
-                if slot.is_some() {
-                    tokens.mark_given();
-                }
-                tokens
-            }
-            None => tokens,
-        };
-        let session = Session(Arc::new(Handle(Arc::new(Shared {
-            transport: self.transport,
-            client: self.client,
-            slot,
-            refresh_timeout: tokens.refresh_timeout(),
-            state: Mutex::new(State {
-                tokens,
-                failure: None,
-                in_flight: 0,
-                completed: 0,
-            }),
-            refresh_finished: Condvar::new(),
-        }))));
-        session.store_given();
-        session
-    }
-
-    fn fingerprint(&self) -> String {
-        let repeatable = self.grant.as_ref().filter(|grant| grant.is_repeatable());
-        let scope = self
-            .scope
-            .as_ref()
-            .or(repeatable.and_then(Grant::requested_scope));
-        let of_grant = repeatable.filter(|_| self.resources.is_empty()).into_iter();
-        let resources = of_grant.flat_map(Grant::requested_resources);
-        let resources = resources.chain(self.resources.iter().map(String::as_str));
-        self.client.session_fingerprint(scope, resources)
+        // Stores a given token.
+        inner.transport.after_step(Some(&inner), &Clock::start());
+        Session(Arc::new(Handle {
+            inner,
+            drop_timeout,
+        }))
     }
 }
 
 impl Session {
-    /// Creates a session without a token and without a storage. `grant` fetches the first token. A
-    /// [repeatable](Grant::is_repeatable) grant, such as client credentials, also fetches all later
-    /// tokens, and no refresh token is used; after any other grant, the session uses refresh
-    /// tokens.
-    pub fn new(transport: impl Into<Arc<Transport>>, client: Client, grant: Grant) -> Self {
-        Self::builder(transport, client, grant).build()
-    }
-
-    /// Returns a builder for a session that uses `grant` as [`new`](Self::new) does.
-    pub fn builder(
-        transport: impl Into<Arc<Transport>>,
-        client: Client,
-        grant: Grant,
-    ) -> SessionBuilder {
-        SessionBuilder {
-            grant: Some(grant),
-            ..Self::resume(transport, client)
-        }
-    }
-
-    /// Returns a builder for a session without a grant, which continues from a
-    /// [token](SessionBuilder::token) or from its [stored state](SessionBuilder::storage). With
-    /// neither, its calls return [`Error::LoginRequired`].
-    pub fn resume(transport: impl Into<Arc<Transport>>, client: Client) -> SessionBuilder {
+    /// Returns a builder for a session. Without a [grant](SessionBuilder::grant) it continues from a
+    /// [token](SessionBuilder::token) or from its [stored state](SessionBuilder::storage). With none
+    /// of the three, its calls return [`Error::LoginRequired`].
+    pub fn builder(transport: impl Into<Arc<Transport>>, client: Client) -> SessionBuilder {
         SessionBuilder {
             transport: transport.into(),
-            client,
-            grant: None,
-            policy: RefreshPolicy::default(),
-            token: None,
-            scope: None,
-            resources: Vec::new(),
-            slot: None,
+            config: SessionConfig::new(client),
+            storage: None,
+            signer: None,
+            api: None,
+            drop_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// Returns a builder for a session with Moov: its client, its base URL and its headers.
+    ///
+    /// # Errors
+    /// Returns [`InvalidInput`] if the base URL has a query.
+    pub fn moov(
+        transport: impl Into<Arc<Transport>>,
+        moov: &Moov,
+    ) -> Result<SessionBuilder, InvalidInput> {
+        let builder = Self::builder(transport, moov.client()?);
+        Ok(builder.api(moov.endpoint("/")?, moov.headers().clone()))
     }
 
     /// Returns the transport of the session.
     pub fn transport(&self) -> &Transport {
-        &self.shared().transport
+        &self.inner().transport
+    }
+
+    /// Returns the client of the session.
+    pub fn client(&self) -> &Client {
+        &self.inner().client
     }
 
     /// Returns a valid token, and fetches or refreshes it if necessary.
@@ -197,8 +227,15 @@ impl Session {
     /// again until the [retry interval](RefreshPolicy::retry_interval) has passed;
     /// [`Error::LoginRequired`] if no grant and no refresh token is left; or [`Error::Timeout`] if
     /// the refresh did not complete within the transport's [timeout](Transport::timeout).
-    pub fn token(&self) -> Result<Token, Arc<Error>> {
-        self.token_by(&Deadline::start(self.shared().transport.total_timeout()))
+    pub fn token(&self) -> Result<Token, Error> {
+        let transport = self.transport();
+        let (id, now) = (self.inner().id, now());
+        let load = || transport.lock().shared.view(id, now);
+        if let Some(token) = self.inner().cache.get(now, load) {
+            return Ok(token);
+        }
+        let task = id.token(transport.total_timeout());
+        transport.run(task, &mut self.run())
     }
 
     /// Sends a request with a valid token, as [`Transport::send`] does. If the server rejects a
@@ -209,184 +246,125 @@ impl Session {
     ///
     /// # Errors
     /// Returns the errors of [`token`](Self::token) and of [`Transport::send`].
-    pub fn send<B: AsRef<[u8]>>(
-        &self,
-        request: Request<B>,
-    ) -> Result<Response<ureq::Body>, Arc<Error>> {
-        let (head, body) = request.into_parts();
-        let deadline = Deadline::start(self.shared().transport.total_timeout());
-        let request = ReplayableRequest::new(head, body.as_ref()).map_err(Error::from)?;
-        let send = |token: &Token| {
-            let call = request.call(token, deadline.left())?;
-            self.shared().transport.perform(call, &request, &deadline)
-        };
-        let started = self.generation();
-        let token = self.token_by(&deadline)?;
-        let result = send(&token)?;
-        if !self.is_refused(&token, &result, request.uri(), started) {
-            return Ok(result.response);
+    pub fn send<B: AsSendBody>(&self, request: Request<B>) -> Result<Response<ureq::Body>, Error> {
+        let inner = self.inner();
+        let (mut head, mut body) = request.into_parts();
+        if let Some(api) = &inner.api {
+            api.complete(&mut head)?;
         }
-        // Without a new token, the application gets the response that rejected the token.
-        let Some(new_token) = self.another_token(&deadline) else {
-            return Ok(result.response);
-        };
-        let result = send(&new_token)?;
-        self.is_refused(&new_token, &result, request.uri(), started);
-        Ok(result.response)
+        let request = ReplayableRequest::new(head, body.as_body())?;
+        let call = inner.id.call(request.method(), request.uri())?;
+        request.send(&inner.transport, Some(inner), call)
     }
 
-    /// Clears the session and removes its stored state, also for other processes that load it from
-    /// now on. If another process is refreshing the token, waits for it, at most for the [refresh
-    /// timeout](RefreshPolicy::refresh_timeout). Returns the last token, so that the caller can
-    /// [revoke](Client::revoke) it. Later calls return [`Error::LoginRequired`].
+    /// Sends a GET request with a valid token. `url` is a URL, or a path of the session's
+    /// [API](SessionBuilder::api), such as `/accounts?count=10`.
     ///
     /// # Errors
-    /// Returns [`Error::Storage`] if the stored state cannot be removed, or if the other process
-    /// does not complete in time. The session in memory is cleared nevertheless.
-    pub fn log_out(&self) -> Result<Option<Token>, Arc<Error>> {
-        let token = self.shared().state().tokens.clear();
-        if let Some(slot) = &self.shared().slot {
-            slot.clear(self.shared().refresh_timeout)
-                .map_err(Error::Storage)?;
-        }
-        Ok(token)
+    /// As for [`send`](Self::send), and [`InvalidInput`] if `url` is invalid.
+    pub fn get(&self, url: &str) -> Result<Response<ureq::Body>, Error> {
+        let invalid = |_| InvalidInput::new("url", "must be a URL, or a path of the session's API");
+        self.send(Request::get(url).body(()).map_err(invalid)?)
     }
 
-    /// Returns a number that increases with every token of the session.
-    pub(crate) fn generation(&self) -> u64 {
-        self.shared().state().tokens.generation()
+    /// Ends the session, also for other processes that load it from now on: a mark replaces its
+    /// stored state, which no later save of theirs undoes. If another process is refreshing the
+    /// token, waits for it, at most for the [refresh timeout](RefreshPolicy::refresh_timeout).
+    /// Returns the last token, so that the caller can [revoke](Client::revoke) it. Later calls
+    /// return [`Error::LoginRequired`].
+    ///
+    /// # Errors
+    /// Returns [`Error::Storage`] if the mark cannot be stored, or if the other process does not
+    /// complete in time. The session in memory is cleared nevertheless.
+    pub fn log_out(&self) -> Result<Option<Token>, Error> {
+        self.transport()
+            .run(self.inner().id.log_out(), &mut self.run())
     }
 
-    /// Records whether the server accepted the token. Returns whether the request must be retried
-    /// with a new token. `started` is the generation before the token was requested.
-    pub(crate) fn is_refused(
-        &self,
-        token: &Token,
-        result: &CallResult,
-        uri: &Uri,
-        started: u64,
-    ) -> bool {
-        let mut state = self.shared().state();
-        if result.token_rejected {
-            return state.tokens.token_rejected(token, uri, started, now());
-        }
-        state.tokens.token_accepted(uri, result.response.status());
-        false
+    /// Waits while a single-use token is under way or the newest one is not stored yet, at most for
+    /// `timeout`. Returns whether the process can exit without the loss of a login.
+    pub fn close(self, timeout: Duration) -> bool {
+        self.inner().wait_until_safe(timeout)
     }
 
-    /// Returns a new token for one retry, or `None` if there is none.
-    pub(crate) fn another_token(&self, deadline: &Deadline) -> Option<Token> {
-        let new_token = self.token_by(deadline).ok()?;
-        self.shared().transport.emit(Event::Retrying {
-            wait: Duration::ZERO,
-            reason: Reason::TokenRejected,
-        });
-        Some(new_token)
-    }
-
-    /// Whether the session has clones outside its pool or a refresh in progress.
+    /// Whether the session has clones outside its pool, a refresh in progress, or a token that is
+    /// not stored yet.
     pub(crate) fn is_in_use(&self) -> bool {
-        let state = self.shared().state();
+        let id = self.inner().id;
+        let state = self.transport().lock();
         // Closed now, the session would lose a token that is not stored yet.
-        Arc::strong_count(&self.0) > 1 || state.in_flight > 0 || state.tokens.unsaved().is_some()
+        Arc::strong_count(&self.0) > 1
+            || state.shared.is_refreshing(id)
+            || state.shared.is_unsaved(id)
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.0.0
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0.inner
     }
 
-    /// Stores the token that the session begins with, without refreshing it.
-    fn store_given(&self) {
-        let mut state = self.shared().state();
-        if state.tokens.unsaved().is_none() {
-            return;
+    fn run(&self) -> Run<'_> {
+        Run {
+            session: Some(self.inner()),
+            ..Run::default()
         }
-        if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
-            state.tokens.poll(now())
-        {
-            state.in_flight += 1;
-            drop(state);
-            spawn(Refresh::new(self.shared(), ticket).store_only());
-        }
-    }
-
-    pub(crate) fn token_by(&self, deadline: &Deadline) -> Result<Token, Arc<Error>> {
-        let shared = self.shared();
-        let mut state = shared.state();
-        let mut completed = state.completed;
-        loop {
-            if state.completed != completed {
-                completed = state.completed;
-                // All callers that waited for a refresh share its result.
-                if let Some(failure) = &state.failure {
-                    return Err(Arc::clone(failure));
-                }
-            }
-            match state.tokens.poll(now()) {
-                TokenAction::Use(token, None) => return Ok(token),
-                TokenAction::Use(token, Some(ticket)) => {
-                    self.start_refresh(state, ticket);
-                    return Ok(token);
-                }
-                TokenAction::Refresh(ticket) => {
-                    self.start_refresh(state, ticket);
-                    state = shared.state();
-                }
-                TokenAction::WaitUntil(_) if deadline.left().is_zero() => {
-                    return Err(Arc::new(Error::Timeout));
-                }
-                TokenAction::WaitUntil(until) => {
-                    let wait = until.saturating_since(now()).min(deadline.left());
-                    let guard = shared.refresh_finished.wait_timeout(state, wait);
-                    state = guard.unwrap_or_else(PoisonError::into_inner).0;
-                }
-                TokenAction::BackOffUntil(_) => {
-                    // No refresh starts so soon after a failed one. Its error still applies.
-                    return Err(state
-                        .failure
-                        .clone()
-                        .unwrap_or_else(|| Arc::new(Error::RefreshAborted)));
-                }
-            }
-        }
-    }
-
-    /// Refreshes in a separate thread, so that the timeout of a caller does not abort a request
-    /// that consumes a single-use token. If no thread can be started, the refresh is aborted
-    /// immediately.
-    fn start_refresh(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) {
-        state.in_flight += 1;
-        drop(state);
-        spawn(Refresh::new(self.shared(), ticket));
     }
 }
 
-/// Runs a refresh in a thread of its own. Without a thread it ends at once, as aborted.
-fn spawn(refresh: Refresh) {
-    let _ = thread::Builder::new()
-        .name("keybound-refresh".into())
-        .spawn(move || refresh.run());
+impl Inner {
+    /// Waits until no single-use token is under way and the newest one is stored. Returns whether
+    /// that is so.
+    fn wait_until_safe(&self, timeout: Duration) -> bool {
+        let end = Instant::now().checked_add(timeout);
+        let mut state = self.transport.lock();
+        while state.shared.is_unsafe_to_exit(self.id) {
+            let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return false;
+            }
+            state.waiting += 1;
+            let guard = self.transport.changed.wait_timeout(state, left);
+            state = guard.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
+        }
+        true
+    }
 }
 
-/// Ends the session with its last clone. Waits at most the policy's refresh timeout for a refresh
-/// token that is in flight or not stored yet: the process may be about to exit, and the server
-/// sends a new refresh token only once.
+impl Api {
+    /// Adds the base URL to a path, and the headers to a request to this API.
+    fn complete(&self, head: &mut request::Parts) -> Result<(), InvalidInput> {
+        if head.uri.authority().is_none() {
+            let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+            head.uri = self.base.join(path)?.uri().clone();
+        }
+        let origin = |uri: &Uri| (uri.scheme().cloned(), uri.authority().cloned());
+        if origin(&head.uri) == origin(self.base.uri()) {
+            for (name, value) in &self.headers {
+                head.headers.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes the session when neither a clone nor a refresh uses it any more.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.transport.lock().shared.close(self.id);
+    }
+}
+
+/// Ends the session with its last clone.
 impl Drop for Handle {
     fn drop(&mut self) {
-        let Self(shared) = self;
-        let deadline = Deadline::start(shared.refresh_timeout);
-        let mut state = shared.state();
-        while state.in_flight > 0 && state.tokens.may_lose_login() && !deadline.left().is_zero() {
-            let guard = shared.refresh_finished.wait_timeout(state, deadline.left());
-            state = guard.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.inner.wait_until_safe(self.drop_timeout);
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("client", &self.shared().client)
+            .field("client", self.client())
             .finish_non_exhaustive()
     }
 }
@@ -394,7 +372,7 @@ impl fmt::Debug for Session {
 impl fmt::Debug for SessionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionBuilder")
-            .field("client", &self.client)
+            .field("client", self.config.client())
             .finish_non_exhaustive()
     }
 }

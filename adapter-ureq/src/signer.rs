@@ -2,7 +2,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use keybound_core::SignRequest;
-use keybound_core::jose::{Signature, SigningKey};
+use keybound_core::jose::{PublicJwk, Signature, SigningKey};
 
 /// A holder of private keys: a [`SigningKey`], or a closure that calls an HSM or a key service.
 ///
@@ -67,5 +67,36 @@ where
 {
     fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
         self(request)
+    }
+}
+
+/// A [`Signer`] with one key, whose public half is known: a [`SigningKey`], or a public key with a
+/// closure that signs with its private half elsewhere.
+pub trait KeySigner: Signer {
+    /// Returns the public key.
+    fn public(&self) -> &PublicJwk;
+}
+
+impl KeySigner for SigningKey {
+    fn public(&self) -> &PublicJwk {
+        Self::public(self)
+    }
+}
+
+impl<S: KeySigner + ?Sized> KeySigner for Arc<S> {
+    fn public(&self) -> &PublicJwk {
+        (**self).public()
+    }
+}
+
+impl<S: Signer> Signer for (PublicJwk, S) {
+    fn sign(&self, request: &SignRequest) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        self.1.sign(request)
+    }
+}
+
+impl<S: Signer> KeySigner for (PublicJwk, S) {
+    fn public(&self) -> &PublicJwk {
+        &self.0
     }
 }

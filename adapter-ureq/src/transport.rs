@@ -1,25 +1,22 @@
-//! The driver of the core's operations and calls, over ureq.
+//! Sends requests over ureq, and holds what the tasks of one agent share.
 
 use std::fmt;
 use std::io::{self, Read as _};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{Method, Request, Response, Uri, request};
-use keybound_core::driver::{
-    Admission, AuthHeaders, Body, MAX_RESPONSE, NonceGate, NonceOutcome, Permit, PreparedCall,
-    PreparedRequest, ResourceCall, Role, ServerState, Step, Verdict,
-};
-use keybound_core::jose::Signature;
-use keybound_core::{Endpoint, InvalidInput, Operation, Sent, SignRequest, Token};
-use ureq::Timeout;
+use http::uri::Scheme;
+use http::{Method, Request, Response, request};
+use keybound_core::driver::{FromResponse, MAX_RESPONSE, PreparedRequest, ServerState, Shared};
+use keybound_core::{AuthorizationBuilder, AuthorizationRequest, Error, Operation, Sent, Token};
+use ureq::{AsSendBody, Timeout};
 
-use crate::clock::Deadline;
-use crate::event::{Event, Reason};
+use crate::Signer;
+use crate::clock::entropy;
+use crate::driver_loop::Run;
+use crate::event::Event;
 use crate::names::ResolvedHosts;
-use crate::{Error, Signer};
+use crate::request::ReplayableRequest;
 
 /// Sends the requests of the core over ureq: token requests and other [`Operation`]s, and calls of
 /// protected resources. Passes the responses to the core, and waits before retries as the core
@@ -29,10 +26,10 @@ use crate::{Error, Signer};
 /// a response, and `http` URLs are limited to loopback.
 pub struct Transport {
     agent: ureq::Agent,
-    signer: Option<Box<dyn Signer>>,
-    servers: Mutex<ServerState>,
-    queue: Mutex<GateQueue>,
-    permit_released: Condvar,
+    pub(crate) signer: Option<Box<dyn Signer>>,
+    state: Mutex<State>,
+    /// Notified when the shared state has changed.
+    pub(crate) changed: Condvar,
     resolved_hosts: ResolvedHosts,
     timeout: Duration,
     on_event: Option<EventHandler>,
@@ -40,11 +37,13 @@ pub struct Transport {
 
 type EventHandler = Box<dyn Fn(Event<'_>) + Send + Sync>;
 
-/// The gate for requests with proofs, and the number of callers that wait for a permit.
+/// The state of all tasks, and the callers that wait for a change.
 #[derive(Default)]
-struct GateQueue {
-    gate: NonceGate,
-    waiting: usize,
+pub(crate) struct State {
+    pub(crate) shared: Shared,
+    /// The generation that the waiting callers know of.
+    pub(crate) notified: u64,
+    pub(crate) waiting: usize,
 }
 
 impl Default for Transport {
@@ -65,9 +64,8 @@ impl Transport {
         Self {
             agent,
             signer: None,
-            servers: Mutex::new(ServerState::new()),
-            queue: Mutex::default(),
-            permit_released: Condvar::new(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
             resolved_hosts: ResolvedHosts::default(),
             timeout: Duration::from_secs(30),
             on_event: None,
@@ -76,7 +74,7 @@ impl Transport {
 
     /// Sets the signer of proofs, and of the assertions of a client that authenticates with
     /// `private_key_jwt`. Without a signer, a request that needs a signature fails with
-    /// [`Error::NoSigner`].
+    /// [`Error::Signer`].
     #[must_use]
     pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
         self.signer = Some(Box::new(signer));
@@ -104,13 +102,13 @@ impl Transport {
     /// by those of an earlier process.
     #[must_use]
     pub fn with_server_state(self, state: ServerState) -> Self {
-        *self.servers() = state;
+        self.lock().shared.set_server_state(state);
         self
     }
 
     /// Returns the known state of servers: nonces, clock offsets and algorithm names.
     pub fn server_state(&self) -> ServerState {
-        self.servers().clone()
+        self.lock().shared.server_state().clone()
     }
 
     /// Sets a handler for all [`Event`]s, for traces and metrics. Requests and responses are passed
@@ -126,49 +124,26 @@ impl Transport {
     /// that is safe.
     ///
     /// # Errors
-    /// Returns the core's [`Error`](crate::CoreError), [`Error::NoResponse`] after a lost
-    /// connection, [`Error::NoSigner`] or [`Error::Signer`] if there is no signer or it failed, or
-    /// [`Error::NoEntropy`].
-    pub fn execute<T>(&self, operation: Operation<T>) -> Result<T, Error> {
-        self.execute_within(self.timeout, operation)
+    /// Returns [`Error::Server`] if the server refused the request, [`Error::Response`] if its
+    /// response can't be used, [`Error::NoResponse`] after a lost connection, [`Error::Signer`] if
+    /// there is no signer or it failed, or [`Error::NoEntropy`].
+    pub fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error> {
+        self.run(operation.timeout(self.timeout), &mut Run::default())
     }
 
-    pub(crate) fn execute_within<T>(
+    /// Starts an authorization: draws its random values, and pushes the request to the authorization
+    /// server first if the client has an endpoint for it (RFC 9126).
+    ///
+    /// # Errors
+    /// Returns [`InvalidInput`](crate::InvalidInput) for a request that can't be made, the errors of
+    /// [`execute`](Self::execute), or [`Error::NoEntropy`].
+    pub fn authorization(
         &self,
-        timeout: Duration,
-        operation: Operation<T>,
-    ) -> Result<T, Error> {
-        let deadline = Deadline::start(timeout);
-        let mut operation = operation.timeout(timeout);
-        thread::sleep(operation.delay());
-        loop {
-            let context = deadline.request_context()?;
-            let signing = operation.prepare(&self.servers(), context)?;
-            let PreparedRequest { request, pending } =
-                signing.finish(|request| self.sign(request))?;
-            let uri = request.uri().clone();
-            let (step, reason) = match self.execute_once(request, pending.time_left(deadline.now()))
-            {
-                Ok(response) => {
-                    let reason = Reason::ServerResponse(response.status());
-                    (
-                        pending.receive(response, &mut self.servers(), deadline.now())?,
-                        reason,
-                    )
-                }
-                Err(cause) => {
-                    let step = pending.transport_failed(was_sent(&cause), deadline.now());
-                    (
-                        step.map_err(|error| Self::no_response(error, &uri, cause))?,
-                        Reason::NoResponse,
-                    )
-                }
-            };
-            match step {
-                Step::Done(done) => return Ok(done),
-                Step::RetryAfter(next) => operation = next,
-            }
-            self.wait(operation.delay(), reason);
+        request: AuthorizationBuilder,
+    ) -> Result<AuthorizationRequest, Error> {
+        match request.can_be_pushed() {
+            true => self.execute(request.push(entropy()?)?),
+            false => Ok(request.build(entropy()?)?),
         }
     }
 
@@ -177,144 +152,36 @@ impl Transport {
     ///
     /// The request is retried if the server requires another proof (with its nonce, its time, or
     /// its name for the algorithm), and after 429, 502, 503, 504 and a lost connection where that
-    /// is safe: see [`ResourceCall`]. The response is returned for any status, its body unread: a
-    /// refusal by the API (4xx, 5xx) is a response, not an error.
+    /// is safe: see [`Call`](crate::Call). A body of more than 10 MiB is not buffered, so its
+    /// request is never retried. The response is returned for any status, its body unread: a refusal
+    /// by the API (4xx, 5xx) is a response, not an error.
     ///
     /// # Errors
-    /// Returns [`InvalidInput`] for a URL that must not get a token (`http`, except on loopback) or
-    /// for a token that [can't be sent](Token::authorize), the core's
-    /// [`Error::Server`](crate::CoreError::Server) if the server keeps rejecting its own nonces,
-    /// [`Error::NoResponse`] after a lost connection, [`Error::NoSigner`] or [`Error::Signer`] if
-    /// there is no signer or it failed, or [`Error::NoEntropy`].
-    pub fn send<B: AsRef<[u8]>>(
+    /// Returns [`InvalidInput`](crate::InvalidInput) for a URL that must not get a token (`http`,
+    /// except on loopback) or for a token that [can't be sent](Token::authorize), [`Error::Server`]
+    /// if the server keeps rejecting its own nonces, [`Error::NoResponse`] after a lost connection,
+    /// [`Error::Signer`] if there is no signer or it failed, or [`Error::NoEntropy`].
+    pub fn send<B: AsSendBody>(
         &self,
         token: &Token,
         request: Request<B>,
     ) -> Result<Response<ureq::Body>, Error> {
-        let (head, body) = request.into_parts();
-        let request = ReplayableRequest::new(head, body.as_ref())?;
-        let deadline = Deadline::start(self.timeout);
-        Ok(self
-            .perform(request.call(token, deadline.left())?, &request, &deadline)?
-            .response)
+        let (head, mut body) = request.into_parts();
+        let request = ReplayableRequest::new(head, body.as_body())?;
+        let call = token.authorize(request.method(), request.uri())?;
+        request.send(self, None, call)
     }
 
-    /// Sends a request and its retries.
-    pub(crate) fn perform(
+    /// Sends a request to an authorization server, and reads its response.
+    pub(crate) fn exchange(
         &self,
-        call: ResourceCall,
-        request: &ReplayableRequest<'_>,
-        deadline: &Deadline,
-    ) -> Result<CallResult, Error> {
-        let mut send = |request: Request<&[u8]>, left: Duration| {
-            self.send_once(request, left, TimeoutScope::Head)
-        };
-        self.perform_with(&mut send, call, request, deadline)
-    }
-
-    /// Sends a request and its retries with the given `send` function.
-    pub(crate) fn perform_with(
-        &self,
-        send: &mut dyn FnMut(Request<&[u8]>, Duration) -> AgentResult,
-        mut call: ResourceCall,
-        request: &ReplayableRequest<'_>,
-        deadline: &Deadline,
-    ) -> Result<CallResult, Error> {
-        let mut permit: Option<PermitGuard<'_>> = None;
-        loop {
-            if permit.is_none() && call.is_bound() {
-                permit = Some(self.acquire_permit(request.uri(), deadline)?);
-            }
-            let context = deadline.request_context()?;
-            let signing = call.prepare(&self.servers(), context)?;
-            let PreparedCall { headers, pending } = signing.finish(|request| self.sign(request))?;
-            let response = match send(request.with(headers), deadline.left()) {
-                Ok(response) => response,
-                Err(cause) => {
-                    drop(permit.take());
-                    let lost = pending.transport_failed(was_sent(&cause), deadline.now());
-                    call = lost.map_err(|error| Self::no_response(error, request.uri(), cause))?;
-                    self.wait(call.delay(), Reason::NoResponse);
-                    continue;
-                }
-            };
-            let (status, headers) = (response.status(), response.headers());
-            self.emit(Event::ResponseReceived {
-                uri: request.uri(),
-                status,
-                headers,
-                body: None,
-            });
-            let outcome = pending.nonce_outcome(status, headers);
-            let verdict = pending.verdict(status, headers, &mut self.servers(), deadline.now());
-            // A call that has just received the nonce keeps its permit for an immediate retry. If
-            // the nonce was stale, the permit is released, since other calls may be ahead.
-            let retries_now =
-                matches!(&verdict, Ok(Verdict::RetryAfter(next)) if next.delay().is_zero());
-            if let Some(permit) =
-                permit.take_if(|_| !retries_now || outcome == NonceOutcome::Rejected)
-            {
-                permit.finish(outcome);
-            }
-            match verdict? {
-                Verdict::Deliver => {
-                    return Ok(CallResult {
-                        response,
-                        token_rejected: false,
-                    });
-                }
-                Verdict::TokenRejected => {
-                    return Ok(CallResult {
-                        response,
-                        token_rejected: true,
-                    });
-                }
-                Verdict::RetryAfter(next) => call = next,
-            }
-            self.wait(call.delay(), Reason::ServerResponse(status));
-        }
-    }
-
-    /// Waits for the permit to send a request with a proof to this server, for at most half of the
-    /// time left. Then returns without a permit, because the request that holds it may hang.
-    fn acquire_permit(&self, uri: &Uri, deadline: &Deadline) -> Result<PermitGuard<'_>, Error> {
-        let mut reserve = None;
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Admission::Admitted(permit) = queue.gate.acquire(Role::ResourceServer, uri)? {
-                return Ok(PermitGuard {
-                    transport: self,
-                    permit: Some(permit),
-                });
-            }
-            let left = deadline.left();
-            let left = left.saturating_sub(*reserve.get_or_insert(left / 2));
-            if left.is_zero() {
-                return Ok(PermitGuard {
-                    transport: self,
-                    permit: None,
-                });
-            }
-            queue.waiting += 1;
-            let guard = self.permit_released.wait_timeout(queue, left);
-            queue = guard.unwrap_or_else(PoisonError::into_inner).0;
-            queue.waiting -= 1;
-        }
-    }
-
-    fn execute_once(
-        &self,
-        request: Request<Body>,
-        left: Duration,
+        effect: &mut PreparedRequest,
     ) -> Result<Response<Vec<u8>>, ureq::Error> {
-        let (head, body) = request.into_parts();
+        let (head, body) = std::mem::take(&mut effect.request).into_parts();
         let uri = head.uri.clone();
+        let request = Request::from_parts(head, body);
         let (head, body) = self
-            .send_once(
-                Request::from_parts(head, body.as_ref()),
-                left,
-                TimeoutScope::Whole,
-            )?
+            .send_once(request, effect.timeout, TimeoutScope::Whole)?
             .into_parts();
         // One byte more than the limit, so that the core can detect a longer body.
         let limit = u64::try_from(MAX_RESPONSE)
@@ -344,33 +211,58 @@ impl Transport {
     }
 
     /// Sends one request, within `left`.
-    pub(crate) fn send_once(
+    pub(crate) fn send_once<B: AsRef<[u8]>>(
         &self,
-        request: Request<&[u8]>,
+        request: Request<B>,
         left: Duration,
         scope: TimeoutScope,
     ) -> AgentResult {
         let (head, body) = request.into_parts();
+        let body = body.as_ref();
+        // These methods have a `Content-Length` even without a body.
+        let has_body =
+            !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        match has_body {
+            true => self.send_body(head, body, body, left, scope),
+            false => self.send_body(head, (), body, left, scope),
+        }
+    }
+
+    /// Sends one request with any body, of which events show `shown`.
+    pub(crate) fn send_body<B: AsSendBody>(
+        &self,
+        head: request::Parts,
+        body: B,
+        shown: &[u8],
+        left: Duration,
+        scope: TimeoutScope,
+    ) -> AgentResult {
         self.emit(Event::RequestSent {
             method: &head.method,
             uri: &head.uri,
             headers: &head.headers,
-            body,
+            body: shown,
         });
         let uri = head.uri.clone();
-        let has_body =
-            !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        let result = if left.is_zero() {
-            Err(ureq::Error::Timeout(Timeout::Connect))
-        } else if has_body {
-            self.agent
-                .run(self.configured(Request::from_parts(head, body), left, scope))
-        } else {
-            self.agent
-                .run(self.configured(Request::from_parts(head, ()), left, scope))
+        let result = match left.is_zero() {
+            true => Err(ureq::Error::Timeout(Timeout::Connect)),
+            false => {
+                let request = Request::from_parts(head, body);
+                self.agent.run(self.configured(request, left, scope))
+            }
         };
         match &result {
-            Ok(_) => self.resolved_hosts.mark_reachable(&uri),
+            Ok(response) => {
+                self.resolved_hosts.mark_reachable(&uri);
+                if let TimeoutScope::Head = scope {
+                    self.emit(Event::ResponseReceived {
+                        uri: &uri,
+                        status: response.status(),
+                        headers: response.headers(),
+                        body: None,
+                    });
+                }
+            }
             Err(cause) => {
                 self.resolved_hosts.forget(&uri);
                 self.emit(Event::NoResponse { uri: &uri, cause });
@@ -379,7 +271,7 @@ impl Transport {
         result
     }
 
-    fn configured<B: ureq::AsSendBody>(
+    fn configured<B: AsSendBody>(
         &self,
         request: Request<B>,
         left: Duration,
@@ -415,33 +307,6 @@ impl Transport {
         config.build()
     }
 
-    fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
-        let signer = self.signer.as_ref().ok_or(Error::NoSigner)?;
-        signer.sign(request).map_err(Error::Signer)
-    }
-
-    fn wait(&self, wait: Duration, reason: Reason) {
-        self.emit(Event::Retrying { wait, reason });
-        thread::sleep(wait);
-    }
-
-    fn no_response(error: keybound_core::Error, uri: &Uri, cause: ureq::Error) -> Error {
-        match error {
-            keybound_core::Error::NoResponse(lost) => {
-                let host = uri
-                    .authority()
-                    .map(Authority::to_string)
-                    .unwrap_or_default();
-                Error::NoResponse {
-                    lost,
-                    host,
-                    cause: Box::new(cause),
-                }
-            }
-            other => other.into(),
-        }
-    }
-
     pub(crate) fn emit(&self, event: Event<'_>) {
         #[cfg(feature = "log")]
         crate::log::log(&event);
@@ -452,8 +317,8 @@ impl Transport {
 
     /// Locks the state. The lock is never held across IO. A poisoned lock is usable: no code that
     /// can panic leaves the state inconsistent.
-    pub(crate) fn servers(&self) -> MutexGuard<'_, ServerState> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -465,86 +330,8 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Holds a permit and releases it when dropped, also by a panic, so that the next request is
-/// admitted.
-struct PermitGuard<'a> {
-    transport: &'a Transport,
-    permit: Option<Permit>,
-}
-
-impl PermitGuard<'_> {
-    fn finish(mut self, outcome: NonceOutcome) {
-        self.release(outcome);
-    }
-
-    fn release(&mut self, outcome: NonceOutcome) {
-        if let Some(permit) = self.permit.take() {
-            let mut queue = self
-                .transport
-                .queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            queue.gate.release(permit, outcome);
-            let has_waiters = queue.waiting > 0;
-            drop(queue);
-            // `notify_all` is a system call, even if no thread waits.
-            if has_waiters {
-                self.transport.permit_released.notify_all();
-            }
-        }
-    }
-}
-
-impl Drop for PermitGuard<'_> {
-    fn drop(&mut self) {
-        self.release(NonceOutcome::NoResponse);
-    }
-}
-
-/// A request that can be sent several times. Its URL is one to which a token may be sent: `https`,
-/// or `http` on loopback.
-pub(crate) struct ReplayableRequest<'a> {
-    head: request::Parts,
-    body: &'a [u8],
-}
-
-impl<'a> ReplayableRequest<'a> {
-    pub(crate) fn new(mut head: request::Parts, body: &'a [u8]) -> Result<Self, InvalidInput> {
-        // The proof and the request must have the same URL.
-        head.uri = Endpoint::from_uri(&head.uri)?.uri().clone();
-        Ok(Self { head, body })
-    }
-
-    pub(crate) fn call(
-        &self,
-        token: &Token,
-        timeout: Duration,
-    ) -> Result<ResourceCall, InvalidInput> {
-        let call = token.authorize(&self.head.method, &self.head.uri)?;
-        Ok(call
-            .detect_idempotency_key(&self.head.headers)
-            .timeout(timeout))
-    }
-
-    pub(crate) fn uri(&self) -> &Uri {
-        &self.head.uri
-    }
-
-    pub(crate) fn with(&self, headers: AuthHeaders) -> Request<&'a [u8]> {
-        let mut head = self.head.clone();
-        headers.apply(&mut head.headers);
-        Request::from_parts(head, self.body)
-    }
-}
-
 /// The result of sending a request with ureq.
 pub(crate) type AgentResult = Result<Response<ureq::Body>, ureq::Error>;
-
-/// The final response of a call.
-pub(crate) struct CallResult {
-    pub(crate) response: Response<ureq::Body>,
-    pub(crate) token_rejected: bool,
-}
 
 /// The part of a response that a timeout covers.
 #[derive(Clone, Copy)]
@@ -555,7 +342,7 @@ pub(crate) enum TimeoutScope {
 }
 
 /// Returns whether any part of the request may have reached the server.
-fn was_sent(cause: &ureq::Error) -> Sent {
+pub(crate) fn was_sent(cause: &ureq::Error) -> Sent {
     match cause {
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed

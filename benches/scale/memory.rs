@@ -13,7 +13,7 @@ pub(crate) fn items(subject: &Subject) -> Outcome<Chart> {
         let count = usize::try_from(step)?;
         let (bytes, _pool) = held(|| Ok(People::with_sessions(subject, count)?.into_pool()))?;
         sessions.push(Some((bytes - shared) / f64::from(step)));
-        let (bytes, _origins) = held(|| Ok(Servers::known_to(subject, count)?.into_origins()))?;
+        let (bytes, _shared) = held(|| Ok(Servers::known_to(subject, count)?.into_shared()))?;
         servers.push(Some(bytes / f64::from(step)));
     }
     Ok(Chart {

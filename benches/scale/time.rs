@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use keybound_benches::{Outcome, People, RingKey, Servers, Subject, Work, by_threads, in_turns};
@@ -16,16 +16,7 @@ const THREADS: [usize; 4] = [1, 2, 4, 8];
 pub(crate) fn proofs(subject: &Subject) -> Outcome<Chart> {
     let mut works = Vec::new();
     for threads in THREADS {
-        let server_state = Mutex::new(subject.server_state.clone());
-        works.push(by_threads(threads, move || {
-            let call = subject.token.authorize(&subject.method, &subject.uri)?;
-            let context = subject.context();
-            let signing = call.prepare(
-                &server_state.lock().unwrap_or_else(PoisonError::into_inner),
-                context,
-            )?;
-            Ok(signing.finish(|request| subject.key.sign(request))?)
-        }));
+        works.push(by_threads(threads, || subject.authorized()));
     }
     for threads in THREADS {
         let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);

@@ -1,10 +1,10 @@
 //! A token request with client credentials and its response, without a network.
 
-use http::{Request, Response};
-use keybound_core::driver::{
-    Body, PendingResponse, PreparedRequest, RequestContext, ServerState, Signing, Step,
+use http::Response;
+use keybound_core::driver::{Awaiting, PreparedRequest, RequestContext, Shared, Step};
+use keybound_core::{
+    Client, ClientAuth, Endpoint, Grant, Operation, Scope, Secret, Token, UnixTime,
 };
-use keybound_core::{Client, ClientAuth, Endpoint, Grant, Scope, Secret, Token, UnixTime};
 
 use crate::Outcome;
 
@@ -49,15 +49,15 @@ impl Asking {
         &self.answer
     }
 
-    /// Returns the request, and the pending response that parses the server's answer.
+    /// Returns the request, as the step that awaits the server's answer.
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn request(&self) -> Outcome<(Request<Body>, PendingResponse<Token>)> {
+    pub fn request(&self) -> Outcome<Awaiting<PreparedRequest, Operation<Token>>> {
         let operation = self.client.token(self.grant.clone())?;
-        match operation.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))? {
-            Signing::Ready(PreparedRequest { request, pending }) => Ok((request, pending)),
-            Signing::Needs(_) => Err("this client has no key".into()),
+        match Shared::new().start(operation, RequestContext::new(NOW, [7; 16])) {
+            Step::Send(awaiting) => Ok(awaiting),
+            _ => Err("this client has no key".into()),
         }
     }
 
@@ -65,10 +65,11 @@ impl Asking {
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn receive(&self, pending: PendingResponse<Token>) -> Outcome<Token> {
-        match pending.receive(Response::new(&self.answer), &mut ServerState::new(), NOW)? {
-            Step::Done(token) => Ok(token),
-            Step::RetryAfter(_) => Err("this answer is a token".into()),
+    pub fn receive(&self, awaiting: Awaiting<PreparedRequest, Operation<Token>>) -> Outcome<Token> {
+        let context = RequestContext::new(NOW, [7; 16]);
+        match awaiting.received(&Response::new(&self.answer), &mut Shared::new(), context) {
+            Step::Done(token) => Ok(token?),
+            _ => Err("this answer is a token".into()),
         }
     }
 
@@ -77,6 +78,6 @@ impl Asking {
     /// # Errors
     /// Never fails with the built-in values.
     pub fn token(&self) -> Outcome<Token> {
-        self.receive(self.request()?.1)
+        self.receive(self.request()?)
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, StatusCode, Uri};
-use keybound_core::driver::{PreparedCall, RequestContext, ServerState, Verdict};
+use keybound_core::driver::{Delivered, RequestContext, Shared, Step};
 use keybound_core::jose::{Algorithm, Signature};
-use keybound_core::{Client, ClientAuth, Endpoint, Error, Grant, Scope, Secret, Token};
+use keybound_core::{Client, ClientAuth, Endpoint, Grant, Scope, Secret, Token};
 use keybound_ureq::{Session, SessionPool, Transport};
 
+use crate::subject::lock;
 use crate::{Asking, Outcome, Subject, now};
 
 /// Resource servers that each require a nonce, and their state behind a lock, as in drivers.
@@ -15,7 +16,7 @@ use crate::{Asking, Outcome, Subject, now};
 pub struct Servers {
     uris: Vec<Uri>,
     answer: HeaderMap,
-    server_state: Mutex<ServerState>,
+    shared: Mutex<Shared>,
 }
 
 impl Servers {
@@ -33,7 +34,7 @@ impl Servers {
         let servers = Self {
             uris,
             answer,
-            server_state: Mutex::default(),
+            shared: Mutex::default(),
         };
         for at in 0..count {
             let _ = servers.call(subject, at)?;
@@ -46,24 +47,33 @@ impl Servers {
     ///
     /// # Errors
     /// Never fails for a key of ES256.
-    pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Verdict> {
+    pub fn call(&self, subject: &Subject, at: usize) -> Outcome<Delivered> {
         let uri = self.uris.get(at).ok_or("there are fewer servers")?;
-        let server_state = || {
-            self.server_state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
         let now = now();
+        let context = || RequestContext::new(now, [7; 16]);
         let call = subject.token.authorize(&subject.method, uri)?;
-        let signing = call.prepare(&server_state(), RequestContext::new(now, [7; 16]))?;
-        let unsigned = || Ok::<_, Error>(Signature::from_jose(Algorithm::Es256, &[7; 64])?);
-        let PreparedCall { pending, .. } = signing.finish(|_| unsigned())?;
-        Ok(pending.verdict(StatusCode::OK, &self.answer, &mut server_state(), now)?)
+        let mut step = lock(&self.shared).start(call, context());
+        loop {
+            step = match step {
+                Step::Sign(awaiting) => {
+                    let signature = Signature::from_jose(Algorithm::Es256, &[7; 64])?;
+                    awaiting.signed(Ok(signature), &mut lock(&self.shared), context())
+                }
+                Step::Call(awaiting) => awaiting.received(
+                    StatusCode::OK,
+                    &self.answer,
+                    &mut lock(&self.shared),
+                    context(),
+                ),
+                Step::Done(delivered) => return Ok(delivered?),
+                _ => return Err("no other call waits".into()),
+            };
+        }
     }
 
     /// Returns the state of the servers.
-    pub fn into_origins(self) -> ServerState {
-        self.server_state
+    pub fn into_shared(self) -> Shared {
+        self.shared
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +99,8 @@ impl People {
         let grant = Grant::client_credentials().scope(Scope::from_tokens(Asking::SCOPES)?);
         let (transport, token) = (Arc::new(Transport::new()), subject.token.clone());
         let pool = SessionPool::new(count, move |_: &String| {
-            let session = Session::builder(Arc::clone(&transport), client.clone(), grant.clone());
+            let session =
+                Session::builder(Arc::clone(&transport), client.clone()).grant(grant.clone());
             session.token(token.clone()).build()
         });
         let names: Vec<_> = (0..count).map(|at| format!("person-{at:06}")).collect();

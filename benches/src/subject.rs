@@ -3,13 +3,16 @@
 
 use std::env;
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use keybound_core::dpop::{Nonce, Proof, ProofVerifier};
-use keybound_core::driver::{PreparedCall, PreparedRequest, RequestContext, ServerState, Step};
-use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{Client, ClientAuth, Endpoint, Error, Grant, Secret, Token, UnixTime};
+use keybound_core::driver::{PreparedCall, RequestContext, Shared, Step};
+use keybound_core::jose::{Algorithm, Signature, SigningKey};
+use keybound_core::{
+    Cause, Client, ClientAuth, Endpoint, Error, Secret, SignRequest, Token, UnixTime,
+};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::Outcome;
@@ -24,8 +27,8 @@ pub struct Subject {
     pub token: Token,
     /// The nonce that the resource server requires.
     pub nonce: Nonce,
-    /// The server state, which has the nonce.
-    pub server_state: ServerState,
+    /// The driver's shared state, which has the nonce.
+    pub shared: Mutex<Shared>,
     /// The method of the request.
     pub method: Method,
     /// The URL of the request: 56 characters.
@@ -64,10 +67,10 @@ impl Subject {
     /// Never fails for a valid key.
     pub fn new(key: SigningKey) -> Outcome<Self> {
         let nonce = Nonce::new("eyJ7S_zG.eyJH0-Z.HX4w-7v")?;
-        let mut subject = Self {
+        let subject = Self {
             token: token(&key)?,
             key,
-            server_state: ServerState::new(),
+            shared: Mutex::default(),
             method: Method::POST,
             uri: Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers"),
             random: SystemRandom::new(),
@@ -75,8 +78,16 @@ impl Subject {
         };
         let mut headers = HeaderMap::new();
         headers.insert("dpop-nonce", subject.nonce.as_str().parse()?);
-        let PreparedCall { pending, .. } = subject.authorized()?;
-        let _ = pending.verdict(StatusCode::OK, &headers, &mut subject.server_state, now())?;
+        let call = subject.token.authorize(&subject.method, &subject.uri)?;
+        let mut shared = lock(&subject.shared);
+        let Step::Sign(awaiting) = shared.start(call, subject.context()) else {
+            return Err("a bound token needs a signature".into());
+        };
+        let signature = subject.key.sign(&awaiting.effect).map_err(Cause::new);
+        if let Step::Call(sent) = awaiting.signed(signature, &mut shared, subject.context()) {
+            let _ = sent.received(StatusCode::OK, &headers, &mut shared, subject.context());
+        }
+        drop(shared);
         Ok(subject)
     }
 
@@ -84,18 +95,49 @@ impl Subject {
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn authorized(&self) -> Result<PreparedCall, Error> {
-        self.authorized_in(self.context())
+    pub fn authorized(&self) -> Outcome<PreparedCall> {
+        self.authorized_in(&self.shared, || (now(), self.entropy()))
     }
 
-    /// Authorizes one request with given time and entropy, which is the core's part.
+    /// Authorizes one request with given time and entropy, which is the core's part. The lock is not
+    /// held while the key signs. The call ends here, without a response.
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn authorized_in(&self, context: RequestContext) -> Result<PreparedCall, Error> {
+    pub fn authorized_in(
+        &self,
+        shared: &Mutex<Shared>,
+        input: impl Fn() -> (UnixTime, [u8; 16]),
+    ) -> Outcome<PreparedCall> {
+        let sign = |request: &SignRequest| Ok(self.key.sign(request)?);
+        self.authorized_by(shared, input, sign)
+    }
+
+    /// Authorizes one request with another signature than the key's.
+    ///
+    /// # Errors
+    /// Fails if `sign` does.
+    pub fn authorized_by(
+        &self,
+        shared: &Mutex<Shared>,
+        input: impl Fn() -> (UnixTime, [u8; 16]),
+        sign: impl FnOnce(&SignRequest) -> Outcome<Signature>,
+    ) -> Outcome<PreparedCall> {
         let call = self.token.authorize(&self.method, &self.uri)?;
-        call.prepare(&self.server_state, context)?
-            .finish(|request| self.key.sign(request))
+        let (now, entropy) = input();
+        let step = lock(shared).start(call, RequestContext::new(now, entropy));
+        let Step::Sign(awaiting) = step else {
+            return Err("a bound token needs a signature".into());
+        };
+        let signature = sign(&awaiting.effect)?;
+        let (now, entropy) = input();
+        let context = RequestContext::new(now, entropy);
+        let mut shared = lock(shared);
+        let Step::Call(awaiting) = awaiting.signed(Ok(signature), &mut shared, context) else {
+            return Err("a call follows the signature".into());
+        };
+        shared.abandon(awaiting.id(), now);
+        Ok(awaiting.effect)
     }
 
     /// Returns the same proof from its parts, which hashes the access token each time.
@@ -124,10 +166,15 @@ impl Subject {
 
     /// Returns a context as drivers create it: the system's time, and fresh entropy for each `jti`.
     pub fn context(&self) -> RequestContext {
+        RequestContext::new(now(), self.entropy())
+    }
+
+    /// Returns 16 random bytes of the system.
+    pub fn entropy(&self) -> [u8; 16] {
         let mut entropy = [0; 16];
         // ring's signatures need random numbers as well, and fail without them.
         let _ = self.random.fill(&mut entropy);
-        RequestContext::new(now(), entropy)
+        entropy
     }
 }
 
@@ -136,23 +183,19 @@ fn token(key: &SigningKey) -> Outcome<Token> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
         .dpop(key.public().clone());
-    let mut server_state = ServerState::new();
-    let signing = client
-        .token(Grant::client_credentials())?
-        .prepare(&server_state, RequestContext::new(now(), [0; 16]))?;
-    let PreparedRequest { pending, .. } = signing.finish(|request| key.sign(request))?;
     let answer = format!(
         r#"{{"access_token":"{}","token_type":"DPoP"}}"#,
         "a".repeat(1000)
     );
-    match pending.receive(Response::new(answer), &mut server_state, now())? {
-        Step::Done(token) => Ok(token),
-        Step::RetryAfter(_) => Err("this answer is a token".into()),
-    }
+    Ok(client.parse_token_response(answer.as_bytes(), now())?)
+}
+
+/// Locks the shared state, as drivers do.
+pub(crate) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the time of the system's clock.
 pub fn now() -> UnixTime {
-    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    UnixTime::from_secs(0).saturating_add(since_epoch)
+    SystemTime::now().into()
 }

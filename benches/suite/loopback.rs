@@ -5,9 +5,9 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Request, Uri};
 use keybound_benches::{
-    Case, Outcome, Responder, RingKey, Subject, Work, by_threads, percentile_by_threads,
+    Case, Outcome, Responder, RingKey, Subject, Work, by_threads, now, percentile_by_threads,
 };
 use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret};
 use keybound_ureq::jose::SigningKey;
@@ -27,19 +27,18 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
     let by_session = |how: How| -> Outcome<_> {
         let (session, uri) = (session(subject)?, uri.clone());
         Ok(how(Box::new(move || {
-            let request = Request::get(&uri).body([])?;
+            let request = Request::get(&uri).body(())?;
             Ok(session.send(request)?.body_mut().read_to_vec()?)
         })))
     };
     let by_hand = |how: How, limit: Option<Duration>| -> Outcome<_> {
         let config = ureq::Agent::config_builder().timeout_global(limit).build();
         let (agent, uri) = (config.new_agent(), uri.clone());
-        let call = subject.token.authorize(&Method::GET, &uri)?;
-        let signing = call.prepare(&subject.server_state, subject.context())?;
         let mut message = Vec::new();
-        let authorized = signing.finish(|request| {
+        let input = || (now(), subject.entropy());
+        let mut authorized = subject.authorized_by(&subject.shared, input, |request| {
             message.extend(request.message());
-            subject.key.sign(request)
+            Ok(subject.key.sign(request)?)
         })?;
         let mut headers = HeaderMap::new();
         authorized.headers.apply(&mut headers);
@@ -85,10 +84,7 @@ fn session(subject: &Subject) -> Outcome<Session> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth)
         .dpop(key.public().clone());
-    let session = Session::builder(
-        Transport::new().signer(key),
-        client,
-        Grant::client_credentials(),
-    );
+    let session =
+        Session::builder(Transport::new().signer(key), client).grant(Grant::client_credentials());
     Ok(session.token(subject.token.clone()).build())
 }

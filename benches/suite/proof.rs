@@ -4,7 +4,6 @@ use std::hint::black_box;
 
 use keybound_benches::{Case, Limit, Outcome, RingKey, Subject, Work, again};
 use keybound_core::UnixTime;
-use keybound_core::driver::RequestContext;
 use keybound_core::jose::Algorithm;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -21,9 +20,9 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
         })
     };
     // The core's part: its API takes time and entropy as arguments.
-    let core = again(|| Ok(subject.authorized_in(RequestContext::new(NOW, [7; 16]))?));
+    let core = again(|| subject.authorized_in(&subject.shared, || (NOW, [7; 16])));
     // A driver's part as well: it reads the clock and draws 16 random bytes.
-    let driver = again(|| Ok(subject.authorized()?));
+    let driver = again(|| subject.authorized());
     // The proof from its parts, which hashes the access token each time.
     let parts = again(|| Ok(subject.proof()?));
     Ok(vec![

@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::hint::black_box;
-use std::sync::{Mutex, PoisonError};
 
 use keybound_benches::{
     Case, Limit, Outcome, People, RingKey, Servers, Subject, again, by_threads,
@@ -17,18 +16,7 @@ const PEOPLE: usize = 1_000;
 
 pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let mut cases = Vec::new();
-    let proofs = |threads| {
-        let server_state = Mutex::new(subject.server_state.clone());
-        by_threads(threads, move || {
-            let call = subject.token.authorize(&subject.method, &subject.uri)?;
-            let context = subject.context();
-            let signing = call.prepare(
-                &server_state.lock().unwrap_or_else(PoisonError::into_inner),
-                context,
-            )?;
-            Ok(signing.finish(|request| subject.key.sign(request))?)
-        })
-    };
+    let proofs = |threads| by_threads(threads, || subject.authorized());
     let signatures = |threads| -> Outcome<_> {
         let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);
         Ok(by_threads(threads, move || {
@@ -109,7 +97,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
 fn session(subject: &Subject) -> Outcome<Session> {
     let auth = ClientAuth::basic("bench", Secret::new("bench"))?;
     let client = Client::new(Endpoint::https("https://as.example.com/token")?, auth);
-    let session = Session::builder(Transport::new(), client, Grant::client_credentials());
+    let session = Session::builder(Transport::new(), client).grant(Grant::client_credentials());
     Ok(session.token(subject.token.clone()).build())
 }
 

@@ -3,15 +3,12 @@
 use http::{Method, Uri};
 use keybound_benches::{Asking, Case, Limit, Outcome, Work, again, each};
 use keybound_core::UnixTime;
-use keybound_core::driver::{RequestContext, ServerState};
+use keybound_core::driver::{RequestContext, Shared, Step};
 use serde::Deserialize;
 
 pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
     let request = again(|| asking.request());
-    let response = each(
-        || Ok(asking.request()?.1),
-        |pending| asking.receive(pending),
-    );
+    let response = each(|| asking.request(), |awaiting| asking.receive(awaiting));
     let operation = again(|| asking.token());
     Ok([
         Case::new("token", "request", request).with_limit(Limit {
@@ -37,9 +34,11 @@ fn bearer<'a>(asking: &Asking) -> Outcome<Work<'a>> {
     let uri = Uri::from_static("https://api.example.com/v1/accounts/0123456789/transfers");
     Ok(again(move || {
         let context = RequestContext::new(UnixTime::from_secs(1_800_000_000), [7; 16]);
-        Ok(token
-            .authorize(&Method::POST, &uri)?
-            .prepare(&ServerState::new(), context)?)
+        let call = token.authorize(&Method::POST, &uri)?;
+        match Shared::new().start(call, context) {
+            Step::Call(awaiting) => Ok(awaiting.effect),
+            _ => Err("a bearer token needs no signature".into()),
+        }
     }))
 }
 

@@ -13,9 +13,8 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
         subject.key.public().algorithm(),
     );
     let (mut message, mut signature) = (Vec::new(), Vec::new());
-    let call = subject.token.authorize(&subject.method, &subject.uri)?;
-    let signing = call.prepare(&subject.server_state, subject.context())?;
-    let authorized = signing.finish(|request| -> Outcome<_> {
+    let input = || (now(), subject.entropy());
+    let mut authorized = subject.authorized_by(&subject.shared, input, |request| {
         message = request.message().to_vec();
         signature = ring.sign(&message, <[u8]>::to_vec)?;
         Ok(Signature::from_jose(algorithm, &signature)?)

@@ -2,7 +2,7 @@
 //!
 //! This crate builds [`http::Request`]s and parses [`http::Response`]s. It opens no socket, reads no
 //! clock, file or environment variable, starts no thread and is not `async`. The caller, called the
-//! driver, supplies the time, 16 random bytes per request, and the signatures. The only exception is
+//! driver, supplies the time, 16 random bytes per step, and the signatures. The only exception is
 //! ring's random number generator, used to generate keys and the nonce `k` of ECDSA signatures.
 //!
 //! Applications usually depend on `keybound-ureq`, which is a driver and re-exports this crate.
@@ -16,8 +16,8 @@
 //!                                                          signs, waits and stores; makes no decisions
 //! ───────────────────────────────────────────────────────────────────────────────────────────────────────
 //!  provider   Moov · TreasuryPrime                         endpoints and settings of known providers
-//!  session    TokenManager · NonceGate · SessionState      one token, one refresh, one nonce for many callers
-//!  oauth      Client · Grant · Issuer · ResourceCall       OAuth's flows, tokens, and authorized calls
+//!  session    Shared · Step · Call · Refresh · LogOut      one token, one refresh, one storage for many callers
+//!  oauth      Client · Grant · Issuer · Token              OAuth's flows and tokens
 //!  request    Operation · ServerState · ClientAuth         one request: its nonce, its time, its retries
 //!  dpop       Proof · ProofVerifier · ReplayCache          DPoP proofs, created and verified
 //!  jose       SigningKey · PublicJwk · Signature           keys, signatures, thumbprints
@@ -30,73 +30,90 @@
 //!
 //! # One shape for every operation
 //!
+//! Everything that takes more than one step is a [`Task`]: a token request, a discovery, a call of a
+//! protected resource, the refresh of a session's token with its storage, a log-out. A task is plain
+//! data. It asks for one effect at a time, and the driver answers.
+//!
 //! ```text
-//!  Client::token ────┐                       ┌─ Unsigned::request ──▶ signer
-//!  Client::revoke ───┤                       │                          │
-//!  Issuer::discover ─┘                       │    Unsigned::resume ◀────┘ Signature
-//!          │                                 │            │
-//!          ▼                                 │            ▼
-//!    Operation<T> ── prepare(&ServerState, RequestContext) ──▶ Signing::Needs … Signing::Ready(PreparedRequest)
-//!          ▲                                                                       │
-//!          │ delay()                                                       request ┴──▶ transport
-//!          │                                                                              │
-//!    Step::RetryAfter ◀─┬─ PendingResponse::receive(response, &mut ServerState, now) ◀────┤ response
-//!    Step::Done(T) ◀────┴─ PendingResponse::transport_failed(Sent, now) ◀─────────────────┘ no response
+//!  Client::token, Issuer::discover, … ──▶ Operation<T> ─┐
+//!  Token::authorize, SessionId::call ───▶ Call ─────────┤
+//!  SessionId::token, log_out ───────────▶ GetToken, … ──┤
+//!  Shared::next_refresh ────────────────▶ Refresh ──────┘
+//!                                              │
+//!                                              ▼
+//!                 Shared::start(task, RequestContext)
+//!                                              │
+//!                                              ▼    the driver performs      and answers with
+//!                        ┌──▶ Step ──┬─ Send        a request                received · failed
+//!                        │           ├─ Call        one with these headers   received · failed
+//!                        │           ├─ Sign        a message                signed
+//!                        │           ├─ Wait        until a time             woken
+//!                        │           ├─ Lease, Load, Save, Release           leased · loaded · saved · released
+//!                        │           ├─ FetchToken                           fetched
+//!                        │           │                                          │
+//!                        │           └─ Done(Result<T, Error>)                  │
+//!                        └──────────────── the next step ◀──────────────────────┘
 //! ```
 //!
-//! Each step is a value that the next step consumes, so a response can't be parsed twice and no step
-//! can be skipped. A nonce challenge, a `Retry-After` header and a lost connection all result in
-//! [`Step::RetryAfter`]. The driver then waits for [`delay`](Operation::delay) and prepares the
-//! operation again with a fresh time and fresh entropy, so no `jti` is ever sent twice. A driver is a
-//! single loop, which does not change when a flow is added.
-//!
-//! Calls of protected resources follow the same sequence, but only with headers:
-//! [`Token::authorize`], [`ResourceCall::prepare`], [`AuthHeaders::apply`], [`PendingCall::verdict`].
+//! Only the value that holds an effect takes its answer, so no response is parsed twice and no step is
+//! skipped. A nonce challenge, a `Retry-After` header and a lost connection all lead to further steps of
+//! the same task: the core decides whether and when another request is sent, and each has a proof with a
+//! new `jti`, because every step takes a fresh time and fresh entropy. A driver is a single loop, which
+//! does not change when a flow is added. Effects own their data, so it may block or be `async`.
 //!
 //! # One token for many callers
 //!
-//! [`TokenManager::poll`] returns the [`TokenAction`] to take. At most one [`Ticket`] for a refresh is
-//! outstanding at any time.
+//! All tasks of a driver share a [`Shared`], behind the driver's lock. It has the sessions, and what is
+//! known about servers: nonces, clock offsets. A session has one token for all its callers, and at most
+//! one refresh at a time.
 //!
 //! ```text
-//!                       poll: Refresh(ticket)                    complete(Ok(token))
-//!   ┌── no token ───────────────────────────▶ ┌────────────┐ ────────────────────▶ valid ── poll: Use(token) ──┐
-//!   │     ▲  ▲                                │ refreshing │                         │ ▲                        │
-//!   │     │  │ the backoff has elapsed        │            │ ◀── Use(token, ticket) ─┤ └────────────────────────┘
-//!   │     │  │                                │ others:    │     a refresh is due    │
-//!   │     │ backing off ◀── complete(Err(…)) ─│ WaitUntil  │                         │
-//!   │     │  poll: BackOffUntil               └────────────┘                         │
-//!   │     │                                     │ the ticket expires: the next       │
-//!   │     │                                     ▼ caller gets a new one              │
-//!   │     └──────── the token expires, or a server rejects it: token_rejected(…) ──┘
-//!   ▼
-//!  begin_refresh(ticket) is None: no grant or refresh token is left, a new login is required
+//!  caller: SessionId::call                   Shared                     background: next_refresh
+//!
+//!    valid token ───────────────────────▶ use it
+//!    valid token, refresh due ──────────▶ use it ─────────────────────▶ Refresh
+//!    no valid token ────────────────────▶ Step::Wait ─────────────────▶ Refresh
+//!                                             │                            │ Lease    one process at a time
+//!                                             │                            │ Load     has another a new token?
+//!                                             │                            │ Save     count a single-use token
+//!                                             │                            │ Send     the token request
+//!                                             │                            │ Save     the token, before its use
+//!    all callers get the token, ◀─────────────┴─ the generation moves ◀────┤
+//!    or the same error                                                     └ Release
 //! ```
 //!
-//! A caller with a valid token never blocks: while one caller refreshes the token, the others use it.
-//! A failed refresh leaves a token that is still valid in place. [`SessionState`] is persisted before a
-//! new token is used for the first time; the state of another process is
-//! [adopted](driver::TokenManager::adopt). [`NonceGate`] does the same for nonces: one call fetches a server's
-//! nonce, and concurrent calls wait for it.
+//! A caller with a valid token never waits for a refresh. A failed refresh leaves a token that is still
+//! valid in place, and its error is that of all callers that waited for it; the next refresh starts after
+//! a backoff. If no grant and no refresh token is left, calls return [`Error::LoginRequired`]. The nonces of
+//! resource servers are shared in the same way: one call fetches a nonce, and concurrent calls wait for
+//! it.
 //!
 //! # A complete token request, without a network
 //!
 //! ```
+//! use keybound_core::driver::{RequestContext, Shared, Step};
 //! use keybound_core::jose::{Algorithm, SigningKey};
-//! use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret, TokenType, UnixTime};
-//! use keybound_core::driver::{PreparedRequest, RequestContext, ServerState, Step};
+//! use keybound_core::{Cause, Client, ClientAuth, Endpoint, Grant, Secret, TokenType, UnixTime};
 //!
 //! # fn main() -> Result<(), keybound_core::Error> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
 //! let auth = ClientAuth::basic("my-client", Secret::new("my secret"))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth).dpop(key.public().clone());
-//! let mut servers = ServerState::new();
+//!
 //! let now = UnixTime::from_secs(1_800_000_000);
+//! let mut random_bytes = (1..).map(|byte| [byte; 16]); // from the system
+//! let mut context = || RequestContext::new(now, random_bytes.next().unwrap_or_default());
+//! let mut shared = Shared::new();
 //!
 //! let operation = client.token(Grant::client_credentials())?;
-//! let signing = operation.prepare(&servers, RequestContext::new(now, [1; 16]))?;
-//! let PreparedRequest { request, pending } = signing.finish(|request| key.sign(request))?;
-//! assert!(request.headers().contains_key("dpop"));
+//! let Step::Sign(sign) = shared.start(operation, context()) else {
+//!     panic!("the request has a proof, which needs a signature");
+//! };
+//! let signature = key.sign(&sign.effect).map_err(Cause::new);
+//! let Step::Send(send) = sign.signed(signature, &mut shared, context()) else {
+//!     panic!("the request is complete");
+//! };
+//! assert!(send.effect.request.headers().contains_key("dpop"));
 //!
 //! // The server requires a nonce (RFC 9449 §8).
 //! let challenge = http::Response::builder()
@@ -104,17 +121,19 @@
 //!     .header("DPoP-Nonce", "eyJ7S_zG")
 //!     .body(r#"{"error":"use_dpop_nonce"}"#)
 //!     .expect("a valid response");
-//! let Step::RetryAfter(operation) = pending.receive(challenge, &mut servers, now)? else {
-//!     panic!("a nonce challenge results in a retry");
+//! let Step::Sign(sign) = send.received(&challenge, &mut shared, context()) else {
+//!     panic!("another proof, with the nonce");
 //! };
-//! assert!(operation.delay().is_zero());
-//! let signing = operation.prepare(&servers, RequestContext::new(now, [2; 16]))?;
-//! let PreparedRequest { request: _, pending } = signing.finish(|request| key.sign(request))?;
+//! let signature = key.sign(&sign.effect).map_err(Cause::new);
+//! let Step::Send(send) = sign.signed(signature, &mut shared, context()) else {
+//!     panic!("the request is complete");
+//! };
 //!
 //! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP","expires_in":3600}"#);
-//! let Step::Done(token) = pending.receive(response, &mut servers, now)? else {
+//! let Step::Done(token) = send.received(&response, &mut shared, context()) else {
 //!     panic!("the response contains the token");
 //! };
+//! let token = token?;
 //! assert_eq!(token.token_type(), &TokenType::Dpop);
 //! assert_eq!(token.expires_at(), Some(UnixTime::from_secs(1_800_003_600)));
 //! # Ok(())
@@ -130,7 +149,7 @@
 //! | 6749 §4.4, §4.5, §6 | client credentials, extension grants, refresh tokens | [`Grant`] | `flows`, `grants` |
 //! | 6749 §5.1 | token responses, including common deviations | [`Token`], [`ExpiresIn`] | `token_answers` |
 //! | 6749 §5.2 | error responses, including common deviations | [`ServerError`] | `seeds`, `leaks` |
-//! | 6750 §2.1, §3 | bearer tokens | [`ResourceCall`] | `resources` |
+//! | 6750 §2.1, §3 | bearer tokens | [`Call`] | `resources` |
 //! | 7009 | token revocation | [`Client::revoke`] | `flows` |
 //! | 7515, 7517, 7518, 7638 | signatures, keys, thumbprints | [`jose`] | `algorithms`, `vectors`, `rfcs` |
 //! | 7521, 7523 §2.2 | client authentication by a signed JWT | [`ClientAuth::private_key_jwt`] | `client_assertion` |
@@ -161,19 +180,11 @@
 //! * No type parameters for configuration: [`Client`] is a single type.
 //! * No response body and no secret in any error. Messages of serde_json are not passed on, because
 //!   they quote values.
-//! * No comparison, display or serialization of [`Secret`]s.
+//! * No display and no serialization of [`Secret`]s. Comparing two takes constant time.
 //!
-//! [`AuthHeaders::apply`]: driver::AuthHeaders::apply
-//! [`NonceGate`]: driver::NonceGate
-//! [`PendingCall::verdict`]: driver::PendingCall::verdict
-//! [`ResourceCall`]: driver::ResourceCall
-//! [`ResourceCall::prepare`]: driver::ResourceCall::prepare
 //! [`ServerState`]: driver::ServerState
-//! [`SessionState`]: driver::SessionState
-//! [`Step::RetryAfter`]: driver::Step::RetryAfter
-//! [`Ticket`]: driver::Ticket
-//! [`TokenAction`]: driver::TokenAction
-//! [`TokenManager::poll`]: driver::TokenManager::poll
+//! [`Shared`]: driver::Shared
+//! [`Task`]: driver::Task
 
 #![cfg_attr(not(test), warn(clippy::disallowed_macros))]
 

@@ -5,12 +5,10 @@
 use allocation_counter::measure;
 use http::{HeaderMap, Method, Response, Uri};
 use keybound_core::dpop::{Nonce, Proof};
-use keybound_core::driver::{
-    PreparedCall, PreparedRequest, RequestContext, ServerState, Signing, Step, Verdict,
-};
+use keybound_core::driver::{Awaiting, PreparedCall, RequestContext, Shared, Signing, Step, Task};
 use keybound_core::jose::{Algorithm, Signature, SigningKey};
 use keybound_core::{
-    Client, ClientAuth, Endpoint, Error, Grant, Secret, SignRequest, Token, UnixTime,
+    Call, Cause, Client, ClientAuth, Endpoint, Error, Grant, Secret, SignRequest, Token, UnixTime,
 };
 
 const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
@@ -108,8 +106,19 @@ fn a_long_path_or_a_path_to_be_escaped_is_one_allocation_still() {
     }
 }
 
+/// Starts a task and signs what it asks for.
+fn start<T: Task>(task: T, key: &SigningKey, shared: &mut Shared) -> Step<T> {
+    match shared.start(task, context()) {
+        Step::Sign(signing) => {
+            let signature = key.sign(&signing.effect).map_err(Cause::new);
+            signing.signed(signature, shared, context())
+        }
+        step => step,
+    }
+}
+
 /// A token of this type, as a server gives it.
-fn token(token_type: &str, key: &SigningKey, server_state: &mut ServerState) -> Token {
+fn token(token_type: &str, key: &SigningKey, shared: &mut Shared) -> Token {
     let auth = ClientAuth::basic("client", Secret::new("secret")).unwrap();
     let client = Client::new(Endpoint::https("https://as.example/token").unwrap(), auth);
     let client = if token_type == "DPoP" {
@@ -118,18 +127,13 @@ fn token(token_type: &str, key: &SigningKey, server_state: &mut ServerState) -> 
         client
     };
     let operation = client.token(Grant::client_credentials()).unwrap();
-    let PreparedRequest { pending, .. } = operation
-        .prepare(server_state, context())
-        .unwrap()
-        .finish(|request| key.sign(request))
-        .unwrap();
     let body =
         format!(r#"{{"access_token":"{TOKEN}","token_type":"{token_type}","expires_in":3600}}"#);
-    match pending
-        .receive(Response::new(body), server_state, NOW)
-        .unwrap()
-    {
-        Step::Done(token) => token,
+    let Step::Send(sent) = start(operation, key, shared) else {
+        panic!("it is to be sent")
+    };
+    match sent.received(&Response::new(body), shared, context()) {
+        Step::Done(token) => token.unwrap(),
         other => panic!("no token: {other:?}"),
     }
 }
@@ -138,41 +142,44 @@ fn call(
     token: &Token,
     uri: &Uri,
     key: &SigningKey,
-    server_state: &ServerState,
-) -> Result<PreparedCall, Error> {
-    token
-        .authorize(&Method::GET, uri)?
-        .prepare(server_state, context())?
-        .finish(|request| key.sign(request))
+    shared: &mut Shared,
+) -> Awaiting<PreparedCall, Call> {
+    match start(token.authorize(&Method::GET, uri).unwrap(), key, shared) {
+        Step::Call(call) => call,
+        _ => panic!("it is to be sent"),
+    }
 }
 
 #[test]
 fn a_call_with_a_bound_token_costs_the_proof_and_with_a_bearer_token_nothing() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     for (token_type, per_call) in [("DPoP", 1), ("Bearer", 0)] {
-        let mut server_state = ServerState::new();
-        let token = token(token_type, &key, &mut server_state);
+        let mut shared = Shared::new();
+        let token = token(token_type, &key, &mut shared);
         let uri = "https://rs.example/accounts/1?expand=all".parse().unwrap();
-        // `http` begins to share the token's header when it is first used.
-        let (count, first) = counted(|| call(&token, &uri, &key, &server_state).unwrap());
-        assert_eq!(count, per_call + 1, "{token_type}, the first");
-        // From here on the server's nonce goes along.
-        let answer = Response::builder()
-            .header("DPoP-Nonce", "eyJ7S_zG.eyJH0-Z.HX4w-7v")
-            .body(())
-            .unwrap();
-        let judged =
-            first
-                .pending
-                .verdict(answer.status(), answer.headers(), &mut server_state, NOW);
-        assert!(matches!(judged, Ok(Verdict::Deliver)));
-        for _ in 0..3 {
-            let (count, authorized) = counted(|| call(&token, &uri, &key, &server_state).unwrap());
-            assert_eq!(count, per_call, "{token_type}");
+        for is_first in [true, false, false, false] {
+            let (count, mut call) = counted(|| call(&token, &uri, &key, &mut shared));
+            // `http` begins to share the token's header when it is first used, and the gate learns
+            // of the server.
+            let once = match (is_first, token_type) {
+                (true, "DPoP") => 4,
+                (true, _) => 1,
+                (false, _) => 0,
+            };
+            assert_eq!(count, per_call + once, "{token_type}, first: {is_first}");
             let mut headers = HeaderMap::with_capacity(8);
-            let (count, ()) = counted(|| authorized.headers.apply(&mut headers));
+            let (count, ()) = counted(|| call.effect.headers.apply(&mut headers));
             assert_eq!(count, 0, "{token_type}, among the headers");
             assert_eq!(headers.contains_key("dpop"), token_type == "DPoP");
+            // From here on the server's nonce goes along.
+            let answer = Response::builder()
+                .header("DPoP-Nonce", "eyJ7S_zG.eyJH0-Z.HX4w-7v")
+                .body(())
+                .unwrap();
+            let (status, headers) = (answer.status(), answer.headers());
+            let (count, done) = counted(|| call.received(status, headers, &mut shared, context()));
+            assert!(matches!(done, Step::Done(Ok(_))));
+            assert_eq!(count == 0, !is_first, "{token_type}, the nonce is known");
         }
     }
 }

@@ -6,7 +6,7 @@ mod session;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use keybound_core::dpop::{Nonce, ProofVerifier};
 use keybound_core::driver::{
-    PreparedRequest, RequestContext, ServerState, SessionState, Signing, Step,
+    FromResponse, RequestContext, ServerState, SessionState, Shared, Step,
 };
 use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
 use keybound_core::{
@@ -59,16 +59,18 @@ fn client() -> Client {
 
 /// Returns the result of an operation without signatures after one response, or `None` if it
 /// retries. It sends no second request.
-fn receive<T>(operation: Operation<T>, response: Response<&[u8]>) -> Option<Result<T, Error>> {
-    let Ok(Signing::Ready(PreparedRequest { pending, .. })) =
-        operation.prepare(&ServerState::new(), RequestContext::new(NOW, [7; 16]))
-    else {
+fn receive<T: FromResponse>(
+    operation: Operation<T>,
+    response: Response<&[u8]>,
+) -> Option<Result<T, Error>> {
+    let mut shared = Shared::new();
+    let context = |entropy| RequestContext::new(NOW, [entropy; 16]);
+    let Step::Send(awaiting) = shared.start(operation, context(7)) else {
         panic!("no key signs");
     };
-    match pending.receive(response, &mut ServerState::new(), NOW) {
-        Ok(Step::Done(done)) => Some(Ok(done)),
-        Ok(Step::RetryAfter(_)) => None,
-        Err(error) => Some(Err(error)),
+    match awaiting.received(&response, &mut shared, context(8)) {
+        Step::Done(result) => Some(result),
+        _ => None,
     }
 }
 

@@ -6,22 +6,23 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use keybound_core::driver::{
-    Admission, NonceGate, PreparedCall, PreparedRequest, RefreshFailure, RequestContext, Role,
-    ServerState, SessionState, Step, Ticket, TokenAction, TokenManager, Verdict,
+    RequestContext, SessionConfig, SessionId, SessionState, Shared, Step, Task,
 };
 use keybound_core::jose::SigningKey;
 use keybound_core::{
-    Client, ClientAuth, Endpoint, Error, Grant, RefreshPolicy, Sent, SignRequest, Token, UnixTime,
+    Cause, Client, ClientAuth, Endpoint, Error, Grant, SecretBytes, Sent, UnixTime,
 };
+
+use crate::assert_loggable;
 
 /// One event of a session.
 #[derive(Arbitrary, Debug)]
 enum Operation {
-    /// A caller polls for a token, and refreshes it if it gets a ticket.
+    /// A caller gets a token.
     Poll,
-    /// A caller starts a refresh and crashes with the ticket.
+    /// A refresh, if one is due, is dropped when it has sent its request.
     Crash,
-    /// A call with the token, and the responses to it.
+    /// A call of the session, and the responses to it.
     Call {
         method: u8,
         peer: Vec<Peer>,
@@ -67,9 +68,12 @@ const CODES: [&str; 8] = [
 ];
 const STATUSES: [u16; 12] = [200, 201, 302, 400, 401, 403, 404, 429, 500, 502, 503, 504];
 
-/// More requests than any operation may send: four attempts after transient failures, each with its
-/// corrections.
-const MAX_SENDS: usize = 24;
+/// More requests than any operation or call may send: four attempts after transient failures, each
+/// with its corrections, and for a call once more with another token.
+const MAX_SENDS: usize = 48;
+
+/// More steps than any task may have. The longest one waits for a lease, every 50 ms for 30 s.
+const MAX_STEPS: usize = 4_000;
 
 pub fn session(data: &[u8]) {
     let mut input = Unstructured::new(data);
@@ -88,18 +92,26 @@ pub fn session(data: &[u8]) {
 struct World {
     key: SigningKey,
     client: Client,
-    manager: TokenManager,
-    gate: NonceGate,
-    server_state: ServerState,
+    shared: Shared,
+    session: SessionId,
+    storage: Storage,
     now: UnixTime,
     drawn: u128,
     peers: Vec<Peer>,
     issued: u32,
-    token: Option<Token>,
+    /// Whether the driver notices the next crash.
+    notices_crash: bool,
+    /// The tokens that the session gave up because the resource server rejected them.
     refused: BTreeSet<String>,
     proofs: BTreeSet<Vec<u8>>,
-    /// Tickets of crashed callers, and when they expire.
-    abandoned: Vec<(Ticket, UnixTime)>,
+}
+
+/// The storage of the session, which outlives its process.
+#[derive(Default)]
+struct Storage {
+    state: Option<SecretBytes>,
+    last_lease: u64,
+    held_until: Option<UnixTime>,
 }
 
 impl World {
@@ -109,40 +121,42 @@ impl World {
         let client = Client::new(endpoint, ClientAuth::none("app").expect("an id"))
             .dpop(key.public().clone());
         let code = Grant::extension("authorization_code").expect("a name");
+        let now = UnixTime::from_secs(1_700_000_000);
+        let mut shared = Shared::new();
+        let config = SessionConfig::new(client.clone()).stored_as("fuzz");
+        let session = shared.open(config.grant(code), now);
         Self {
             key,
             client,
-            manager: TokenManager::new(RefreshPolicy::default(), Some(code)),
-            gate: NonceGate::new(),
-            server_state: ServerState::new(),
-            now: UnixTime::from_secs(1_700_000_000),
+            shared,
+            session,
+            storage: Storage::default(),
+            now,
             drawn: 0,
             peers,
             issued: 0,
-            token: None,
+            notices_crash: false,
             refused: BTreeSet::new(),
             proofs: BTreeSet::new(),
-            abandoned: Vec::new(),
         }
     }
 
     fn perform(&mut self, operation: Operation) {
         match operation {
             Operation::Poll => {
-                if let Some(ticket) = self.poll() {
-                    self.refresh_token(ticket);
+                let task = self.session.token(Duration::from_secs(30));
+                if let Ok(token) = self.run(task) {
+                    self.assert_not_refused(token.access_token().expose());
                 }
             }
-            Operation::Crash => {
-                if let Some(mut ticket) = self.poll() {
-                    let _ = self.manager.begin_refresh(&mut ticket);
-                    let expires_at = self.now.saturating_add(self.manager.refresh_timeout());
-                    self.abandoned.push((ticket, expires_at));
-                }
-            }
+            Operation::Crash => self.crash(),
             Operation::Call { method, peer } => {
                 self.peers.splice(0..0, peer);
-                self.call(method);
+                let method =
+                    [Method::GET, Method::POST, Method::PUT][usize::from(method) % 3].clone();
+                let uri = Uri::from_static("https://rs.example/me");
+                let call = self.session.call(&method, &uri).expect("a call");
+                let _ = self.run(call);
             }
             Operation::Later(millis) => {
                 self.now = self
@@ -154,135 +168,155 @@ impl World {
             }
             Operation::Restart => self.restart(),
         }
+        assert!(
+            self.shared.next_refresh(self.session).is_none(),
+            "it was run"
+        );
     }
 
-    fn poll(&mut self) -> Option<Ticket> {
-        match self.manager.poll(self.now) {
-            TokenAction::Use(token, ticket) => {
-                assert!(
-                    !self.refused.contains(token.access_token().expose()),
-                    "it was rejected"
-                );
-                self.token = Some(token);
-                ticket
+    /// Runs a task, and the refreshes that become due with it. Returns its result.
+    fn run<T: Task>(&mut self, task: T) -> Result<T::Output, Error> {
+        let context = self.context();
+        let mut step = self.shared.start(task, context);
+        let (mut lease, mut sends) = (0, 0);
+        for _ in 0..MAX_STEPS {
+            if let Some(refresh) = self.shared.next_refresh(self.session) {
+                let _ = self.run(refresh);
             }
-            TokenAction::Refresh(ticket) => Some(ticket),
-            TokenAction::WaitUntil(until) | TokenAction::BackOffUntil(until) => {
-                assert!(until > self.now);
-                None
-            }
-        }
-    }
-
-    fn refresh_token(&mut self, mut ticket: Ticket) {
-        let result = match self.manager.begin_refresh(&mut ticket) {
-            Some(attempt) => self.request_token(attempt.grant),
-            None => Err(RefreshFailure::not_sent()),
-        };
-        let _ = self.manager.complete(ticket, result, self.now, 0);
-    }
-
-    fn request_token(&mut self, grant: Grant) -> Result<Token, RefreshFailure> {
-        let mut operation = self.client.token(grant).expect("a request");
-        for _ in 0..MAX_SENDS {
-            self.now = self.now.saturating_add(operation.delay());
-            let context = self.context();
-            let signing = operation
-                .prepare(&self.server_state, context)
-                .expect("a request");
-            let PreparedRequest { request, pending } = signing
-                .finish(|request| self.sign(request))
-                .expect("a signature");
-            self.record_proof(request.headers());
-            let received = match self.next_response(true) {
-                Ok(response) => pending.receive(response, &mut self.server_state, self.now),
-                Err(sent) => pending.transport_failed(sent, self.now),
+            while self.shared.next_event().is_some() {}
+            sends += usize::from(matches!(step, Step::Send(_) | Step::Call(_)));
+            assert!(sends <= MAX_SENDS, "the task sends without end");
+            step = match step {
+                Step::Done(result) => {
+                    return result.inspect_err(assert_loggable);
+                }
+                step => self.advance(step, &mut lease),
             };
-            match received {
-                Ok(Step::Done(token)) => return Ok(token),
-                Ok(Step::RetryAfter(again)) => operation = again,
-                Err(error) => return Err(RefreshFailure::from_error(&error)),
-            }
         }
-        panic!("the operation never ends");
+        panic!("the task never ends");
     }
 
-    fn call(&mut self, method: u8) {
-        let Some(token) = self.token.clone() else {
-            return;
-        };
-        if token.key().is_none() {
-            return;
-        }
-        let method = [Method::GET, Method::POST, Method::PUT][usize::from(method) % 3].clone();
-        let uri = Uri::from_static("https://rs.example/me");
-        let mut call = token.authorize(&method, &uri).expect("a call");
-        for _ in 0..MAX_SENDS {
-            self.now = self.now.saturating_add(call.delay());
-            let Admission::Admitted(permit) = self
-                .gate
-                .acquire(Role::ResourceServer, &uri)
-                .expect("a URL")
-            else {
-                panic!("no other request is in flight");
-            };
-            let context = self.context();
-            let signing = call.prepare(&self.server_state, context).expect("headers");
-            let PreparedCall { headers, pending } = signing
-                .finish(|request| self.sign(request))
-                .expect("a signature");
-            let mut sent = HeaderMap::new();
-            headers.apply(&mut sent);
-            self.record_proof(&sent);
-            let response = match self.next_response(false) {
-                Ok(response) => response,
-                Err(sent) => {
-                    self.gate
-                        .release(permit, keybound_core::driver::NonceOutcome::NoResponse);
-                    match pending.transport_failed(sent, self.now) {
-                        Ok(again) => call = again,
-                        Err(_) => return,
+    /// Performs an effect.
+    fn advance<T: Task>(&mut self, step: Step<T>, lease: &mut u64) -> Step<T> {
+        let context = self.context();
+        match step {
+            Step::Send(it) => {
+                self.record_proof(it.effect.request.headers());
+                match self.next_response(true) {
+                    Ok(response) => it.received(&response, &mut self.shared, context),
+                    Err(sent) => it.failed(sent, None, &mut self.shared, context),
+                }
+            }
+            Step::Call(mut it) => {
+                let mut headers = HeaderMap::new();
+                it.effect.headers.apply(&mut headers);
+                self.record_proof(&headers);
+                let authorization = headers.get("authorization").expect("a token").to_str();
+                let (_, token) = authorization
+                    .ok()
+                    .and_then(|value| value.split_once(' '))
+                    .expect("a token");
+                self.assert_not_refused(token);
+                let is_cached = |world: &Self| {
+                    let view = world.shared.view(world.session, world.now);
+                    view.is_some_and(|(_, cached, _)| cached.access_token().expose() == token)
+                };
+                let was_cached = is_cached(self);
+                let step = match self.next_response(false) {
+                    Ok(response) => {
+                        let (status, headers) = (response.status(), response.headers());
+                        it.received(status, headers, &mut self.shared, context)
                     }
-                    continue;
+                    Err(sent) => it.failed(sent, None, &mut self.shared, context),
+                };
+                if was_cached && !is_cached(self) {
+                    self.refused.insert(token.to_owned());
                 }
-            };
-            let (status, headers) = (response.status(), response.headers());
-            self.gate
-                .release(permit, pending.nonce_outcome(status, headers));
-            let verdict = match pending.verdict(status, headers, &mut self.server_state, self.now) {
-                Ok(verdict) => verdict,
-                // The only possible error: the server accepted no nonce.
-                Err(error) => {
-                    let Error::Server(refusal) = &error else {
-                        panic!("a verdict: {error}")
-                    };
-                    assert_eq!(refusal.code(), Some("use_dpop_nonce"));
-                    return;
-                }
-            };
-            match verdict {
-                Verdict::Deliver => return,
-                Verdict::TokenRejected => {
-                    // The token is older than this call, so another one is requested, unless the
-                    // origin rejects every token.
-                    if !self.manager.token_rejected(
-                        &token,
-                        &uri,
-                        self.manager.generation(),
-                        self.now,
-                    ) {
-                        return;
-                    }
-                    // A refresh may return the same access token again; this server never does.
-                    self.refused
-                        .insert(token.access_token().expose().to_owned());
-                    self.token = None;
-                    return;
-                }
-                Verdict::RetryAfter(again) => call = again,
+                step
             }
+            Step::Sign(it) => {
+                let signature = self.key.sign(&it.effect).map_err(Cause::new);
+                it.signed(signature, &mut self.shared, context)
+            }
+            Step::Wait(it) => {
+                let seen = it.effect.unless_generation;
+                if seen.is_none_or(|seen| seen == self.shared.generation()) {
+                    assert!(it.effect.time > self.now, "it waits for nothing");
+                    self.now = it.effect.time;
+                }
+                let context = self.context();
+                it.woken(&mut self.shared, context)
+            }
+            Step::Lease(it) => {
+                let is_free = self.storage.held_until.is_none_or(|end| end <= self.now);
+                if is_free {
+                    self.storage.last_lease += 1;
+                    self.storage.held_until = Some(self.now.saturating_add(it.effect.ttl));
+                    *lease = self.storage.last_lease;
+                }
+                it.leased(Ok(is_free), &mut self.shared, context)
+            }
+            Step::Load(it) => {
+                let state = self.storage.state.clone();
+                it.loaded(Ok(state), &mut self.shared, context)
+            }
+            Step::Save(it) => {
+                let state = it.effect.state.expose();
+                let parsed = SessionState::from_json(state, &self.client, UnixTime::from_secs(0))
+                    .expect("serialized state can be parsed");
+                assert_eq!(parsed.to_json().expose(), state);
+                let is_latest = *lease == self.storage.last_lease;
+                if is_latest {
+                    self.storage.state = Some(it.effect.state.clone());
+                }
+                it.saved(Ok(is_latest), &mut self.shared, context)
+            }
+            Step::Release(it) => {
+                if *lease == self.storage.last_lease {
+                    self.storage.held_until = None;
+                }
+                it.released(&mut self.shared, context)
+            }
+            Step::FetchToken(_) | Step::Done(_) => panic!("the session requests its tokens"),
         }
-        panic!("the call never ends");
+    }
+
+    /// Drops a refresh after it has sent its request. Only every second time its driver notices.
+    fn crash(&mut self) {
+        let context = self.context();
+        let caller = self
+            .shared
+            .start(self.session.token(Duration::ZERO), context);
+        if let Some(refresh) = self.shared.next_refresh(self.session) {
+            let context = self.context();
+            let mut step = self.shared.start(refresh, context);
+            let (id, mut lease) = (step.id(), 0);
+            for _ in 0..MAX_STEPS {
+                if matches!(step, Step::Send(_) | Step::Done(_)) {
+                    break;
+                }
+                step = self.advance(step, &mut lease);
+            }
+            if let Some(id) = id.filter(|_| self.notices_crash) {
+                self.shared.abandon(id, self.now);
+            }
+            self.notices_crash = !self.notices_crash;
+        }
+        if let Some(id) = caller.id() {
+            self.shared.abandon(id, self.now);
+        }
+    }
+
+    fn restart(&mut self) {
+        self.shared = Shared::new();
+        let config = SessionConfig::new(self.client.clone()).stored_as("fuzz");
+        self.session = self.shared.open(config, self.now);
+        // Rejections are not stored: the next process detects them itself.
+        self.refused.clear();
+    }
+
+    fn assert_not_refused(&self, token: &str) {
+        assert!(!self.refused.contains(token), "it was rejected");
     }
 
     /// Returns the server's response to the next request, or an error if none comes.
@@ -367,37 +401,9 @@ impl World {
         Ok(response)
     }
 
-    fn restart(&mut self) {
-        let manager = std::mem::replace(
-            &mut self.manager,
-            TokenManager::new(RefreshPolicy::default(), None),
-        );
-        self.abandoned.clear();
-        self.token = None;
-        if let Some(stored) = manager.snapshot() {
-            let json = stored
-                .with_server_state(self.server_state.clone())
-                .to_json();
-            let stored =
-                SessionState::from_json(json.expose(), &self.client, UnixTime::from_secs(0))
-                    .expect("serialized state can be parsed");
-            self.server_state = stored.server_state().clone();
-            // Rejections are not stored: the next process detects them itself.
-            self.refused.clear();
-            self.manager = TokenManager::new(RefreshPolicy::default(), None).with_state(stored);
-        }
-    }
-
     fn context(&mut self) -> RequestContext {
         self.drawn += 1;
         RequestContext::new(self.now, self.drawn.to_be_bytes())
-    }
-
-    fn sign(
-        &self,
-        request: &SignRequest,
-    ) -> Result<keybound_core::jose::Signature, keybound_core::Error> {
-        self.key.sign(request)
     }
 
     /// Records a proof, and asserts that no proof is sent twice.

@@ -72,6 +72,10 @@ pub(crate) struct ClientOptions {
     /// Ed25519.
     #[arg(long, requires = "key", value_parser = key::algorithm)]
     alg: Option<Algorithm>,
+    /// Accepts a bearer token although a bound one is requested: for servers that bind the refresh
+    /// token alone, such as Google's.
+    #[arg(long, requires = "dpop")]
+    accept_bearer: bool,
     /// Ignored: plain http is always allowed for loopback addresses, and only for them.
     #[arg(long, hide = true)]
     loopback_http: bool,
@@ -200,6 +204,9 @@ impl ClientOptions {
         }
         if let Some(key) = bound_to {
             client = client.dpop(key);
+        }
+        if self.accept_bearer {
+            client = client.accept_bearer();
         }
         Ok(Ready {
             client,

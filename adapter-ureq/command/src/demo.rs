@@ -117,7 +117,7 @@ fn relay(sandbox: &Sandbox) -> Result<(), Failure> {
     step("The browser creates a proof; the backend verifies it and relays it once");
     let proof = verified(&policy, &browser_proof(&key, &token_url, None)?)?;
     let first = traced().execute(api.uxt_access_token(PERSON, proof)?);
-    let Err(keybound_ureq::Error::Core(keybound_ureq::CoreError::Server(refusal))) = first else {
+    let Err(keybound_ureq::Error::Server(refusal)) = first else {
         return Err(Failure::refused("the server did not require a nonce"));
     };
     let nonce = refusal

@@ -61,16 +61,10 @@ impl From<RedirectError> for Failure {
     }
 }
 
-impl From<keybound_ureq::CoreError> for Failure {
-    fn from(error: keybound_ureq::CoreError) -> Self {
-        Error::from(error).into()
-    }
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Core(keybound_ureq::CoreError::InvalidInput(invalid)) => invalid.into(),
+            Error::InvalidInput(invalid) => invalid.into(),
             _ => Self::Refused(error.to_string()),
         }
     }

@@ -2,7 +2,6 @@
 
 use clap::Args;
 use keybound_ureq::{Client, Grant, Scope, Secret, Session, Transport};
-use ring::hmac;
 
 use crate::client::{ClientOptions, Ready};
 use crate::failure::{Failure, warn};
@@ -99,17 +98,17 @@ impl TokenOptions {
         grant: Grant,
     ) -> Result<Session, Failure> {
         if grant.is_repeatable() {
-            return Ok(Session::new(transport, client, grant));
+            return Ok(Session::builder(transport, client).grant(grant).build());
         }
         let token = transport.execute(client.token(grant)?)?;
         let used = self.refresh_token_env.as_deref().map(secret).transpose()?;
-        let is_new = |token: &Secret| used.is_none_or(|used| !constant_time_eq(token, &used));
+        let is_new = |token: &Secret| used.as_ref() != Some(token);
         if token.refresh_token().is_some_and(is_new) {
             warn(
                 &"warning: the server issued a new refresh token, which `call` does not store: use `keybound token`, which prints it",
             );
         }
-        Ok(Session::resume(transport, client).token(token).build())
+        Ok(Session::builder(transport, client).token(token).build())
     }
 
     fn with_options(&self, mut grant: Grant) -> Result<Grant, Failure> {
@@ -157,10 +156,4 @@ impl TokenOptions {
         }
         Ok(device.grant())
     }
-}
-
-/// Whether two secrets are equal, in constant time.
-fn constant_time_eq(one: &Secret, other: &Secret) -> bool {
-    let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
-    hmac::verify(&key(one), b"", hmac::sign(&key(other), b"").as_ref()).is_ok()
 }

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, Uri};
 use keybound_ureq::Event;
+use keybound_ureq::driver::Retrying;
 use serde_json::{Map, Value};
 
 /// The JSON members and form parameters that are shown because they are not secret. All others are
@@ -86,7 +87,7 @@ impl Trace {
             Event::NoResponse { cause, .. } => {
                 writeln!(text, "✗ no response: {}", self.redact(&cause.to_string()))
             }
-            Event::Retrying { wait, .. } if !wait.is_zero() => {
+            Event::Retrying(Retrying { wait, .. }) if !wait.is_zero() => {
                 writeln!(text, "… waiting {} ms", wait.as_millis())
             }
             _ => Ok(()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use keybound_ureq::dpop::{Nonce, ProofVerifier};
 use keybound_ureq::provider::treasury_prime::TreasuryPrime;
-use keybound_ureq::{CoreError, Endpoint, Error, Sent};
+use keybound_ureq::{Endpoint, Error, Sent};
 use serde_json::{Value, json};
 
 use crate::client::{self, Auth};
@@ -90,16 +90,16 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 /// Returns the error as JSON, for the calling program.
 fn error_json(error: &Error) -> Value {
     match error {
-        Error::Core(CoreError::Server(refusal)) => json!({
+        Error::Server(refusal) => json!({
             "error": refusal.code().or(refusal.description()).unwrap_or("refused"),
             "status": refusal.status().as_u16(),
             "nonce": refusal.nonce().map(Nonce::as_str),
             "retry_after_ms": refusal.retry_after().map(|wait| wait.as_millis()),
         }),
-        Error::Core(CoreError::Response(bad)) => {
+        Error::Response(bad) => {
             json!({ "error": "unusable_response", "status": bad.status().as_u16(), "message": bad.to_string() })
         }
-        Error::NoResponse { lost, .. } => {
+        Error::NoResponse(lost) => {
             json!({ "error": "no_answer", "perhaps_sent": lost.sent() != Sent::No, "message": error.to_string() })
         }
         _ => json!({ "error": "failed", "message": error.to_string() }),

@@ -129,10 +129,6 @@ impl<S: Storage> Lease for EncryptedLease<'_, S> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         self.lease.save(&self.storage.encrypt(&self.name, state)?)
     }
-
-    fn remove(&mut self) -> Result<(), StorageError> {
-        self.lease.remove()
-    }
 }
 
 impl<S> fmt::Debug for EncryptedStorage<S> {

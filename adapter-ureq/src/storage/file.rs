@@ -132,14 +132,6 @@ impl Lease for Locked<'_> {
         self.storage.sync()?;
         Ok(true)
     }
-
-    fn remove(&mut self) -> Result<(), StorageError> {
-        let path = self.storage.path(&self.name, "session");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(with_path(&path, &error)),
-            _ => self.storage.sync(),
-        }
-    }
 }
 
 fn write(path: &Path, state: &[u8]) -> io::Result<()> {

@@ -60,11 +60,6 @@ impl Lease for Leased<'_> {
             .insert(self.name.clone(), state.clone());
         Ok(true)
     }
-
-    fn remove(&mut self) -> Result<(), StorageError> {
-        self.storage.state().states.remove(&self.name);
-        Ok(())
-    }
 }
 
 impl Drop for Leased<'_> {

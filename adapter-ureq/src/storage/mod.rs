@@ -56,12 +56,6 @@ pub trait Lease {
     /// Returns an error if the state cannot be saved. The previous state is then still stored,
     /// unchanged.
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError>;
-
-    /// Removes the session state under the lease's name. Succeeds if there is none.
-    ///
-    /// # Errors
-    /// Returns an error if the state cannot be removed.
-    fn remove(&mut self) -> Result<(), StorageError>;
 }
 
 /// An error of a storage.

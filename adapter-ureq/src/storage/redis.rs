@@ -177,12 +177,6 @@ struct Leased<'a> {
 }
 
 impl Lease for Leased<'_> {
-    fn remove(&mut self) -> Result<(), StorageError> {
-        Ok(self
-            .storage
-            .execute(cmd("HDEL").arg(self.storage.key(&self.name)).arg("state"))?)
-    }
-
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         let mut script = self.storage.script(SAVE, &self.name);
         Ok(self.storage.execute(

@@ -42,7 +42,9 @@ fn an_agent_authorizes_its_requests_by_a_session_and_retries_them_with_their_bod
         session.token().unwrap();
         let agent = agent(&server, &session, status_as_error);
         let url = format!("{}/resource", server.url);
-        let mut answer = agent.post(&url).send("a body").unwrap();
+        // Without the headers of the refusal, only a request that may be repeated is.
+        let post = agent.post(&url).header("x-idempotency-key", "1");
+        let mut answer = post.send("a body").unwrap();
         assert_eq!(answer.body_mut().read_to_string().unwrap(), "a body");
         assert_eq!(
             (server.count("/token"), server.count("/resource")),
@@ -52,6 +54,34 @@ fn an_agent_authorizes_its_requests_by_a_session_and_retries_them_with_their_bod
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.body_mut().read_to_string().unwrap(), "");
     }
+}
+
+#[test]
+fn a_post_whose_refusal_has_no_headers_is_sent_once_and_the_next_has_another_token() {
+    let made = AtomicUsize::new(0);
+    let server = Server::start(
+        move |asked| match (asked.path.as_str(), asked.bearer.as_deref()) {
+            ("/token", _) => token(
+                &format!("t{}", made.fetch_add(1, Ordering::Relaxed)),
+                "Bearer",
+                3600,
+            ),
+            (_, Some("t1")) => response("200 OK", &asked.body),
+            _ => response("401 Unauthorized", ""),
+        },
+    );
+    let session = server.session(RefreshPolicy::default());
+    session.token().unwrap();
+    let agent = agent(&server, &session, true);
+    let post = || {
+        agent
+            .post(format!("{}/payments", server.url))
+            .send("amount=1")
+    };
+    assert!(matches!(post(), Err(ureq::Error::StatusCode(401))));
+    assert_eq!((server.count("/token"), server.count("/payments")), (1, 1));
+    assert_eq!(post().unwrap().status(), 200);
+    assert_eq!((server.count("/token"), server.count("/payments")), (2, 2));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn rotating_server(life: u64, refreshes: impl Fn() + Send + Sync + 'static) -> S
 
 /// What a process has: a session of its own, with nothing in common with others but the storage.
 fn process(server: &Server, storage: &Arc<dyn Storage>) -> SessionBuilder {
-    Session::resume(Transport::new(), server.client())
+    Session::builder(Transport::new(), server.client())
         .storage(Arc::clone(storage), "one")
         .policy(RefreshPolicy::default().retry_interval(Duration::ZERO))
 }
@@ -100,7 +100,7 @@ fn in_child() -> Option<(Session, String)> {
     let policy = RefreshPolicy::default()
         .refresh_before_expiry(EARLY)
         .retry_interval(Duration::ZERO);
-    let session = Session::resume(Transport::new(), client)
+    let session = Session::builder(Transport::new(), client)
         .policy(policy)
         .storage(storage, "one")
         .build();
@@ -154,7 +154,7 @@ const OWNERS: [&str; 4] = ["main", "a thread's clone", "a pool", "an agent"];
 /// Has a session stored in this folder whose token is not due yet, and will be before it expires, in eight seconds.
 fn store_token(folder: &Path, server: &Server) -> Arc<dyn Storage> {
     let storage = file_storage(folder);
-    let session = Session::builder(Transport::new(), server.client(), code());
+    let session = Session::builder(Transport::new(), server.client()).grant(code());
     session
         .storage(Arc::clone(&storage), "one")
         .build()
@@ -305,10 +305,6 @@ impl Lease for FaultyLease<'_> {
         }
         self.0.save(state)
     }
-
-    fn remove(&mut self) -> Result<(), StorageError> {
-        self.0.remove()
-    }
 }
 
 #[test]
@@ -435,7 +431,7 @@ fn a_restart_with_a_refresh_token_that_was_rotated_goes_on_with_the_rotated_one(
     for (number, after) in [("r2", 0), ("r2", 0), ("r3", 5100), ("r3", 0)] {
         thread::sleep(Duration::from_millis(after));
         let grant = Grant::refresh_token(first.clone()).unwrap();
-        let session = Session::builder(Transport::new(), server.client(), grant);
+        let session = Session::builder(Transport::new(), server.client()).grant(grant);
         let session = session.storage(Arc::clone(&storage), "one").build();
         assert_eq!(refresh_token_of(&session.token().unwrap()), number);
     }
@@ -461,7 +457,7 @@ fn a_refresh_token_that_could_not_be_saved_at_first_is_saved_later() {
             response("200 OK", &token)
         });
         let storage: Arc<dyn Storage> = faulty.clone();
-        let session = Session::builder(Transport::new(), server.client(), code());
+        let session = Session::builder(Transport::new(), server.client()).grant(code());
         let session = session.storage(Arc::clone(&storage), "one").build();
         session.token().unwrap();
         thread::sleep(Duration::from_millis(1100));
@@ -490,11 +486,12 @@ fn a_single_use_grant_is_not_sent_where_its_token_can_not_be_stored() {
         for length in 200..256 {
             let storage = file_storage(folder.path());
             let before = server.count("/token");
-            let session = Session::builder(Transport::new(), server.client(), grant.clone())
+            let session = Session::builder(Transport::new(), server.client())
+                .grant(grant.clone())
                 .storage(Arc::clone(&storage), "n".repeat(length))
                 .build();
             let stored = || {
-                let next = Session::resume(Transport::new(), server.client());
+                let next = Session::builder(Transport::new(), server.client());
                 next.storage(Arc::clone(&storage), "n".repeat(length))
                     .build()
                     .token()
@@ -510,7 +507,7 @@ fn a_single_use_grant_is_not_sent_where_its_token_can_not_be_stored() {
                 }
                 Err(error) => {
                     assert_eq!(server.count("/token"), before, "{length}: {error}");
-                    assert!(matches!(&*error, Error::Storage(_)), "{length}: {error}");
+                    assert!(matches!(&error, Error::Storage(_)), "{length}: {error}");
                 }
             }
         }
@@ -518,7 +515,8 @@ fn a_single_use_grant_is_not_sent_where_its_token_can_not_be_stored() {
     // A disk that is full, and has room again.
     let faulty = Arc::new(Faulty::default());
     faulty.fail_for(Duration::from_secs(3600));
-    let session = Session::builder(Transport::new(), server.client(), code())
+    let session = Session::builder(Transport::new(), server.client())
+        .grant(code())
         .policy(RefreshPolicy::default().retry_interval(Duration::ZERO))
         .storage(faulty.clone(), "one")
         .build();
@@ -562,7 +560,7 @@ fn a_log_out_during_a_refresh_is_final_however_the_refresh_ends() {
         for session in [session, process(&server, &storage).build()] {
             for _ in 0..3 {
                 let error = session.token().unwrap_err();
-                assert!(matches!(*error, Error::LoginRequired), "{ending}: {error}");
+                assert!(matches!(error, Error::LoginRequired), "{ending}: {error}");
             }
         }
         assert_eq!(server.count("/token"), 2, "{ending}");
@@ -598,7 +596,8 @@ fn while_a_storage_fails_calls_with_a_good_token_do_not_start_a_refresh_each() {
     let seen = Arc::clone(&events);
     let transport =
         Transport::new().on_event(move |event| seen.lock().unwrap().push(event.to_string()));
-    let session = Session::builder(transport, server.client(), Grant::client_credentials())
+    let session = Session::builder(transport, server.client())
+        .grant(Grant::client_credentials())
         .policy(RefreshPolicy::default().refresh_timeout(Duration::from_millis(200)))
         .storage(faulty.clone(), "one")
         .build();

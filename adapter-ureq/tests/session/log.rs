@@ -57,7 +57,9 @@ fn the_log_contains_each_event_and_no_secret() {
     let code = code
         .secret_param("code", Secret::new("plantedcode"))
         .unwrap();
-    let session = Session::new(Transport::new().signer(key), client, code);
+    let session = Session::builder(Transport::new().signer(key), client)
+        .grant(code)
+        .build();
     let request = Request::get(format!("{}/resource?account=plantedquery", server.url))
         .body("plantedbody")
         .unwrap();

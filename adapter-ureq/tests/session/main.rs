@@ -5,6 +5,7 @@
 mod agent;
 mod durability;
 mod log;
+mod log_out;
 mod nonces;
 mod pool;
 mod refresh;

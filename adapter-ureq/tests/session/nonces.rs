@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
-use keybound_ureq::{CoreError, Error, Grant, Session, Transport};
+use keybound_ureq::{Error, Grant, Session, Transport};
 
 use crate::server::{Server, at_once, nonce_server, response, token};
 
@@ -66,7 +66,9 @@ fn a_first_call_that_hangs_does_not_take_the_others_with_it() {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let client = server.client().dpop(key.public().clone());
     let transport = Transport::new().signer(key).timeout(Duration::from_secs(4));
-    let session = Session::new(transport, client, Grant::client_credentials());
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
+        .build();
     session.token().unwrap();
     let answered = at_once(10, || server.call(&session).is_ok());
     assert_eq!(answered.into_iter().filter(|answered| *answered).count(), 9);
@@ -81,7 +83,7 @@ fn nonce_retries_are_bounded_if_a_server_always_wants_another_nonce() {
     let session = server.bound_session();
     for sends in [2, 5] {
         let error = server.call(&session).unwrap_err();
-        let Error::Core(CoreError::Server(refusal)) = &*error else {
+        let Error::Server(refusal) = &error else {
             panic!("{error:?}")
         };
         assert_eq!(refusal.code(), Some("use_dpop_nonce"));

@@ -14,11 +14,9 @@ fn a_pool_closes_the_session_that_was_asked_for_longest_ago_unless_it_is_held() 
     let transport = Arc::new(Transport::new());
     let pool = SessionPool::new(2, move |person: &u32| {
         seen.lock().unwrap().push(*person);
-        Session::new(
-            Arc::clone(&transport),
-            client.clone(),
-            Grant::client_credentials(),
-        )
+        Session::builder(Arc::clone(&transport), client.clone())
+            .grant(Grant::client_credentials())
+            .build()
     });
     let held = pool.session(&1);
     for person in [2, 1, 3, 1, 3, 2, 1] {

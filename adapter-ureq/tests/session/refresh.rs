@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use keybound_ureq::jose::{Algorithm, SigningKey};
 use keybound_ureq::storage::{MemoryStorage, Storage};
-use keybound_ureq::{
-    CoreError, Error, Event, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport,
-};
+use keybound_ureq::{Error, Event, Grant, RefreshPolicy, Retry, Session, SignRequest, Transport};
 
 use crate::server::{Server, at_once, response, token};
 
@@ -37,7 +35,7 @@ fn a_failed_refresh_gives_all_waiting_callers_the_same_error() {
     let errors = at_once(20, || session.token().unwrap_err());
     assert_eq!(server.count("/token"), 1);
     for error in errors {
-        let Error::Core(CoreError::Server(refusal)) = &*error else {
+        let Error::Server(refusal) = &error else {
             panic!("{error:?}")
         };
         assert_eq!(refusal.code(), Some("invalid_scope"));
@@ -64,11 +62,8 @@ fn a_refresh_waits_for_its_lease_no_longer_than_the_timeout() {
     let storage = Arc::new(MemoryStorage::new());
     let server = Server::start(|_| token("a", "Bearer", 3600));
     let timeout = Duration::from_millis(300);
-    let session = Session::builder(
-        Transport::new().timeout(timeout),
-        server.client(),
-        Grant::client_credentials(),
-    );
+    let session = Session::builder(Transport::new().timeout(timeout), server.client())
+        .grant(Grant::client_credentials());
     let session = session.storage(storage.clone(), "one").build();
     // Another process refreshes, and takes its time.
     let lease = storage
@@ -82,7 +77,7 @@ fn a_refresh_waits_for_its_lease_no_longer_than_the_timeout() {
         "{:?}",
         asked.elapsed()
     );
-    assert!(matches!(&*error, Error::Timeout), "{error}");
+    assert!(matches!(&error, Error::Timeout), "{error}");
     drop(lease);
     assert_eq!(session.token().unwrap().access_token().expose(), "a");
 }
@@ -143,7 +138,9 @@ fn a_single_use_grant_is_followed_by_refresh_tokens() {
         .unwrap()
         .param("code", "c")
         .unwrap();
-    let session = Session::new(Transport::new(), server.client(), code);
+    let session = Session::builder(Transport::new(), server.client())
+        .grant(code)
+        .build();
     session.token().unwrap();
     assert_eq!(server.call(&session).unwrap().status(), 200);
 }
@@ -172,7 +169,8 @@ fn a_refresh_token_is_sent_until_the_server_returns_invalid_grant() {
             .param("code", "c")
             .unwrap();
         let policy = RefreshPolicy::default().retry_interval(Duration::ZERO);
-        let session = Session::builder(Transport::new(), server.client(), code)
+        let session = Session::builder(Transport::new(), server.client())
+            .grant(code)
             .policy(policy)
             .build();
         session.token().unwrap();
@@ -203,7 +201,8 @@ fn a_signer_that_panics_aborts_its_refresh_and_blocks_no_caller() {
         Ok(key.sign(request)?)
     });
     let policy = RefreshPolicy::default().retry_interval(Duration::from_millis(300));
-    let session = Session::builder(transport, client, Grant::client_credentials())
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
         .policy(policy)
         .build();
     let began = Instant::now();
@@ -215,7 +214,7 @@ fn a_signer_that_panics_aborts_its_refresh_and_blocks_no_caller() {
         began.elapsed()
     );
     for error in errors {
-        assert!(matches!(&*error, Error::RefreshAborted));
+        assert!(matches!(&error, Error::RefreshAborted));
     }
     thread::sleep(Duration::from_millis(400));
     assert_eq!(server.call(&session).unwrap().status(), 200);
@@ -232,7 +231,8 @@ fn a_call_keeps_to_its_timeout_however_long_its_refresh_takes() {
     });
     let transport = Transport::new().timeout(Duration::from_millis(500));
     let policy = RefreshPolicy::default();
-    let session = Session::builder(transport, server.client(), Grant::client_credentials())
+    let session = Session::builder(transport, server.client())
+        .grant(Grant::client_credentials())
         .policy(policy)
         .build();
     let began = Instant::now();
@@ -243,7 +243,7 @@ fn a_call_keeps_to_its_timeout_however_long_its_refresh_takes() {
         began.elapsed()
     );
     assert!(
-        matches!(&*error, Error::Timeout | Error::NoResponse { .. }),
+        matches!(&error, Error::Timeout | Error::NoResponse { .. }),
         "{error:?}"
     );
 }
@@ -258,7 +258,7 @@ fn a_refresh_leaves_half_of_a_short_refresh_timeout_for_saving() {
     let session = server.session(policy);
     let began = Instant::now();
     let error = session.token().unwrap_err();
-    assert!(matches!(&*error, Error::NoResponse { .. }), "{error:?}");
+    assert!(matches!(&error, Error::NoResponse { .. }), "{error:?}");
     assert!(
         began.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -295,7 +295,9 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_in_flight() {
                 .push(token.access_token().expose().to_owned());
         }
     });
-    let session = Session::new(transport, server.client(), code);
+    let session = Session::builder(transport, server.client())
+        .grant(code)
+        .build();
     session.token().unwrap();
     // It is due, and still good.
     thread::sleep(Duration::from_millis(1850));
@@ -306,4 +308,34 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_in_flight() {
     assert_eq!(*refreshed.lock().unwrap(), ["a"]);
     drop(session);
     assert_eq!(*refreshed.lock().unwrap(), ["a", "b"]);
+}
+
+/// Google's servers bind the refresh token alone.
+#[test]
+fn bearer_tokens_with_a_bound_refresh_token_are_called_without_a_proof_and_refreshed_with_one() {
+    let server = Server::start(|asked| match (asked.path.as_str(), asked.has_proof) {
+        ("/token", true) if asked.body.contains("refresh_token=r0") => token("b", "Bearer", 3600),
+        ("/token", true) => response(
+            "200 OK",
+            r#"{"access_token":"a","token_type":"Bearer","expires_in":1,"refresh_token":"r0"}"#,
+        ),
+        ("/resource", false) => response("200 OK", asked.bearer.as_deref().unwrap_or_default()),
+        _ => response("400 Bad Request", ""),
+    });
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let client = server.client().accept_bearer();
+    let code = Grant::extension("authorization_code")
+        .unwrap()
+        .param("code", "c")
+        .unwrap();
+    let session = Session::builder(Transport::new(), client).dpop(key);
+    let session = session.grant(code).build();
+    let call = || {
+        let mut answer = server.call(&session).unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.body_mut().read_to_string().unwrap()
+    };
+    assert_eq!(call(), "a");
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(call(), "b");
 }

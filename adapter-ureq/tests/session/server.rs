@@ -18,6 +18,7 @@ use ureq::http::{Request, Response};
 pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) bearer: Option<String>,
+    pub(crate) has_proof: bool,
     /// The nonce in its proof.
     pub(crate) nonce: Option<String>,
     pub(crate) body: String,
@@ -56,7 +57,8 @@ impl Server {
     }
 
     pub(crate) fn session(&self, policy: RefreshPolicy) -> Session {
-        Session::builder(Transport::new(), self.client(), Grant::client_credentials())
+        Session::builder(Transport::new(), self.client())
+            .grant(Grant::client_credentials())
             .policy(policy)
             .build()
     }
@@ -64,11 +66,9 @@ impl Server {
     pub(crate) fn bound_session(&self) -> Session {
         let key = SigningKey::generate(Algorithm::Es256).unwrap();
         let client = self.client().dpop(key.public().clone());
-        Session::new(
-            Transport::new().signer(key),
-            client,
-            Grant::client_credentials(),
-        )
+        Session::builder(Transport::new().signer(key), client)
+            .grant(Grant::client_credentials())
+            .build()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -84,7 +84,7 @@ impl Server {
         format!("{name}-{}", self.client().session_fingerprint(None, []))
     }
 
-    pub(crate) fn call(&self, session: &Session) -> Result<Response<ureq::Body>, Arc<Error>> {
+    pub(crate) fn call(&self, session: &Session) -> Result<Response<ureq::Body>, Error> {
         session.send(
             Request::get(format!("{}/resource", self.url))
                 .body(Vec::new())
@@ -138,6 +138,7 @@ fn serve(
         path: lines[0].split(' ').nth(1).unwrap().to_owned(),
         bearer: header("authorization")
             .and_then(|value| value.split_once(' ').map(|(_, token)| token.to_owned())),
+        has_proof: claims.is_some(),
         nonce: claims.and_then(|claims| claims["nonce"].as_str().map(str::to_owned)),
         body: String::from_utf8(body).unwrap(),
         framing: ["content-length", "transfer-encoding"]

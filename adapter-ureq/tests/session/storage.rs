@@ -37,12 +37,8 @@ fn keeps_and_leases(storage: &dyn Storage) {
             );
         }
         drop(lease);
-        let mut lease = storage.lease(name, LEASE_TTL).unwrap().unwrap();
+        assert!(storage.lease(name, LEASE_TTL).unwrap().is_some());
         assert_eq!(storage.load(name).unwrap().unwrap().expose(), [0, 0xFF, 10]);
-        for _ in 0..2 {
-            lease.remove().unwrap();
-            assert!(storage.load(name).unwrap().is_none());
-        }
     }
 }
 
@@ -197,8 +193,8 @@ fn rotating_server() -> Server {
 /// A session that one process would have: its own, with nothing in common but the storage.
 fn process(server: &Server, storage: &Arc<dyn Storage>, grant: Option<Grant>) -> SessionBuilder {
     let builder = match grant {
-        Some(grant) => Session::builder(Transport::new(), server.client(), grant),
-        None => Session::resume(Transport::new(), server.client()),
+        Some(grant) => Session::builder(Transport::new(), server.client()).grant(grant),
+        None => Session::builder(Transport::new(), server.client()),
     };
     builder
         .storage(Arc::clone(storage), "one")
@@ -291,7 +287,7 @@ fn a_session_without_a_grant_or_a_stored_state_returns_login_required() {
     let session = process(&server, &storage, None).build();
     for _ in 0..3 {
         assert!(matches!(
-            &*session.token().unwrap_err(),
+            &session.token().unwrap_err(),
             Error::LoginRequired
         ));
     }
@@ -374,10 +370,6 @@ impl Lease for FragileLease<'_> {
             self.0.save(state)
         }
     }
-
-    fn remove(&mut self) -> Result<(), StorageError> {
-        self.0.remove()
-    }
 }
 
 /// A transport, and the recorded messages of its storage's failures.
@@ -397,7 +389,8 @@ fn a_process_whose_storage_is_unavailable_goes_on_alone_and_emits_an_event() {
     let storage = Arc::new(Fragile::default());
     let server = rotating_server();
     let (transport, failures) = recording_transport();
-    let session = Session::builder(transport, server.client(), Grant::client_credentials())
+    let session = Session::builder(transport, server.client())
+        .grant(Grant::client_credentials())
         .storage(storage.clone(), "one")
         .build();
     storage.gone.store(true, Ordering::SeqCst);
@@ -436,13 +429,13 @@ fn a_refresh_token_is_not_sent_without_its_storage_but_a_good_token_stays_in_use
         .unwrap();
     assert_eq!(refused.status(), 401);
     let error = session.token().unwrap_err();
-    assert!(matches!(&*error, Error::Storage(_)), "{error}");
+    assert!(matches!(&error, Error::Storage(_)), "{error}");
     assert_eq!(error.retry(), Retry::Later(None));
     assert_eq!(server.count("/token"), 1);
     // What is to be sent can't be noted down: it isn't sent.
     storage.gone.store(false, Ordering::SeqCst);
     storage.forgetful.store(true, Ordering::SeqCst);
-    assert!(matches!(&*session.token().unwrap_err(), Error::Storage(_)));
+    assert!(matches!(&session.token().unwrap_err(), Error::Storage(_)));
     assert_eq!(server.count("/token"), 1);
     storage.forgetful.store(false, Ordering::SeqCst);
     for _ in 0..3 {
@@ -472,7 +465,7 @@ fn an_unreadable_stored_state_is_replaced_where_that_loses_nothing() {
         .token()
         .unwrap_err();
     assert!(
-        matches!(&*error, Error::Storage(_)) && !error.to_string().contains("s3cret"),
+        matches!(&error, Error::Storage(_)) && !error.to_string().contains("s3cret"),
         "{error}"
     );
     let session = process(&server, &storage, Some(Grant::client_credentials())).build();
@@ -605,10 +598,6 @@ impl Lease for SlowLease<'_> {
         thread::sleep(Duration::from_millis(400));
         self.0.save(state)
     }
-
-    fn remove(&mut self) -> Result<(), StorageError> {
-        self.0.remove()
-    }
 }
 
 #[test]
@@ -641,7 +630,8 @@ fn no_refresh_is_in_flight_when_its_lease_has_expired() {
         .unwrap();
     let policy = RefreshPolicy::default().refresh_timeout(Duration::from_secs(1));
     let shared: Arc<dyn Storage> = storage.clone();
-    let session = Session::builder(transport, server.client(), code)
+    let session = Session::builder(transport, server.client())
+        .grant(code)
         .policy(policy)
         .storage(shared, "s")
         .build();
@@ -652,7 +642,7 @@ fn no_refresh_is_in_flight_when_its_lease_has_expired() {
 }
 
 #[test]
-fn a_log_out_leaves_nothing_behind_and_returns_the_token_to_revoke() {
+fn a_log_out_leaves_no_token_behind_and_returns_the_token_to_revoke() {
     let folder = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(folder.path()).unwrap());
     let server = rotating_server();
@@ -660,10 +650,16 @@ fn a_log_out_leaves_nothing_behind_and_returns_the_token_to_revoke() {
     session.token().unwrap();
     let token = session.log_out().unwrap().unwrap();
     assert_eq!(token.refresh_token().map(Secret::expose), Some("r1"));
-    assert!(storage.load(&server.stored_as("one")).unwrap().is_none());
+    let stored = storage.load(&server.stored_as("one")).unwrap().unwrap();
+    let stored = String::from_utf8(stored.expose().to_vec()).unwrap();
+    assert!(stored.contains("\"logged_out\":true"), "{stored}");
+    assert!(
+        !stored.contains("r1") && !stored.contains("access_token"),
+        "{stored}"
+    );
     for session in [session, process(&server, &storage, None).build()] {
         assert!(matches!(
-            &*session.token().unwrap_err(),
+            &session.token().unwrap_err(),
             Error::LoginRequired
         ));
         assert!(session.log_out().unwrap().is_none());

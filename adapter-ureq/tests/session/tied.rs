@@ -63,7 +63,7 @@ fn with_storage(builder: SessionBuilder, storage: &Arc<dyn Storage>) -> Session 
 fn token(session: &Session) -> String {
     match session.token() {
         Ok(token) => token.access_token().expose().to_owned(),
-        Err(error) if matches!(*error, Error::LoginRequired) => "login required".into(),
+        Err(Error::LoginRequired) => "login required".into(),
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -75,12 +75,12 @@ fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
         let (other, seen) = server("other", "Bearer");
         let resume = |server: &Server, id: &str| {
             with_storage(
-                Session::resume(Transport::new(), client(server, id)),
+                Session::builder(Transport::new(), client(server, id)),
                 &storage,
             )
         };
         let first = with_storage(
-            Session::builder(Transport::new(), client(&one, "a"), code("1")),
+            Session::builder(Transport::new(), client(&one, "a")).grant(code("1")),
             &storage,
         );
         assert_eq!(token(&first), "one0");
@@ -93,12 +93,12 @@ fn a_stored_login_is_not_found_by_another_client_or_at_another_server() {
         );
         // Each has a login of its own under this name, and none is destroyed by another's.
         let second = with_storage(
-            Session::builder(Transport::new(), client(&other, "a"), code("2")),
+            Session::builder(Transport::new(), client(&other, "a")).grant(code("2")),
             &storage,
         );
         assert_eq!(token(&second), "other0");
         let third = with_storage(
-            Session::builder(Transport::new(), client(&one, "b"), code("3")),
+            Session::builder(Transport::new(), client(&one, "b")).grant(code("3")),
             &storage,
         );
         assert_eq!(token(&third), "one1");
@@ -125,7 +125,7 @@ fn a_stored_token_is_not_used_for_another_scope_or_resource() {
                 grant = grant.resource(resource).unwrap();
             }
             token(&with_storage(
-                Session::builder(Transport::new(), client(&server, "a"), grant),
+                Session::builder(Transport::new(), client(&server, "a")).grant(grant),
                 &storage,
             ))
         };
@@ -168,13 +168,13 @@ fn a_public_clients_login_is_found_with_its_key_and_a_login_at_an_issuer_with_th
         };
         let login = |key: &SigningKey, code_of: &str| {
             token(&with_storage(
-                Session::builder(transport(key), public(key), code(code_of)),
+                Session::builder(transport(key), public(key)).grant(code(code_of)),
                 &storage,
             ))
         };
         let resume = |key: &SigningKey| {
             token(&with_storage(
-                Session::resume(transport(key), public(key)),
+                Session::builder(transport(key), public(key)),
                 &storage,
             ))
         };
@@ -193,8 +193,8 @@ fn a_public_clients_login_is_found_with_its_key_and_a_login_at_an_issuer_with_th
         };
         let open = |issuer: &str, grant: Option<Grant>| {
             let builder = match grant {
-                Some(grant) => Session::builder(Transport::new(), at(issuer), grant),
-                None => Session::resume(Transport::new(), at(issuer)),
+                Some(grant) => Session::builder(Transport::new(), at(issuer)).grant(grant),
+                None => Session::builder(Transport::new(), at(issuer)),
             };
             token(&with_storage(builder, &storage))
         };

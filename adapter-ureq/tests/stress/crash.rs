@@ -174,8 +174,8 @@ fn session(folder: &Path, peer: SocketAddr, key: SigningKey, login: Option<Grant
     let client = client(peer).dpop(key.public().clone());
     let transport = Transport::new().signer(key);
     let builder = match login {
-        Some(code) => Session::builder(transport, client, code),
-        None => Session::resume(transport, client),
+        Some(code) => Session::builder(transport, client).grant(code),
+        None => Session::builder(transport, client),
     };
     let storage = Arc::new(FileStorage::new(folder).unwrap());
     builder

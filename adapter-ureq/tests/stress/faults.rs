@@ -262,9 +262,9 @@ impl Run {
         let client = self.client.clone();
         let builder = match self.settings.grants {
             Grants::ClientCredentials => {
-                Session::builder(transport, client, Grant::client_credentials())
+                Session::builder(transport, client).grant(Grant::client_credentials())
             }
-            Grants::Strict | Grants::Grace => Session::resume(transport, client),
+            Grants::Strict | Grants::Grace => Session::builder(transport, client),
         };
         let builder = builder.policy(
             RefreshPolicy::default()
@@ -278,12 +278,7 @@ impl Run {
         }
     }
 
-    fn call(
-        &self,
-        session: &Session,
-        method: &str,
-        figures: &mut Figures,
-    ) -> Result<u16, Arc<Error>> {
+    fn call(&self, session: &Session, method: &str, figures: &mut Figures) -> Result<u16, Error> {
         figures.calls += 1;
         let uri = format!("http://{}/{}", self.calls.address, figures.calls);
         let body = if method == "POST" {

@@ -207,7 +207,8 @@ fn serve_customers(number: &str) {
             );
         });
     let storage = RedisStorage::new(redis::Client::open(of("REDIS")).unwrap(), "keybound:");
-    let session = Session::builder(transport, client, Grant::client_credentials())
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
         .policy(
             RefreshPolicy::default()
                 .refresh_before_expiry(Duration::ZERO)

@@ -43,7 +43,8 @@ fn a_thousand_threads_with_an_expired_token_cause_one_token_request() {
     thread::sleep(Duration::from_millis(1100));
     let asked_before = peer.state().token_requests;
     peer.state().life = Duration::from_secs(3600);
-    let session = Session::builder(transport, client, Grant::client_credentials())
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
         .token(expired)
         .build();
 

@@ -64,7 +64,9 @@ fn soak(calls: u64) {
                 Ordering::Relaxed,
             );
         });
-    let session = Session::new(transport, client, Grant::client_credentials());
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
+        .build();
 
     let mut rng = Rng::with_seed(setting("KEYBOUND_SEED", 1));
     let warm_up = calls / 10;

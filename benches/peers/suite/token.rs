@@ -13,8 +13,8 @@ use oauth2::{ClientId, ClientSecret, HttpRequest, Scope, TokenUrl};
 pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 5]> {
     let response = || {
         each(
-            || Ok(asking.request()?.1),
-            |pending| asking.receive(pending),
+            || asking.request(),
+            |awaiting| asking.receive(awaiting),
         )
     };
     let exchange = || {

@@ -6,7 +6,6 @@
 //! ```
 //! use keybound_core::jose::{Algorithm, SigningKey};
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
 //!
 //! # fn main() -> Result<(), Error> {
 //! let key = SigningKey::generate(Algorithm::Es256)?;
@@ -21,12 +20,8 @@
 //!
 //! let pending = PendingAuthorization::from_json(stored.expose())?;
 //! let redirect = format!("https://app.example/callback?code=Splx&state={}&iss=https://as.example", pending.state());
-//! let operation = client.token(pending.receive(&redirect)?)?;
-//! let now = UnixTime::from_secs(1_800_000_000);
-//! let signing = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
-//! let PreparedRequest { request: _, pending } = signing.finish(|request| key.sign(request))?;
-//! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
-//! assert!(matches!(pending.receive(response, &mut ServerState::new(), now)?, Step::Done(_)));
+//! let operation = client.token(pending.receive(&redirect)?)?; // a driver runs it, and returns the token
+//! # let _ = operation;
 //! # Ok(())
 //! # }
 //! ```
@@ -152,6 +147,12 @@ impl AuthorizationBuilder {
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.params.push(name.to_owned(), value.to_owned())?;
         Ok(self)
+    }
+
+    /// Returns whether the client has an endpoint for [pushed](Self::push) authorization requests.
+    pub fn can_be_pushed(&self) -> bool {
+        let endpoint = &self.client.0.pushed_authorization_request_endpoint;
+        endpoint.is_some()
     }
 
     /// Returns the URL for the user's browser, and the pending authorization that validates the

@@ -133,7 +133,7 @@ impl Client {
     /// # Errors
     /// Returns [`InvalidInput`] if the name is empty, or if the parameter was already added. Only
     /// `resource` and `audience` may occur more than once. For a parameter that a request sets
-    /// itself, [`prepare`](crate::Operation::prepare) returns the error.
+    /// itself, the operation ends with the error.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
         self.options_mut()
             .params

@@ -3,26 +3,18 @@
 //!
 //! ```
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
+//! # use keybound_core::driver::FromResponse;
+//! # trait Driver { fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error>; }
 //!
-//! # fn main() -> Result<(), Error> {
+//! # fn example(driver: impl Driver) -> Result<(), Error> {
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, ClientAuth::none("tv")?)
 //!     .device_authorization_endpoint(Endpoint::https("https://as.example/device")?);
-//! let (mut server_state, now) = (ServerState::new(), UnixTime::from_secs(1_800_000_000));
-//! let operation = client.device_authorization(Some(Scope::new("films")?))?;
-//! let Signing::Ready(out) = operation.prepare(&server_state, RequestContext::new(now, [1; 16]))? else { panic!() };
-//! let response = http::Response::new(
-//!     r#"{"device_code":"GmRh","user_code":"WDJB-MJHT","verification_uri":"https://as.example/go","expires_in":1800}"#,
-//! );
-//! let Step::Done(device) = out.pending.receive(response, &mut server_state, now)? else { panic!() };
+//! let device = driver.execute(client.device_authorization(Some(Scope::new("films")?))?)?;
 //! println!("Go to {} and type {}", device.verification_uri(), device.user_code());
 //!
-//! let operation = client.token(device.grant())?;
-//! assert_eq!(operation.delay().as_secs(), 5);
-//! let Signing::Ready(out) = operation.prepare(&server_state, RequestContext::new(now, [2; 16]))? else { panic!() };
-//! let pending = http::Response::builder().status(400).body(r#"{"error":"authorization_pending"}"#).expect("valid");
-//! let Step::RetryAfter(operation) = out.pending.receive(pending, &mut server_state, now)? else { panic!() };
-//! assert_eq!(operation.delay().as_secs(), 5); // repeat until there is a token
+//! // Requests the token at the server's polling interval, until there is one.
+//! let token = driver.execute(client.token(device.grant())?)?;
+//! # let _ = token;
 //! # Ok(())
 //! # }
 //! ```

@@ -2,19 +2,17 @@
 //!
 //! ```
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
+//! # use keybound_core::driver::FromResponse;
+//! # trait Driver { fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error>; }
 //!
-//! # fn main() -> Result<(), Error> {
+//! # fn example(driver: impl Driver, jkt_of_proof: &str) -> Result<(), Error> {
 //! let auth = ClientAuth::basic("rs", Secret::new("my secret"))?;
 //! let client = Client::new(Endpoint::https("https://as.example/token")?, auth)
 //!     .introspection_endpoint(Endpoint::https("https://as.example/introspect")?);
 //! let operation = client.introspect(Secret::new("2YotnFZFEjr1zCsicMWpAA"), None)?;
-//! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
-//! let response = http::Response::new(r#"{"active":true,"scope":"accounts","exp":1800003600,"cnf":{"jkt":"0ZcO"}}"#);
-//! let Step::Done(introspection) = out.pending.receive(response, &mut ServerState::new(), now)? else { panic!() };
-//! assert!(introspection.is_active());
-//! assert_eq!(introspection.jkt(), Some("0ZcO")); // require a proof by this key
+//! let introspection = driver.execute(operation)?;
+//! let may_pass = introspection.is_active() && introspection.jkt() == Some(jkt_of_proof);
+//! # let _ = may_pass;
 //! # Ok(())
 //! # }
 //! ```

@@ -1,24 +1,14 @@
 //! Authorization server metadata (RFC 8414, OpenID Connect Discovery 1.0).
 //!
 //! ```
-//! use keybound_core::jose::{Algorithm, SigningKey};
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
+//! # use keybound_core::driver::FromResponse;
+//! # use keybound_core::jose::SigningKey;
+//! # trait Driver { fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error>; }
 //!
-//! # fn main() -> Result<(), Error> {
-//! let operation = Issuer::https("https://as.example/tenant")?.discover()?;
-//! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
-//! assert_eq!(out.request.uri(), "https://as.example/.well-known/oauth-authorization-server/tenant");
-//!
-//! let response = http::Response::new(
-//!     r#"{"issuer":"https://as.example/tenant","token_endpoint":"https://as.example/tenant/token",
-//!         "dpop_signing_alg_values_supported":["ES256","Ed25519"]}"#,
-//! );
-//! let Step::Done(metadata) = out.pending.receive(response, &mut ServerState::new(), now)? else { panic!() };
-//! let key = SigningKey::generate(Algorithm::EdDsa)?;
+//! # fn example(driver: impl Driver, key: SigningKey) -> Result<(), Error> {
+//! let metadata = driver.execute(Issuer::https("https://as.example/tenant")?.discover()?)?;
 //! let bound = metadata.dpop_key(key.public())?; // with the algorithm name that this server supports
-//! assert_eq!(bound.algorithm(), Algorithm::Ed25519);
 //! let client = metadata.client(ClientAuth::none("app")?)?.dpop(bound);
 //! # let _ = client;
 //! # Ok(())

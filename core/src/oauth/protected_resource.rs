@@ -2,25 +2,21 @@
 //!
 //! ```
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
+//! # use keybound_core::driver::FromResponse;
+//! # trait Driver { fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error>; }
 //!
-//! # fn main() -> Result<(), Error> {
-//! // The resource rejected a call; the challenge contains the URL of the metadata.
-//! let rejection = http::Response::builder()
-//!     .header("WWW-Authenticate", r#"DPoP resource_metadata="https://rs.example/.well-known/oauth-protected-resource/api""#)
-//!     .body(())
-//!     .expect("valid");
-//! let operation = ProtectedResource::discover_from_challenge(rejection.headers(), "https://rs.example/api").expect("has a URL")?;
-//! let now = UnixTime::from_secs(1_800_000_000);
-//! let Signing::Ready(out) = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))? else { panic!() };
-//! let response = http::Response::new(
-//!     r#"{"resource":"https://rs.example/api","authorization_servers":["https://as.example"],
-//!         "dpop_bound_access_tokens_required":true}"#,
-//! );
-//! let Step::Done(resource) = out.pending.receive(response, &mut ServerState::new(), now)? else { panic!() };
-//! assert!(resource.flag("dpop_bound_access_tokens_required"));
-//! let operation = resource.authorization_servers().next().expect("there is one").discover()?;
-//! # let _ = operation;
+//! # fn example(driver: impl Driver, rejection: http::Response<()>) -> Result<(), Error> {
+//! // The resource rejected a call. Its challenge contains the URL of the metadata:
+//! // WWW-Authenticate: DPoP resource_metadata="https://rs.example/.well-known/oauth-protected-resource/api"
+//! let discovery = ProtectedResource::discover_from_challenge(rejection.headers(), "https://rs.example/api");
+//! if let Some(operation) = discovery {
+//!     let resource = driver.execute(operation?)?;
+//!     println!("bound tokens required: {}", resource.flag("dpop_bound_access_tokens_required"));
+//!     for issuer in resource.authorization_servers() {
+//!         let metadata = driver.execute(issuer.discover()?)?;
+//!         # let _ = metadata;
+//!     }
+//! }
 //! # Ok(())
 //! # }
 //! ```

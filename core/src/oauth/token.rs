@@ -143,6 +143,7 @@ impl TokenType {
 #[derive(Clone)]
 pub struct Token(Arc<TokenParts>);
 
+#[derive(Clone)]
 struct TokenParts {
     access: Secret,
     token_type: TokenType,
@@ -214,6 +215,12 @@ impl Token {
             .rev()
             .find(|(name, _)| name == member)
             .map(|(_, text)| text)
+    }
+
+    /// Returns a copy that shares no memory with this token or its clones. Clones of one token on
+    /// several processors contend for the count of them.
+    pub fn detached(&self) -> Self {
+        Self(Arc::new(TokenParts::clone(&self.0)))
     }
 
     /// Returns whether both are clones of the same token. An equal token is not enough.

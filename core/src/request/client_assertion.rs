@@ -4,9 +4,9 @@
 //! key.
 //!
 //! ```
+//! use keybound_core::driver::{RequestContext, Shared, Step};
 //! use keybound_core::jose::{Algorithm, SigningKey};
 //! use keybound_core::*;
-//! use keybound_core::driver::*;
 //!
 //! # fn main() -> Result<(), Error> {
 //! let client_key = SigningKey::generate(Algorithm::Es384)?; // its public half is registered with the server
@@ -16,17 +16,18 @@
 //!     .issuer(Issuer::https("https://as.example")?)
 //!     .dpop(proof_key.public().clone());
 //!
-//! let operation = client.token(Grant::client_credentials())?;
-//! let now = UnixTime::from_secs(1_800_000_000);
-//! let signing = operation.prepare(&ServerState::new(), RequestContext::new(now, [1; 16]))?;
 //! let keys = [client_key, proof_key];
-//! let PreparedRequest { request, pending } = signing.finish(|request| {
-//!     let key = keys.iter().find(|key| key.public().is_same_key(request.key()));
-//!     key.unwrap_or(&keys[0]).sign(request) // or elsewhere, or both
-//! })?;
-//! let response = http::Response::new(r#"{"access_token":"abc","token_type":"DPoP"}"#);
-//! assert!(matches!(pending.receive(response, &mut ServerState::new(), now)?, Step::Done(_)));
-//! # let _ = request;
+//! let mut random_bytes = (1..).map(|byte| [byte; 16]); // from the system
+//! let mut context = || RequestContext::new(UnixTime::from_secs(1_800_000_000), random_bytes.next().unwrap_or_default());
+//! let mut shared = Shared::new();
+//! let mut step = shared.start(client.token(Grant::client_credentials())?, context());
+//! while let Step::Sign(sign) = step {
+//!     let key = keys.iter().find(|key| key.public().is_same_key(sign.effect.key()));
+//!     let signature = key.unwrap_or(&keys[0]).sign(&sign.effect).map_err(Cause::new);
+//!     step = sign.signed(signature, &mut shared, context());
+//! }
+//! let Step::Send(send) = step else { panic!("both signatures are complete") };
+//! assert!(send.effect.request.headers().contains_key("dpop"));
 //! # Ok(())
 //! # }
 //! ```

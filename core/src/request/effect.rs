@@ -16,7 +16,7 @@ use crate::types::time::UnixTime;
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "a driver sees `Step`")]
 pub enum Effect {
-    Send(PreparedRequest),
+    Send(Box<PreparedRequest>),
     Call(PreparedCall),
     Sign(SignRequest),
     Wait(Until),
@@ -50,7 +50,11 @@ impl<T> Next<T> {
 }
 
 /// The answer to an effect.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
+#[expect(
+    missing_debug_implementations,
+    reason = "it has the body, which has secrets"
+)]
 #[expect(
     unnameable_types,
     reason = "a driver gives it by the methods of `Awaiting`"

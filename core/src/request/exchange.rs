@@ -18,7 +18,7 @@ use crate::request::nonce_gate::Admission;
 use crate::request::nonce_outcome::NonceOutcome;
 use crate::request::retry::{RetrySafety, RetryState, jitter_seed};
 use crate::request::server_state::Role;
-use crate::request::servers::Servers;
+use crate::request::servers::Turn;
 use crate::request::verdict::{Correction, Refused, Verdict, verdict};
 use crate::types::cause::Cause;
 use crate::types::endpoint::{HttpTarget, server_at};
@@ -26,7 +26,7 @@ use crate::types::error::{Error, NoResponse, Sent, ServerError};
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
 use crate::types::secret::Secret;
-use crate::types::time::{RequestContext, UnixTime};
+use crate::types::time::UnixTime;
 use crate::wire::challenge::{self, Challenge};
 use crate::wire::error_response::{self, Redactor};
 use crate::wire::retry_after;
@@ -59,10 +59,25 @@ pub(crate) enum Subject {
 pub(crate) struct CallRequest {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    /// The token, as soon as there is one.
+    pub(crate) token: Option<CallToken>,
+}
+
+/// The token of a call, as its headers need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallToken {
+    /// The scheme and the access token.
     pub(crate) authorization: HeaderValue,
-    pub(crate) access_token: Secret,
     /// The key of a bound token, and the token's hash.
     pub(crate) proof: Option<(PublicJwk, AccessTokenHash)>,
+    /// Whether another token can take the place of this one if it is rejected.
+    pub(crate) has_other: bool,
+}
+
+impl CallRequest {
+    fn proof(&self) -> Option<&(PublicJwk, AccessTokenHash)> {
+        self.token.as_ref()?.proof.as_ref()
+    }
 }
 
 /// The effect whose answer is awaited.
@@ -116,6 +131,16 @@ impl Exchange {
         self
     }
 
+    /// Sets the token of a call. Its retries start anew; its time goes on.
+    pub(crate) fn authorize(&mut self, token: CallToken) {
+        if let Subject::Call(call) = &mut self.subject {
+            call.token = Some(token);
+        }
+        self.corrections = CorrectionBudget::default();
+        self.retry.restart();
+        self.stage = Stage::Ready;
+    }
+
     /// Returns whether the request can be repeated as it is.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.safety != RetrySafety::Never
@@ -123,36 +148,27 @@ impl Exchange {
 
     /// Takes the answer to the last effect of this request. The response of an endpoint is first
     /// parsed elsewhere, and comes here only if it is [refused](Self::refused).
-    pub(crate) fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
+    pub(crate) fn advance(&mut self, answer: Answer<'_>, turn: &mut Turn<'_>) -> Next<Delivered> {
         match (mem::take(&mut self.stage), answer) {
-            (Stage::Ready, Answer::Go) => self.begin(id, servers, context),
-            (Stage::Delayed, Answer::Go) => self.prepare(id, None, servers, context),
-            (Stage::Queued(until), Answer::Go) => self.prepare(id, Some(until), servers, context),
+            (Stage::Ready, Answer::Go) => self.begin(turn),
+            (Stage::Delayed, Answer::Go) => self.prepare(None, turn),
+            (Stage::Queued(until), Answer::Go) => self.prepare(Some(until), turn),
             (Stage::Asserting(iat), Answer::Signed(Ok(jws))) => {
                 // A JWS has only base64url characters and dots.
                 let jws = Secret::new(String::from_utf8(jws).unwrap_or_default());
-                self.prove(Some(Assertion(jws, iat)), servers, context)
+                self.prove(Some(Assertion(jws, iat)), turn)
             }
             (Stage::Proving(proof, assertion), Answer::Signed(Ok(jws))) => {
-                self.send(Some((proof, sensitive(jws))), assertion, context.now)
+                let proof = Some((proof, sensitive(jws)));
+                self.send(proof, assertion, turn)
             }
             (Stage::Sent(proof, _), Answer::Head { status, headers }) => {
-                self.received(id, proof, status, headers, servers, context)
+                self.received(proof, status, headers, turn)
             }
-            (Stage::Sent(..), Answer::StatusOnly(status)) => {
-                self.status_only(id, status, servers, context)
-            }
-            (Stage::Sent(..), Answer::NoResponse(sent, cause)) => {
-                self.lost(id, sent, cause, servers, context)
-            }
+            (Stage::Sent(..), Answer::StatusOnly(status)) => self.status_only(status, turn),
+            (Stage::Sent(..), Answer::NoResponse(sent, cause)) => self.lost(sent, cause, turn),
             (_, Answer::Signed(Err(error))) => {
-                self.release(id, NonceOutcome::NoResponse, servers, context.now);
+                self.release(NonceOutcome::NoResponse, turn);
                 Next::Done(Err(error))
             }
             _ => Next::Done(Err(unexpected_answer())),
@@ -160,19 +176,14 @@ impl Exchange {
     }
 
     /// Starts an attempt, after its delay.
-    pub(crate) fn begin(
-        &mut self,
-        id: u64,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
+    pub(crate) fn begin(&mut self, turn: &mut Turn<'_>) -> Next<Delivered> {
         let delay = self.retry.delay();
         if delay.is_zero() {
-            return self.prepare(id, None, servers, context);
+            return self.prepare(None, turn);
         }
         self.stage = Stage::Delayed;
         Next::Effect(Effect::Wait(Until {
-            time: context.now.saturating_add(delay),
+            time: turn.context.now.saturating_add(delay),
             unless_generation: None,
         }))
     }
@@ -187,27 +198,21 @@ impl Exchange {
 
     /// Waits for a permit, if the request needs one, and builds the request. `queued_until` is the
     /// end of a wait that has begun.
-    fn prepare(
-        &mut self,
-        id: u64,
-        queued_until: Option<UnixTime>,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
-        let now = context.now;
+    fn prepare(&mut self, queued_until: Option<UnixTime>, turn: &mut Turn<'_>) -> Next<Delivered> {
+        let now = turn.context.now;
         self.retry.start_attempt(now);
         if let Subject::Call(call) = &self.subject {
-            if call.proof.is_some() && !self.has_permit {
+            if call.proof().is_some() && !self.has_permit {
                 // Half of the time is left for the call itself.
                 let until = queued_until
                     .unwrap_or_else(|| now.saturating_add(self.retry.time_left(now) / 2));
-                match servers.acquire(id, &call.uri, now) {
+                match turn.servers.acquire(turn.id, &call.uri, now) {
                     Ok(Admission::Admitted) => self.has_permit = true,
                     Ok(Admission::Wait(patience)) if now < until.min(patience) => {
                         self.stage = Stage::Queued(until);
                         return Next::Effect(Effect::Wait(Until {
                             time: until.min(patience),
-                            unless_generation: Some(servers.generation()),
+                            unless_generation: Some(turn.servers.generation()),
                         }));
                     }
                     // The request that holds the permit may hang.
@@ -216,19 +221,15 @@ impl Exchange {
                 }
             }
         }
-        match self.assert_client(servers, context) {
+        match self.assert_client(turn) {
             Ok(Some(effect)) => Next::Effect(effect),
-            Ok(None) => self.prove(None, servers, context),
+            Ok(None) => self.prove(None, turn),
             Err(invalid) => Next::Done(Err(invalid.into())),
         }
     }
 
     /// Asks for the signature of a client assertion, if the client authenticates by one.
-    fn assert_client(
-        &mut self,
-        servers: &Servers,
-        context: &RequestContext,
-    ) -> Result<Option<Effect>, InvalidInput> {
+    fn assert_client(&mut self, turn: &mut Turn<'_>) -> Result<Option<Effect>, InvalidInput> {
         let Subject::Endpoint(request) = &self.subject else {
             return Ok(None);
         };
@@ -236,28 +237,23 @@ impl Exchange {
             return Ok(None);
         };
         let target = HttpTarget::parse(request.endpoint.uri())?;
-        let entry = servers.known.get(Role::AuthorizationServer, &target);
+        let entry = turn.servers.known.get(Role::AuthorizationServer, &target);
         let clock = entry.map(|entry| entry.clock_offset).unwrap_or_default();
-        let iat = clock.apply(context.now);
+        let iat = clock.apply(turn.context.now);
         self.stage = Stage::Asserting(iat);
         Ok(Some(Effect::Sign(
-            assertion.sign_request(iat, &context.entropy),
+            assertion.sign_request(iat, &turn.context.entropy),
         )))
     }
 
     /// Asks for the signature of a proof, if the request needs one.
-    fn prove(
-        &mut self,
-        assertion: Option<Assertion>,
-        servers: &Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
+    fn prove(&mut self, assertion: Option<Assertion>, turn: &mut Turn<'_>) -> Next<Delivered> {
         let proof = match &self.subject {
             Subject::Endpoint(request) => request.key().map(|key| (key, None)),
-            Subject::Call(call) => call.proof.as_ref().map(|(key, ath)| (key, Some(*ath))),
+            Subject::Call(call) => call.proof().map(|(key, ath)| (key, Some(*ath))),
         };
         let Some((key, ath)) = proof else {
-            return self.send(None, assertion, context.now);
+            return self.send(None, assertion, turn);
         };
         let (role, method, uri) = self.subject.parts();
         let target = match HttpTarget::parse(uri) {
@@ -270,30 +266,41 @@ impl Exchange {
             target,
             ath,
         };
-        let (request, proof) = proof_context.prove(key, &servers.known, context);
+        let (request, proof) = proof_context.prove(key, &turn.servers.known, turn.context);
         self.stage = Stage::Proving(proof, assertion);
         Next::Effect(Effect::Sign(request))
     }
 
+    /// Sends the request, unless its time is over: what a wait or a signature has delayed must not be
+    /// sent after the lease under which it was begun.
     fn send(
         &mut self,
         proof: Option<(SentProof, HeaderValue)>,
         assertion: Option<Assertion>,
-        now: UnixTime,
+        turn: &mut Turn<'_>,
     ) -> Next<Delivered> {
+        let now = turn.context.now;
         let timeout = self.retry.time_left(now);
+        if timeout.is_zero() {
+            self.release(NonceOutcome::NoResponse, turn);
+            let cause = Cause::new("timed out before the request was sent");
+            return self.no_response(Sent::No, true, Some(cause));
+        }
         let (proof, header) = proof.unzip();
         let effect = match &self.subject {
-            Subject::Call(call) => Effect::Call(PreparedCall {
-                headers: AuthHeaders {
-                    authorization: call.authorization.clone(),
+            Subject::Call(call) => {
+                let Some(token) = &call.token else {
+                    return Next::Done(Err(unexpected_answer()));
+                };
+                let headers = AuthHeaders {
+                    authorization: token.authorization.clone(),
                     proof: header,
-                },
-                timeout,
-            }),
+                };
+                Effect::Call(PreparedCall { headers, timeout })
+            }
             Subject::Endpoint(request) => {
                 match request.build(assertion.as_ref().map(|Assertion(jws, _)| jws), header) {
-                    Ok(request) => Effect::Send(PreparedRequest { request, timeout }),
+                    Ok(request) => Effect::Send(Box::new(PreparedRequest { request, timeout })),
                     Err(invalid) => return Next::Done(Err(invalid.into())),
                 }
             }
@@ -310,18 +317,20 @@ impl Exchange {
         };
         match &self.subject {
             Subject::Endpoint(request) => request.secrets().chain(assertion).collect(),
-            Subject::Call(call) => Redactor::from_iter([call.access_token.expose()]),
+            Subject::Call(call) => {
+                let header = call.token.as_ref().map(|token| &token.authorization);
+                let text = header.and_then(|header| header.to_str().ok());
+                text.unwrap_or_default().split(' ').skip(1).collect()
+            }
         }
     }
 
     /// Decides on an error response of an endpoint.
     pub(crate) fn refused(
         &mut self,
-        id: u64,
         refusal: Box<ServerError>,
         headers: &HeaderMap,
-        servers: &mut Servers,
-        context: &RequestContext,
+        turn: &mut Turn<'_>,
     ) -> Next<Delivered> {
         let Stage::Sent(proof, assertion) = mem::take(&mut self.stage) else {
             return Next::Done(Err(unexpected_answer()));
@@ -330,11 +339,11 @@ impl Exchange {
         // `use_dpop_nonce` counts in the challenge as well as in the body.
         let challenged = challenge::error(&challenges).filter(|code| *code == "use_dpop_nonce");
         let clock = assertion.and_then(|Assertion(_, iat)| {
-            let offset = self.corrections.clock(headers, iat, context.now);
+            let offset = self.corrections.clock(headers, iat, turn.context.now);
             if offset.is_none() && self.corrections.has_corrected_clock() {
                 // The earlier correction had no effect.
                 let (role, _, uri) = self.subject.parts();
-                servers.forget_corrections(role, uri, context.now);
+                turn.servers.forget_corrections(role, uri, turn.context.now);
             }
             offset
         });
@@ -346,9 +355,9 @@ impl Exchange {
             challenges: &challenges,
             assertion: clock,
         };
-        match self.judge(&facts, proof.as_ref(), headers, servers, context) {
+        match self.judge(&facts, proof.as_ref(), headers, turn) {
             Verdict::RetryAfter(_) | Verdict::Correct(_) => {
-                self.retry_after_response(id, facts.status, servers, context)
+                self.retry_after_response(facts.status, turn)
             }
             Verdict::Done | Verdict::TokenRejected | Verdict::Fail => {
                 Next::Done(Err(Error::Server(refusal)))
@@ -359,23 +368,21 @@ impl Exchange {
     /// Decides on the head of a call's response.
     fn received(
         &mut self,
-        id: u64,
         proof: Option<SentProof>,
         status: StatusCode,
         headers: &HeaderMap,
-        servers: &mut Servers,
-        context: &RequestContext,
+        turn: &mut Turn<'_>,
     ) -> Next<Delivered> {
-        let now = context.now;
+        let now = turn.context.now;
         let (role, _, uri) = self.subject.parts();
-        servers.record_nonce(role, uri, headers, now);
+        turn.servers.record_nonce(role, uri, headers, now);
         let nonce = proof.as_ref().and_then(|proof| new_nonce(proof, headers));
         let rotated = match nonce {
             Some(_) => NonceOutcome::Rotated,
             None => NonceOutcome::Unchanged,
         };
         if !status.is_client_error() && !status.is_server_error() {
-            self.release(id, rotated, servers, now);
+            self.release(rotated, turn);
             return delivered(false);
         }
         let challenges = Challenge::all(headers);
@@ -396,20 +403,18 @@ impl Exchange {
             true => NonceOutcome::Rejected,
             false => rotated,
         };
-        let verdict = self.judge(&facts, proof.as_ref(), headers, servers, context);
+        let verdict = self.judge(&facts, proof.as_ref(), headers, turn);
         // A call that has just received the nonce keeps its permit for an immediate retry. If the
         // nonce was stale, the permit is released, since other calls may be ahead.
         let keeps_permit =
             matches!(verdict, Verdict::Correct(_)) && outcome != NonceOutcome::Rejected;
         if !keeps_permit {
-            self.release(id, outcome, servers, now);
+            self.release(outcome, turn);
         }
         match verdict {
             Verdict::Done => delivered(false),
             Verdict::TokenRejected => delivered(true),
-            Verdict::RetryAfter(_) | Verdict::Correct(_) => {
-                self.retry_after_response(id, status, servers, context)
-            }
+            Verdict::RetryAfter(_) | Verdict::Correct(_) => self.retry_after_response(status, turn),
             Verdict::Fail => {
                 let (secrets, server) = (self.secrets(), server_at(self.subject.uri()));
                 let error = error_response::read(server, status, headers, &[], &secrets, now);
@@ -420,14 +425,8 @@ impl Exchange {
 
     /// Decides on a call's response without its headers. It could be about the proof or about the
     /// token: the headers of another response tell, if the request may be repeated.
-    fn status_only(
-        &mut self,
-        id: u64,
-        status: StatusCode,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
-        let is_bound = matches!(&self.subject, Subject::Call(call) if call.proof.is_some());
+    fn status_only(&mut self, status: StatusCode, turn: &mut Turn<'_>) -> Next<Delivered> {
+        let is_bound = matches!(&self.subject, Subject::Call(call) if call.proof().is_some());
         let is_rejection = status == StatusCode::UNAUTHORIZED;
         // A 400 can concern only a proof.
         let is_unclear = is_rejection || (is_bound && status == StatusCode::BAD_REQUEST);
@@ -435,31 +434,29 @@ impl Exchange {
         {
             self.corrections.spend(Correction::Head, false);
             self.retry.retry_now();
-            return self.retry_after_response(id, status, servers, context);
+            return self.retry_after_response(status, turn);
         }
-        self.release(id, NonceOutcome::Unchanged, servers, context.now);
+        self.release(NonceOutcome::Unchanged, turn);
         // Without its headers, a rejection may be that of the proof.
         delivered(is_rejection && !is_bound)
     }
 
     /// Decides on a request without a response.
-    fn lost(
-        &mut self,
-        id: u64,
-        sent: Sent,
-        cause: Option<Cause>,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
-        self.release(id, NonceOutcome::NoResponse, servers, context.now);
+    fn lost(&mut self, sent: Sent, cause: Option<Cause>, turn: &mut Turn<'_>) -> Next<Delivered> {
+        self.release(NonceOutcome::NoResponse, turn);
         let retryable = self.safety.allows_retry_without_response(sent);
-        if retryable && self.is_repeatable() && self.schedule_retry(None, context) {
-            servers.retrying(Retrying {
+        if retryable && self.is_repeatable() && self.schedule_retry(None, turn) {
+            self.corrections = CorrectionBudget::default();
+            turn.servers.retrying(Retrying {
                 wait: self.retry.delay(),
                 reason: Reason::NoResponse,
             });
-            return self.begin(id, servers, context);
+            return self.begin(turn);
         }
+        self.no_response(sent, retryable, cause)
+    }
+
+    fn no_response(&self, sent: Sent, retryable: bool, cause: Option<Cause>) -> Next<Delivered> {
         Next::Done(Err(Error::NoResponse(Box::new(NoResponse {
             sent,
             retryable,
@@ -475,20 +472,21 @@ impl Exchange {
         facts: &Facts<'_>,
         proof: Option<&SentProof>,
         headers: &HeaderMap,
-        servers: &mut Servers,
-        context: &RequestContext,
+        turn: &mut Turn<'_>,
     ) -> Verdict {
-        let now = context.now;
+        let now = turn.context.now;
         let mut refused = facts.refused(self);
         if self
             .safety
             .allows_retry_after(facts.status, facts.retry_after)
         {
-            refused.may_wait = self.schedule_retry(facts.retry_after, context);
+            refused.may_wait = self.schedule_retry(facts.retry_after, turn);
         }
         refused.proof = proof.map(|proof| self.corrections.correctable(proof, headers, now));
-        let verdict = verdict(&refused);
-        let is_proof_error = refused.is_proof_error();
+        let (verdict, correction) = (verdict(&refused), refused.correction());
+        // Was the proof rejected, perhaps by the code for the token?
+        let is_proof_error = refused.is_proof_error()
+            || (refused.blames_token() && self.corrections.has_corrected_clock());
         let (role, _, uri) = self.subject.parts();
         if let Some(proof) = proof.filter(|_| refused.rejects_nonce()) {
             self.corrections.nonce_rejected(proof);
@@ -497,49 +495,50 @@ impl Exchange {
             Verdict::RetryAfter(_) => {
                 // The server may change its state during the delay, such as its nonce.
                 self.corrections = CorrectionBudget::default();
+                return verdict;
             }
             Verdict::Correct(correction) => {
                 self.corrections.spend(correction, !refused.rejects_nonce());
                 self.retry.retry_now();
-                servers.correct(role, uri, correction, now);
-            }
-            // The corrections had no effect: the next proof is made without them.
-            _ if is_proof_error && proof.is_some() => {
-                servers.forget_corrections(role, uri, now);
             }
             _ => {}
+        }
+        match correction {
+            // Also if this request itself can't be sent again.
+            Some(correction) => turn.servers.correct(role, uri, correction, now),
+            // The corrections had no effect: the next proof is made without them.
+            None if is_proof_error && proof.is_some() => {
+                turn.servers.forget_corrections(role, uri, now);
+            }
+            None => {}
         }
         verdict
     }
 
     /// Schedules a retry after a transient failure. Returns whether an attempt and enough time are
     /// left.
-    fn schedule_retry(&mut self, retry_after: Option<Duration>, context: &RequestContext) -> bool {
+    fn schedule_retry(&mut self, retry_after: Option<Duration>, turn: &Turn<'_>) -> bool {
         self.retry.schedule_retry(
             retry_after,
             self.poll_interval,
-            context.now,
-            jitter_seed(context),
+            turn.context.now,
+            jitter_seed(turn.context),
         )
     }
 
-    fn retry_after_response(
-        &mut self,
-        id: u64,
-        status: StatusCode,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
-        servers.retrying(Retrying {
+    fn retry_after_response(&mut self, status: StatusCode, turn: &mut Turn<'_>) -> Next<Delivered> {
+        turn.servers.retrying(Retrying {
             wait: self.retry.delay(),
             reason: Reason::ServerResponse(status),
         });
-        self.begin(id, servers, context)
+        self.begin(turn)
     }
 
-    fn release(&mut self, id: u64, outcome: NonceOutcome, servers: &mut Servers, now: UnixTime) {
+    fn release(&mut self, outcome: NonceOutcome, turn: &mut Turn<'_>) {
         if mem::take(&mut self.has_permit) {
-            servers.release(id, self.subject.uri(), outcome, now);
+            let now = turn.context.now;
+            turn.servers
+                .release(turn.id, self.subject.uri(), outcome, now);
         }
     }
 }
@@ -588,6 +587,7 @@ impl<'a> Facts<'a> {
             is_other_scheme: !self.challenges.is_empty()
                 && !self.challenges.iter().any(sends_token),
             may_want_proof: self.challenges.is_empty() || self.challenges.iter().any(is_dpop),
+            has_other_token: matches!(&exchange.subject, Subject::Call(CallRequest { token: Some(token), .. }) if token.has_other),
             proof: None,
             assertion: self.assertion,
         }

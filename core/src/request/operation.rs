@@ -11,12 +11,12 @@ use crate::request::endpoint_request::EndpointRequest;
 use crate::request::exchange::{Delivered, Exchange, Subject, unexpected_answer};
 use crate::request::retry::RetrySafety;
 use crate::request::server_state::Role;
-use crate::request::servers::Servers;
+use crate::request::servers::Turn;
 use crate::types::error::{
     Error, InvalidResponse, InvalidResponseKind, ParseError, ResponseMeta, ServerError,
 };
 use crate::types::limits::MAX_RESPONSE;
-use crate::types::time::{RequestContext, UnixTime};
+use crate::types::time::UnixTime;
 use crate::wire::error_response::{self, content_coding};
 use crate::wire::json::{Text, strip_bom};
 
@@ -116,13 +116,7 @@ impl<T: FromResponse> Operation<T> {
     }
 
     /// Takes the answer to the last effect.
-    pub(crate) fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        servers: &mut Servers,
-        context: &RequestContext,
-    ) -> Next<T> {
+    pub(crate) fn advance(&mut self, answer: Answer<'_>, turn: &mut Turn<'_>) -> Next<T> {
         let next = match (&self.exchange.subject, answer) {
             (
                 Subject::Endpoint(request),
@@ -133,12 +127,12 @@ impl<T: FromResponse> Operation<T> {
                 },
             ) => {
                 let received = (status, headers, body);
-                match self.read(request, received, servers, context.now) {
+                match self.read(request, received, turn) {
                     Ok(result) => return Next::Done(Ok(result)),
-                    Err(failure) => self.failed(id, failure, headers, servers, context),
+                    Err(failure) => self.failed(failure, headers, turn),
                 }
             }
-            (_, answer) => self.exchange.advance(id, answer, servers, context),
+            (_, answer) => self.exchange.advance(answer, turn),
         };
         // An operation has no result but that of its response.
         next.then(|result| Next::Done(Err(result.err().unwrap_or_else(unexpected_answer))))
@@ -148,15 +142,16 @@ impl<T: FromResponse> Operation<T> {
         &self,
         request: &EndpointRequest,
         (status, headers, body): (StatusCode, &HeaderMap, &[u8]),
-        servers: &mut Servers,
-        now: UnixTime,
+        turn: &mut Turn<'_>,
     ) -> Result<T, FlowFailure> {
+        let now = turn.context.now;
         let mut body = strip_bom(body);
         let is_too_large = body.len() > MAX_RESPONSE;
         // The server of a metadata document need not be one that accepts proofs.
         if request.client_request.is_some() {
             let uri = request.endpoint.uri();
-            servers.record_nonce(Role::AuthorizationServer, uri, headers, now);
+            turn.servers
+                .record_nonce(Role::AuthorizationServer, uri, headers, now);
         }
         let parse_error = if status.is_redirection() {
             ParseError::Bad(InvalidResponseKind::Redirect)
@@ -201,25 +196,21 @@ impl<T: FromResponse> Operation<T> {
     /// Continues the flow after a failure that it expects, or else retries or ends it.
     fn failed(
         &mut self,
-        id: u64,
         failure: FlowFailure,
         headers: &HeaderMap,
-        servers: &mut Servers,
-        context: &RequestContext,
+        turn: &mut Turn<'_>,
     ) -> Next<Delivered> {
         // The flow comes first: some servers send an expected error with the status of a transient
         // failure (Auth0 sends `slow_down` with 429).
         if let Subject::Endpoint(request) = &mut self.exchange.subject {
-            let wait = T::on_failure(&failure, &mut self.expected, request, context.now);
+            let wait = T::on_failure(&failure, &mut self.expected, request, turn.context.now);
             if let Some(wait) = wait {
                 self.exchange.continue_after(wait);
-                return self.exchange.begin(id, servers, context);
+                return self.exchange.begin(turn);
             }
         }
         match failure {
-            FlowFailure::Refusal(refusal) => self
-                .exchange
-                .refused(id, refusal, headers, servers, context),
+            FlowFailure::Refusal(refusal) => self.exchange.refused(refusal, headers, turn),
             FlowFailure::Invalid(invalid) => Next::Done(Err(Error::Response(invalid))),
         }
     }

@@ -102,14 +102,22 @@ impl RetryState {
             .get_or_insert(now.saturating_add(self.timeout));
     }
 
-    /// Returns the time left until the deadline.
+    /// Returns the time left until the deadline: never more than the timeout, even if the clock has
+    /// been set back since.
     pub(crate) fn time_left(&self, now: UnixTime) -> Duration {
         self.deadline
             .map_or(self.timeout, |deadline| deadline.saturating_since(now))
+            .min(self.timeout)
     }
 
     /// Sets the delay of the next request to zero: the retry is not due to a failure.
     pub(crate) fn retry_now(&mut self) {
+        self.delay = Duration::ZERO;
+    }
+
+    /// Starts the count of failures anew, without a delay.
+    pub(crate) fn restart(&mut self) {
+        self.failures = 0;
         self.delay = Duration::ZERO;
     }
 

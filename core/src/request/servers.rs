@@ -12,7 +12,7 @@ use crate::request::server_state::{Role, ServerEntry, ServerState};
 use crate::request::verdict::Correction;
 use crate::types::endpoint::HttpTarget;
 use crate::types::input::InvalidInput;
-use crate::types::time::UnixTime;
+use crate::types::time::{RequestContext, UnixTime};
 
 /// The known state of servers, who may send a proof to them, and the retries to report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,14 @@ pub(crate) struct Servers {
     gate: NonceGate,
     generation: u64,
     pub(crate) retries: VecDeque<Retrying>,
+}
+
+/// The inputs of one step of a task.
+pub(crate) struct Turn<'a> {
+    /// The id of the task.
+    pub(crate) id: u64,
+    pub(crate) servers: &'a mut Servers,
+    pub(crate) context: &'a RequestContext,
 }
 
 impl Servers {

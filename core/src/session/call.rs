@@ -1,14 +1,16 @@
 //! Calls to protected resources, with a token or with the token of a session.
 
+use std::mem;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
 
 use crate::oauth::token::{Token, TokenType};
 use crate::request::effect::{Answer, Effect, Next, Reason, Retrying, Until};
-use crate::request::exchange::{CallRequest, Delivered, Exchange, Subject};
+use crate::request::exchange::{CallRequest, CallToken, Delivered, Exchange, Subject};
 use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
-use crate::request::retry::{RetrySafety, RetryState};
+use crate::request::retry::RetrySafety;
+use crate::request::servers::Turn;
 use crate::session::shared::{Polled, SessionId, Shared, TokenWait};
 use crate::session::step::Task;
 use crate::session::step::sealed::Sealed;
@@ -31,10 +33,8 @@ use crate::types::time::{RequestContext, UnixTime};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     source: Source,
-    method: Method,
-    uri: Uri,
-    safety: RetrySafety,
-    retry: RetryState,
+    /// The request, its limits and its retries.
+    exchange: Exchange,
     /// The session's token generation at the start.
     started: u64,
     wait: TokenWait,
@@ -53,7 +53,8 @@ enum Source {
 enum Stage {
     Start,
     AwaitingToken,
-    Sending(Token, Box<Exchange>),
+    /// The request with this token is being authorized or sent.
+    Sending(Token),
 }
 
 impl Token {
@@ -88,12 +89,15 @@ impl Call {
                 "must be https://, or http:// with a loopback host",
             ));
         }
-        Ok(Self {
-            source,
+        let request = CallRequest {
             method: method.clone(),
             uri: uri.clone(),
-            safety: RetrySafety::for_method(method),
-            retry: RetryState::default(),
+            token: None,
+        };
+        let safety = RetrySafety::for_method(method);
+        Ok(Self {
+            source,
+            exchange: Exchange::new(Subject::Call(request), safety),
             started: 0,
             wait: TokenWait::default(),
             is_second: false,
@@ -109,7 +113,7 @@ impl Call {
             .into_iter()
             .any(|name| headers.contains_key(name))
         {
-            self.safety = RetrySafety::Idempotent;
+            self.exchange.safety = RetrySafety::Idempotent;
         }
         self
     }
@@ -117,21 +121,21 @@ impl Call {
     /// Declares that the request can be sent only once, because sending it consumes its body. It is
     /// never retried.
     pub fn single_use_body(mut self) -> Self {
-        self.safety = RetrySafety::Never;
+        self.exchange.safety = RetrySafety::Never;
         self
     }
 
     /// Sets the timeout of the whole call: for a session's, from its start; otherwise from its first
     /// request. No delay starts that would end after the timeout. Default: 30 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.retry.set_timeout(timeout);
+        self.exchange.retry.set_timeout(timeout);
         self
     }
 
     /// Sets the maximum number of attempts, the first one included, if they end in transient
     /// failures. Retries with a corrected proof are not counted. Default: 4.
     pub fn max_attempts(mut self, max_attempts: u8) -> Self {
-        self.retry.set_max_attempts(max_attempts);
+        self.exchange.retry.set_max_attempts(max_attempts);
         self
     }
 
@@ -139,11 +143,11 @@ impl Call {
         let session = match &self.source {
             Source::Token(token) => {
                 let token = token.clone();
-                return self.send(id, token, shared, context);
+                return self.send(id, token, false, shared, context);
             }
             Source::Session(session) => *session,
         };
-        self.retry.start_attempt(context.now);
+        self.exchange.retry.start_attempt(context.now);
         let Some(data) = shared.session(session) else {
             return Next::Done(Err(Error::LoginRequired));
         };
@@ -159,91 +163,106 @@ impl Call {
         context: &RequestContext,
     ) -> Next<Delivered> {
         let now = context.now;
-        let deadline = now.saturating_add(self.retry.time_left(now));
-        match shared.poll_token(session, &mut self.wait, deadline, now) {
-            Polled::Token(token) => {
-                if self.is_second {
-                    shared.servers.retrying(Retrying {
-                        wait: Duration::ZERO,
-                        reason: Reason::TokenRejected,
-                    });
-                }
-                self.send(id, token, shared, context)
-            }
+        let deadline = now.saturating_add(self.exchange.retry.time_left(now));
+        let token = match shared.poll_token(session, &mut self.wait, deadline, now) {
+            Polled::Token(token) => token,
             Polled::Wait(time) => {
                 self.stage = Stage::AwaitingToken;
-                Next::Effect(Effect::Wait(Until {
+                return Next::Effect(Effect::Wait(Until {
                     time,
                     unless_generation: Some(shared.generation()),
-                }))
+                }));
             }
             // Without a new token, the application gets the response that rejected the token.
-            Polled::Failed(_) if self.is_second => Next::Done(Ok(Delivered {
-                token_rejected: true,
-            })),
-            Polled::Failed(error) => Next::Done(Err(error)),
+            Polled::Failed(_) if self.is_second => {
+                return Next::Done(Ok(Delivered {
+                    token_rejected: true,
+                }));
+            }
+            Polled::Failed(error) => return Next::Done(Err(error)),
+        };
+        if self.is_second {
+            shared.servers.retrying(Retrying {
+                wait: Duration::ZERO,
+                reason: Reason::TokenRejected,
+            });
         }
+        let (uri, started) = (self.exchange.subject.uri(), self.started);
+        let data = shared.session(session).filter(|_| !self.is_second);
+        let has_other =
+            data.is_some_and(|data| data.tokens.is_replaceable(&token, uri, started, now));
+        self.send(id, token, has_other, shared, context)
     }
 
     fn send(
         &mut self,
         id: u64,
         token: Token,
+        has_other: bool,
         shared: &mut Shared,
         context: &RequestContext,
     ) -> Next<Delivered> {
         if let Err(invalid) = check(&token) {
             return Next::Done(Err(invalid.into()));
         }
-        let request = CallRequest {
-            method: self.method.clone(),
-            uri: self.uri.clone(),
+        self.exchange.authorize(CallToken {
             authorization: token.authorization().clone(),
-            access_token: token.access_token().clone(),
             proof: token.key().map(|key| (key.clone(), token.ath())),
-        };
-        let mut exchange = Exchange::new(Subject::Call(request), self.safety);
-        exchange.retry = self.retry;
-        let exchange = Box::new(exchange);
-        self.exchange(id, (token, exchange), Answer::Go, shared, context)
+            has_other,
+        });
+        self.exchange(id, token, Answer::Go, shared, context)
     }
 
     fn exchange(
         &mut self,
         id: u64,
-        (token, mut exchange): (Token, Box<Exchange>),
+        token: Token,
         answer: Answer<'_>,
         shared: &mut Shared,
         context: &RequestContext,
     ) -> Next<Delivered> {
-        let is_status_only = matches!(answer, Answer::StatusOnly(_));
-        let status = match &answer {
-            Answer::Head { status, .. } | Answer::StatusOnly(status) => Some(*status),
-            _ => None,
+        if let (Source::Session(session), Answer::Go | Answer::Signed(_)) = (&self.source, &answer)
+        {
+            let data = shared.session(*session);
+            if data.is_none_or(|data| data.tokens.is_logged_out()) {
+                // A log-out ends the calls that wait for a permit, a retry or a signature.
+                shared.servers.abandon(id, context.now);
+                return Next::Done(Err(Error::LoginRequired));
+            }
+        }
+        let (status, is_status_only) = match &answer {
+            Answer::Head { status, .. } => (Some(*status), false),
+            Answer::StatusOnly(status) => (Some(*status), true),
+            _ => (None, false),
         };
-        let delivered = match exchange.advance(id, answer, &mut shared.servers, context) {
+        let servers = &mut shared.servers;
+        let mut turn = Turn {
+            id,
+            servers,
+            context,
+        };
+        let delivered = match self.exchange.advance(answer, &mut turn) {
             Next::Done(Ok(delivered)) => delivered,
             next => {
-                self.stage = Stage::Sending(token, exchange);
+                self.stage = Stage::Sending(token);
                 return next;
             }
         };
         let (Source::Session(session), Some(status)) = (&self.source, status) else {
             return Next::Done(Ok(delivered));
         };
-        let session = *session;
+        let (session, uri, now) = (*session, self.exchange.subject.uri(), context.now);
         let Some(data) = shared.session(session) else {
             return Next::Done(Ok(delivered));
         };
-        let (tokens, now) = (&mut data.tokens, context.now);
         if !delivered.token_rejected {
-            tokens.token_accepted(&self.uri, status);
+            data.tokens.token_accepted(uri, status);
             return Next::Done(Ok(delivered));
         }
-        let is_replaced = tokens.token_rejected(&token, &self.uri, self.started, now);
+        let is_replaced = data.tokens.token_rejected(&token, uri, self.started, now);
         let may_repeat = match is_status_only {
-            true => self.safety == RetrySafety::Idempotent,
-            false => exchange.is_repeatable(),
+            true => self.exchange.safety == RetrySafety::Idempotent,
+            false => self.exchange.is_repeatable(),
         };
         if !is_replaced || !may_repeat || self.is_second {
             return Next::Done(Ok(delivered));
@@ -281,15 +300,12 @@ impl Task for Call {
         shared: &mut Shared,
         context: &RequestContext,
     ) -> Next<Delivered> {
-        match std::mem::replace(&mut self.stage, Stage::Start) {
-            Stage::Start => self.start(id, shared, context),
-            Stage::AwaitingToken => match self.source {
-                Source::Session(session) => self.get_token(id, session, shared, context),
-                Source::Token(_) => self.start(id, shared, context),
-            },
-            Stage::Sending(token, exchange) => {
-                self.exchange(id, (token, exchange), answer, shared, context)
+        match (mem::replace(&mut self.stage, Stage::Start), &self.source) {
+            (Stage::Sending(token), _) => self.exchange(id, token, answer, shared, context),
+            (Stage::AwaitingToken, Source::Session(session)) => {
+                self.get_token(id, *session, shared, context)
             }
+            _ => self.start(id, shared, context),
         }
     }
 }

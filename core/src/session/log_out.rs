@@ -29,6 +29,8 @@ pub struct LogOut {
     storage: Option<(String, SessionState)>,
     /// The end of the wait for the lease of another process.
     waits_until: UnixTime,
+    /// The end of the lease.
+    valid_until: UnixTime,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,7 @@ impl SessionId {
             token: None,
             storage: None,
             waits_until: UnixTime::from_secs(0),
+            valid_until: UnixTime::from_secs(0),
         }
     }
 }
@@ -72,11 +75,13 @@ impl Task for LogOut {
         let now = context.now;
         match (mem::take(&mut self.stage), answer) {
             (Stage::Start, Answer::Go) => self.start(shared, now),
-            (Stage::AwaitingLease, Answer::Go) => self.lease(shared),
+            (Stage::AwaitingLease, Answer::Go) => self.lease(shared, now),
             (Stage::Leasing, Answer::Leased(Ok(true))) => self.save(shared),
             (Stage::Leasing, Answer::Leased(Ok(false))) => self.wait(now),
             (Stage::Leasing, Answer::Leased(Err(cause))) => Next::Done(Err(Error::Storage(cause))),
             (Stage::Saving, Answer::Saved(saved)) => {
+                // The holder of a later lease may have loaded the login before this save.
+                let saved = saved.map(|saved| saved && now < self.valid_until);
                 let name = self.name();
                 self.effect(
                     Stage::Releasing(saved),
@@ -84,7 +89,7 @@ impl Task for LogOut {
                 )
             }
             (Stage::Releasing(Ok(true)), Answer::Released) => Next::Done(Ok(self.token.take())),
-            // The lease had expired, and the holder of a later one has saved.
+            // The lease had expired, and the holder of a later one has saved, or is about to.
             (Stage::Releasing(Ok(false)), Answer::Released) => self.wait(now),
             (Stage::Releasing(Err(cause)), Answer::Released) => {
                 Next::Done(Err(Error::Storage(cause)))
@@ -105,15 +110,16 @@ impl LogOut {
         self.token = data.tokens.clear();
         shared.servers.move_generation();
         match self.storage {
-            Some(_) => self.lease(shared),
+            Some(_) => self.lease(shared, now),
             None => Next::Done(Ok(self.token.take())),
         }
     }
 
-    fn lease(&mut self, shared: &mut Shared) -> Next<Option<Token>> {
+    fn lease(&mut self, shared: &mut Shared, now: UnixTime) -> Next<Option<Token>> {
         let (name, data) = (self.name(), shared.session(self.session));
         let ttl = data.map(|data| data.tokens.refresh_timeout());
         let ttl = ttl.unwrap_or_default();
+        self.valid_until = now.saturating_add(ttl);
         self.effect(Stage::Leasing, Effect::Lease(LeaseRequest { name, ttl }))
     }
 

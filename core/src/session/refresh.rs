@@ -11,6 +11,7 @@ use crate::request::effect::{
 use crate::request::exchange::unexpected_answer;
 use crate::request::operation::Operation;
 use crate::request::retry::jitter_seed;
+use crate::request::servers::Turn;
 use crate::session::session_state::SessionState;
 use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
 use crate::session::step::Task;
@@ -44,6 +45,14 @@ pub struct Refresh {
     waits_until: UnixTime,
     /// Whether the grant or refresh token is single-use.
     is_single_use: bool,
+    /// Whether the stored state has been loaded under the lease. Until then, it may be newer than all
+    /// that this process has.
+    has_loaded: bool,
+    /// Whether the session had loaded a state before the last load began. If that finds none, the
+    /// state has vanished.
+    expects_state: bool,
+    /// The session's token generation when the last load began.
+    generation: u64,
     /// Whether the storage failed to save the new token.
     save_failed: bool,
     /// Whether a failure of the storage has been reported.
@@ -84,6 +93,9 @@ impl Shared {
             valid_until: UnixTime::from_secs(0),
             waits_until: UnixTime::from_secs(0),
             is_single_use: false,
+            has_loaded: false,
+            expects_state: false,
+            generation: 0,
             save_failed: false,
             is_reported: false,
         })
@@ -138,10 +150,12 @@ impl Run<'_> {
             (Stage::Requesting(operation), answer) => self.exchange(operation, answer),
             (Stage::Fetching, Answer::Fetched(response)) => self.fetched(response),
             (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
-            (Stage::Reloading(error), Answer::Loaded(loaded)) => match self.adopt(loaded) {
-                Ok(Adopted::Token(token)) => self.end(Ok(token)),
-                _ => self.end(Err(error)),
-            },
+            (Stage::Reloading(error), Answer::Loaded(loaded)) => {
+                match loaded.and_then(|loaded| self.adopt(loaded)) {
+                    Ok(Adopted::Token(token)) => self.adopted(token),
+                    _ => self.end(Err(error)),
+                }
+            }
             (Stage::SavingRest(state), Answer::Saved(saved)) => self.rest_saved(&state, saved),
             (Stage::Releasing, Answer::Released) => self.conclude(),
             _ => self.end(Err(unexpected_answer())),
@@ -170,6 +184,10 @@ impl Run<'_> {
     }
 
     fn load(&mut self, stage: Stage) -> Next<()> {
+        if let Some(data) = self.shared.session(self.refresh.due.session) {
+            self.refresh.expects_state = data.tokens.has_loaded();
+            self.refresh.generation = data.tokens.generation();
+        }
         match self.storage_name() {
             Some(name) => self.effect(stage, Effect::Load(LoadRequest { name })),
             None => self.end(Err(Error::LoginRequired)),
@@ -179,17 +197,23 @@ impl Run<'_> {
     /// Uses the stored state if it makes the refresh unnecessary. Otherwise goes on under the lease,
     /// or waits for the lease of another process, or for the token that its holder saves.
     fn loaded(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Next<()> {
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(cause) => return self.storage_failed(cause),
+        };
         match self.adopt(loaded) {
-            Ok(Adopted::Token(token)) => return self.end(Ok(token)),
+            Ok(Adopted::Token(token)) => return self.adopted(token),
             Ok(Adopted::LoggedOut) => return self.end(Err(Error::LoginRequired)),
             Ok(Adopted::Nothing) => {}
-            // An unreadable state is replaced if this process does not need it.
+            // An unreadable state is replaced if this process does not need it. One that could not
+            // be loaded may be newer than this grant, which would then be sent a second time.
             Err(cause) if self.refresh.holds_lease && self.overrides_stored() => {
                 self.shared.emit(Event::StorageUnavailable(cause));
             }
             Err(cause) => return self.storage_failed(cause),
         }
         if self.refresh.holds_lease {
+            self.refresh.has_loaded = true;
             return self.proceed();
         }
         if self.now() >= self.refresh.waits_until {
@@ -200,25 +224,43 @@ impl Run<'_> {
         self.pause(Stage::AwaitingLease, self.refresh.waits_until)
     }
 
-    fn adopt(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Result<Adopted, Cause> {
+    fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Adopted, Cause> {
         let (now, seed) = (self.now(), self.seed());
-        let session = self.refresh.due.session;
+        let DueRefresh {
+            session, ticket, ..
+        } = self.refresh.due;
+        let is_under_lease = self.refresh.holds_lease && now < self.refresh.valid_until;
         let Some(data) = self.shared.session(session) else {
             return Ok(Adopted::LoggedOut);
         };
-        let state = match loaded? {
+        let state = match loaded {
             Some(json) => {
                 let state = SessionState::load(json.expose(), &data.client, now);
                 Some(state.map_err(|invalid| Cause::message(invalid.to_string()))?)
             }
             None => None,
         };
+        // The load may have begun before another refresh of this process stored its token.
+        let is_same = data.tokens.generation() == self.refresh.generation;
+        let is_outdated = match &state {
+            Some(state) => state.token.is_some() && !is_under_lease && !is_same,
+            None => !self.refresh.expects_state,
+        };
+        if is_outdated {
+            return Ok(Adopted::Nothing);
+        }
         let servers = state.as_ref().map(|state| state.server_state().clone());
-        let adopted = data.tokens.adopt(self.refresh.due.ticket, state, now, seed);
+        let adopted = data.tokens.adopt(ticket, state, now, seed);
         if let Some(servers) = servers {
             self.shared.servers.known.merge(&servers);
         }
         Ok(adopted)
+    }
+
+    /// Ends with the token of another process.
+    fn adopted(&mut self, token: Token) -> Next<()> {
+        self.shared.emit(Event::TokenRefreshed(token.clone()));
+        self.end(Ok(token))
     }
 
     /// Goes on without the storage if the grant is repeatable. Otherwise another process may have
@@ -300,8 +342,17 @@ impl Run<'_> {
     }
 
     fn exchange(&mut self, mut operation: Box<Operation<Token>>, answer: Answer<'_>) -> Next<()> {
-        let servers = &mut self.shared.servers;
-        match operation.advance(self.id, answer, servers, self.context) {
+        // A log-out ends a refresh that waits to be sent: nobody would revoke its token.
+        let is_unsent = matches!(answer, Answer::Go | Answer::Signed(_));
+        if is_unsent && self.data().is_none_or(|data| data.tokens.is_logged_out()) {
+            return self.end(Err(Error::LoginRequired));
+        }
+        let mut turn = Turn {
+            id: self.id,
+            servers: &mut self.shared.servers,
+            context: self.context,
+        };
+        match operation.advance(answer, &mut turn) {
             Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
             Next::Done(result) => self.obtained(result),
         }
@@ -340,9 +391,10 @@ impl Run<'_> {
 
     fn token_saved(&mut self, token: Token, saved: Result<bool, Cause>) -> Next<()> {
         match saved {
-            Ok(true) => {}
-            // A later lease has saved. The next ticket finds out which of the two states is newer.
-            Ok(false) => self.refresh.save_failed = true,
+            Ok(true) if self.now() < self.refresh.valid_until => {}
+            // A later lease has saved, or is about to. The next ticket finds out which of the two
+            // states is newer.
+            Ok(_) => self.refresh.save_failed = true,
             Err(cause) => {
                 self.report(cause);
                 self.refresh.save_failed = true;
@@ -372,7 +424,7 @@ impl Run<'_> {
     /// failure, or a token that the storage failed to save. Tries again until the lease expires.
     fn save_rest(&mut self) -> Next<()> {
         let unsaved = self.data().and_then(|data| data.tokens.unsaved());
-        match unsaved.filter(|_| self.refresh.holds_lease) {
+        match unsaved.filter(|_| self.refresh.holds_lease && self.refresh.has_loaded) {
             Some(state) => self.save(Stage::SavingRest(Box::new(state.clone())), state),
             None => self.release(),
         }

@@ -266,7 +266,7 @@ impl Shared {
         let Some(data) = self.session(session) else {
             return;
         };
-        if data.tokens.unsaved().is_none() {
+        if !data.tokens.is_unsaved() {
             return;
         }
         if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
@@ -315,10 +315,22 @@ impl Shared {
             .is_some_and(|data| data.tokens.is_open(now))
     }
 
-    /// Returns a token of the session that needs no refresh, for callers that look before they start
-    /// a task.
-    pub fn valid_token(&self, session: SessionId, now: UnixTime) -> Option<Token> {
-        self.get(session)?.tokens.valid_token(now)
+    /// Returns a number that moves with every change to the token of the session.
+    pub fn version(&self, session: SessionId) -> u64 {
+        self.get(session).map_or(0, |data| data.tokens.version())
+    }
+
+    /// Returns the token of the session if it needs neither a refresh nor a save, with its
+    /// [version](Self::version) and the time at which it needs a refresh. A driver may give copies
+    /// of it to callers without the lock, until then and while the version is the same.
+    pub fn view(
+        &self,
+        session: SessionId,
+        now: UnixTime,
+    ) -> Option<(u64, Token, Option<UnixTime>)> {
+        let tokens = &self.get(session)?.tokens;
+        let token = tokens.valid_token(now).filter(|_| !tokens.is_unsaved())?;
+        Some((tokens.version(), token, tokens.refresh_at()))
     }
 
     /// Returns the last token of the session, usable or not, for example to revoke it.
@@ -355,13 +367,13 @@ impl Shared {
         self.is_refreshing(session)
             && self
                 .get(session)
-                .is_some_and(|data| data.tokens.has_sent() || data.tokens.unsaved().is_some())
+                .is_some_and(|data| data.tokens.has_sent() || data.tokens.is_unsaved())
     }
 
     /// Returns whether the newest token of the session is not stored yet.
     pub fn is_unsaved(&self, session: SessionId) -> bool {
         self.get(session)
-            .is_some_and(|data| data.tokens.unsaved().is_some())
+            .is_some_and(|data| data.tokens.is_unsaved())
     }
 
     pub(crate) fn session(&mut self, session: SessionId) -> Option<&mut SessionData> {

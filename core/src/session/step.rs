@@ -11,13 +11,14 @@ use crate::request::effect::{
     ReleaseRequest, SaveRequest, Until,
 };
 use crate::request::operation::{FromResponse, Operation};
+use crate::request::servers::Turn;
 use crate::session::shared::Shared;
 use crate::types::cause::Cause;
 use crate::types::error::{Error, Sent};
 use crate::types::secret::SecretBytes;
 use crate::types::time::RequestContext;
 
-/// A procedure that a driver runs step by step: an [`Operation`](crate::Operation), a
+/// A procedure that a driver runs step by step: an [`Operation`], a
 /// [`Call`](crate::Call), a token, a refresh or a log-out. Tasks are plain data. Sealed: only types
 /// of this crate implement it.
 pub trait Task: Sized + sealed::Sealed {
@@ -47,7 +48,7 @@ pub(crate) mod sealed {
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
 pub enum Step<T: Task> {
     /// Send this request to an authorization server, and answer with the whole response.
-    Send(Awaiting<PreparedRequest, T>),
+    Send(Awaiting<Box<PreparedRequest>, T>),
     /// Send the application's request with these headers, and answer with the head of the response.
     Call(Awaiting<PreparedCall, T>),
     /// Sign this.
@@ -215,7 +216,7 @@ impl<E, T: Task> Awaiting<E, T> {
     }
 }
 
-impl<T: Task> Awaiting<PreparedRequest, T> {
+impl<T: Task> Awaiting<Box<PreparedRequest>, T> {
     /// Continues with the response: any status, all headers, and at most
     /// [`MAX_RESPONSE`](crate::driver::MAX_RESPONSE) + 1 bytes of the body.
     pub fn received<B: AsRef<[u8]>>(
@@ -386,6 +387,12 @@ impl<T: FromResponse> Task for Operation<T> {
         shared: &mut Shared,
         context: &RequestContext,
     ) -> Next<T> {
-        Self::advance(self, id, answer, &mut shared.servers, context)
+        let servers = &mut shared.servers;
+        let mut turn = Turn {
+            id,
+            servers,
+            context,
+        };
+        Self::advance(self, answer, &mut turn)
     }
 }

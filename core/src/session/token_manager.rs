@@ -62,6 +62,8 @@ pub(crate) struct TokenManager {
     /// A counter that increases with each cached token and with a log-out. A failure applies only
     /// to the token whose refresh token was sent, not to a later one.
     generation: u64,
+    /// A counter that increases with every change to the token or to its use.
+    version: u64,
     refusals: Refusals,
 }
 
@@ -104,8 +106,8 @@ struct InFlight {
 }
 
 /// The right to refresh a token. Only one ticket is valid at a time. After the policy's refresh
-/// timeout, another caller can get a ticket that replaces it. A caller that can't use it gives it
-/// back by [`TokenManager::complete`] with [`RefreshFailure::not_sent`].
+/// timeout, another caller can get a ticket that replaces it. Its holder gives it back by
+/// [`TokenManager::complete`].
 #[must_use = "no other caller refreshes while this ticket is valid"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
@@ -221,6 +223,7 @@ impl TokenManager {
             logged_out: false,
             save_after: None,
             generation: 0,
+            version: 0,
             refusals: Refusals::default(),
         }
     }
@@ -330,9 +333,10 @@ impl TokenManager {
             }
             return Adopted::Nothing;
         }
-        // The cached token is newer, and saving it has failed before.
+        // The cached token is newer: saving it has failed before, or the storage has been set back.
         let is_seen = before.is_some_and(|seen| seen.token.as_ref() == Some(theirs));
-        if cached.is_some() && is_seen && !is_descendant {
+        let is_older = is_seen || self.lineage.contains(&theirs.lineage_id());
+        if cached.is_some() && is_older && !is_descendant {
             return Adopted::Nothing;
         }
         let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.0, seed);
@@ -348,6 +352,11 @@ impl TokenManager {
             Some(token) => Adopted::Token(token),
             None => Adopted::Nothing,
         }
+    }
+
+    /// Returns whether a state with a token has been loaded from the storage.
+    pub(crate) fn has_loaded(&self) -> bool {
+        self.has_loaded
     }
 
     fn log_out_unless(&mut self, is_open: bool) -> Adopted {
@@ -369,6 +378,11 @@ impl TokenManager {
             .as_ref()
             .filter(|cached| cached.is_usable(now) && !cached.is_due(now));
         cached.map(|cached| cached.token.clone())
+    }
+
+    /// Returns whether the cached token, or its number of remaining sends, is not stored yet.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved && self.cached.is_some()
     }
 
     /// Returns the session state to store, or `None` if storage already has it.
@@ -495,6 +509,7 @@ impl TokenManager {
                 };
                 // The checkpoint counted this send as one without a response.
                 self.unsaved = true;
+                self.version += 1;
             }
             Ok(_) | Err(_) => {}
         }
@@ -532,6 +547,7 @@ impl TokenManager {
     /// that one descends from it. [`unsaved`](Self::unsaved) then returns it until it is stored.
     pub(crate) fn mark_given(&mut self) {
         (self.given, self.unsaved) = (true, true);
+        self.version += 1;
     }
 
     /// Records that the newest token could not be stored. [`unsaved`](Self::unsaved) then returns
@@ -540,7 +556,18 @@ impl TokenManager {
     /// Another ticket for storing it is issued after the policy's retry interval.
     pub(crate) fn save_failed(&mut self, now: UnixTime) {
         self.unsaved = true;
+        self.version += 1;
         self.save_after = Some(now.saturating_add(self.policy.retry_interval));
+    }
+
+    /// Returns a number that moves with every change to the token or to its use.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns when the cached token needs a refresh.
+    pub(crate) fn refresh_at(&self) -> Option<UnixTime> {
+        self.cached.as_ref()?.times.refresh_at
     }
 
     /// Returns a number that increases with every token that is cached, and with a log-out.
@@ -563,18 +590,36 @@ impl TokenManager {
         started: u64,
         now: UnixTime,
     ) -> bool {
-        let cached = self.cached.as_ref();
-        if let Some(cached) = cached.filter(|cached| cached.token.is_same_as(token)) {
-            if cached.requested && self.generation > started {
+        if !self.is_replaceable(token, uri, started, now) {
+            if self.is_fresh(token, started) {
                 self.refusals.add(uri, token, now);
-                return false;
             }
-            if self.refusals.is_on_hold(uri, now) {
-                return false;
-            }
+            return false;
         }
         self.invalidate(token);
         true
+    }
+
+    /// Returns whether a rejection of the token by the resource server at `uri` would lead to
+    /// another one, as [`token_rejected`](Self::token_rejected) does.
+    pub(crate) fn is_replaceable(
+        &self,
+        token: &Token,
+        uri: &Uri,
+        started: u64,
+        now: UnixTime,
+    ) -> bool {
+        let is_cached = |cached: &CachedToken| cached.token.is_same_as(token);
+        let is_current = self.cached.as_ref().is_some_and(is_cached);
+        let is_held = is_current && self.refusals.is_on_hold(uri, now);
+        !self.is_fresh(token, started) && !is_held
+    }
+
+    /// Returns whether the session has requested the token since the generation `started`.
+    fn is_fresh(&self, token: &Token, started: u64) -> bool {
+        self.cached.as_ref().is_some_and(|cached| {
+            cached.token.is_same_as(token) && cached.requested && self.generation > started
+        })
     }
 
     /// Records a response of the resource server at `uri` that does not reject the token. It ends a
@@ -595,6 +640,7 @@ impl TokenManager {
             .filter(|cached| cached.token.is_same_as(token))
         {
             cached.rejected = true;
+            self.version += 1;
         }
     }
 
@@ -627,6 +673,7 @@ impl TokenManager {
         (self.given, self.unsaved) = (false, false);
         self.attempts_left = 0;
         self.generation += 1;
+        self.version += 1;
         self.cleared_at = self.tickets;
         self.logged_out = true;
         self.backoff_until = None;
@@ -689,6 +736,7 @@ impl TokenManager {
 
     fn set_token(&mut self, cached: CachedToken) {
         self.generation += 1;
+        self.version += 1;
         self.cached = Some(cached);
     }
 
@@ -733,10 +781,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::jose::signing::Signing;
-    use crate::request::operation::{PreparedRequest, Step};
-    use crate::request::server_state::ServerState;
-    use crate::types::time::RequestContext;
     use crate::{Client, ClientAuth, Endpoint};
 
     const LIFE: u64 = 100;
@@ -755,17 +799,21 @@ mod tests {
     fn answer(body: &str, now: UnixTime) -> Token {
         let endpoint = Endpoint::https("https://as.example/token").unwrap();
         let client = Client::new(endpoint, ClientAuth::none("app").unwrap());
-        let operation = client.token(Grant::client_credentials()).unwrap();
-        let Ok(Signing::Ready(PreparedRequest { pending, .. })) =
-            operation.prepare(&ServerState::new(), RequestContext::new(now, [0; 16]))
-        else {
-            panic!("no key signs");
-        };
-        match pending.receive(http::Response::new(body), &mut ServerState::new(), now) {
-            Ok(Step::Done(token)) => token,
-            other => panic!("{other:?}"),
-        }
+        client.parse_token_response(body.as_bytes(), now).unwrap()
     }
+
+    const UNSENT: RefreshFailure = RefreshFailure {
+        consumed: Consumed::No,
+        retry_after: None,
+    };
+    const LOST: RefreshFailure = RefreshFailure {
+        consumed: Consumed::Perhaps,
+        retry_after: None,
+    };
+    const REFUSED: RefreshFailure = RefreshFailure {
+        consumed: Consumed::Yes,
+        retry_after: None,
+    };
 
     fn refreshable(refresh_token: &str, now: UnixTime) -> Token {
         answer(
@@ -808,7 +856,7 @@ mod tests {
         let TokenAction::Use(_, Some(ticket)) = manager.poll(at(95)) else {
             panic!("one refreshes")
         };
-        assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), at(96), 0));
+        assert!(manager.complete(ticket, Err(UNSENT), at(96), 0));
         assert!(matches!(manager.poll(at(96)), TokenAction::Use(_, None)));
         assert!(matches!(manager.poll(at(97)), TokenAction::Use(_, Some(_))));
 
@@ -816,8 +864,8 @@ mod tests {
         let TokenAction::Refresh(ticket) = empty.poll(at(0)) else {
             panic!("one refreshes")
         };
-        assert!(empty.complete(ticket, Err(RefreshFailure::not_sent()), at(0), 0));
-        assert!(matches!(empty.poll(at(0)), TokenAction::BackOffUntil(until) if until == at(1)));
+        assert!(empty.complete(ticket, Err(UNSENT), at(0), 0));
+        assert!(matches!(empty.poll(at(0)), TokenAction::BackOff));
         assert!(matches!(empty.poll(at(1)), TokenAction::Refresh(_)));
     }
 
@@ -847,33 +895,24 @@ mod tests {
 
     #[test]
     fn a_refresh_token_from_an_expired_ticket_is_not_consumed_by_a_later_refusal() {
-        for late in [
-            RefreshFailure {
-                consumed: Consumed::Yes,
-                retry_after: None,
-            },
-            RefreshFailure::aborted(),
-            RefreshFailure::not_sent(),
-        ] {
+        for late in [REFUSED, LOST, UNSENT] {
             let mut manager = TokenManager::new(policy(), None)
                 .with_state(SessionState::new(refreshable("r1", at(0))));
-            let TokenAction::Refresh(mut slow) = manager.poll(at(200)) else {
+            let TokenAction::Refresh(slow) = manager.poll(at(200)) else {
                 panic!("it has expired")
             };
-            assert!(manager.begin_refresh(&mut slow).is_some());
-            let TokenAction::Refresh(mut second) = manager.poll(at(230)) else {
+            assert!(manager.begin_refresh(slow).is_some());
+            let TokenAction::Refresh(second) = manager.poll(at(230)) else {
                 panic!("the first has expired")
             };
-            assert!(manager.begin_refresh(&mut second).is_some());
+            assert!(manager.begin_refresh(second).is_some());
             let _ = manager.complete(slow, Ok(refreshable("r2", at(231))), at(231), 0);
             // The second ticket sent `r1`, which is consumed; `r2` has not been sent yet.
             let _ = manager.complete(second, Err(late), at(232), 0);
-            let TokenAction::Refresh(mut ticket) = manager.poll(at(400)) else {
+            let TokenAction::Refresh(ticket) = manager.poll(at(400)) else {
                 panic!("it has expired")
             };
-            let attempt = manager
-                .begin_refresh(&mut ticket)
-                .expect("r2 is still good");
+            let attempt = manager.begin_refresh(ticket).expect("r2 is still good");
             assert_eq!(attempt.grant.refresh_token.unwrap().expose(), "r2");
             assert_eq!(
                 attempt.checkpoint.unwrap().attempts_left,
@@ -894,16 +933,13 @@ mod tests {
             retry_after: Some(Duration::from_secs(120)),
         };
         assert!(manager.complete(ticket, Err(retry_after), at(DAY), 0));
-        assert!(matches!(
-            manager.poll(at(DAY)),
-            TokenAction::BackOffUntil(_)
-        ));
+        assert!(matches!(manager.poll(at(DAY)), TokenAction::BackOff));
         let TokenAction::Refresh(lost) = manager.poll(at(0)) else {
             panic!("the backoff is over")
         };
         assert!(matches!(manager.poll(at(29)), TokenAction::WaitUntil(_)));
         assert!(matches!(manager.poll(at(30)), TokenAction::Refresh(_)));
-        drop(lost);
+        let _ = lost;
         let TokenAction::WaitUntil(_) = manager.poll(at(31)) else {
             panic!("one is out")
         };
@@ -911,7 +947,7 @@ mod tests {
         let TokenAction::Refresh(dead) = early.poll(at(DAY)) else {
             panic!("it has no token")
         };
-        drop(dead);
+        let _ = dead;
         assert!(matches!(early.poll(at(0)), TokenAction::Refresh(_)));
     }
 
@@ -925,19 +961,15 @@ mod tests {
             policy(),
             Some(Grant::device_code(crate::Secret::new("d"), polling)),
         );
-        let TokenAction::Refresh(mut ticket) = manager.poll(at(0)) else {
+        let TokenAction::Refresh(ticket) = manager.poll(at(0)) else {
             panic!("it has no token")
         };
-        assert!(manager.begin_refresh(&mut ticket).is_some());
+        assert!(manager.begin_refresh(ticket).is_some());
         assert!(manager.complete(ticket, Ok(refreshable("r1", at(1))), at(1), 0));
-        let TokenAction::Refresh(mut ticket) = manager.poll(at(200)) else {
+        let TokenAction::Refresh(ticket) = manager.poll(at(200)) else {
             panic!("it has expired")
         };
-        let sent = manager
-            .begin_refresh(&mut ticket)
-            .unwrap()
-            .grant
-            .refresh_token;
+        let sent = manager.begin_refresh(ticket).unwrap().grant.refresh_token;
         assert_eq!(sent.as_ref().map(crate::Secret::expose), Some("r1"));
     }
 
@@ -1030,7 +1062,9 @@ mod tests {
             panic!("it holds none")
         };
         let stored = SessionState::new(token("theirs", at(0), Some(LIFE)));
-        let theirs = manager.adopt(&ticket, stored, at(1), 0).unwrap();
+        let Adopted::Token(theirs) = manager.adopt(ticket, Some(stored), at(1), 0) else {
+            panic!("it is good")
+        };
         assert!(manager.complete(ticket, Ok(theirs.clone()), at(1), 0));
         assert!(manager.token_rejected(&theirs, &here, before, at(1)));
         assert!(matches!(manager.poll(at(1)), TokenAction::Refresh(_)));
@@ -1050,8 +1084,11 @@ mod tests {
                 TokenAction::Refresh(ticket) => ticket,
                 other => panic!("{other:?}"),
             });
-            assert!(manager.adopt(&ticket, stored(), at(0), 0).is_none());
-            let _ = manager.complete(ticket, Err(RefreshFailure::not_sent()), at(200), 0);
+            assert_eq!(
+                manager.adopt(ticket, Some(stored()), at(0), 0),
+                Adopted::LoggedOut
+            );
+            let _ = manager.complete(ticket, Err(UNSENT), at(200), 0);
             assert!(manager.snapshot().is_none() && manager.unsaved().is_none());
         }
         // A failure of before does not delay the answer that a login is required.
@@ -1059,7 +1096,7 @@ mod tests {
         let TokenAction::Refresh(ticket) = manager.poll(at(200)) else {
             panic!("it has expired")
         };
-        assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), at(200), 0));
+        assert!(manager.complete(ticket, Err(UNSENT), at(200), 0));
         let _ = manager.clear();
         assert!(matches!(manager.poll(at(200)), TokenAction::Refresh(_)));
     }
@@ -1076,12 +1113,15 @@ mod tests {
         };
         let mut manager =
             TokenManager::new(policy(), None).with_state(SessionState::new(with("r1")));
-        let TokenAction::Refresh(mut ticket) = manager.poll(at(200)) else {
+        let TokenAction::Refresh(ticket) = manager.poll(at(200)) else {
             panic!("it has expired")
         };
         let stored = SessionState::new(with("r2"));
-        assert!(manager.adopt(&ticket, stored, at(200), 0).is_none());
-        let grant = manager.begin_refresh(&mut ticket).unwrap().grant;
+        assert_eq!(
+            manager.adopt(ticket, Some(stored), at(200), 0),
+            Adopted::Nothing
+        );
+        let grant = manager.begin_refresh(ticket).unwrap().grant;
         assert_eq!(grant.refresh_token.unwrap().expose(), "r2");
     }
 
@@ -1100,6 +1140,61 @@ mod tests {
         // A clock that is set back does not prolong it.
         manager.save_failed(at(80));
         assert!(matches!(manager.poll(at(12)), TokenAction::Use(_, Some(_))));
+    }
+
+    #[test]
+    fn a_state_is_unsaved_until_this_very_state_was_saved() {
+        let refresh = |manager: &mut TokenManager, secs| {
+            let TokenAction::Refresh(ticket) = manager.poll(at(secs)) else {
+                panic!("it has expired")
+            };
+            (
+                ticket,
+                manager.begin_refresh(ticket).unwrap().checkpoint.unwrap(),
+            )
+        };
+        let mut manager = TokenManager::new(policy(), None)
+            .with_state(SessionState::new(refreshable("r1", at(0))));
+        assert!(manager.unsaved().is_none());
+        let (ticket, checkpoint) = refresh(&mut manager, 1000);
+        manager.saved(&checkpoint);
+        assert!(manager.complete(ticket, Err(UNSENT), at(1000), 0));
+        // The storage has it with a send less than there are.
+        let unsaved = manager.unsaved().unwrap();
+        assert_eq!(
+            (checkpoint.attempts_left, unsaved.attempts_left),
+            (MAX_SINGLE_USE_SENDS - 1, MAX_SINGLE_USE_SENDS)
+        );
+        manager.saved(&checkpoint);
+        assert!(manager.unsaved().is_some());
+        manager.saved(&unsaved);
+        assert!(manager.unsaved().is_none());
+
+        // What was not sent after all leaves nothing to be saved.
+        let (ticket, _) = refresh(&mut manager, 2000);
+        manager.withdraw(ticket);
+        assert!(!manager.has_sent());
+        assert!(manager.complete(ticket, Err(UNSENT), at(2000), 0));
+        assert!(manager.unsaved().is_none());
+
+        // A token that could not be saved is handed out with a ticket, by which it is saved, and is
+        // not refreshed for that.
+        let (ticket, _) = refresh(&mut manager, 3000);
+        let new = refreshable("r2", at(3000));
+        assert!(manager.complete(ticket, Ok(new.clone()), at(3000), 0));
+        assert!(matches!(manager.poll(at(3001)), TokenAction::Use(_, None)));
+        manager.save_failed(at(3000));
+        let TokenAction::Use(_, Some(ticket)) = manager.poll(at(3001)) else {
+            panic!("it is to be saved")
+        };
+        assert!(
+            matches!(manager.poll(at(3001)), TokenAction::Use(_, None)),
+            "by one caller"
+        );
+        assert!(manager.valid_token(at(3001)) == Some(new.clone()));
+        manager.saved(&manager.unsaved().unwrap());
+        assert!(manager.complete(ticket, Ok(new), at(3001), 0));
+        assert!(matches!(manager.poll(at(3002)), TokenAction::Use(_, None)));
     }
 
     #[test]
@@ -1140,15 +1235,11 @@ mod tests {
 
     #[test]
     fn is_open_while_a_token_can_be_obtained() {
-        let refused = RefreshFailure {
-            consumed: Consumed::Yes,
-            retry_after: None,
-        };
         let fail = |manager: &mut TokenManager, failure| {
-            let TokenAction::Refresh(mut ticket) = manager.poll(at(300)) else {
+            let TokenAction::Refresh(ticket) = manager.poll(at(300)) else {
                 panic!("nothing is usable")
             };
-            let _ = manager.begin_refresh(&mut ticket);
+            let _ = manager.begin_refresh(ticket);
             let _ = manager.complete(ticket, Err(failure), at(200), 0);
         };
         let stored = |token| TokenManager::new(policy(), None).with_state(SessionState::new(token));
@@ -1164,9 +1255,9 @@ mod tests {
         assert!(!manager.is_open(at(1)));
 
         let mut manager = stored(refreshable("r0", at(0)));
-        fail(&mut manager, RefreshFailure::not_sent());
+        fail(&mut manager, UNSENT);
         assert!(manager.is_open(at(200)));
-        fail(&mut manager, refused);
+        fail(&mut manager, REFUSED);
         assert!(!manager.is_open(at(200)) && manager.is_open(at(99)));
 
         let mut login = TokenManager::new(policy(), Some(Grant::extension("once").unwrap()));
@@ -1239,14 +1330,7 @@ mod tests {
     /// success (rotation).
     #[test]
     fn in_no_schedule_is_a_refresh_token_sent_after_it_was_refused_or_given_up_before() {
-        let failures = [
-            RefreshFailure::not_sent(),
-            RefreshFailure::aborted(),
-            RefreshFailure {
-                consumed: Consumed::Yes,
-                retry_after: None,
-            },
-        ];
+        let failures = [UNSENT, LOST, REFUSED];
         let mut ends = 0;
         for number in 0..6_usize.pow(6) {
             let mut manager = TokenManager::new(policy(), None)
@@ -1259,22 +1343,17 @@ mod tests {
             for event in (0..6).map(|at| number / 6_usize.pow(at) % 6) {
                 match event {
                     0 => {
-                        let (TokenAction::Refresh(mut ticket)
-                        | TokenAction::Use(_, Some(mut ticket))) = manager.poll(at(now))
+                        let (TokenAction::Refresh(ticket) | TokenAction::Use(_, Some(ticket))) =
+                            manager.poll(at(now))
                         else {
                             continue;
                         };
-                        let Some(attempt) = manager.begin_refresh(&mut ticket) else {
+                        let Some(attempt) = manager.begin_refresh(ticket) else {
                             let stored = manager.snapshot().unwrap();
                             let newest = stored.token().unwrap().refresh_token().unwrap().expose();
                             assert!(spent[newest] >= MAX_SINGLE_USE_SENDS, "it is given up");
                             ends += 1;
-                            let _ = manager.complete(
-                                ticket,
-                                Err(RefreshFailure::not_sent()),
-                                at(now),
-                                0,
-                            );
+                            let _ = manager.complete(ticket, Err(UNSENT), at(now), 0);
                             continue;
                         };
                         let sent = attempt.grant.refresh_token.unwrap().expose().to_owned();
@@ -1305,12 +1384,7 @@ mod tests {
                         if let TokenAction::Refresh(ticket) | TokenAction::Use(_, Some(ticket)) =
                             manager.poll(at(now))
                         {
-                            let _ = manager.complete(
-                                ticket,
-                                Err(RefreshFailure::not_sent()),
-                                at(now),
-                                0,
-                            );
+                            let _ = manager.complete(ticket, Err(UNSENT), at(now), 0);
                         }
                     }
                     _ => now += 31,
@@ -1327,6 +1401,7 @@ mod tests {
         let mut refused: Vec<Token> = Vec::new();
         let mut used: Option<Token> = None;
         let mut made = 0;
+        let mut failed = None;
         for event in events {
             match event {
                 Event::Poll => match manager.poll(at(now)) {
@@ -1341,7 +1416,7 @@ mod tests {
                         assert!(out.iter().any(|(_, since)| until == at(since + 30)));
                         assert!(at(now) < until);
                     }
-                    TokenAction::BackOffUntil(until) => assert!(at(now) < until),
+                    TokenAction::BackOff => assert_eq!(failed, Some(now), "time has passed"),
                 },
                 Event::CompleteFirst(good) | Event::CompleteLast(good) => {
                     let which = if matches!(event, Event::CompleteFirst(_)) {
@@ -1353,7 +1428,8 @@ mod tests {
                         let (ticket, _) = out.remove(which);
                         made += 1;
                         let result = good.then(|| token(&format!("t{made}"), at(now), Some(LIFE)));
-                        let result = result.ok_or(RefreshFailure::not_sent());
+                        failed = if good { failed } else { Some(now) };
+                        let result = result.ok_or(UNSENT);
                         let _ = manager.complete(ticket, result, at(now), 0);
                     }
                 }

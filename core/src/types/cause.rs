@@ -7,12 +7,12 @@ use std::sync::Arc;
 /// The error of a driver's HTTP client, signer or storage. Cheap to clone. Two causes are equal if
 /// their messages are.
 #[derive(Clone)]
-pub struct Cause(Arc<dyn Error + Send + Sync>);
+pub struct Cause(Arc<Box<dyn Error + Send + Sync>>);
 
 impl Cause {
     /// Creates a cause from any error, or from a message.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Arc::from(error.into()))
+        Self(Arc::new(error.into()))
     }
 
     /// Creates a cause that is only a message.
@@ -22,7 +22,15 @@ impl Cause {
 
     /// Returns the error itself, such as for a downcast to the error type of the HTTP client.
     pub fn as_error(&self) -> &(dyn Error + 'static) {
-        &*self.0
+        &**self.0
+    }
+
+    /// Returns the error itself.
+    ///
+    /// # Errors
+    /// Returns the cause unchanged while it has clones.
+    pub fn into_inner(self) -> Result<Box<dyn Error + Send + Sync>, Self> {
+        Arc::try_unwrap(self.0).map_err(Self)
     }
 }
 
@@ -45,7 +53,7 @@ impl Error for Message {}
 
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 

@@ -86,7 +86,7 @@ impl Endpoint {
 
     /// Appends `path`, which must begin with a slash, to this URL's path. A trailing slash of this
     /// URL's path is dropped first.
-    pub(crate) fn join(&self, path: &str) -> Result<Self, InvalidInput> {
+    pub fn join(&self, path: &str) -> Result<Self, InvalidInput> {
         // Without the slash, `path` could extend the host name and so change the host.
         if !path.starts_with('/') {
             return Err(InvalidInput::new("path", "must begin with a slash"));

@@ -580,6 +580,11 @@ impl NoResponse {
     pub fn client_error(&self) -> Option<&Cause> {
         self.cause.as_ref()
     }
+
+    /// Returns the error of the HTTP client itself.
+    pub fn into_client_error(self) -> Option<Cause> {
+        self.cause
+    }
 }
 
 impl fmt::Display for NoResponse {

@@ -1,7 +1,7 @@
 //! Answers of every kind, with members, bytes and codings that nobody needs, and what each costs.
 
 use http::Response;
-use keybound_core::driver::Step;
+use keybound_core::driver::FromResponse;
 use keybound_core::{
     Client, ClientAuth, DeviceAuthorization, Error, Grant, InvalidResponseKind, Issuer, Operation,
     ProtectedResource, Secret, ServerError, Token, TokenType,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::peer::{Peer, response, with_header};
 use crate::planted::Planted;
-use crate::world::{TOKEN_URL, World, answered, endpoint, outgoing};
+use crate::world::{Answered, TOKEN_URL, World, always_answered, answered, endpoint, outgoing};
 
 const ISSUER: &str = "https://as.example";
 const RESOURCE: &str = "https://rs.example/api";
@@ -29,14 +29,8 @@ fn refresh() -> Grant {
 }
 
 /// What an answer makes of an exchange, wherever it asks.
-fn done<T>(mut operation: Operation<T>, body: impl Into<Vec<u8>>) -> Result<T, Error> {
-    let body = body.into();
-    loop {
-        match answered(operation, Response::new(body.clone()))? {
-            Step::Done(done) => return Ok(done),
-            Step::RetryAfter(again) => operation = again,
-        }
-    }
+fn done<T: FromResponse>(operation: Operation<T>, body: impl Into<Vec<u8>>) -> Result<T, Error> {
+    always_answered(operation, &Response::new(body.into()))
 }
 
 fn token(body: impl Into<Vec<u8>>) -> Result<Token, Error> {
@@ -511,17 +505,10 @@ fn an_answer_that_is_compressed_all_the_same_is_named_by_its_coding() {
             assert!(!shown.contains("JSON at line"), "{shown}");
         }
         let metadata = Issuer::https(ISSUER).unwrap().discover().unwrap();
-        let mut operation = answered(metadata, coded(200, coding, GZIPPED)).unwrap();
-        let error = loop {
-            // It might be JSON elsewhere.
-            let Step::RetryAfter(next) = operation else {
-                panic!("it can't be read")
-            };
-            match answered(next, coded(200, coding, GZIPPED)) {
-                Ok(again) => operation = again,
-                Err(error) => break error,
-            }
-        };
+        // It might be JSON elsewhere.
+        let error = always_answered(metadata, &coded(200, coding, GZIPPED))
+            .map(drop)
+            .unwrap_err();
         assert!(error.to_string().contains(coding), "{error}");
     }
     // A browser decodes by itself, and leaves the header where it is.
@@ -530,7 +517,7 @@ fn an_answer_that_is_compressed_all_the_same_is_named_by_its_coding() {
             client().token(refresh()).unwrap(),
             coded(200, coding, br#"{"access_token":"at"}"#),
         );
-        assert!(matches!(good, Ok(Step::Done(_))), "{coding}");
+        assert!(matches!(good, Ok(Answered::Done(_))), "{coding}");
         let bad = refused(coded(400, coding, br#"{"error":"invalid_grant"}"#)).to_string();
         assert!(
             bad.contains("400 invalid_grant") && !bad.contains(coding),

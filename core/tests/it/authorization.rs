@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use keybound_core::dpop::{Proof, ProofVerifier};
-use keybound_core::driver::{RequestContext, Step};
+use keybound_core::driver::RequestContext;
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
     AuthorizationBuilder, AuthorizationRequest, Client, ClientAuth, Error, Grant, Issuer,
@@ -13,7 +13,7 @@ use keybound_core::{
 use proptest::prelude::*;
 
 use crate::peer::{Asks, ISSUER, Peer, response, with_header};
-use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
+use crate::world::{Answered, START, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const REDIRECT_URI: &str = "https://app.example/callback";
 
@@ -140,7 +140,7 @@ fn a_request_that_was_not_pushed_has_no_url() {
     }
     assert!(matches!(
         answered(push(), response(503, "")),
-        Ok(Step::RetryAfter(_))
+        Ok(Answered::Again(_))
     ));
     let without = World::with(Peer::bearer())
         .client()
@@ -649,7 +649,7 @@ fn a_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
             builder.clone().push([4; 32]).unwrap(),
             response(201, r#"{"request_uri":"urn:x","expires_in":60}"#),
         );
-        let Ok(Step::Done(pushed)) = pushed else {
+        let Ok(Answered::Done(pushed)) = pushed else {
             panic!("it was pushed")
         };
         for pending in [builder.build([1; 32]).unwrap().pending, pushed.pending] {
@@ -678,7 +678,7 @@ fn a_device_code_is_redeemed_by_a_client_of_the_issuer_that_gave_it_alone() {
         let operation = client_of(token_endpoint, issuer)
             .device_authorization(None)
             .unwrap();
-        let Ok(Step::Done(device)) = answered(operation, response(200, answer)) else {
+        let Ok(Answered::Done(device)) = answered(operation, response(200, answer)) else {
             panic!("a code came")
         };
         for (to, (token_endpoint, issuer)) in SERVERS.into_iter().enumerate() {
@@ -738,7 +738,7 @@ fn the_resources_of_the_authorization_request_are_those_of_the_token_request() {
             builder.clone().push([4; 32]).unwrap(),
             response(201, r#"{"request_uri":"urn:x"}"#),
         );
-        let Ok(Step::Done(pushed)) = pushed else {
+        let Ok(Answered::Done(pushed)) = pushed else {
             panic!("it was pushed")
         };
         let built = builder.build([1; 32]).unwrap();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use keybound_core::driver::{PreparedRequest, RequestContext, ServerState, Signing, Step};
+use keybound_core::driver::{ServerState, Step};
 use keybound_core::jose::{Algorithm, PublicJwk, Signature, SigningKey};
-use keybound_core::{Client, ClientAuth, Grant, Issuer, Operation, Secret, Token, TokenType};
+use keybound_core::{Cause, Client, ClientAuth, Error, Grant, Issuer, Secret, TokenType};
 use serde_json::{Value, json};
 
 use crate::peer::{Asks, ISSUER, Peer, ScriptedResponse, json_response, params, with_header};
@@ -173,18 +173,14 @@ fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
         ClientAuth::private_key_jwt("app", client_key.clone()).unwrap(),
     )
     .dpop(world.key.public().clone());
-    let context = world.context();
-    let mut signing = client
-        .token(Grant::client_credentials())
-        .unwrap()
-        .prepare(&world.server_state, context)
-        .unwrap();
+    let (context, operation) = (world.context(), client.token(Grant::client_credentials()));
+    let mut step = world.shared.start(operation.unwrap(), context);
     let mut asked = Vec::new();
-    let PreparedRequest { request, pending } = loop {
-        match signing {
-            Signing::Ready(outgoing) => break outgoing,
-            Signing::Needs(unsigned) => {
-                let wanted = unsigned.request();
+    let token = loop {
+        let context = world.context();
+        step = match step {
+            Step::Sign(signing) => {
+                let wanted = &signing.effect;
                 asked.push(wanted.key().clone());
                 let signature = if wanted.key().is_same_key(&client_key) {
                     assert_eq!(wanted.key().kid(), Some("hsm"));
@@ -193,72 +189,62 @@ fn each_of_two_signatures_says_which_key_it_is_for_and_one_may_be_elsewhere() {
                 } else {
                     world.key.sign(wanted).unwrap()
                 };
-                signing = unsigned.resume(signature).unwrap();
+                signing.signed(Ok(signature), &mut world.shared, context)
             }
-        }
+            Step::Send(sent) => match world.peer.ask(&sent.effect.request, START) {
+                ScriptedResponse::Response(answer) => {
+                    sent.received(&answer, &mut world.shared, context)
+                }
+                ScriptedResponse::NoResponse(_) => panic!("no answer"),
+            },
+            Step::Done(token) => break token,
+            _ => panic!("there is nothing else to do"),
+        };
     };
     assert!(asked == [client_key.clone(), world.key.public().clone()]);
-    let ScriptedResponse::Response(answer) = world.peer.ask(&request, START) else {
-        panic!("no answer")
-    };
-    assert!(matches!(
-        pending.receive(answer, &mut world.server_state, START),
-        Ok(Step::Done(_))
-    ));
+    assert!(token.is_ok());
     verified(&world.peer.requests[0].params, &client_key);
 }
 
 #[test]
 fn a_signature_by_the_wrong_one_of_two_keys_is_refused() {
     let (mut world, client) = world(Peer::bound(), ours(Algorithm::Es384));
-    let context = world.context();
-    let signing = client
-        .token(Grant::client_credentials())
-        .unwrap()
-        .prepare(&world.server_state, context)
-        .unwrap();
-    assert!(signing.finish(|request| world.key.sign(request)).is_err());
+    world.client_key = None;
+    let operation = client.token(Grant::client_credentials()).unwrap();
+    assert!(matches!(world.run(operation), Err(Error::Signer(_))));
+    assert!(world.peer.requests.is_empty());
 }
 
 #[test]
 fn the_assertion_has_the_time_of_the_servers_clock_once_that_is_known() {
     let client_key = ours(Algorithm::Es256);
-    let world = World::with(Peer::bound());
-    let key = |asked: &PublicJwk| {
-        if asked.is_same_key(client_key.public()) {
-            &client_key
-        } else {
-            &world.key
-        }
-    };
+    let mut world = World::with(Peer::bound());
     let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
     let client = Client::new(endpoint(TOKEN_URL), auth).dpop(world.key.public().clone());
-    let sent = |operation: Operation<Token>, server_state: &ServerState, entropy| {
-        let signing = operation
-            .prepare(server_state, RequestContext::new(START, entropy))
-            .unwrap();
-        let PreparedRequest { request, pending } = signing
-            .finish(|request| key(request.key()).sign(request))
-            .unwrap();
-        (
-            verified(&params(&request), client_key.public()).1["iat"].clone(),
-            pending,
-        )
-    };
-    let mut server_state = ServerState::new();
-    let (iat, pending) = sent(
-        client.token(Grant::client_credentials()).unwrap(),
-        &server_state,
-        [1; 16],
-    );
-    assert_eq!(iat, START.as_secs());
+    let public = client_key.public().clone();
+    world.client_key = Some(client_key);
     let refusal = json_response(400, &json!({ "error": "invalid_dpop_proof" }));
     let refusal = with_header(refusal, "date", "Tue, 14 Nov 2023 21:13:20 GMT");
-    let Ok(Step::RetryAfter(again)) = pending.receive(refusal, &mut server_state, START) else {
-        panic!("it goes on")
-    };
-    let (iat, _) = sent(again, &server_state, [2; 16]);
-    assert_eq!(iat, START.as_secs() - 3600);
+    let context = world.context();
+    let operation = client.token(Grant::client_credentials()).unwrap();
+    let mut step = world.shared.start(operation, context);
+    let mut iats = Vec::new();
+    while iats.len() < 2 {
+        let context = world.context();
+        step = match step {
+            Step::Sign(signing) => {
+                let signature = world.sign(&signing.effect).map_err(Cause::new);
+                signing.signed(signature, &mut world.shared, context)
+            }
+            Step::Send(sent) => {
+                let params = params(&sent.effect.request);
+                iats.push(verified(&params, &public).1["iat"].clone());
+                sent.received(&refusal, &mut world.shared, context)
+            }
+            _ => panic!("it goes on"),
+        };
+    }
+    assert_eq!(iats, [START.as_secs(), START.as_secs() - 3600]);
 }
 
 #[test]
@@ -295,7 +281,7 @@ fn a_wrong_clock_is_corrected_once_for_an_assertion_as_well_and_forgotten_where_
     );
 
     // The same clock again says that it was something else, once what was learned is old.
-    world.server_state = ServerState::new();
+    world.shared.set_server_state(ServerState::new());
     world
         .peer
         .script

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Response, header::AUTHORIZATION};
-use keybound_core::driver::MAX_RESPONSE;
+use keybound_core::driver::{FromResponse, MAX_RESPONSE};
 use keybound_core::{
     Error, Grant, InvalidResponseKind, Operation, Retry, Secret, Sent, Token, TokenType,
     TokenTypeHint,
@@ -13,7 +13,8 @@ use serde_json::json;
 
 use crate::maker::Maker;
 use crate::peer::{
-    AT_THE_TOKEN_ENDPOINT, Asks, Challenge, Peer, json_response, response, with_header,
+    AT_THE_TOKEN_ENDPOINT, Asks, Challenge, Peer, ScriptedResponse, json_response, response,
+    with_header,
 };
 use crate::world::{START, World, millis};
 
@@ -388,6 +389,60 @@ fn a_nonce_retry_has_no_backoff_even_after_one_that_had() {
 }
 
 #[test]
+fn a_nonce_is_corrected_anew_after_a_delay() {
+    let lost = || ScriptedResponse::NoResponse(Sent::Maybe);
+    let busy = || ScriptedResponse::Response(later(503, "retry-after", "1"));
+    let limited = || ScriptedResponse::Response(later(429, "retry-after", "1"));
+    for delay in [lost, busy, limited] {
+        // Without the delay, a second challenge is the end.
+        let mut world = World::with(Peer::bound());
+        for nonce in ["n-1", "n-2"] {
+            let challenge = ScriptedResponse::Response(challenge(nonce));
+            world.peer.script.extend([challenge, delay()]);
+        }
+        world.token(client_credentials()).unwrap();
+        assert_eq!(
+            world.nonces_seen(),
+            [None, Some("n-1"), Some("n-1"), Some("n-2"), Some("n-2")]
+        );
+    }
+}
+
+#[test]
+fn a_challenge_for_a_nonce_counts_before_the_code_of_the_body() {
+    for body in [
+        r#"{"error":"invalid_client"}"#,
+        r#"{"error":"invalid_grant"}"#,
+        r#"{"error":"invalid_dpop_proof"}"#,
+        r#"{"message":"odd"}"#,
+    ] {
+        let refusal = with_header(response(401, body), "dpop-nonce", "n-1");
+        let refusal = with_header(
+            refusal,
+            "www-authenticate",
+            r#"DPoP error="use_dpop_nonce""#,
+        );
+        let mut world = World::scripted(Peer::bound(), [refusal]);
+        world.token(client_credentials()).unwrap();
+        assert_eq!(world.nonces_seen(), [None, Some("n-1")], "{body}");
+    }
+}
+
+#[test]
+fn a_429_with_a_nonce_is_retried_no_sooner_or_more_often_than_any_other() {
+    let refusal = with_header(challenge("n-1"), "retry-after", "2");
+    let limited = || {
+        let mut refusal = refusal.clone();
+        *refusal.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+        refusal
+    };
+    let mut world = World::scripted(Peer::bound(), (0..9).map(|_| limited()));
+    assert!(world.token(client_credentials()).is_err());
+    assert_eq!(world.waits, [Duration::from_secs(2); 3]);
+    assert_eq!(world.peer.requests.len(), 4);
+}
+
+#[test]
 fn no_backoff_is_begun_that_ends_after_the_timeout() {
     for (asked, timeout, retried) in [("30", 29, false), ("30", 30, true), ("30", 31, true)] {
         let mut world = World::scripted(Peer::bound(), [later(429, "retry-after", asked)]);
@@ -416,7 +471,7 @@ enum After {
     GivenUp,
 }
 
-fn after_the_first<T: std::fmt::Debug>(
+fn after_the_first<T: FromResponse + std::fmt::Debug>(
     mut world: World,
     operation: Result<Operation<T>, keybound_core::InvalidInput>,
 ) -> After {

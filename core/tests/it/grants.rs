@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use keybound_core::driver::Step;
 use keybound_core::{
     BodyFormat, Client, ClientAuth, DeviceAuthorization, Error, Grant, InvalidInput, Scope, Secret,
     Sent, Token,
@@ -10,7 +9,7 @@ use keybound_core::{
 use serde_json::{Value, json};
 
 use crate::peer::{Asks, Peer, ScriptedResponse, json_response, response, with_header};
-use crate::world::{START, TOKEN_URL, World, answered, endpoint, outgoing};
+use crate::world::{Answered, START, TOKEN_URL, World, answered, endpoint, first_wait, outgoing};
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
@@ -215,6 +214,63 @@ fn a_nonce_costs_a_poll_nothing_but_a_request() {
 }
 
 #[test]
+fn a_nonce_is_corrected_anew_with_each_poll() {
+    let (mut world, client, device) = device(Peer::bound(), &["authorization_pending"]);
+    let challenge = |nonce: &str| {
+        let challenge = json_response(400, &json!({ "error": "use_dpop_nonce" }));
+        ScriptedResponse::Response(with_header(challenge, "dpop-nonce", nonce))
+    };
+    let pending = json_response(400, &json!({ "error": "authorization_pending" }));
+    world.peer.script.extend([
+        challenge("n-1"),
+        ScriptedResponse::Response(pending),
+        challenge("n-2"),
+    ]);
+    world.run(client.token(device.grant()).unwrap()).unwrap();
+    let nonces = [None, None, Some("n-1"), Some("n-1"), Some("n-2")];
+    assert_eq!(world.nonces_seen()[..5], nonces);
+}
+
+#[test]
+fn a_retry_after_during_polls_counts_from_the_response_and_not_on_top_of_the_interval() {
+    for (asked, wait) in [("3", 7), ("7", 7), ("9", 9), ("20", 20)] {
+        let (mut world, client, device) = device(Peer::bearer(), &[]);
+        let busy = with_header(response(503, ""), "retry-after", asked);
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::Response(busy));
+        world.run(client.token(device.grant()).unwrap()).unwrap();
+        assert_eq!(world.waits, secs(&[7, wait]), "{asked}");
+    }
+}
+
+#[test]
+fn no_poll_of_a_device_waits_longer_than_five_minutes_whatever_the_server_asks_for() {
+    for (status, error, retry_after) in [
+        (400, "slow_down", "315360000"),
+        (429, "slow_down", "86400"),
+        (400, "authorization_pending", "301"),
+        (400, "slow_down", "Fri, 01 Jan 2100 00:00:00 GMT"),
+    ] {
+        let (mut world, client, _) = device(Peer::bearer(), &[]);
+        let mut codes = device_answer();
+        codes["expires_in"] = json!(u32::MAX);
+        codes["interval"] = json!(1e9);
+        world.peer.answers.insert("/device", codes);
+        let device = world
+            .run(client.device_authorization(None).unwrap())
+            .unwrap();
+        let refusal = || json_response(status, &json!({ "error": error }));
+        let refusal = || with_header(refusal(), "retry-after", retry_after);
+        let script = (0..3).map(|_| ScriptedResponse::Response(refusal()));
+        world.peer.script.extend(script);
+        world.run(client.token(device.grant()).unwrap()).unwrap();
+        assert_eq!(world.waits, secs(&[300; 4]), "{retry_after}");
+    }
+}
+
+#[test]
 fn a_device_poll_is_retried_as_often_as_any_request() {
     let (mut world, client, device) = device(Peer::bearer(), &["authorization_pending"; 3]);
     for _ in 0..4 {
@@ -331,22 +387,19 @@ fn what_a_server_says_of_a_device_code_is_read_with_care() {
         assert!(error.to_string().contains(why), "{error}");
     }
     let read = |answer: &Value| match answered(ask(), json_response(200, answer)).unwrap() {
-        Step::Done(device) => device,
-        Step::RetryAfter(_) => panic!("it is there"),
+        Answered::Done(device) => device,
+        Answered::Again(_) => panic!("it is there"),
     };
     let wait = |answer: &Value| {
-        client()
-            .token(read(answer).grant())
-            .unwrap()
-            .delay()
-            .as_secs()
+        let operation = client().token(read(answer).grant()).unwrap();
+        first_wait(operation).as_secs()
     };
     for (interval, waits) in [
         (json!(null), 5),
         (json!(0), 5),
         (json!(-3), 5),
         (json!("8"), 8),
-        (json!(1e9), 600),
+        (json!(1e9), 300),
     ] {
         assert_eq!(
             wait(&with("interval", interval.clone())),

@@ -1,6 +1,5 @@
 //! Id tokens as RustCrypto signs them, right and wrong, and the keys of their issuer.
 
-use keybound_core::driver::Step;
 use keybound_core::jose::Algorithm;
 use keybound_core::{
     Error, Grant, IdToken, IdTokenError, IdTokenValidation, InvalidInput, InvalidResponseKind,
@@ -12,7 +11,7 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use crate::peer::{ISSUER, Peer, json_response, response};
 use crate::rustcrypto::{Theirs, encode};
-use crate::world::{START, World, answered};
+use crate::world::{Answered, START, World, answered};
 
 /// The keys at the issuer's `jwks_uri`.
 fn keys(document: &Value) -> Result<JwkSet, Error> {
@@ -328,7 +327,7 @@ fn the_key_is_the_one_that_is_named_and_keys_of_other_kinds_are_passed_over() {
 #[test]
 fn an_issuer_without_a_place_for_its_keys_has_none() {
     let operation = Issuer::https(ISSUER).unwrap().discover().unwrap();
-    let Ok(Step::Done(metadata)) =
+    let Ok(Answered::Done(metadata)) =
         answered(operation, json_response(200, &json!({ "issuer": ISSUER })))
     else {
         panic!("it is there")

@@ -1,6 +1,5 @@
 //! What an authorization server says of a token, and what a resource server says of itself.
 
-use keybound_core::driver::Step;
 use keybound_core::{
     Client, ClientAuth, Error, Introspection, InvalidResponseKind, ProtectedResource, Scope,
     Secret, TokenTypeHint, UnixTime,
@@ -8,7 +7,7 @@ use keybound_core::{
 use serde_json::{Value, json};
 
 use crate::peer::{Peer, json_response, response, with_header};
-use crate::world::{TOKEN_URL, World, answered, endpoint, outgoing};
+use crate::world::{Answered, TOKEN_URL, World, answered, endpoint, outgoing};
 
 const RESOURCE: &str = "https://rs.example/api";
 const WELL_KNOWN: &str = "https://rs.example/.well-known/oauth-protected-resource/api";
@@ -24,8 +23,8 @@ fn read(answer: &Value) -> Result<Introspection, Error> {
         client().introspect(Secret::new("t"), None).unwrap(),
         json_response(200, answer),
     )? {
-        Step::Done(introspection) => Ok(introspection),
-        Step::RetryAfter(_) => panic!("it is there"),
+        Answered::Done(introspection) => Ok(introspection),
+        Answered::Again(_) => panic!("it is there"),
     }
 }
 
@@ -77,7 +76,7 @@ fn an_introspection_tells_what_the_token_is_worth_and_whose_key_it_needs() {
 fn of_a_member_that_stands_twice_the_last_counts_even_where_it_says_nothing() {
     let body = r#"{"active":true,"sub":"alice","aud":null,"aud":["a"],"sub":null}"#;
     let operation = client().introspect(Secret::new("t"), None).unwrap();
-    let Ok(Step::Done(told)) = answered(operation, response(200, body)) else {
+    let Ok(Answered::Done(told)) = answered(operation, response(200, body)) else {
         panic!()
     };
     assert_eq!(

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use keybound_core::dpop::{ProofError, ProofVerifier};
-use keybound_core::driver::{SessionState, Step};
+use keybound_core::driver::SessionState;
 use keybound_core::jose::PublicJwk;
 use keybound_core::{Client, ClientAuth, Grant, Issuer, PendingAuthorization, Token};
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::maker::Maker;
-use crate::world::{START, TOKEN_URL, answered, endpoint};
+use crate::world::{Answered, START, TOKEN_URL, answered, endpoint};
 
 fn client() -> Client {
     Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").unwrap())
@@ -27,7 +27,7 @@ fn token(body: &[u8]) -> Option<Token> {
         client().token(Grant::client_credentials()).unwrap(),
         Response::new(body.to_vec()),
     ) {
-        Ok(Step::Done(token)) => Some(token),
+        Ok(Answered::Done(token)) => Some(token),
         _ => None,
     }
 }
@@ -39,7 +39,7 @@ fn metadata(body: &[u8]) -> bool {
         .unwrap();
     matches!(
         answered(operation, Response::new(body.to_vec())),
-        Ok(Step::Done(_))
+        Ok(Answered::Done(_))
     )
 }
 

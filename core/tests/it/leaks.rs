@@ -1,21 +1,23 @@
 //! Secrets are planted wherever one can stand, and looked for in whatever can be printed.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, Method, Response, Uri};
 use keybound_core::dpop::{Proof, ProofVerifier};
 use keybound_core::driver::{
-    PreparedCall, PreparedRequest, SessionState, Signing, Step, TokenAction, TokenManager,
+    Event, FromResponse, SessionConfig, SessionState, Shared, Signing, Step, Task,
 };
 use keybound_core::jose::{Algorithm, PublicJwk, SigningKey};
 use keybound_core::provider::moov::Moov;
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
-    Client, ClientAuth, Endpoint, Error, Grant, IdTokenValidation, Issuer, Operation,
-    RedirectError, RefreshPolicy, Secret, Sent, Token,
+    Cause, Client, ClientAuth, Endpoint, Error, Grant, IdTokenValidation, Issuer, Operation,
+    RedirectError, Secret, Sent, Token,
 };
 use serde_json::{Value, json};
 
@@ -24,7 +26,9 @@ use crate::peer::{ISSUER, Peer, json_response, response, with_header};
 use crate::planted::{Planted, looked_at_by};
 use crate::rustcrypto::Theirs;
 use crate::sources::public_types;
-use crate::world::{RESOURCE_URL, START, TOKEN_URL, World, answered, endpoint, outgoing};
+use crate::world::{
+    Answered, RESOURCE_URL, START, TOKEN_URL, World, answered, endpoint, outgoing, sent,
+};
 
 const CLIENT_SECRET: &str = "cl1ent/s3cret+of=32&characters";
 /// As Basic authentication has it, before its base64 (RFC 6749 §2.3.1).
@@ -126,6 +130,27 @@ fn what_a_client_is_made_of_shows_no_secret() {
     }
 }
 
+/// Runs a task, and looks at each of its steps.
+fn watched<T: Task + Debug>(world: &mut World, task: T) -> Result<T::Output, Error>
+where
+    T::Output: Debug,
+{
+    let planted = all();
+    planted.are_not_shown(&[&task]);
+    let context = world.context();
+    let mut step = world.shared.start(task, context);
+    loop {
+        planted.are_not_shown(&[&step, &world.shared]);
+        if let Step::Save(save) = &step {
+            planted.are_not_shown(&[&save.effect]);
+        }
+        step = match step {
+            Step::Done(result) => return result,
+            step => world.step(step),
+        };
+    }
+}
+
 #[test]
 fn no_step_of_an_operation_shows_a_secret_or_its_proof() {
     let planted = all();
@@ -133,40 +158,35 @@ fn no_step_of_an_operation_shows_a_secret_or_its_proof() {
         let (mut world, operation) = about_to(token_answer(), auth);
         planted.are_not_shown(&[&operation]);
         let context = world.context();
-        let Ok(Signing::Needs(unsigned)) = operation.prepare(&world.server_state, context) else {
+        let Step::Sign(signing) = world.shared.start(operation, context) else {
             panic!("there is a key to prove")
         };
-        let input = std::str::from_utf8(unsigned.request().message())
+        let input = std::str::from_utf8(signing.effect.message())
             .unwrap()
             .to_owned();
         for planted in [&planted, &Planted::new(&[&input])] {
-            planted.are_not_shown(&[&unsigned, unsigned.request()]);
+            planted.are_not_shown(&[&signing, &signing.effect, &world.shared]);
         }
-        let signature = world.key.sign(unsigned.request()).unwrap();
-        let signing = unsigned.resume(signature).unwrap();
-        planted.are_not_shown(&[&signing]);
-        let Signing::Ready(outgoing) = signing else {
-            panic!("one signature is enough")
-        };
-        let proof = outgoing.request.headers()["dpop"]
+        let signature = world.key.sign(&signing.effect).map_err(Cause::new);
+        let context = world.context();
+        let sent = sent(signing.signed(signature, &mut world.shared, context));
+        let proof = sent.effect.request.headers()["dpop"]
             .to_str()
             .unwrap()
             .to_owned();
         let proof = Planted::new(&[&proof, input.split_once('.').unwrap().1]);
         for planted in [&planted, &proof] {
             planted.are_not_shown(&[
-                &outgoing,
-                outgoing.request.headers(),
-                outgoing.request.body(),
+                &sent,
+                &sent.effect,
+                sent.effect.request.headers(),
+                sent.effect.request.body(),
             ]);
         }
-        let PreparedRequest { pending, .. } = outgoing;
-        planted.are_not_shown(&[&pending]);
-        let received = pending
-            .receive(token_answer(), &mut world.server_state, START)
-            .unwrap();
-        planted.are_not_shown(&[&received, &world.server_state]);
-        let Step::Done(token) = received else {
+        let context = world.context();
+        let received = sent.received(&token_answer(), &mut world.shared, context);
+        planted.are_not_shown(&[&received, &world.shared, world.server_state()]);
+        let Step::Done(Ok(token)) = received else {
             panic!("a token came")
         };
         planted.are_not_shown(&[&token]);
@@ -206,43 +226,31 @@ fn an_assertion_is_shown_nowhere_and_struck_out_of_what_comes_back() {
     let proof_key = SigningKey::generate(Algorithm::Es256).unwrap();
     let auth = ClientAuth::private_key_jwt("app", client_key.public().clone()).unwrap();
     let client = client(auth.clone()).dpop(proof_key.public().clone());
-    let (server_state, context) = (
-        keybound_core::driver::ServerState::new(),
-        keybound_core::driver::RequestContext::new(START, [1; 16]),
-    );
-    let Ok(Signing::Needs(unsigned)) = client
-        .token(grant())
-        .unwrap()
-        .prepare(&server_state, context)
-    else {
+    let context = || keybound_core::driver::RequestContext::new(START, [1; 16]);
+    let shared = &mut Shared::new();
+    let Step::Sign(signing) = shared.start(client.token(grant()).unwrap(), context()) else {
         panic!("the assertion comes first")
     };
-    let input = std::str::from_utf8(unsigned.request().message())
+    let input = std::str::from_utf8(signing.effect.message())
         .unwrap()
         .to_owned();
-    let signature = client_key.sign(unsigned.request()).unwrap();
-    Planted::new(&[&input]).are_not_shown(&[&client, &auth, &unsigned]);
-    let Ok(Signing::Needs(unsigned)) = unsigned.resume(signature) else {
+    let signature = client_key.sign(&signing.effect).map_err(Cause::new);
+    Planted::new(&[&input]).are_not_shown(&[&client, &auth, &signing]);
+    let Step::Sign(signing) = signing.signed(signature, shared, context()) else {
         panic!("the proof comes next")
     };
-    Planted::new(&[&input]).are_not_shown(&[&unsigned]);
-    let signature = proof_key.sign(unsigned.request()).unwrap();
-    let Ok(Signing::Ready(outgoing)) = unsigned.resume(signature) else {
-        panic!("both are there")
-    };
-    let body = String::from_utf8(outgoing.request.body().as_ref().to_vec()).unwrap();
+    Planted::new(&[&input]).are_not_shown(&[&signing]);
+    let signature = proof_key.sign(&signing.effect).map_err(Cause::new);
+    let sent = sent(signing.signed(signature, shared, context()));
+    let body = String::from_utf8(sent.effect.request.body().as_ref().to_vec()).unwrap();
     let assertion = body.split("client_assertion=").nth(1).unwrap().to_owned();
     let planted = Planted::new(&[&assertion]);
-    planted.are_not_shown(&[&outgoing]);
+    planted.are_not_shown(&[&sent]);
     let refusal = response(
         400,
         &json!({ "error": format!("bad {assertion}") }).to_string(),
     );
-    let Err(error) = outgoing.pending.receive(
-        refusal,
-        &mut keybound_core::driver::ServerState::new(),
-        START,
-    ) else {
+    let Step::Done(Err(error)) = sent.received(&refusal, shared, context()) else {
         panic!("no refusal")
     };
     assert!(error.to_string().contains("bad [redacted]"), "{error}");
@@ -258,28 +266,36 @@ fn no_step_of_a_call_shows_the_token_or_its_proof() {
     let planted = all();
     planted.are_not_shown(&[&call]);
     let context = world.context();
-    let signing = call.prepare(&world.server_state, context).unwrap();
+    let Step::Sign(signing) = world.shared.start(call, context) else {
+        panic!("there is a key to prove")
+    };
     planted.are_not_shown(&[&signing]);
-    let authorized = signing.finish(|request| world.key.sign(request)).unwrap();
-    planted.are_not_shown(&[&authorized]);
-    let PreparedCall { headers, pending } = authorized;
+    let signature = world.key.sign(&signing.effect).map_err(Cause::new);
+    let context = world.context();
+    let Step::Call(mut call) = signing.signed(signature, &mut world.shared, context) else {
+        panic!("one signature is enough")
+    };
+    planted.are_not_shown(&[&call, &call.effect, &call.effect.headers]);
     let mut map = HeaderMap::new();
-    planted.are_not_shown(&[&headers]);
-    headers.apply(&mut map);
+    call.effect.headers.apply(&mut map);
     let proof = map["dpop"].to_str().unwrap().to_owned();
     for planted in [planted, Planted::new(&[&proof])] {
-        planted.are_not_shown(&[&map, &pending]);
+        planted.are_not_shown(&[&map, &call, &world.shared]);
     }
     let head = with_header(response(401, ""), "dpop-nonce", "n");
-    let judged = pending
-        .verdict(
-            head.status(),
-            head.headers(),
-            &mut world.server_state,
-            START,
-        )
-        .unwrap();
-    all().are_not_shown(&[&judged]);
+    let context = world.context();
+    let (status, headers) = (head.status(), head.headers());
+    let next = call.received(status, headers, &mut world.shared, context);
+    all().are_not_shown(&[&next]);
+    let Step::Call(call) = world.step(next) else {
+        panic!("it is sent with the nonce")
+    };
+    let context = world.context();
+    let ok = http::StatusCode::OK;
+    let Step::Done(Ok(delivered)) = call.received(ok, headers, &mut world.shared, context) else {
+        panic!("it has its response")
+    };
+    all().are_not_shown(&[&delivered]);
 }
 
 /// A secret may be wrong as an argument; it is a secret still.
@@ -345,6 +361,9 @@ fn a_proof_and_its_inspection_show_nothing_that_could_be_replayed() {
         .access_token(&token);
     let signing = builder.clone().prepare(context);
     all().are_not_shown(&[&builder, &signing]);
+    if let Signing::Needs(unsigned) = &signing {
+        all().are_not_shown(&[unsigned]);
+    }
     let own = signing.finish(|request| world.key.sign(request)).unwrap();
 
     let relayed = Maker::new().proof();
@@ -544,16 +563,47 @@ fn a_session_shows_none_of_its_tokens_and_stored_state() {
     let state = SessionState::new(token.clone());
     planted.are_not_shown(&[&state, &state.to_json()]);
 
-    let mut fresh = TokenManager::new(RefreshPolicy::default(), Some(grant()));
-    let TokenAction::Refresh(mut ticket) = fresh.poll(START) else {
-        panic!("there is no token yet")
+    let configs = |world: &World| {
+        let config = || SessionConfig::new(world.client()).stored_as("s");
+        [
+            config().grant(grant()),
+            config().token(token.clone()),
+            config().state(Some(state.clone())),
+        ]
     };
-    let attempt = fresh.begin_refresh(&mut ticket).unwrap();
-    planted.are_not_shown(&[&fresh, &ticket, &attempt]);
-    let manager = TokenManager::new(RefreshPolicy::default(), None).with_state(state);
-    planted.are_not_shown(&[&manager]);
-    let mut manager = manager;
-    planted.are_not_shown(&[&manager.poll(START), &manager.snapshot()]);
+    for at in 0..3 {
+        world.storage.states.clear();
+        world.peer.script.clear();
+        let config = configs(&world)[at].clone();
+        planted.are_not_shown(&[&config]);
+        let session = world.shared.open(config, world.now);
+        planted.are_not_shown(&[&world.shared, &session]);
+        let context = world.context();
+        let first = world
+            .shared
+            .start(session.token(Duration::from_secs(60)), context);
+        planted.are_not_shown(&[&first]);
+        let refused = response(400, &json!({ "error": REFRESH_TOKEN }).to_string());
+        world
+            .peer
+            .script
+            .extend([refused, token_answer()].map(crate::peer::ScriptedResponse::Response));
+        for _ in 0..2 {
+            while let Some(refresh) = world.shared.next_refresh(session) {
+                watched(&mut world, refresh).unwrap();
+            }
+            world.sleep(10);
+            let _ = watched(&mut world, session.token(Duration::ZERO));
+            while let Some(event) = world.shared.next_event() {
+                planted.are_not_shown(&[&event]);
+                if let Event::RefreshFailed(error) = &event {
+                    planted.are_not_told(error);
+                }
+            }
+        }
+        let out = watched(&mut world, session.log_out()).unwrap();
+        assert!(out.is_some(), "{at}");
+    }
 
     let client = world.client();
     let invalid = SessionState::from_json(ACCESS_TOKEN.as_bytes(), &client, START).unwrap_err();
@@ -609,37 +659,53 @@ fn a_redirect_that_is_refused_shows_neither_code_nor_state() {
 }
 
 /// What an exchange makes of a success.
-fn done<T>(operation: Operation<T>, answer: &Value) -> T {
+fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
     match answered(operation, json_response(200, answer)) {
-        Ok(Step::Done(done)) => done,
-        Ok(Step::RetryAfter(_)) => panic!("it is there"),
+        Ok(Answered::Done(done)) => done,
+        Ok(Answered::Again(_)) => panic!("it is there"),
         Err(error) => panic!("{error}"),
     }
 }
 
 /// Types that hold nothing secret: what anybody may see, settings, times, names.
-const PUBLIC: [(&str, &str); 32] = [
+const PUBLIC: [(&str, &str); 46] = [
     ("Algorithm", "a name"),
+    ("Answer", "can't be printed"),
     ("BodyFormat", "a setting"),
+    ("Cause", "an error of the driver's own"),
     ("Challenge", "what a server says to everybody"),
     (
         "ProofClaims",
         "of a proof that was presented, as its reader wants to see them",
     ),
-    (
-        "UnsignedRequest",
-        "a step of `Unsigned`, which is looked at",
-    ),
+    ("Discovery", "URLs"),
+    ("Effect", "a part of `Step`, which is looked at"),
     ("Endpoint", "a URL, and none with user information"),
+    (
+        "EndpointRequest",
+        "a part of `Operation`, which is looked at",
+    ),
+    ("Expected", "a part of `Operation`, which doesn't show it"),
+    ("FetchToken", "a time"),
+    ("FlowFailure", "an error, and both kinds are looked at"),
+    ("LeaseRequest", "a name and a time"),
+    ("LoadRequest", "a name"),
+    ("Next", "a part of `Step`, which is looked at"),
+    ("ParseError", "names"),
+    ("Pushed", "a part of `Operation`, which doesn't show it"),
+    ("Reason", "a name and a status"),
+    ("ReleaseRequest", "a name"),
+    ("RequestedResource", "URLs"),
+    ("Retrying", "a name, a status and a time"),
+    ("Server", "URLs"),
+    ("SuccessResponse", "can't be printed"),
+    ("Until", "a time and a number"),
     ("ExpiresIn", "a setting"),
-    ("RefreshFailure", "whether something is used up, and a time"),
     ("IdTokenError", "a name"),
     ("Issuer", "a URL"),
     ("Metadata", "what a server says to everybody"),
     ("Nonce", "a server's, for everybody who asks"),
     ("Origin", "what Moov calls the website of an account"),
-    ("NonceOutcome", "whether a nonce was taken"),
-    ("Permit", "an origin and a number"),
     ("ProofError", "a name"),
     ("ProtectedResource", "what a resource says to everybody"),
     ("RefreshPolicy", "times"),
@@ -655,8 +721,6 @@ const PUBLIC: [(&str, &str); 32] = [
     ("StepUp", "what a resource asks for"),
     ("TokenType", "a name"),
     ("TokenTypeHint", "a name"),
-    ("Admission", "an origin and a number"),
-    ("NonceGate", "origins and numbers"),
     ("UnixTime", "a time"),
     ("Version", "a date"),
     ("Warning", "a name"),

@@ -67,6 +67,12 @@ impl Planted {
                     Error::Server(error) => self.are_not_shown(&[error]),
                     Error::Response(error) => self.are_not_shown(&[error, error.kind()]),
                     Error::NoResponse(error) => self.are_not_shown(&[error]),
+                    // Their cause is the source.
+                    Error::Signer(_) | Error::Storage(_) | Error::TokenSource(_) => {}
+                    Error::NoEntropy
+                    | Error::Timeout
+                    | Error::RefreshAborted
+                    | Error::LoginRequired => {}
                     other => panic!("{other:?} is not looked into"),
                 }
             }

@@ -1,17 +1,17 @@
 //! What `keybound_core::provider` says of providers that have no type of their own.
 
 use keybound_core::dpop::{ProofError, ProofVerifier};
-use keybound_core::driver::{ServerState, Step};
+use keybound_core::driver::{FromResponse, PreparedRequest, RequestContext, Shared, Step};
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{
-    AuthorizationRequest, Client, ClientAuth, Error, Grant, InvalidResponseKind, Issuer, Operation,
-    Retry, Scope, Secret, Sent, Token, TokenType,
+    AuthorizationRequest, Cause, Client, ClientAuth, Error, Grant, InvalidResponseKind, Issuer,
+    Operation, Retry, Scope, Secret, Sent, TokenType,
 };
 use serde_json::json;
 
 use crate::maker::Maker;
 use crate::peer::{Asks, ISSUER, Peer, json_response, params, response, with_header};
-use crate::world::{START, TOKEN_URL, World, answered, endpoint, millis, outgoing};
+use crate::world::{Answered, START, TOKEN_URL, World, answered, endpoint, millis, outgoing, sent};
 
 fn signing(id: &str, key: &SigningKey) -> ClientAuth {
     ClientAuth::private_key_jwt(id, key.public().with_kid("key-1")).unwrap()
@@ -28,9 +28,9 @@ fn plain() -> Client {
         .device_authorization_endpoint(endpoint("https://as.example/device"))
 }
 
-fn done<T>(operation: Operation<T>, answer: serde_json::Value) -> T {
+fn done<T: FromResponse>(operation: Operation<T>, answer: serde_json::Value) -> T {
     match answered(operation, json_response(200, &answer)) {
-        Ok(Step::Done(done)) => done,
+        Ok(Answered::Done(done)) => done,
         other => panic!("{:?}", other.map(drop)),
     }
 }
@@ -203,15 +203,15 @@ fn marqeta_gets_the_browsers_proof_as_it_is_and_once() {
             )
             .unwrap()
     };
-    let sent = |operation: Operation<Token>| {
-        let context = keybound_core::driver::RequestContext::new(START, [1; 16]);
-        operation
-            .prepare(&ServerState::new(), context)
-            .unwrap()
-            .finish(|request| key.sign(request))
-            .unwrap()
+    let context = || RequestContext::new(START, [1; 16]);
+    let first = |shared: &mut Shared| match shared.start(relay(), context()) {
+        Step::Sign(signing) => {
+            let signature = key.sign(&signing.effect).map_err(Cause::new);
+            sent(signing.signed(signature, shared, context()))
+        }
+        step => sent(step),
     };
-    let request = sent(relay()).request;
+    let PreparedRequest { request, .. } = first(&mut Shared::new()).effect;
     assert_eq!(request.headers().get_all("dpop").iter().count(), 1);
     assert_eq!(request.headers()["dpop"], Maker::new().proof());
     assert!(request.headers()["dpop"].is_sensitive());
@@ -228,12 +228,13 @@ fn marqeta_gets_the_browsers_proof_as_it_is_and_once() {
             .fold(response(status, body), |answer, (name, value)| {
                 with_header(answer, name, value)
             });
-        sent(relay())
-            .pending
-            .receive(answer, &mut ServerState::new(), START)
+        let shared = &mut Shared::new();
+        match first(shared).received(&answer, shared, context()) {
+            Step::Done(result) => result,
+            _ => panic!("it is sent again"),
+        }
     };
-    let Ok(Step::Done(token)) = answer(200, r#"{"access_token":"a","token_type":"DPoP"}"#, &[])
-    else {
+    let Ok(token) = answer(200, r#"{"access_token":"a","token_type":"DPoP"}"#, &[]) else {
         panic!("no token")
     };
     assert_eq!(token.key(), Some(Maker::new().verified().key()));
@@ -255,7 +256,9 @@ fn marqeta_gets_the_browsers_proof_as_it_is_and_once() {
         );
     }
     for lost in [Sent::No, Sent::Maybe] {
-        assert!(sent(relay()).pending.transport_failed(lost, START).is_err());
+        let shared = &mut Shared::new();
+        let end = first(shared).failed(lost, None, shared, context());
+        assert!(matches!(end, Step::Done(Err(_))));
     }
     let echoed = answer(
         400,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
-use keybound_core::driver::{AuthHeaders, PreparedCall, Role, ServerState, Signing, Verdict};
-use keybound_core::{Error, Grant, Sent, Token};
+use keybound_core::driver::{AuthHeaders, Awaiting, PreparedCall, Role, ServerState, Step};
+use keybound_core::{Call, Cause, Error, Grant, Sent, Token};
 use serde_json::json;
 
 use crate::peer::{
@@ -54,24 +54,35 @@ fn headers_replace_what_stood_there_and_are_sensitive() {
     for peer in [Peer::bound(), Peer::bearer()] {
         let bound = peer.bound;
         let (mut world, token) = with_token(peer);
-        let uri: Uri = RESOURCE_URL.parse().unwrap();
-        let context = world.context();
-        let signing = token
-            .authorize(&Method::GET, &uri)
-            .unwrap()
-            .prepare(&world.server_state, context)
-            .unwrap();
-        assert_eq!(matches!(signing, Signing::Needs(_)), bound);
-        let PreparedCall { headers, .. } =
-            signing.finish(|request| world.key.sign(request)).unwrap();
+        let mut call = prepared(&mut world, &token);
         assert_eq!(
-            applied(headers).get_all("dpop").iter().count(),
+            applied(&mut call.effect.headers)
+                .get_all("dpop")
+                .iter()
+                .count(),
             usize::from(bound)
         );
     }
 }
 
-fn applied(headers: AuthHeaders) -> HeaderMap {
+/// A call that awaits its response.
+fn prepared(world: &mut World, token: &Token) -> Awaiting<PreparedCall, Call> {
+    let uri: Uri = RESOURCE_URL.parse().unwrap();
+    let call = token.authorize(&Method::GET, &uri).unwrap();
+    let context = world.context();
+    let mut step = world.shared.start(call, context);
+    if let Step::Sign(signing) = step {
+        let signature = world.sign(&signing.effect).map_err(Cause::new);
+        let context = world.context();
+        step = signing.signed(signature, &mut world.shared, context);
+    }
+    match step {
+        Step::Call(call) => call,
+        step => panic!("{step:?}"),
+    }
+}
+
+fn applied(headers: &mut AuthHeaders) -> HeaderMap {
     let mut map = HeaderMap::new();
     map.append("dpop", "left over".parse().unwrap());
     map.append(AUTHORIZATION, "Basic left-over".parse().unwrap());
@@ -165,6 +176,31 @@ fn a_challenge_with_the_same_nonce_causes_no_retry() {
 }
 
 #[test]
+fn a_nonce_is_corrected_anew_after_a_delay() {
+    let challenge = |nonce| {
+        let challenge = with_header(response(401, ""), "dpop-nonce", nonce);
+        let field = r#"DPoP error="use_dpop_nonce""#;
+        ScriptedResponse::Response(with_header(challenge, "www-authenticate", field))
+    };
+    let lost = || ScriptedResponse::NoResponse(Sent::Maybe);
+    let busy = || ScriptedResponse::Response(with_header(response(503, ""), "retry-after", "1"));
+    let limited = || ScriptedResponse::Response(response(429, ""));
+    for delay in [lost, busy, limited] {
+        let (mut world, token) = with_token(Peer::bound());
+        let answers = [challenge("n-1"), delay(), challenge("n-2"), delay()];
+        world.peer.script.extend(answers);
+        assert_eq!(
+            world.call(&token, RESOURCE_URL),
+            Called::Delivered(StatusCode::OK)
+        );
+        assert_eq!(
+            world.nonces_seen(),
+            [None, Some("n-1"), Some("n-1"), Some("n-2"), Some("n-2")]
+        );
+    }
+}
+
+#[test]
 fn a_nonce_of_any_response_is_in_the_next_call() {
     let (mut world, token) = with_token(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
@@ -222,7 +258,7 @@ fn a_nonce_is_for_no_other_origin() {
 
 #[test]
 fn the_answer_is_the_applications_unless_it_refuses_the_token() {
-    let cases: [(u16, &[&str], bool); 12] = [
+    let cases: [(u16, &[&str], bool); 16] = [
         (401, &[r#"DPoP error="invalid_token""#], true),
         (401, &[r#"Bearer error="invalid_token""#], true),
         (400, &[r#"DPoP error="invalid_token""#], true),
@@ -231,8 +267,13 @@ fn the_answer_is_the_applications_unless_it_refuses_the_token() {
             &[r#"Bearer error="invalid_token""#, r#"DPoP algs="ES256""#],
             true,
         ),
-        (401, &[r#"Basic realm="x""#], true),
+        (401, &[r#"Bearer realm="x""#], true),
+        (401, &[r#"Basic realm="x""#, r#"DPoP algs="ES256""#], true),
         (401, &[], true),
+        // A challenge of another scheme says nothing of the token.
+        (401, &[r#"Basic realm="x""#], false),
+        (401, &["Negotiate", r#"Digest realm="x", nonce="n""#], false),
+        (401, &[r#"Signature realm="x", headers="date""#], false),
         (401, &[r#"DPoP error="invalid_dpop_proof""#], false),
         (403, &[r#"DPoP error="insufficient_scope""#], false),
         (403, &[], false),
@@ -283,27 +324,16 @@ fn a_bearer_call_is_not_retried_for_a_nonce() {
 #[test]
 fn a_challenge_is_judged_by_its_head_alone() {
     let (mut world, token) = with_token(Peer::bound());
-    let uri: Uri = RESOURCE_URL.parse().unwrap();
-    let context = world.context();
-    let signing = token
-        .authorize(&Method::GET, &uri)
-        .unwrap()
-        .prepare(&world.server_state, context)
-        .unwrap();
-    let pending = signing
-        .finish(|request| world.key.sign(request))
-        .unwrap()
-        .pending;
+    let call = prepared(&mut world, &token);
     let head = with_header(response(401, ""), "dpop-nonce", "n")
         .into_parts()
         .0;
-    let judged = pending
-        .verdict(head.status, &head.headers, &mut world.server_state, START)
-        .unwrap();
-    assert!(matches!(judged, Verdict::RetryAfter(_)));
+    let context = world.context();
+    let next = call.received(head.status, &head.headers, &mut world.shared, context);
+    assert!(matches!(next, Step::Sign(_)), "{next:?}");
     assert!(
         world
-            .server_state
+            .server_state()
             .to_json()
             .contains(&format!("{:?}", Role::ResourceServer))
     );
@@ -383,7 +413,7 @@ fn the_state_of_every_server_survives_its_json() {
     ] {
         world.call(&token, &url.to_lowercase());
     }
-    let json = world.server_state.to_json();
+    let json = world.server_state().to_json();
     let restored = ServerState::from_json(&json, START).unwrap();
     assert_eq!(restored.to_json(), json);
     assert_eq!(json.matches("rs-").count(), 3);

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::Response;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use keybound_core::dpop::{ProofError, ProofVerifier};
-use keybound_core::driver::{Body, Step};
+use keybound_core::driver::{Body, FromResponse};
 use keybound_core::provider::moov::{self, Moov, Version};
 use keybound_core::provider::treasury_prime::TreasuryPrime;
 use keybound_core::{
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::maker::Maker;
 use crate::peer::{json_response, response, with_header};
-use crate::world::{START, answered, endpoint, outgoing};
+use crate::world::{Answered, START, answered, endpoint, outgoing};
 
 const REQUEST_ID: &str = "0189b3a2-7f1c-4f9e-8a55-5f0f6f1f2c11";
 
@@ -57,11 +57,11 @@ fn moov_token(grant: Grant) -> Operation<Token> {
     moov().client().unwrap().token(grant).unwrap()
 }
 
-fn request<T>(operation: Operation<T>) -> http::Request<Body> {
+fn request<T: FromResponse>(operation: Operation<T>) -> http::Request<Body> {
     outgoing(operation).request
 }
 
-fn body<T>(operation: Operation<T>) -> Value {
+fn body<T: FromResponse>(operation: Operation<T>) -> Value {
     serde_json::from_slice(request(operation).body().as_ref()).unwrap()
 }
 
@@ -71,7 +71,7 @@ fn with_request_id(response: Response<Vec<u8>>) -> Response<Vec<u8>> {
 
 fn done(operation: Operation<Token>, response: Response<Vec<u8>>) -> Token {
     match answered(operation, response) {
-        Ok(Step::Done(token)) => token,
+        Ok(Answered::Done(token)) => token,
         other => panic!("{other:?}"),
     }
 }
@@ -382,10 +382,10 @@ fn moov_422_names_the_fields() {
 fn moov_429_is_retried_when_it_says_so() {
     let limited = || with_header(response(429, ""), "retry-after", "2");
     for grant in [with_scope(), refresh()] {
-        let Ok(Step::RetryAfter(next)) = answered(moov_token(grant), limited()) else {
+        let Ok(Answered::Again(delay)) = answered(moov_token(grant), limited()) else {
             panic!("given up")
         };
-        assert_eq!(next.delay().as_secs(), 2);
+        assert_eq!(delay.as_secs(), 2);
     }
     let (retry, error) = refusal(moov_token(with_scope()), limited());
     assert_eq!(retry, Retry::Later(error.retry_after()));
@@ -402,7 +402,7 @@ fn moov_500_is_left_to_the_caller() {
 #[test]
 fn moov_504_is_retried_unless_a_refresh_token_may_be_consumed() {
     let again = answered(moov_token(with_scope()), response(504, ""));
-    assert!(matches!(again, Ok(Step::RetryAfter(_))));
+    assert!(matches!(again, Ok(Answered::Again(_))));
     assert!(answered(moov_token(refresh()), response(504, "")).is_err());
     let (retry, error) = refusal(moov_token(refresh()), response(504, ""));
     assert_eq!(
@@ -450,7 +450,8 @@ fn moov_revocation_sends_the_token_and_its_hint_and_takes_204() {
         body(operation()),
         json!({ "token": "eyJhbGc0", "token_type_hint": "access_token" })
     );
-    let Ok(Step::Done(revoked)) = answered(operation(), with_request_id(response(204, ""))) else {
+    let Ok(Answered::Done(revoked)) = answered(operation(), with_request_id(response(204, "")))
+    else {
         panic!("not revoked")
     };
     assert_eq!(revoked.request_id(), Some(REQUEST_ID));

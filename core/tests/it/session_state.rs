@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use keybound_core::driver::{RefreshFailure, SessionState, Ticket, TokenAction, TokenManager};
-use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{
-    Client, Error, Grant, InvalidInput, RefreshPolicy, Secret, Sent, Token, UnixTime,
+use keybound_core::driver::{
+    Awaiting, PreparedRequest, Refresh, SessionConfig, SessionId, SessionState, Shared, Step,
 };
+use keybound_core::jose::{Algorithm, SigningKey};
+use keybound_core::{Client, Error, Grant, InvalidInput, RefreshPolicy, Secret, Sent, Token};
 use serde_json::{Value, json};
 
-use crate::peer::{Asks, Peer, ScriptedResponse, response, with_header};
-use crate::world::{RESOURCE_URL, START, World};
+use crate::peer::{Asks, Peer, ScriptedResponse, json_response, response, with_header};
+use crate::world::{Called, RESOURCE_URL, START, World};
 
 /// A world whose tokens come with refresh tokens, and its first.
-fn world() -> (World, Token) {
+pub(crate) fn world() -> (World, Token) {
     let mut world = World::with(Peer::bound());
     world.peer.resource_server.asks = Asks::Rotating;
     world
@@ -33,7 +33,7 @@ fn world() -> (World, Token) {
     (world, token)
 }
 
-fn json_of(state: &SessionState) -> Value {
+pub(crate) fn json_of(state: &SessionState) -> Value {
     serde_json::from_slice(state.to_json().expose()).unwrap()
 }
 
@@ -44,7 +44,7 @@ fn restore(json: &Value, client: &Client) -> Result<SessionState, InvalidInput> 
 #[test]
 fn a_token_comes_back_whole_and_still_authorizes() {
     let (mut world, token) = world();
-    let state = SessionState::new(token.clone()).with_server_state(world.server_state.clone());
+    let state = SessionState::new(token.clone()).with_server_state(world.server_state().clone());
     let restored =
         SessionState::from_json(state.to_json().expose(), &world.client(), START).unwrap();
     let other = restored.token().unwrap().clone();
@@ -66,7 +66,7 @@ fn a_token_comes_back_whole_and_still_authorizes() {
     );
     assert_eq!(
         restored.server_state().to_json(),
-        world.server_state.to_json()
+        world.server_state().to_json()
     );
     assert_eq!(json_of(&restored), json_of(&state));
     // The peer verifies the proof, its `ath` included.
@@ -79,7 +79,7 @@ fn a_token_comes_back_whole_and_still_authorizes() {
 fn nonces_that_are_too_old_are_left_out() {
     let (world, token) = world();
     let json = SessionState::new(token)
-        .with_server_state(world.server_state.clone())
+        .with_server_state(world.server_state().clone())
         .to_json();
     let later = START.saturating_add(Duration::from_secs(1));
     let restored = SessionState::from_json(json.expose(), &world.client(), later).unwrap();
@@ -147,160 +147,181 @@ fn an_invalid_session_state_is_refused_by_an_error_that_quotes_nothing() {
     }
 }
 
-/// Has a resource refuse a token that was held before the call.
-fn refuse(manager: &mut TokenManager, token: &Token) {
-    let started = manager.generation();
-    assert!(manager.token_rejected(token, &RESOURCE_URL.parse().unwrap(), started, START));
+/// A session of this world's client that is stored.
+pub(crate) fn stored(world: &World) -> SessionConfig {
+    SessionConfig::new(world.client()).stored_as("s")
 }
 
-/// A token manager without a grant, and its ticket.
-fn resumed(policy: RefreshPolicy) -> (TokenManager, Ticket) {
-    let mut manager = TokenManager::new(policy, None);
-    let TokenAction::Refresh(ticket) = manager.poll(START) else {
-        panic!("it has no token")
-    };
-    (manager, ticket)
+pub(crate) fn name(world: &World) -> String {
+    stored(world).storage_name().unwrap()
+}
+
+pub(crate) fn store(world: &mut World, state: &SessionState) {
+    let name = name(world);
+    let json = state.to_json().expose().to_vec();
+    world.storage.states.insert(name, json);
+}
+
+/// The state in the storage.
+pub(crate) fn in_storage(world: &World) -> Value {
+    serde_json::from_slice(&world.storage.states[&name(world)]).unwrap()
+}
+
+/// The process ends, and another one with the same storage starts.
+pub(crate) fn restart(world: &mut World) {
+    world.shared = Shared::new();
+    world.storage.leased.clear();
+    world.storage.saved.clear();
+    world.peer.requests.clear();
+}
+
+pub(crate) fn token(world: &mut World, session: SessionId) -> Result<Token, Error> {
+    world.run(session.token(Duration::from_secs(60)))
+}
+
+/// The refresh tokens that were sent.
+pub(crate) fn sent(world: &World) -> Vec<&str> {
+    let params = world.peer.requests.iter().map(|request| &request.params);
+    params
+        .filter_map(|params| params.get("refresh_token"))
+        .map(String::as_str)
+        .collect()
+}
+
+/// Starts a refresh, as far as its token request.
+pub(crate) fn sending(
+    world: &mut World,
+    session: SessionId,
+) -> Option<Awaiting<PreparedRequest, Refresh>> {
+    let context = world.context();
+    let waits = world
+        .shared
+        .start(session.token(Duration::from_secs(60)), context);
+    assert!(matches!(waits, Step::Wait(_)), "it has no usable token");
+    let refresh = world.shared.next_refresh(session).unwrap();
+    let context = world.context();
+    let mut step = world.shared.start(refresh, context);
+    loop {
+        step = match step {
+            Step::Send(sent) => return Some(sent),
+            Step::Done(_) => return None,
+            step => world.step(step),
+        };
+    }
+}
+
+pub(crate) fn scripted(world: &mut World, answer: impl Fn() -> ScriptedResponse) {
+    world.peer.script.extend((0..9).map(|_| answer()));
 }
 
 #[test]
 fn a_fresh_token_stored_by_another_process_makes_a_refresh_needless() {
-    let (_, token) = world();
     let policy = RefreshPolicy::default().refresh_before_expiry(Duration::from_secs(10));
-    let at = |secs| START.saturating_add(Duration::from_secs(secs));
-    for (secs, taken) in [(0, true), (89, true), (90, false), (100, false)] {
-        let (mut manager, ticket) = resumed(policy);
-        let got = manager.adopt(&ticket, SessionState::new(token.clone()), at(secs), 0);
-        assert_eq!(got.is_some(), taken, "{secs}");
+    for (secs, taken) in [(0, true), (89, true), (95, false), (100, false)] {
+        let (mut world, theirs) = world();
+        restart(&mut world);
+        store(&mut world, &SessionState::new(theirs.clone()));
+        let session = world.open(stored(&world).policy(policy));
+        world.sleep(secs);
+        let got = token(&mut world, session).unwrap();
+        assert_eq!(got == theirs, taken, "{secs}");
         // Its refresh token is the newest there is, in any case.
-        assert_eq!(
-            manager
-                .snapshot()
-                .unwrap()
-                .token()
-                .unwrap()
-                .refresh_token()
-                .map(Secret::expose),
-            Some("refresh-1")
-        );
+        assert_eq!(sent(&world), &["refresh-1"][usize::from(taken)..], "{secs}");
     }
 }
 
 #[test]
 fn a_rejected_token_is_not_adopted_again() {
-    let (world, token) = world();
-    let mut manager = TokenManager::new(RefreshPolicy::default(), None)
-        .with_state(SessionState::new(token.clone()));
-    refuse(&mut manager, &token);
-    let TokenAction::Refresh(ticket) = manager.poll(START) else {
-        panic!("it was refused")
+    let refused = || ScriptedResponse::Response(response(401, ""));
+    let (mut world, theirs) = world();
+    restart(&mut world);
+    store(&mut world, &SessionState::new(theirs));
+    let session = world.open(stored(&world));
+    world.peer.script.push_back(refused());
+    let get = |world: &mut World| {
+        let request = http::Request::get(RESOURCE_URL).body(()).unwrap();
+        let call = session.call(request.method(), request.uri()).unwrap();
+        world.perform(call, request)
     };
-    let same = restore(&json_of(&SessionState::new(token)), &world.client()).unwrap();
-    assert!(manager.adopt(&ticket, same, START, 0).is_none());
-    let _ = manager.complete(ticket, Err(RefreshFailure::not_sent()), START, 0);
-    assert!(!matches!(manager.poll(START), TokenAction::Use(..)));
+    assert_eq!(
+        get(&mut world).unwrap(),
+        Called::Delivered(http::StatusCode::OK)
+    );
+    assert_eq!(sent(&world), ["refresh-1"]);
+
+    // Nor does it come back if there is no other.
+    scripted(&mut world, refused);
+    assert_eq!(get(&mut world).unwrap(), Called::Rejected);
+    assert!(token(&mut world, session).is_err());
 }
 
 #[test]
 fn the_attempts_left_of_a_refresh_token_are_stored_for_the_next_process() {
-    let (world, token) = world();
-    let mut state = SessionState::new(token);
-    let mut sends = 0;
-    loop {
-        let json = json_of(&state);
-        let (mut manager, mut ticket) = resumed(RefreshPolicy::default());
-        let expired = UnixTime::from_secs(START.as_secs() + 1000);
-        assert!(
-            manager
-                .adopt(
-                    &ticket,
-                    restore(&json, &world.client()).unwrap(),
-                    expired,
-                    0
-                )
-                .is_none()
-        );
-        // Saved before it is sent; then the process dies.
-        let Some(attempt) = manager.begin_refresh(&mut ticket) else {
-            break;
-        };
-        state = attempt.checkpoint.unwrap();
-        sends += 1;
+    let (mut world, first) = world();
+    world.sleep(1000);
+    for attempts_left in [10, 255, 3] {
+        let mut json = json_of(&SessionState::new(first.clone()));
+        json["attempts_left"] = json!(attempts_left);
+        let state = restore(&json, &world.client()).unwrap();
+        store(&mut world, &state);
+        let mut sends = 0;
+        loop {
+            restart(&mut world);
+            let session = world.shared.open(stored(&world), world.now);
+            // Saved before it is sent; then the process dies.
+            if sending(&mut world, session).is_none() {
+                break;
+            }
+            sends += 1;
+            assert_eq!(
+                in_storage(&world)["attempts_left"],
+                attempts_left.min(10) - sends
+            );
+        }
+        assert_eq!(sends, attempts_left.min(10));
     }
-    assert_eq!(sends, 2);
 }
 
 #[test]
 fn a_new_login_takes_precedence_over_the_stored_state_of_an_earlier_one() {
-    let (_, token) = world();
-    let code = Grant::extension("authorization_code")
-        .unwrap()
-        .param("code", "c")
-        .unwrap();
-    let mut manager = TokenManager::new(RefreshPolicy::default(), Some(code));
-    let TokenAction::Refresh(mut ticket) = manager.poll(START) else {
-        panic!("it has no token")
-    };
-    assert!(
-        manager
-            .adopt(&ticket, SessionState::new(token.clone()), START, 0)
-            .is_none()
-    );
-    assert!(!manager.is_repeatable());
+    let (mut world, earlier) = world();
+    restart(&mut world);
+    let earlier = SessionState::new(earlier);
+    store(&mut world, &earlier);
+    world.peer.grant_type = Some("code".into());
+    let session = world.open(stored(&world).grant(Grant::extension("code").unwrap()));
+    let new = token(&mut world, session).unwrap();
+    assert_eq!(world.peer.requests[0].params["grant_type"], "code");
     // Saved before the code is spent, to see that the storage works: the earlier login, of which nothing is lost yet.
-    let checkpoint = manager
-        .begin_refresh(&mut ticket)
-        .unwrap()
-        .checkpoint
-        .unwrap();
+    for member in ["token", "attempts_left", "descends_from"] {
+        assert_eq!(world.storage.saved[0][member], json_of(&earlier)[member]);
+    }
     assert_eq!(
-        json_of(&checkpoint),
-        json_of(&SessionState::new(token.clone()))
+        in_storage(&world)["token"]["access_token"],
+        new.access_token().expose()
     );
-    assert!(manager.complete(ticket, Ok(token.clone()), START, 0));
     // From now on, refresh tokens.
-    refuse(&mut manager, &token);
-    let TokenAction::Refresh(mut ticket) = manager.poll(START) else {
-        panic!("it was refused")
-    };
-    assert!(
-        manager
-            .begin_refresh(&mut ticket)
-            .unwrap()
-            .checkpoint
-            .is_some()
-    );
+    world.sleep(1000);
+    world.storage.saved.clear();
+    token(&mut world, session).unwrap();
+    assert_eq!(sent(&world), ["refresh-1"]);
+    assert_eq!(world.storage.saved[0]["attempts_left"], 9);
 }
 
 #[test]
 fn an_unsaved_state_is_not_replaced_by_the_stored_one() {
     let (mut world, old) = world();
-    world
-        .peer
-        .token_members
-        .insert("refresh_token".into(), json!("refresh-2"));
-    let new = world.token(Grant::client_credentials()).unwrap();
-    let mut manager = TokenManager::new(RefreshPolicy::default(), None)
-        .with_state(SessionState::new(new.clone()));
-    manager.mark_given();
-    refuse(&mut manager, &new);
-    let TokenAction::Refresh(ticket) = manager.poll(START) else {
-        panic!("it was refused")
-    };
-    assert!(
-        manager
-            .adopt(&ticket, SessionState::new(old), START, 0)
-            .is_none()
-    );
-    assert_eq!(
-        manager
-            .snapshot()
-            .unwrap()
-            .token()
-            .unwrap()
-            .refresh_token()
-            .map(Secret::expose),
-        Some("refresh-2")
-    );
+    let new = another(&mut world, &[("refresh_token", json!("refresh-2"))]);
+    restart(&mut world);
+    store(&mut world, &SessionState::new(old));
+    world.storage.is_read_only = true;
+    let session = world.open(stored(&world).token(new));
+    assert!(world.shared.is_unsaved(session));
+    world.storage.is_read_only = false;
+    world.sleep(1000);
+    let _ = token(&mut world, session);
+    assert_eq!(sent(&world), ["refresh-2"]);
+    assert_eq!(in_storage(&world)["token"]["refresh_token"], "refresh-2");
 }
 
 /// A token with these members in place of the first one's.
@@ -316,110 +337,105 @@ fn another(world: &mut World, members: &[(&str, Value)]) -> Token {
 #[test]
 fn a_token_replaced_by_a_refresh_is_not_adopted_again_but_a_newer_one_is() {
     let (mut world, old) = world();
-    let new = another(&mut world, &[("refresh_token", json!("refresh-2"))]);
     let theirs = another(&mut world, &[("refresh_token", json!("refresh-3"))]);
-    let later = START.saturating_add(Duration::from_secs(1000));
-    let (mut manager, ticket) = resumed(RefreshPolicy::default());
-    assert!(
-        manager
-            .adopt(&ticket, SessionState::new(old.clone()), later, 0)
-            .is_none()
-    );
-    assert!(manager.complete(ticket, Ok(new), later, 0));
+    restart(&mut world);
+    store(&mut world, &SessionState::new(old.clone()));
+    let session = world.open(stored(&world));
+    world
+        .peer
+        .token_members
+        .insert("refresh_token".into(), json!("refresh-2"));
+    world.sleep(1000);
+    token(&mut world, session).unwrap();
     // It was saved under a lease that had lapsed, and is overwritten by what the next holder had found.
     for (stored, goes_on_with) in [
         (old.clone(), "refresh-2"),
         (old, "refresh-2"),
         (theirs, "refresh-3"),
     ] {
-        let evenlater = later.saturating_add(Duration::from_secs(1000));
-        let TokenAction::Refresh(ticket) = manager.poll(evenlater) else {
-            panic!("it has expired")
-        };
-        assert!(
-            manager
-                .adopt(&ticket, SessionState::new(stored), evenlater, 0)
-                .is_none()
-        );
-        let _ = manager.complete(ticket, Err(RefreshFailure::not_sent()), later, 0);
-        let held = manager.snapshot().unwrap();
+        store(&mut world, &SessionState::new(stored));
+        world.peer.requests.clear();
+        world.sleep(1000);
+        scripted(&mut world, || ScriptedResponse::NoResponse(Sent::No));
+        assert!(token(&mut world, session).is_err());
+        world.peer.script.clear();
+        assert_eq!(sent(&world), [goes_on_with; 4]);
+        let held = in_storage(&world);
         assert_eq!(
-            held.token().unwrap().refresh_token().map(Secret::expose),
-            Some(goes_on_with)
+            (&held["token"]["refresh_token"], &held["attempts_left"]),
+            (&json!(goes_on_with), &json!(10))
         );
-        assert_eq!(json_of(&held)["attempts_left"], 2);
     }
 }
 
 #[test]
 fn an_expired_stored_token_does_not_replace_a_valid_one() {
     let (mut world, expired) = world();
-    let good = another(&mut world, &[("expires_in", json!(10_000))]);
-    let at = |secs| START.saturating_add(Duration::from_secs(secs));
-    let mut manager =
-        TokenManager::new(RefreshPolicy::default(), Some(Grant::client_credentials()));
-    let TokenAction::Refresh(ticket) = manager.poll(START) else {
-        panic!("it has no token")
-    };
+    restart(&mut world);
+    world
+        .peer
+        .token_members
+        .insert("expires_in".into(), json!(10_000));
     // Without the storage, which comes back later, with what it had.
-    assert!(manager.complete(ticket, Ok(good), START, 0));
-    let TokenAction::Use(_, Some(ticket)) = manager.poll(at(9_990)) else {
-        panic!("it is to be refreshed")
-    };
-    assert!(
-        manager
-            .adopt(&ticket, SessionState::new(expired), at(9_990), 0)
-            .is_none()
-    );
-    assert!(
-        matches!(manager.poll(at(9_991)), TokenAction::Use(_, None)),
-        "no caller waits for the refresh"
-    );
+    world.storage.is_down = true;
+    let session = world.open(stored(&world).grant(Grant::client_credentials()));
+    let good = token(&mut world, session).unwrap();
+    world.storage.is_down = false;
+    store(&mut world, &SessionState::new(expired));
+    world.sleep(9_990);
+    scripted(&mut world, || ScriptedResponse::Response(response(400, "")));
+    for _ in 0..2 {
+        let context = world.context();
+        let step = world
+            .shared
+            .start(session.token(Duration::from_secs(60)), context);
+        assert!(
+            matches!(step, Step::Done(Ok(token)) if token == good),
+            "no caller waits for the refresh"
+        );
+        assert!(token(&mut world, session).is_ok_and(|token| token == good));
+    }
+    assert!(world.peer.requests.len() > 1, "it was to be refreshed");
 }
 
-/// The stored state of a session that began with this token and was refreshed so often, as the next process restores it.
-fn state_after(world: &mut World, first: &Token, refreshes: usize) -> (SessionState, Vec<Token>) {
-    let later = START.saturating_add(Duration::from_secs(1000));
-    let mut manager = TokenManager::new(RefreshPolicy::default(), None)
-        .with_state(SessionState::new(first.clone()));
+/// The stored state of a session that began with this token and was refreshed so often, and all of its tokens.
+fn state_after(world: &mut World, first: &Token, refreshes: usize) -> (Value, Vec<Token>) {
+    restart(world);
+    world.peer.rotates_refresh_tokens = true;
+    let session = world.open(stored(world).token(first.clone()));
     let mut tokens = vec![first.clone()];
     for number in 0..refreshes {
-        let TokenAction::Refresh(ticket) = manager.poll(later) else {
-            panic!("it has expired")
-        };
-        let (access, refresh) = (format!("access-{number}+"), format!("refresh-{number}+"));
-        let new = another(
-            world,
-            &[
-                ("access_token", json!(access)),
-                ("refresh_token", json!(refresh)),
-            ],
-        );
-        assert!(manager.complete(ticket, Ok(new.clone()), later, 0));
-        tokens.push(new);
+        for (name, value) in [("access", "access"), ("refresh", "refresh")] {
+            let value = format!("{value}-{number}+");
+            world
+                .peer
+                .token_members
+                .insert(format!("{name}_token"), json!(value));
+        }
+        world.sleep(1000);
+        let answer = json_response(200, &members(world));
+        world
+            .peer
+            .script
+            .push_back(ScriptedResponse::Response(answer));
+        tokens.push(token(world, session).unwrap());
     }
-    (
-        restore(&json_of(&manager.snapshot().unwrap()), &world.client()).unwrap(),
-        tokens,
-    )
+    let state = in_storage(world);
+    restart(world);
+    (state, tokens)
 }
 
-fn refresh_token(manager: &TokenManager) -> String {
-    manager
-        .snapshot()
-        .unwrap()
-        .token()
-        .unwrap()
-        .refresh_token()
-        .unwrap()
-        .expose()
-        .to_owned()
+pub(crate) fn members(world: &World) -> Value {
+    let mut members = world.peer.token_members.clone();
+    members.insert("token_type".into(), json!("DPoP"));
+    let access_token = || json!("another");
+    members.entry("access_token").or_insert_with(access_token);
+    Value::Object(members)
 }
 
 #[test]
 fn a_given_token_replaces_the_stored_one_unless_that_descends_from_it() {
     let (mut world, first) = world();
-    let (state, tokens) = state_after(&mut world, &first, 30);
     let stranger = another(
         &mut world,
         &[
@@ -427,123 +443,62 @@ fn a_given_token_replaces_the_stored_one_unless_that_descends_from_it() {
             ("refresh_token", json!("new")),
         ],
     );
+    let (state, tokens) = state_after(&mut world, &first, 30);
+    let state = restore(&state, &world.client()).unwrap();
+    world.sleep(1000);
     // The first is never forgotten; of the others the latest are known.
     let known = tokens.iter().take(1).chain(&tokens[16..30]);
     let cases = known
         .map(|token| (token, "refresh-29+"))
         .chain([(&stranger, "new")]);
     for (given, goes_on_with) in cases {
-        let mut manager = TokenManager::new(RefreshPolicy::default(), None)
-            .with_state(SessionState::new(given.clone()));
-        manager.mark_given();
-        assert!(manager.overrides_stored());
-        let later = START.saturating_add(Duration::from_secs(1000));
-        let TokenAction::Refresh(ticket) = manager.poll(later) else {
-            panic!("it has expired")
-        };
-        assert!(manager.adopt(&ticket, state.clone(), later, 0).is_none());
-        assert_eq!(refresh_token(&manager), goes_on_with);
-        assert_eq!(manager.unsaved().is_some(), goes_on_with == "new");
+        restart(&mut world);
+        store(&mut world, &state);
+        let session = world.open(stored(&world).token(given.clone()));
+        assert_eq!(
+            in_storage(&world)["token"]["refresh_token"],
+            goes_on_with,
+            "{given:?}"
+        );
+        assert_eq!(!world.storage.saved.is_empty(), goes_on_with == "new");
+        scripted(&mut world, || ScriptedResponse::Response(response(400, "")));
+        let _ = token(&mut world, session);
+        world.peer.script.clear();
+        assert_eq!(sent(&world), [goes_on_with]);
     }
 }
 
 #[test]
 fn a_refresh_token_given_as_a_grant_is_not_sent_where_the_stored_one_descends_from_it() {
-    let (mut world, first) = world();
-    let later = START.saturating_add(Duration::from_secs(1000));
     for refreshes in [0, 1, 3] {
-        let (state, _) = state_after(&mut world, &first, refreshes);
         for (given, is_known) in [("refresh-1", true), ("another", false)] {
+            let (mut world, first) = world();
+            let (state, _) = state_after(&mut world, &first, refreshes);
+            let newest = state["token"]["refresh_token"].as_str().unwrap().to_owned();
+            world.sleep(1000);
             let grant = Grant::refresh_token(Secret::new(given)).unwrap();
-            let mut manager = TokenManager::new(RefreshPolicy::default(), Some(grant));
-            let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
-                panic!("it has no token")
-            };
-            assert!(manager.adopt(&ticket, state.clone(), later, 0).is_none());
-            let attempt = manager.begin_refresh(&mut ticket).unwrap();
-            assert_eq!(manager.overrides_stored(), !is_known);
+            let session = world.open(stored(&world).grant(grant));
+            world
+                .peer
+                .token_members
+                .insert("refresh_token".into(), json!("another+"));
+            let answer = json_response(200, &members(&world));
+            world
+                .peer
+                .script
+                .push_back(ScriptedResponse::Response(answer));
+            token(&mut world, session).unwrap();
+            assert_eq!(sent(&world), [if is_known { &newest } else { given }]);
             // The stored state is saved unchanged, until the other has been redeemed.
-            let checkpoint = json_of(&attempt.checkpoint.unwrap());
-            assert_eq!(checkpoint["attempts_left"], if is_known { 1 } else { 2 });
-            assert_eq!(checkpoint["token"], json_of(&state)["token"]);
-            if !is_known {
-                let token = another(&mut world, &[("refresh_token", json!("another+"))]);
-                let expected = json_of(&manager.snapshot_with(token.clone()));
-                assert!(manager.complete(ticket, Ok(token), later, 0));
-                assert_eq!(json_of(&manager.snapshot().unwrap()), expected);
-                assert_eq!(expected["descends_from"].as_array().unwrap().len(), 1);
-            }
+            let checkpoint = &world.storage.saved[0];
+            assert_eq!(checkpoint["attempts_left"], if is_known { 9 } else { 10 });
+            assert_eq!(checkpoint["token"], state["token"]);
+            let new = in_storage(&world);
+            assert_eq!(new["token"]["refresh_token"], "another+");
+            let ancestors = new["descends_from"].as_array().unwrap().len();
+            assert_eq!(ancestors, if is_known { refreshes + 1 } else { 1 });
         }
     }
-}
-
-#[test]
-fn a_state_is_unsaved_until_this_very_state_was_saved() {
-    let (mut world, first) = world();
-    let later = START.saturating_add(Duration::from_secs(1000));
-    let mut manager =
-        TokenManager::new(RefreshPolicy::default(), None).with_state(SessionState::new(first));
-    assert!(manager.unsaved().is_none());
-    let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
-        panic!("it has expired")
-    };
-    let checkpoint = manager
-        .begin_refresh(&mut ticket)
-        .unwrap()
-        .checkpoint
-        .unwrap();
-    manager.saved(&checkpoint);
-    assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), later, 0));
-    // The storage has it with a send less than there are.
-    let unsaved = manager.unsaved().unwrap();
-    assert_eq!(
-        (
-            json_of(&checkpoint)["attempts_left"].clone(),
-            json_of(&unsaved)["attempts_left"].clone()
-        ),
-        (json!(1), json!(2))
-    );
-    manager.saved(&checkpoint);
-    assert!(manager.unsaved().is_some());
-    manager.saved(&unsaved);
-    assert!(manager.unsaved().is_none());
-
-    // What was not sent after all leaves nothing to be saved.
-    let evenlater = later.saturating_add(Duration::from_secs(1000));
-    let TokenAction::Refresh(mut ticket) = manager.poll(evenlater) else {
-        panic!("it has expired")
-    };
-    assert!(manager.begin_refresh(&mut ticket).is_some());
-    manager.withdraw(&mut ticket);
-    assert!(manager.complete(ticket, Err(RefreshFailure::not_sent()), evenlater, 0));
-    assert!(manager.unsaved().is_none());
-
-    // A token that could not be saved is handed out with a ticket, by which it is saved, and is not refreshed for that.
-    let evenlater = evenlater.saturating_add(Duration::from_secs(1000));
-    let TokenAction::Refresh(ticket) = manager.poll(evenlater) else {
-        panic!("it has expired")
-    };
-    let new = another(
-        &mut world,
-        &[
-            ("expires_in", json!(10_000)),
-            ("access_token", json!("new")),
-        ],
-    );
-    assert!(manager.complete(ticket, Ok(new.clone()), evenlater, 0));
-    assert!(matches!(manager.poll(START), TokenAction::Use(_, None)));
-    manager.save_failed(START.saturating_sub(Duration::from_secs(1)));
-    let TokenAction::Use(_, Some(ticket)) = manager.poll(START) else {
-        panic!("it is to be saved")
-    };
-    assert!(
-        matches!(manager.poll(START), TokenAction::Use(_, None)),
-        "by one caller"
-    );
-    let good = manager.valid_token(START).unwrap();
-    manager.saved(&manager.unsaved().unwrap());
-    assert!(manager.complete(ticket, Ok(good), START, 0));
-    assert!(matches!(manager.poll(START), TokenAction::Use(_, None)));
 }
 
 #[test]
@@ -610,103 +565,71 @@ fn the_fingerprint_of_a_session_depends_on_all_that_it_is_for_and_on_no_order() 
 /// SHA-256 of `1:24:https://as.example/token1:1:a0:0:0:`, its first eight bytes.
 const FINGERPRINT: &str = "b8924fdc8c48d05c";
 
-/// What a refresh ends in when it gets this answer for ever.
-fn failed(answer: impl Fn() -> ScriptedResponse) -> Error {
-    let (mut world, _) = world();
-    world.peer.script.extend((0..9).map(|_| answer()));
-    world
-        .token(Grant::refresh_token(Secret::new("refresh-1")).unwrap())
-        .unwrap_err()
-}
-
 #[test]
 fn attempts_left_and_backoff_after_each_kind_of_refresh_failure() {
-    let refusal =
-        |status, body: &'static str| move || ScriptedResponse::Response(response(status, body));
-    let busy = |wait: &'static str| {
-        move || ScriptedResponse::Response(with_header(response(429, ""), "retry-after", wait))
-    };
-    let backoff = Duration::from_secs(1);
-    for (error, attempts_left, expected) in [
-        (
-            failed(refusal(400, r#"{"error":"invalid_grant"}"#)),
-            0,
-            backoff,
-        ),
-        (
-            failed(refusal(401, r#"{"error":"invalid_client"}"#)),
-            2,
-            backoff,
-        ),
-        (
-            failed(refusal(400, r#"{"error":"invalid_request"}"#)),
-            2,
-            backoff,
-        ),
-        (
-            failed(refusal(503, r#"{"error":"invalid_grant"}"#)),
-            2,
-            backoff,
-        ),
-        (
-            failed(refusal(500, r#"{"error":"invalid_grant"}"#)),
-            2,
-            backoff,
-        ),
-        (failed(refusal(502, "<html>")), 2, backoff),
-        (failed(refusal(200, "<html>")), 2, backoff),
-        (failed(refusal(302, "")), 2, backoff),
-        (
-            failed(|| ScriptedResponse::NoResponse(Sent::No)),
-            2,
-            backoff,
-        ),
-        (
-            failed(|| ScriptedResponse::NoResponse(Sent::Maybe)),
-            2,
-            backoff,
-        ),
-        (failed(busy("40")), 2, Duration::from_secs(40)),
-        (failed(busy("86400")), 2, Duration::from_secs(300)),
-    ] {
-        let (_, token) = world();
-        let later = START.saturating_add(Duration::from_secs(1000));
-        let mut manager =
-            TokenManager::new(RefreshPolicy::default(), None).with_state(SessionState::new(token));
-        let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
-            panic!("it has expired")
-        };
-        assert!(manager.begin_refresh(&mut ticket).is_some());
-        assert!(manager.complete(ticket, Err(RefreshFailure::from_error(&error)), later, 0));
+    let refusal = |status, body| ScriptedResponse::Response(response(status, body));
+    let busy =
+        |wait| ScriptedResponse::Response(with_header(response(429, ""), "retry-after", wait));
+    let cases: [(&dyn Fn() -> ScriptedResponse, u8, u64); 12] = [
+        (&|| refusal(400, r#"{"error":"invalid_grant"}"#), 0, 1),
+        (&|| refusal(401, r#"{"error":"invalid_client"}"#), 10, 1),
+        (&|| refusal(400, r#"{"error":"invalid_request"}"#), 10, 1),
+        (&|| refusal(503, r#"{"error":"invalid_grant"}"#), 10, 1),
+        (&|| refusal(500, r#"{"error":"invalid_grant"}"#), 10, 1),
+        (&|| refusal(502, "<html>"), 10, 1),
+        (&|| refusal(200, "<html>"), 10, 1),
+        (&|| refusal(302, ""), 10, 1),
+        (&|| ScriptedResponse::NoResponse(Sent::No), 10, 1),
+        (&|| ScriptedResponse::NoResponse(Sent::Maybe), 9, 1),
+        (&|| busy("40"), 10, 40),
+        (&|| busy("86400"), 10, 300),
+    ];
+    for (answer, attempts_left, backoff) in cases {
+        let (mut world, first) = world();
+        world.sleep(1000);
+        let session = world.open(stored(&world).token(first));
+        scripted(&mut world, answer);
+        let error = token(&mut world, session).unwrap_err();
+        world.peer.script.clear();
         assert_eq!(
-            json_of(&manager.snapshot().unwrap())["attempts_left"],
+            in_storage(&world)["attempts_left"],
             attempts_left,
             "{error}"
         );
-        let TokenAction::BackOffUntil(until) = manager.poll(later) else {
-            panic!("{error}")
-        };
-        assert_eq!(until.saturating_since(later), expected, "{error}");
+        world.peer.requests.clear();
+        world.sleep(backoff - 1);
+        assert_eq!(token(&mut world, session).unwrap_err(), error);
+        assert!(world.peer.requests.is_empty(), "{error}: {backoff}");
+        world.sleep(1);
+        let next = token(&mut world, session);
+        assert_eq!(next.is_ok(), attempts_left > 0, "{error}");
+        assert_eq!(world.peer.requests.len(), usize::from(attempts_left > 0));
     }
 }
 
 #[test]
 fn after_a_log_out_nothing_is_left_and_a_late_refresh_is_dropped() {
-    let (_, token) = world();
-    let later = START.saturating_add(Duration::from_secs(1000));
     for grant in [None, Some(Grant::client_credentials())] {
-        let mut manager = TokenManager::new(RefreshPolicy::default(), grant)
-            .with_state(SessionState::new(token.clone()));
-        let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
-            panic!("it has expired")
+        let (mut world, first) = world();
+        let config = SessionConfig::new(world.client()).state(Some(SessionState::new(first)));
+        let config = match grant {
+            Some(grant) => config.grant(grant),
+            None => config,
         };
-        assert!(manager.begin_refresh(&mut ticket).is_some());
-        assert!(manager.clear().is_some());
-        let _ = manager.complete(ticket, Ok(token.clone()), later, 0);
-        assert!(manager.snapshot().is_none());
-        let TokenAction::Refresh(mut ticket) = manager.poll(later) else {
-            panic!("it holds nothing")
-        };
-        assert!(manager.begin_refresh(&mut ticket).is_none());
+        world.sleep(1000);
+        let session = world.shared.open(config, world.now);
+        let sent = sending(&mut world, session).unwrap();
+        assert!(world.run(session.log_out()).unwrap().is_some());
+        let answer = json_response(200, &members(&world));
+        let context = world.context();
+        let step = sent.received(&answer, &mut world.shared, context);
+        assert!(matches!(step, Step::Done(Ok(()))));
+        assert!(!world.shared.is_open(session, world.now));
+        world.peer.requests.clear();
+        assert_eq!(
+            token(&mut world, session).unwrap_err(),
+            Error::LoginRequired
+        );
+        assert!(world.peer.requests.is_empty());
     }
 }

@@ -1,14 +1,13 @@
 //! Documents and refusals that would have us send requests to where their authors can't (RFC 9728 §7.7): server-side request
 //! forgery.
 
-use keybound_core::driver::Step;
 use keybound_core::{
     Error, InvalidInput, InvalidResponseKind, Issuer, Metadata, ProtectedResource,
 };
 use serde_json::{Value, json};
 
 use crate::peer::{json_response, response, with_header};
-use crate::world::answered;
+use crate::world::{Answered, answered};
 
 const INTERNAL: [&str; 12] = [
     "https://127.0.0.1/x",
@@ -35,7 +34,7 @@ fn metadata(issuer: &str, members: &[(&str, &str)]) -> Result<Metadata, InvalidR
         .or_else(|_| Issuer::loopback_http(issuer))
         .unwrap();
     match answered(issuer.discover().unwrap(), json_response(200, &document)) {
-        Ok(Step::Done(metadata)) => Ok(metadata),
+        Ok(Answered::Done(metadata)) => Ok(metadata),
         Err(Error::Response(bad)) => Err(bad.kind().clone()),
         other => panic!("{other:?}"),
     }
@@ -101,7 +100,7 @@ fn a_resource_names_no_authorization_server_at_an_internal_address() {
         .collect();
     let document = json!({ "resource": RESOURCE, "authorization_servers": servers });
     let operation = ProtectedResource::discover(RESOURCE).unwrap();
-    let Ok(Step::Done(resource)) = answered(operation, json_response(200, &document)) else {
+    let Ok(Answered::Done(resource)) = answered(operation, json_response(200, &document)) else {
         panic!()
     };
     let servers: Vec<&str> = resource

@@ -1,18 +1,20 @@
 //! Everything that one test needs: a peer, a clock that moves only when it is waited for, entropy that never
-//! repeats, and the loop that a driver runs.
+//! repeats, a storage, and the loop that a driver runs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use keybound_core::driver::{
-    PreparedCall, PreparedRequest, RequestContext, ResourceCall, ServerState, Signing, Step,
-    Verdict,
+    Awaiting, Event, FromResponse, PreparedRequest, RequestContext, Retrying, ServerState,
+    SessionConfig, SessionId, Shared, Step, Task, Until,
 };
 use keybound_core::jose::{Algorithm, Signature, SigningKey};
 use keybound_core::{
-    Client, ClientAuth, Endpoint, Error, Grant, Issuer, Operation, Sent, SignRequest, Token,
-    UnixTime,
+    Call, Cause, Client, ClientAuth, Endpoint, Error, Grant, Issuer, Operation, SecretBytes, Sent,
+    SignRequest, Token, UnixTime,
 };
+use serde_json::Value;
 
 use crate::peer::{ISSUER, Peer, ScriptedResponse};
 
@@ -27,12 +29,36 @@ pub(crate) struct World {
     pub(crate) key: SigningKey,
     /// The key by which the client authenticates itself, where it does so.
     pub(crate) client_key: Option<SigningKey>,
-    pub(crate) server_state: ServerState,
+    pub(crate) shared: Shared,
     pub(crate) now: UnixTime,
     /// Every wait that was not zero.
     pub(crate) waits: Vec<Duration>,
     /// The entropy that was handed out last.
     pub(crate) drawn: u128,
+    pub(crate) storage: Storage,
+    /// The token response that the application obtains itself.
+    pub(crate) own_token: Option<Value>,
+    /// Every retry that was reported.
+    pub(crate) retries: Vec<Retrying>,
+    /// Every other event.
+    pub(crate) events: Vec<Event>,
+    sessions: Vec<SessionId>,
+    /// The status of the last response to a call.
+    status: StatusCode,
+}
+
+/// The storage of the sessions of this world, which may be those of several processes.
+#[derive(Default)]
+pub(crate) struct Storage {
+    pub(crate) states: BTreeMap<String, Vec<u8>>,
+    /// The names whose leases are held, also by processes that are not in this world.
+    pub(crate) leased: BTreeSet<String>,
+    /// Every state that was saved.
+    pub(crate) saved: Vec<Value>,
+    /// Whether nothing of it works.
+    pub(crate) is_down: bool,
+    /// Whether nothing can be saved.
+    pub(crate) is_read_only: bool,
 }
 
 /// What became of a call.
@@ -48,10 +74,16 @@ impl World {
             peer,
             key: SigningKey::generate(Algorithm::Es256).expect("random numbers"),
             client_key: None,
-            server_state: ServerState::new(),
+            shared: Shared::new(),
             now: START,
             waits: Vec::new(),
             drawn: 0,
+            storage: Storage::default(),
+            own_token: None,
+            retries: Vec::new(),
+            events: Vec::new(),
+            sessions: Vec::new(),
+            status: StatusCode::OK,
         }
     }
 
@@ -101,31 +133,167 @@ impl World {
         self.run(operation)
     }
 
-    pub(crate) fn run<T>(&mut self, mut operation: Operation<T>) -> Result<T, Error> {
+    /// Runs a task to its end, and the refreshes that it causes.
+    pub(crate) fn run<T: Task>(&mut self, task: T) -> Result<T::Output, Error> {
+        self.drive(task, &mut Request::new(()))
+    }
+
+    fn drive<T: Task>(&mut self, task: T, request: &mut Request<()>) -> Result<T::Output, Error> {
+        let context = self.context();
+        let mut step = self.shared.start(task, context);
         loop {
-            if !operation.delay().is_zero() {
-                self.waits.push(operation.delay());
-                self.now = self.now.saturating_add(operation.delay());
-            }
-            let context = self.context();
-            let signing = operation.prepare(&self.server_state, context)?;
-            let PreparedRequest { request, pending } =
-                signing.finish(|request| self.sign(request))?;
-            let received = match self.peer.ask(&request, self.now) {
-                ScriptedResponse::Response(response) => {
-                    pending.receive(response, &mut self.server_state, self.now)?
-                }
-                ScriptedResponse::NoResponse(sent) => pending.transport_failed(sent, self.now)?,
+            self.look_around();
+            step = match step {
+                Step::Done(result) => return result,
+                step => self.perform_effect(step, request),
             };
-            match received {
-                Step::Done(done) => return Ok(done),
-                Step::RetryAfter(next) => operation = next,
+        }
+    }
+
+    /// Performs one effect of a task that makes no call.
+    pub(crate) fn step<T: Task>(&mut self, step: Step<T>) -> Step<T> {
+        self.perform_effect(step, &mut Request::new(()))
+    }
+
+    /// Collects the events, and runs the refreshes that are due.
+    fn look_around(&mut self) {
+        while let Some(event) = self.shared.next_event() {
+            match event {
+                Event::Retrying(retrying) => self.retries.push(retrying),
+                event => self.events.push(event),
+            }
+        }
+        for session in self.sessions.clone() {
+            while let Some(refresh) = self.shared.next_refresh(session) {
+                self.run(refresh).expect("its result is its callers'");
             }
         }
     }
 
+    fn perform_effect<T: Task>(&mut self, step: Step<T>, request: &mut Request<()>) -> Step<T> {
+        match step {
+            Step::Send(sent) => {
+                let answer = self.peer.ask(&sent.effect.request, self.now);
+                let context = self.context();
+                match answer {
+                    ScriptedResponse::Response(response) => {
+                        sent.received(&response, &mut self.shared, context)
+                    }
+                    ScriptedResponse::NoResponse(lost) => {
+                        sent.failed(lost, None, &mut self.shared, context)
+                    }
+                }
+            }
+            Step::Call(mut call) => {
+                call.effect.headers.apply(request.headers_mut());
+                let answer = self.peer.call(request, self.now);
+                let context = self.context();
+                match answer {
+                    ScriptedResponse::Response(response) => {
+                        self.status = response.status();
+                        call.received(
+                            response.status(),
+                            response.headers(),
+                            &mut self.shared,
+                            context,
+                        )
+                    }
+                    ScriptedResponse::NoResponse(lost) => {
+                        call.failed(lost, None, &mut self.shared, context)
+                    }
+                }
+            }
+            Step::Sign(signing) => {
+                let signature = self.sign(&signing.effect).map_err(Cause::new);
+                let context = self.context();
+                signing.signed(signature, &mut self.shared, context)
+            }
+            Step::Wait(waiting) => {
+                self.wait(waiting.effect);
+                let context = self.context();
+                waiting.woken(&mut self.shared, context)
+            }
+            step => self.perform_storage(step),
+        }
+    }
+
+    fn perform_storage<T: Task>(&mut self, step: Step<T>) -> Step<T> {
+        let context = self.context();
+        let is_down = self.storage.is_down;
+        let is_up = || match is_down {
+            true => Err(Cause::new("the storage is down")),
+            false => Ok(()),
+        };
+        match step {
+            Step::Lease(lease) => {
+                let name = lease.effect.name.clone();
+                let leased = is_up().map(|()| self.storage.leased.insert(name));
+                lease.leased(leased, &mut self.shared, context)
+            }
+            Step::Load(load) => {
+                let state = self.storage.states.get(&load.effect.name).cloned();
+                let state = is_up().map(|()| state.map(SecretBytes::new));
+                load.loaded(state, &mut self.shared, context)
+            }
+            Step::Save(save) => {
+                let saved = match is_up() {
+                    Ok(()) if self.storage.is_read_only => Err(Cause::new("it is read-only")),
+                    Ok(()) => {
+                        let state = save.effect.state.expose();
+                        let json = serde_json::from_slice(state).expect("JSON");
+                        self.storage.saved.push(json);
+                        let name = save.effect.name.clone();
+                        self.storage.states.insert(name, state.to_vec());
+                        Ok(true)
+                    }
+                    Err(cause) => Err(cause),
+                };
+                save.saved(saved, &mut self.shared, context)
+            }
+            Step::Release(release) => {
+                self.storage.leased.remove(&release.effect.name);
+                release.released(&mut self.shared, context)
+            }
+            Step::FetchToken(fetch) => {
+                let json = self
+                    .own_token
+                    .as_ref()
+                    .map(|json| json.to_string().into_bytes());
+                let json = json.map(SecretBytes::new).ok_or_else(|| Cause::new("none"));
+                fetch.fetched(json, &mut self.shared, context)
+            }
+            _ => unreachable!("performed elsewhere"),
+        }
+    }
+
+    fn wait(&mut self, until: Until) {
+        let is_over = until
+            .unless_generation
+            .is_some_and(|generation| generation != self.shared.generation());
+        if !is_over && self.now < until.time {
+            self.waits.push(until.time.saturating_since(self.now));
+            self.now = until.time;
+        }
+    }
+
+    pub(crate) fn server_state(&self) -> &ServerState {
+        self.shared.server_state()
+    }
+
+    /// Opens a session, whose refreshes run beside each task of this world.
+    pub(crate) fn open(&mut self, config: SessionConfig) -> SessionId {
+        let session = self.shared.open(config, self.now);
+        self.sessions.push(session);
+        self.look_around();
+        session
+    }
+
+    pub(crate) fn sleep(&mut self, secs: u64) {
+        self.now = self.now.saturating_add(Duration::from_secs(secs));
+    }
+
     /// By whichever key is asked for.
-    fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
+    pub(crate) fn sign(&self, request: &SignRequest) -> Result<Signature, Error> {
         let client_key = self
             .client_key
             .as_ref()
@@ -144,37 +312,14 @@ impl World {
     /// Sends a request for as long as its call goes on.
     pub(crate) fn perform(
         &mut self,
-        mut call: ResourceCall,
+        call: Call,
         mut request: Request<()>,
     ) -> Result<Called, Error> {
-        loop {
-            if !call.delay().is_zero() {
-                self.waits.push(call.delay());
-                self.now = self.now.saturating_add(call.delay());
-            }
-            let context = self.context();
-            let signing = call.prepare(&self.server_state, context)?;
-            let PreparedCall { headers, pending } =
-                signing.finish(|request| self.key.sign(request))?;
-            headers.apply(request.headers_mut());
-            let response = match self.peer.call(&request, self.now) {
-                ScriptedResponse::Response(response) => response,
-                ScriptedResponse::NoResponse(sent) => {
-                    call = pending.transport_failed(sent, self.now)?;
-                    continue;
-                }
-            };
-            match pending.verdict(
-                response.status(),
-                response.headers(),
-                &mut self.server_state,
-                self.now,
-            )? {
-                Verdict::Deliver => return Ok(Called::Delivered(response.status())),
-                Verdict::TokenRejected => return Ok(Called::Rejected),
-                Verdict::RetryAfter(next) => call = next,
-            }
-        }
+        let delivered = self.drive(call, &mut request)?;
+        Ok(match delivered.token_rejected {
+            true => Called::Rejected,
+            false => Called::Delivered(self.status),
+        })
     }
 
     /// The nonce of each proof that the peer has seen.
@@ -187,22 +332,66 @@ impl World {
     }
 }
 
-/// The first request of an exchange that proves no key, and what will read its response.
-pub(crate) fn outgoing<T>(operation: Operation<T>) -> PreparedRequest<T> {
-    match operation.prepare(&ServerState::new(), RequestContext::new(START, [0; 16])) {
-        Ok(Signing::Ready(outgoing)) => outgoing,
-        other => panic!("{:?}", other.err()),
+/// The step of a task that is a request to an authorization server.
+pub(crate) fn sent<T: Task>(step: Step<T>) -> Awaiting<PreparedRequest, T> {
+    match step {
+        Step::Send(sent) => sent,
+        _ => panic!("it is another step"),
     }
 }
 
-/// What a first response leads to.
-pub(crate) fn answered<T>(
+/// The first request of an operation that proves no key.
+pub(crate) fn outgoing<T: FromResponse>(operation: Operation<T>) -> PreparedRequest {
+    sent(Shared::new().start(operation, context())).effect
+}
+
+/// What a first response leads to: the result, or a retry after this delay.
+#[derive(Debug)]
+pub(crate) enum Answered<T> {
+    Done(T),
+    Again(Duration),
+}
+
+pub(crate) fn answered<T: FromResponse>(
     operation: Operation<T>,
     response: Response<Vec<u8>>,
-) -> Result<Step<T>, Error> {
-    outgoing(operation)
-        .pending
-        .receive(response, &mut ServerState::new(), START)
+) -> Result<Answered<T>, Error> {
+    let mut shared = Shared::new();
+    let sent = sent(shared.start(operation, context()));
+    match sent.received(&response, &mut shared, context()) {
+        Step::Done(result) => result.map(Answered::Done),
+        Step::Wait(waiting) => Ok(Answered::Again(waiting.effect.time.saturating_since(START))),
+        _ => Ok(Answered::Again(Duration::ZERO)),
+    }
+}
+
+/// What an operation results in that gets this response for ever.
+pub(crate) fn always_answered<T: FromResponse>(
+    operation: Operation<T>,
+    response: &Response<Vec<u8>>,
+) -> Result<T, Error> {
+    let mut shared = Shared::new();
+    let mut step = shared.start(operation, context());
+    loop {
+        step = match step {
+            Step::Send(sent) => sent.received(response, &mut shared, context()),
+            Step::Wait(waiting) => waiting.woken(&mut shared, context()),
+            Step::Done(result) => return result,
+            _ => panic!("it proves no key"),
+        };
+    }
+}
+
+/// How long a task waits before its first request.
+pub(crate) fn first_wait<T: Task>(task: T) -> Duration {
+    match Shared::new().start(task, context()) {
+        Step::Wait(waiting) => waiting.effect.time.saturating_since(START),
+        _ => Duration::ZERO,
+    }
+}
+
+fn context() -> RequestContext {
+    RequestContext::new(START, [0; 16])
 }
 
 pub(crate) fn endpoint(url: &str) -> Endpoint {

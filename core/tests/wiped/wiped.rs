@@ -16,10 +16,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::Response;
 use keybound_core::driver::{
-    PreparedRequest, RequestContext, ServerState, SessionState, Signing, Step,
+    Awaiting, PreparedRequest, RequestContext, SessionState, Shared, Step,
 };
 use keybound_core::jose::{Algorithm, SigningKey};
-use keybound_core::{Client, ClientAuth, Endpoint, Grant, Secret, SecretBytes, Token, UnixTime};
+use keybound_core::{
+    Client, ClientAuth, Endpoint, Grant, Operation, Secret, SecretBytes, Token, UnixTime,
+};
 
 const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 
@@ -122,12 +124,11 @@ fn an_error_response_that_is_not_utf_8_is_wiped() {
         let pending = outgoing(
             &client(ClientAuth::none("app").unwrap()),
             Grant::client_credentials(),
-        )
-        .pending;
+        );
         let mut response = Response::new(body.as_slice());
         *response.status_mut() = http::StatusCode::BAD_REQUEST;
-        let result = pending.receive(response, &mut ServerState::new(), NOW);
-        assert!(result.is_err());
+        let end = pending.received(&response, &mut Shared::new(), context());
+        assert!(matches!(end, Step::Done(Err(_))));
     });
 }
 
@@ -189,10 +190,14 @@ fn client(auth: ClientAuth) -> Client {
     Client::new(Endpoint::https("https://as.example/token").unwrap(), auth)
 }
 
-fn outgoing(client: &Client, grant: Grant) -> PreparedRequest<Token> {
+fn context() -> RequestContext {
+    RequestContext::new(NOW, [1; 16])
+}
+
+fn outgoing(client: &Client, grant: Grant) -> Awaiting<PreparedRequest, Operation<Token>> {
     let operation = client.token(grant).unwrap();
-    match operation.prepare(&ServerState::new(), RequestContext::new(NOW, [1; 16])) {
-        Ok(Signing::Ready(outgoing)) => outgoing,
+    match Shared::new().start(operation, context()) {
+        Step::Send(sent) => sent,
         _ => panic!("no key signs"),
     }
 }
@@ -202,10 +207,9 @@ fn token(answer: &'static [u8]) -> Token {
     let pending = outgoing(
         &client(ClientAuth::none("app").unwrap()),
         Grant::client_credentials(),
-    )
-    .pending;
-    match pending.receive(Response::new(answer), &mut ServerState::new(), NOW) {
-        Ok(Step::Done(token)) => token,
+    );
+    match pending.received(&Response::new(answer), &mut Shared::new(), context()) {
+        Step::Done(Ok(token)) => token,
         _ => panic!("the answer is sound"),
     }
 }
