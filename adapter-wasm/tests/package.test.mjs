@@ -294,6 +294,20 @@ describe('session.fetch, like fetch,', () => {
     assert.deepEqual([failures[0].name, failures[1].name, failures[2]], ['AbortError', 'TimeoutError', 'my reason']);
   });
 
+  test('that is aborted holds up no call that waits for its nonce', async (t) => {
+    const { page, url } = await resource(t, ({ headers }, response) => !headers['x-hangs'] && response.end('here'));
+    const [reason, text, waited] = await page.evaluate(async (url) => {
+      const stop = new AbortController();
+      const first = session.fetch(url, { headers: { 'X-Hangs': 'yes' }, signal: stop.signal }).catch((reason) => reason);
+      const second = session.fetch(url);
+      const started = performance.now();
+      setTimeout(() => stop.abort('enough'), 300);
+      return [await first, await (await second).text(), performance.now() - started];
+    }, url);
+    assert.deepEqual([reason, text], ['enough', 'here']);
+    assert.ok(waited < 1500, waited);
+  });
+
   test('leaves the referrer and the signal to the application', async (t) => {
     const { page, log, url } = await resource(t, (_, response) => response.end());
     const reason = await page.evaluate(async (url) => {
@@ -526,6 +540,30 @@ describe("a page's own way to a token", () => {
       return session.fetch('https://rs.example/').catch((error) => `${error.name} ${error.message}`);
     });
     assert.equal(message, 'RangeError mine');
+  });
+
+  test('that hangs ends after 30 s, and is tried again', async (t) => {
+    const { page } = await profile(t);
+    await page.clock.install();
+    await page.evaluate(async () => {
+      const { Session } = await import('/keybound/index.js');
+      globalThis.asked = 0;
+      globalThis.session = await Session.open({
+        token: async () => {
+          globalThis.asked += 1;
+          return asked === 1 ? new Promise(() => {}) : { access_token: 'at', token_type: 'DPoP' };
+        },
+      });
+      session.token().catch((error) => (globalThis.error = { ...error, message: error.message }));
+    });
+    await page.waitForFunction(() => asked === 1);
+    await page.clock.runFor(31_000);
+    await page.waitForFunction(() => globalThis.error);
+    const error = await page.evaluate(() => globalThis.error);
+    assert.deepEqual([error.kind, error.retry], ['session', 'later']);
+    assert.match(error.message, /timed out waiting for the token callback/);
+    await page.clock.runFor(2000);
+    assert.equal(await page.evaluate(async () => (await session.token()).accessToken), 'at');
   });
 
   test("isn't taken for one where the token is bound to nothing", async (t) => {

@@ -111,6 +111,45 @@ describe('a login', () => {
     assert.deepEqual([result.code, result.description], ['access_denied', 'not today']);
   });
 
+  test('during a refresh replaces the session: the token of the refresh is neither used nor saved', { timeout: 60_000 }, async (t) => {
+    const { context } = await setUp(t, { accessTokenSeconds: 1 });
+    const page = await open(context);
+    await login(page);
+    await page.waitForTimeout(1500);
+    let arrived, release, refreshed;
+    const [isHeld, isReleased] = [new Promise((resolve) => (arrived = resolve)), new Promise((resolve) => (release = resolve))];
+    await page.route('**/token', async (route) => {
+      const response = await route.fetch();
+      if (response.ok() && route.request().postData().includes('grant_type=refresh_token')) {
+        refreshed = (await response.json()).access_token;
+        arrived();
+        await isReleased;
+      }
+      return route.fulfill({ response });
+    });
+    await page.evaluate(() => {
+      globalThis.saved = '';
+      const { put } = IDBObjectStore.prototype;
+      IDBObjectStore.prototype.put = function recorded(value, name) {
+        globalThis.saved += value;
+        return put.call(this, value, name);
+      };
+      globalThis.call = session.token().then(({ accessToken }) => accessToken);
+    });
+    await isHeld;
+    const popup = context.waitForEvent('page');
+    await page.evaluate(() => void (globalThis.ended = session.login({ popup: true })));
+    await (await popup).waitForEvent('close');
+    await page.waitForTimeout(300);
+    release();
+    await page.evaluate(() => globalThis.ended);
+    const [called, saved] = await page.evaluate(async () => [await globalThis.call, globalThis.saved]);
+    assert.notEqual(called, refreshed);
+    assert.ok(saved.includes(called));
+    assert.ok(!saved.includes(refreshed));
+    assert.equal((await stored(page))[0][1].token.access_token, called);
+  });
+
   test('is not ended by a redirect of anybody else', async (t) => {
     const { server, context } = await setUp(t);
     const page = await open(context);
