@@ -20,11 +20,14 @@ pub(crate) struct TokenCache {
 /// A copy in cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
-struct Slot(Mutex<Option<Copied>>);
+struct Slot(Mutex<Copied>);
 
+/// The token of a version that has been read, and a copy of it as soon as it is read again. Most
+/// sessions of a pool are read once.
+#[derive(Default)]
 struct Copied {
     version: u64,
-    token: Token,
+    copy: Option<Token>,
     /// When it needs a refresh.
     until: Option<UnixTime>,
 }
@@ -54,19 +57,18 @@ impl TokenCache {
         let slot = self.slots.get(SLOT.with(|slot| *slot))?;
         let mut copied = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.version.load(Ordering::Acquire);
-        let is_current = |copied: &&Copied| {
-            copied.version == current && copied.until.is_none_or(|until| now < until)
-        };
-        if let Some(copied) = copied.as_ref().filter(is_current) {
-            return Some(copied.token.clone());
+        let is_current = copied.version == current && copied.until.is_none_or(|until| now < until);
+        if let Some(token) = copied.copy.as_ref().filter(|_| is_current) {
+            return Some(token.clone());
         }
-        *copied = None;
+        let seen = copied.version;
+        *copied = Copied::default();
         let (version, token, until) = load()?;
-        *copied = Some(Copied {
+        *copied = Copied {
             version,
-            token: token.detached(),
+            copy: (version == seen).then(|| token.detached()),
             until,
-        });
+        };
         Some(token)
     }
 }

@@ -16,7 +16,7 @@ const THREADS: [usize; 4] = [1, 2, 4, 8];
 pub(crate) fn proofs(subject: &Subject) -> Outcome<Chart> {
     let mut works = Vec::new();
     for threads in THREADS {
-        works.push(by_threads(threads, || subject.authorized()));
+        works.push(by_threads(threads, || subject.call()));
     }
     for threads in THREADS {
         let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);

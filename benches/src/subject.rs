@@ -3,15 +3,16 @@
 
 use std::env;
 use std::fs;
+use std::hint::black_box;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
 use keybound_core::dpop::{Nonce, Proof, ProofVerifier};
-use keybound_core::driver::{PreparedCall, RequestContext, Shared, Step};
+use keybound_core::driver::{Awaiting, PreparedCall, RequestContext, Shared, Step};
 use keybound_core::jose::{Algorithm, Signature, SigningKey};
 use keybound_core::{
-    Cause, Client, ClientAuth, Endpoint, Error, Secret, SignRequest, Token, UnixTime,
+    Call, Cause, Client, ClientAuth, Endpoint, Error, Secret, SignRequest, Token, UnixTime,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -91,26 +92,32 @@ impl Subject {
         Ok(subject)
     }
 
-    /// Authorizes one request, as an application does.
+    /// Makes one call, as an application does, without a network.
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn authorized(&self) -> Outcome<PreparedCall> {
-        self.authorized_in(&self.shared, || (now(), self.entropy()))
+    pub fn call(&self) -> Outcome<()> {
+        self.call_in(&self.shared, || (now(), self.entropy()))
     }
 
-    /// Authorizes one request with given time and entropy, which is the core's part. The lock is not
-    /// held while the key signs. The call ends here, without a response.
+    /// Makes one call with given time and entropy, which is the core's part: from the token to the
+    /// verdict on a response. The lock is not held while the key signs.
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn authorized_in(
+    pub fn call_in(
         &self,
         shared: &Mutex<Shared>,
         input: impl Fn() -> (UnixTime, [u8; 16]),
-    ) -> Outcome<PreparedCall> {
+    ) -> Outcome<()> {
         let sign = |request: &SignRequest| Ok(self.key.sign(request)?);
-        self.authorized_by(shared, input, sign)
+        let sent = black_box(self.authorized_by(shared, &input, sign)?);
+        let (now, entropy) = input();
+        let (headers, context) = (HeaderMap::new(), RequestContext::new(now, entropy));
+        match sent.received(StatusCode::OK, &headers, &mut lock(shared), context) {
+            Step::Done(delivered) => Ok(drop(black_box(delivered?))),
+            _ => Err("a success is delivered".into()),
+        }
     }
 
     /// Authorizes one request with another signature than the key's.
@@ -122,7 +129,7 @@ impl Subject {
         shared: &Mutex<Shared>,
         input: impl Fn() -> (UnixTime, [u8; 16]),
         sign: impl FnOnce(&SignRequest) -> Outcome<Signature>,
-    ) -> Outcome<PreparedCall> {
+    ) -> Outcome<Awaiting<PreparedCall, Call>> {
         let call = self.token.authorize(&self.method, &self.uri)?;
         let (now, entropy) = input();
         let step = lock(shared).start(call, RequestContext::new(now, entropy));
@@ -133,9 +140,8 @@ impl Subject {
         let (now, entropy) = input();
         let context = RequestContext::new(now, entropy);
         let mut shared = lock(shared);
-        // Its permit is not given back: the server's nonce is known, so others need not wait for it.
         match awaiting.signed(Ok(signature), &mut shared, context) {
-            Step::Call(awaiting) => Ok(awaiting.effect),
+            Step::Call(sent) => Ok(sent),
             _ => Err("a call follows the signature".into()),
         }
     }

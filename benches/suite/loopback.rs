@@ -41,7 +41,7 @@ pub(crate) fn cases<'a>(subject: &Subject) -> Outcome<[Case<'a>; 4]> {
             Ok(subject.key.sign(request)?)
         })?;
         let mut headers = HeaderMap::new();
-        authorized.headers.apply(&mut headers);
+        authorized.effect.headers.apply(&mut headers);
         let ring = RingKey::new(&subject.key)?;
         Ok(how(Box::new(move || {
             ring.sign(&message, |signature| {

@@ -16,7 +16,7 @@ const PEOPLE: usize = 1_000;
 
 pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     let mut cases = Vec::new();
-    let proofs = |threads| by_threads(threads, || subject.authorized());
+    let proofs = |threads| by_threads(threads, || subject.call());
     let signatures = |threads| -> Outcome<_> {
         let (ring, message) = (RingKey::new(&subject.key)?, [b'a'; 480]);
         Ok(by_threads(threads, move || {
@@ -72,7 +72,7 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
         )
         .beside(again(move || one.call(subject, 0)))
         .with_limit(Limit {
-            instructions: 10_300,
+            instructions: 14_900,
             allocations: 1,
         }),
     );

@@ -20,7 +20,7 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
         Ok(Signature::from_jose(algorithm, &signature)?)
     })?;
     let mut headers = HeaderMap::new();
-    authorized.headers.apply(&mut headers);
+    authorized.effect.headers.apply(&mut headers);
     let proof = headers
         .get("dpop")
         .ok_or("a bound token has a proof")?

@@ -35,7 +35,7 @@ use crate::provider::Provider;
 use crate::ring_signer::RingSigner;
 
 pub(crate) fn cases(asked: &Asked) -> Outcome<Vec<Case<'_>>> {
-    let ours = again(|| asked.subject.authorized());
+    let ours = again(|| asked.subject.call());
     let mut cases = vec![
         Case::new("proof", format!("{}, keybound", asked.algorithm), ours),
         beside_ours(
@@ -71,7 +71,7 @@ fn beside_ours<'a, T>(
     if inspection.problems() != wrong {
         return Err(format!("the proof by {name}: {:?}", inspection.problems()).into());
     }
-    let ours = again(|| asked.subject.authorized());
+    let ours = again(|| asked.subject.call());
     Ok(Case::new("proof", format!("{}, {name}", asked.algorithm), again(make)).beside(ours))
 }
 
