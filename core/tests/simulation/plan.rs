@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) actions: Vec<(usize, u64, Action)>,
     /// When the authorization server is down.
     pub(crate) outage: Option<(u64, u64)>,
+    /// Whether its requests are lost then, instead of refused.
+    pub(crate) is_lossy: bool,
     /// The kinds of faults of a process.
     pub(crate) process_faults: u8,
 }
@@ -168,7 +170,7 @@ impl Plan {
             let process = index(choices, u64::try_from(count).unwrap());
             actions.push((process, choices.below(3000), Action::LogOut));
         }
-        let rate = [8, 25, 60, 120][index(choices, 4)];
+        let rate = [20, 40, 80, 150][index(choices, 4)];
         let is_long = choices.chance(64);
         let most = 1 + choices.below(if is_long { 14 } else { 5 });
         choices.allow_faults(rate, u32::try_from(most).unwrap());
@@ -187,6 +189,7 @@ impl Plan {
             rotation,
             actions,
             outage: has_outage.then_some((0, 3300)),
+            is_lossy: choices.chance(300),
             process_faults: if choices.chance(300) {
                 CLOCK_BACK
             } else {
@@ -210,6 +213,7 @@ impl Plan {
             rotation,
             actions: actions.collect(),
             outage: None,
+            is_lossy: false,
             process_faults: CLOCK_BACK,
         }
     }

@@ -189,6 +189,7 @@ impl World<'_> {
                         "process {process}: Refresh {number} finds the server down"
                     );
                     let reply = match is_refused {
+                        _ if self.plan.is_lossy => Reply::NoResponse,
                         true => Reply::NotSent,
                         false => refusal("temporarily_unavailable", 502, None),
                     };
