@@ -325,6 +325,11 @@ impl TokenManager {
         if cached.is_some() && is_seen && !is_descendant {
             return Adopted::Nothing;
         }
+        // The cached token descends from the stored one, which a late save has brought back.
+        if cached.is_some() && self.lineage.contains(&theirs.lineage_id()) {
+            self.unsaved = true;
+            return Adopted::Nothing;
+        }
         let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.0, seed);
         let is_good = candidate.is_usable(now) && !candidate.is_due(now);
         // The repeatable grant makes its refresh token unnecessary, and the cached token may be
