@@ -77,7 +77,7 @@ impl World<'_> {
         let token = &login.refresh_tokens[newest];
         let (was_saved, unanswered, sends) = (token.was_saved, token.unanswered, token.sends);
         if !self.plan.has_storage {
-            if unanswered >= MAX_SENDS {
+            if unanswered + self.interruptions >= MAX_SENDS {
                 return Ok(Fate::Bound);
             }
             return match self.killed || newest > 0 {
