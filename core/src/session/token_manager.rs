@@ -317,6 +317,11 @@ impl TokenManager {
                 .is_some_and(|open| open.sent_generation.is_some());
             if !has_sent && !self.unsaved {
                 self.attempts_left = stored.attempts_left;
+            } else if let Some(seen) = before.filter(|seen| !has_sent && seen.token == stored.token)
+            {
+                // Another process has sent the refresh token since the count was last stored.
+                let counted = seen.attempts_left.saturating_sub(stored.attempts_left);
+                self.attempts_left = self.attempts_left.saturating_sub(counted);
             }
             return Adopted::Nothing;
         }
