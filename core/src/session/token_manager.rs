@@ -116,6 +116,8 @@ struct OpenTicket {
     /// The generation of the token whose single-use grant or refresh token was sent, or was about
     /// to be sent, under this ticket.
     sent_generation: Option<u64>,
+    /// The remaining sends after that one, as they were stored before it.
+    attempts_left: u8,
 }
 
 /// The action for a caller that needs a token.
@@ -423,7 +425,7 @@ impl TokenManager {
                 }
             }
         };
-        self.set_sent(ticket, Some(self.generation));
+        self.set_sent(ticket, Some((self.generation, attempts_left)));
         Some(attempt)
     }
 
@@ -433,10 +435,11 @@ impl TokenManager {
         self.set_sent(ticket, None);
     }
 
-    fn set_sent(&mut self, ticket: Ticket, generation: Option<u64>) {
+    fn set_sent(&mut self, ticket: Ticket, sent: Option<(u64, u8)>) {
         let open = self.open.iter_mut().find(|open| open.serial == ticket.0);
         if let Some(open) = open {
-            open.sent_generation = generation;
+            open.sent_generation = sent.map(|(generation, _)| generation);
+            open.attempts_left = sent.map(|(_, left)| left).unwrap_or_default();
         }
     }
 
@@ -494,8 +497,8 @@ impl TokenManager {
             }
             Err(failure) if is_current_token => {
                 self.attempts_left = match failure.consumed {
-                    Consumed::No => self.attempts_left,
-                    Consumed::Perhaps => self.attempts_left.saturating_sub(1),
+                    Consumed::No => ticket.attempts_left.saturating_add(1),
+                    Consumed::Perhaps => ticket.attempts_left,
                     Consumed::Yes => 0,
                 };
                 // The checkpoint counted this send as one without a response.
@@ -728,6 +731,7 @@ impl TokenManager {
         self.open.push(OpenTicket {
             serial: self.tickets,
             sent_generation: None,
+            attempts_left: 0,
         });
         Ticket(self.tickets)
     }
