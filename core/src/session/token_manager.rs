@@ -357,6 +357,13 @@ impl TokenManager {
         self.has_loaded
     }
 
+    /// Returns whether this is the cached token.
+    pub(crate) fn is_cached(&self, token: &Token) -> bool {
+        self.cached
+            .as_ref()
+            .is_some_and(|cached| cached.token == *token)
+    }
+
     fn log_out_unless(&mut self, is_open: bool) -> Adopted {
         if is_open {
             return Adopted::Nothing;
