@@ -504,9 +504,11 @@ impl TokenManager {
             }
             Err(failure) if is_current_token => {
                 self.attempts_left = match failure.consumed {
+                    Consumed::Yes => 0,
+                    // A later refresh, of this process or of another, has counted further.
+                    _ if self.attempts_left < ticket.attempts_left => self.attempts_left,
                     Consumed::No => ticket.attempts_left.saturating_add(1),
                     Consumed::Perhaps => ticket.attempts_left,
-                    Consumed::Yes => 0,
                 };
                 // The checkpoint counted this send as one without a response.
                 self.unsaved = true;
