@@ -668,6 +668,10 @@ impl World<'_> {
                         self.logins[client].refresh_tokens[number].was_saved = true;
                     }
                     let client = self.processes[process].client;
+                    if stored.is_tombstone {
+                        let tokens = &mut self.logins[client].refresh_tokens;
+                        tokens.iter_mut().for_each(|token| token.was_saved = false);
+                    }
                     let is_over = self.log_outs[client].1 && !stored.is_tombstone;
                     if is_over && self.plan.is_single_use() {
                         return self.fail("log-out", "a save undoes the log-out");
