@@ -244,10 +244,12 @@ impl Run<'_> {
             }
             None => None,
         };
-        // The load may have begun before another refresh of this process stored its token.
+        // The load may have begun before another refresh of this process stored its token, or its
+        // count of sends.
         let is_same = data.tokens.generation() == self.refresh.generation;
-        let is_outdated = match &state {
-            Some(state) => state.token.is_some() && !is_under_lease && !is_same,
+        let is_outdated = match state.as_ref().map(|state| &state.token) {
+            Some(Some(token)) => !is_under_lease && (!is_same || data.tokens.is_cached(token)),
+            Some(None) => false,
             None => !self.refresh.expects_state,
         };
         if is_outdated {

@@ -118,6 +118,8 @@ struct OpenTicket {
     /// The generation of the token whose single-use grant or refresh token was sent, or was about
     /// to be sent, under this ticket.
     sent_generation: Option<u64>,
+    /// The remaining sends after that one, as they were stored before it.
+    attempts_left: u8,
 }
 
 /// The action for a caller that needs a token.
@@ -330,6 +332,11 @@ impl TokenManager {
                 .is_some_and(|open| open.sent_generation.is_some());
             if !has_sent && !self.unsaved {
                 self.attempts_left = stored.attempts_left;
+            } else if let Some(seen) = before.filter(|seen| !has_sent && seen.token == stored.token)
+            {
+                // Another process has sent the refresh token since the count was last stored.
+                let counted = seen.attempts_left.saturating_sub(stored.attempts_left);
+                self.attempts_left = self.attempts_left.saturating_sub(counted);
             }
             return Adopted::Nothing;
         }
@@ -337,6 +344,11 @@ impl TokenManager {
         let is_seen = before.is_some_and(|seen| seen.token.as_ref() == Some(theirs));
         let is_older = is_seen || self.lineage.contains(&theirs.lineage_id());
         if cached.is_some() && is_older && !is_descendant {
+            return Adopted::Nothing;
+        }
+        // The cached token descends from the stored one, which a late save has brought back.
+        if cached.is_some() && self.lineage.contains(&theirs.lineage_id()) {
+            self.unsaved = true;
             return Adopted::Nothing;
         }
         let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.0, seed);
@@ -357,6 +369,13 @@ impl TokenManager {
     /// Returns whether a state with a token has been loaded from the storage.
     pub(crate) fn has_loaded(&self) -> bool {
         self.has_loaded
+    }
+
+    /// Returns whether this is the cached token.
+    pub(crate) fn is_cached(&self, token: &Token) -> bool {
+        self.cached
+            .as_ref()
+            .is_some_and(|cached| cached.token == *token)
     }
 
     fn log_out_unless(&mut self, is_open: bool) -> Adopted {
@@ -432,7 +451,7 @@ impl TokenManager {
                 }
             }
         };
-        self.set_sent(ticket, Some(self.generation));
+        self.set_sent(ticket, Some((self.generation, attempts_left)));
         Some(attempt)
     }
 
@@ -442,10 +461,11 @@ impl TokenManager {
         self.set_sent(ticket, None);
     }
 
-    fn set_sent(&mut self, ticket: Ticket, generation: Option<u64>) {
+    fn set_sent(&mut self, ticket: Ticket, sent: Option<(u64, u8)>) {
         let open = self.open.iter_mut().find(|open| open.serial == ticket.0);
         if let Some(open) = open {
-            open.sent_generation = generation;
+            open.sent_generation = sent.map(|(generation, _)| generation);
+            open.attempts_left = sent.map(|(_, left)| left).unwrap_or_default();
         }
     }
 
@@ -503,9 +523,11 @@ impl TokenManager {
             }
             Err(failure) if is_current_token => {
                 self.attempts_left = match failure.consumed {
-                    Consumed::No => self.attempts_left,
-                    Consumed::Perhaps => self.attempts_left.saturating_sub(1),
                     Consumed::Yes => 0,
+                    // A later refresh, of this process or of another, has counted further.
+                    _ if self.attempts_left < ticket.attempts_left => self.attempts_left,
+                    Consumed::No => ticket.attempts_left.saturating_add(1),
+                    Consumed::Perhaps => ticket.attempts_left,
                 };
                 // The checkpoint counted this send as one without a response.
                 self.unsaved = true;
@@ -771,6 +793,7 @@ impl TokenManager {
         self.open.push(OpenTicket {
             serial: self.tickets,
             sent_generation: None,
+            attempts_left: 0,
         });
         Ticket(self.tickets)
     }

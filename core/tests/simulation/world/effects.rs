@@ -300,7 +300,9 @@ impl World<'_> {
                     self,
                     "process {process}: {kind:?} {number} saves {stored:?}"
                 );
-                match self.choices.fault(2) {
+                let fault = self.choices.fault(2);
+                self.interruptions += u32::from(fault > 0);
+                match fault {
                     1 => self.push(to, process, answer(Reply::Saved(Err(())))),
                     fault => {
                         let request = Request::Save(name, fence, state, fault == 2);
@@ -397,7 +399,11 @@ impl World<'_> {
                 let saved = tokens.iter().rposition(|token| token.was_saved);
                 was_superseded = loaded.or(saved).is_some_and(|newest| newest > number);
             }
-            if unanswered >= MAX_SENDS {
+            // Each process counts the sends of a grant of its own, and nobody those of a process
+            // that was killed without a storage.
+            let is_own = number == 0 && self.plan.origin == Origin::Grant;
+            let is_own = is_own || (self.killed && !self.plan.has_storage);
+            if unanswered >= MAX_SENDS && !is_own {
                 return self.fail("sends", "a refresh token is sent an eleventh time");
             }
             let token = &mut self.logins[client].refresh_tokens[number];
@@ -519,9 +525,13 @@ impl World<'_> {
             Reply::Saved(saved) => running.save_failed = *saved != Ok(true),
             Reply::Loaded(Ok(Some(state))) => {
                 let stored = Stored::read(state);
-                let known = this.known.as_ref().map(|known| (client, known.access));
-                if running.fence.is_some() && stored.access_token != known {
-                    // The stored token counts, even if it has expired by this process's clock.
+                let newest = stored.access_token.map(|(_, number)| number);
+                if this
+                    .known
+                    .as_ref()
+                    .is_some_and(|known| newest > Some(known.access))
+                {
+                    // A later token counts, even if it has expired by the clock of this process.
                     this.known = None;
                 }
                 if stored.is_tombstone && self.plan.is_single_use() {
@@ -658,6 +668,10 @@ impl World<'_> {
                         self.logins[client].refresh_tokens[number].was_saved = true;
                     }
                     let client = self.processes[process].client;
+                    if stored.is_tombstone {
+                        let tokens = &mut self.logins[client].refresh_tokens;
+                        tokens.iter_mut().for_each(|token| token.was_saved = false);
+                    }
                     let is_over = self.log_outs[client].1 && !stored.is_tombstone;
                     if is_over && self.plan.is_single_use() {
                         return self.fail("log-out", "a save undoes the log-out");

@@ -77,6 +77,9 @@ impl World<'_> {
         let token = &login.refresh_tokens[newest];
         let (was_saved, unanswered, sends) = (token.was_saved, token.unanswered, token.sends);
         if !self.plan.has_storage {
+            if unanswered + self.interruptions >= MAX_SENDS {
+                return Ok(Fate::Bound);
+            }
             return match self.killed || newest > 0 {
                 true => Ok(Fate::NoStorage),
                 false => self.fail("login", "a login is lost without a cause"),
@@ -93,7 +96,8 @@ impl World<'_> {
         }
         let is_newest = stored.is_some_and(|stored| stored.refresh_token == Some((client, newest)));
         let is_used_up = stored.is_some_and(|stored| stored.attempts_left == 0);
-        if is_newest && is_used_up && unanswered + self.interruptions >= MAX_SENDS {
+        // A refresh that replaces a slow one of its own process may count the same send once more.
+        if is_newest && is_used_up && unanswered + self.interruptions + 2 >= MAX_SENDS {
             return Ok(Fate::Bound);
         }
         let text = format!(
