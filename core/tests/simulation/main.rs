@@ -7,6 +7,10 @@
 //!   story, step by step.
 
 #![cfg(test)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test may be configured, timed and run by several threads"
+)]
 
 mod choices;
 mod plan;

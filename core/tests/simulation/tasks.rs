@@ -48,6 +48,10 @@ pub(crate) struct Running {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few of them at a time"
+)]
 pub(crate) enum AnyStep {
     Call(Step<Call>),
     Token(Step<GetToken>),

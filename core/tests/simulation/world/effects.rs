@@ -387,7 +387,7 @@ impl World<'_> {
                 };
                 let is_held =
                     fence.is_some_and(|fence| self.storage.entry(&name).is_held(fence, now));
-                if !is_held && !(clock_jumped && fence.is_some()) {
+                if !(is_held || (clock_jumped && fence.is_some())) {
                     return self.fail("lease", "a refresh token is sent without the lease");
                 }
                 let is_first = saved.is_none() && self.plan.origin == Origin::Grant;
@@ -442,6 +442,7 @@ impl World<'_> {
         }
     }
 
+    #[expect(clippy::type_complexity, reason = "it is used once")]
     fn check_call(
         &mut self,
         process: usize,
