@@ -333,6 +333,14 @@ impl Run<'_> {
 
     fn request(&mut self, grant: Grant) -> Next<()> {
         let left = self.refresh.valid_until.saturating_since(self.now());
+        if left.is_zero() {
+            // The next holder of the lease may send it.
+            let due = self.refresh.due;
+            if let Some(data) = self.shared.session(due.session) {
+                data.tokens.withdraw(due.ticket);
+            }
+            return self.end(Err(Error::Timeout));
+        }
         let left = left.saturating_sub(SAVE_MARGIN.min(left / 2));
         let Some(data) = self.data() else {
             return self.end(Err(Error::LoginRequired));
