@@ -7,6 +7,10 @@
 //!   story, step by step.
 
 #![cfg(test)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the runner has a clock, threads and an environment; the simulation has none"
+)]
 
 mod choices;
 mod plan;
