@@ -9,7 +9,7 @@
 #![cfg(test)]
 #![expect(
     clippy::disallowed_methods,
-    reason = "a test may be configured, timed and run by several threads"
+    reason = "the runner has a clock, threads and an environment; the simulation has none"
 )]
 
 mod choices;
@@ -183,6 +183,10 @@ fn all_schedules_of_small_worlds_break_no_invariant() {
     for (processes, faults, switches) in worlds {
         for origin in [Origin::Stored, Origin::Grant, Origin::Given] {
             for rotation in [rotation(0, false), rotation(0, true), rotation(2000, true)] {
+                // The other worlds with two faults are as large as all the rest together.
+                if faults > 1 && !matches!(origin, Origin::Stored) {
+                    continue;
+                }
                 let plan = Plan::small(processes, rotation, origin);
                 let tally = explore(&plan, faults, switches, &mut coverage);
                 println!(

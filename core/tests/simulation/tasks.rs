@@ -48,10 +48,7 @@ pub(crate) struct Running {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are few of them at a time"
-)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them at a time")]
 pub(crate) enum AnyStep {
     Call(Step<Call>),
     Token(Step<GetToken>),

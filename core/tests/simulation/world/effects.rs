@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The server, the access token and the nonce of a call.
+type SentCall = (usize, (usize, usize), Option<String>);
+
 impl World<'_> {
     /// Performs what a task needs after a step, unless its process is killed first.
     pub(super) fn after(&mut self, process: usize, mut running: Running) -> Result<(), Violation> {
@@ -387,7 +390,8 @@ impl World<'_> {
                 };
                 let is_held =
                     fence.is_some_and(|fence| self.storage.entry(&name).is_held(fence, now));
-                if !(is_held || (clock_jumped && fence.is_some())) {
+                let is_excused = clock_jumped && fence.is_some();
+                if !is_held && !is_excused {
                     return self.fail("lease", "a refresh token is sent without the lease");
                 }
                 let is_first = saved.is_none() && self.plan.origin == Origin::Grant;
@@ -442,13 +446,12 @@ impl World<'_> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "it is used once")]
     fn check_call(
         &mut self,
         process: usize,
         at: usize,
         headers: &HeaderMap,
-    ) -> Result<(usize, (usize, usize), Option<String>), Violation> {
+    ) -> Result<SentCall, Violation> {
         let authorization = headers
             .get(header::AUTHORIZATION)
             .unwrap()
