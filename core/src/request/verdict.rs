@@ -495,6 +495,33 @@ mod tests {
         }
     }
 
+    /// A server that blames the token may mean the proof, but the token is not sent to it again.
+    #[test]
+    fn a_token_that_may_be_replaced_is_not_used_again_after_it_was_blamed() {
+        let replaceable = |response: Refused<'static>| Refused {
+            has_other_token: true,
+            ..response
+        };
+        for response in [
+            call(401, "invalid_token"),
+            call(401, "invalid_token").new_nonce(),
+            call(401, "invalid_token").wrong_clock(),
+            call(401, "invalid_token").new_nonce().wrong_clock(),
+        ] {
+            holds([(replaceable(response), Verdict::TokenRejected)]);
+        }
+        // The proof is blamed by name: the token is good.
+        let blamed = call(401, "invalid_token").blaming_the_proof();
+        holds([
+            (replaceable(blamed.new_nonce()), NONCE),
+            (replaceable(call(401, "use_dpop_nonce").new_nonce()), NONCE),
+            (
+                replaceable(call(401, "invalid_dpop_proof").wrong_clock()),
+                clock_corrected(),
+            ),
+        ]);
+    }
+
     #[test]
     fn a_server_that_asks_for_time_gets_no_correction_at_once() {
         for code in ["use_dpop_nonce", "invalid_dpop_proof", "invalid_token", ""] {
