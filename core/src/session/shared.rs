@@ -1,6 +1,7 @@
 //! What the tasks of one driver share: its sessions, and the known state of servers.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::oauth::client::Client;
@@ -32,7 +33,11 @@ pub struct Shared {
     ids: u64,
 }
 
-/// The name of a session in the [`Shared`] state of its driver.
+/// The number of sessions that this process has opened.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
+
+/// The name of a session in the [`Shared`] state of its driver. No two sessions of a process have the
+/// same one, so that with the state of another driver it names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(u64);
 
@@ -245,7 +250,7 @@ impl Shared {
                 tokens.mark_given();
             }
         }
-        let id = self.next_id();
+        let id = SESSIONS.fetch_add(1, Ordering::Relaxed);
         let data = SessionData {
             client: config.client,
             tokens,

@@ -679,3 +679,23 @@ fn a_log_out_during_a_refresh_is_not_undone_by_its_token() {
         }
     }
 }
+
+/// One driver may have a state for each user: a mixed-up id gives no user the token of another.
+#[test]
+fn a_session_of_another_driver_is_none() {
+    let ((mut one, token), (mut other, _)) = (world(), world());
+    let session = |world: &mut World| {
+        let config = SessionConfig::new(world.client()).token(token.clone());
+        world.shared.open(config, START)
+    };
+    let (of_one, of_other) = (session(&mut one), session(&mut other));
+    let is_there = |world: &mut World, session: SessionId| {
+        let context = world.context();
+        match world.shared.start(session.token(MINUTE), context) {
+            Step::Done(result) => result.is_ok(),
+            step => panic!("it waits for nothing: {step:?}"),
+        }
+    };
+    assert!(is_there(&mut one, of_one) && is_there(&mut other, of_other));
+    assert!(!is_there(&mut one, of_other) && !is_there(&mut other, of_one));
+}
