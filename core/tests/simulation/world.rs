@@ -467,7 +467,7 @@ impl<'a> World<'a> {
 
     fn boot(&mut self, process: usize, with_grant: bool) -> Result<(), Violation> {
         let client = self.plan.processes.get(process).copied();
-        let client = client.unwrap_or(process - self.plan.processes.len());
+        let client = client.unwrap_or(process.saturating_sub(self.plan.processes.len()));
         let config = self.config(client, with_grant);
         let mut shared = Shared::new();
         let offset = match self.choices.chance(200) {
