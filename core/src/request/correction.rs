@@ -118,6 +118,7 @@ impl CorrectionBudget {
     ) -> Correctable {
         let nonce = Nonce::from_headers(headers).filter(|_| self.nonces_left > 0);
         Correctable {
+            had_nonce: proof.nonce.is_some(),
             nonce: nonce.filter(|nonce| Some(nonce) != proof.nonce.as_ref()),
             algorithm: server_algorithm(headers, &proof.key).filter(|_| self.algorithm),
             clock: self.clock(headers, proof.iat, now),

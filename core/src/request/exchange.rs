@@ -70,6 +70,8 @@ pub(crate) struct CallToken {
     pub(crate) authorization: HeaderValue,
     /// The key of a bound token, and the token's hash.
     pub(crate) proof: Option<(PublicJwk, AccessTokenHash)>,
+    /// Whether it is that of a session.
+    pub(crate) is_of_session: bool,
     /// Whether another token can take the place of this one if it is rejected.
     pub(crate) has_other: bool,
 }
@@ -574,6 +576,10 @@ impl<'a> Facts<'a> {
     fn refused(&self, exchange: &Exchange) -> Refused<'a> {
         let sends_token = |challenge: &Challenge| challenge.is("DPoP") || challenge.is("Bearer");
         let is_dpop = |challenge: &Challenge| challenge.is("DPoP");
+        let token = match &exchange.subject {
+            Subject::Call(call) => call.token.as_ref(),
+            Subject::Endpoint(_) => None,
+        };
         Refused {
             role: exchange.subject.parts().0,
             status: self.status,
@@ -587,7 +593,8 @@ impl<'a> Facts<'a> {
             is_other_scheme: !self.challenges.is_empty()
                 && !self.challenges.iter().any(sends_token),
             may_want_proof: self.challenges.is_empty() || self.challenges.iter().any(is_dpop),
-            has_other_token: matches!(&exchange.subject, Subject::Call(CallRequest { token: Some(token), .. }) if token.has_other),
+            is_of_session: token.is_some_and(|token| token.is_of_session),
+            has_other_token: token.is_some_and(|token| token.has_other),
             proof: None,
             assertion: self.assertion,
         }

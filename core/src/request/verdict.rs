@@ -57,6 +57,8 @@ pub(crate) struct Refused<'a> {
     pub(crate) is_other_scheme: bool,
     /// Whether a challenge asks for a proof, or there is none that could ask for something else.
     pub(crate) may_want_proof: bool,
+    /// Whether the token is that of a session.
+    pub(crate) is_of_session: bool,
     /// Whether the token was there before the call, and its session may get another one.
     pub(crate) has_other_token: bool,
     /// What could be corrected in the request's proof; `None` if it had none.
@@ -70,6 +72,8 @@ pub(crate) struct Refused<'a> {
 pub(crate) struct Correctable {
     /// The nonce of the response, if the proof had another one or none.
     pub(crate) nonce: Option<Nonce>,
+    /// Whether the proof had a nonce.
+    pub(crate) had_nonce: bool,
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) clock: Option<ClockOffset>,
 }
@@ -138,6 +142,8 @@ impl Refused<'_> {
             }
             // Servers that verify the proof with the token blame the token for it.
             if self.blames_token() {
+                // A nonce that changes with each response says nothing about the fault.
+                let nonce = nonce.filter(|_| !(self.is_of_session && proof.had_nonce));
                 return clock.or(nonce);
             }
         }
@@ -203,6 +209,7 @@ mod tests {
             safety: RetrySafety::Idempotent,
             retry_after: None,
             may_wait: true,
+            is_of_session: false,
             has_other_token: false,
             code: Some(code).filter(|code| !code.is_empty()),
             blames_proof: false,
@@ -509,6 +516,13 @@ mod tests {
             call(401, "invalid_token").new_nonce().wrong_clock(),
         ] {
             holds([(replaceable(response), Verdict::TokenRejected)]);
+        }
+        // A new token of a session, too, unless its proof may have lacked the nonce.
+        for (had_nonce, verdict) in [(true, Verdict::TokenRejected), (false, NONCE)] {
+            let mut response = call(401, "invalid_token").new_nonce();
+            response.is_of_session = true;
+            response.proof.as_mut().unwrap().had_nonce = had_nonce;
+            holds([(response, verdict)]);
         }
         // The proof is blamed by name: the token is good.
         let blamed = call(401, "invalid_token").blaming_the_proof();

@@ -208,6 +208,7 @@ impl Call {
         self.exchange.authorize(CallToken {
             authorization: token.authorization().clone(),
             proof: token.key().map(|key| (key.clone(), token.ath())),
+            is_of_session: matches!(self.source, Source::Session(_)),
             has_other,
         });
         self.exchange(id, token, Answer::Go, shared, context)
