@@ -145,52 +145,17 @@ impl<T: FromResponse> Operation<T> {
         turn: &mut Turn<'_>,
     ) -> Result<T, FlowFailure> {
         let now = turn.context.now;
-        let mut body = strip_bom(body);
-        let is_too_large = body.len() > MAX_RESPONSE;
-        // The server of a metadata document need not be one that accepts proofs.
-        if request.client_request.is_some() {
-            let uri = request.endpoint.uri();
-            turn.servers
-                .record_nonce(Role::AuthorizationServer, uri, headers, now);
-        }
-        let parse_error = if status.is_redirection() {
-            ParseError::Bad(InvalidResponseKind::Redirect)
-        } else if !status.is_success() {
-            ParseError::Refusal
-        } else if is_too_large {
-            ParseError::Bad(InvalidResponseKind::TooLarge)
-        } else {
-            let success = SuccessResponse {
-                headers,
-                body: &Text::of(body),
-                now,
-            };
-            match T::parse(&success, &self.expected) {
-                Ok(result) => return Ok(result),
-                Err(parse_error) => parse_error,
-            }
+        let body = strip_bom(body);
+        let received = Received {
+            status,
+            headers,
+            body,
         };
-        let (secrets, server) = (self.exchange.secrets(), request.server());
-        let kind = match (parse_error, content_coding(headers)) {
-            (ParseError::Refusal, _) => {
-                if is_too_large {
-                    // Probably the error page of a gateway. The status and the headers are still
-                    // usable.
-                    body = &[];
-                }
-                let refusal = error_response::read(server, status, headers, body, &secrets, now);
-                return Err(FlowFailure::Refusal(Box::new(refusal)));
-            }
-            (ParseError::Bad(InvalidResponseKind::NotJson { .. }), Some(coding)) => {
-                InvalidResponseKind::Encoded(secrets.redact(&coding))
-            }
-            (ParseError::Bad(kind), _) => kind,
-        };
-        let meta = ResponseMeta::new(server, status, headers, &secrets);
-        Err(FlowFailure::Invalid(Box::new(InvalidResponse {
-            meta,
-            kind,
-        })))
+        let parsed = received.check(request, turn).and_then(|()| {
+            let body = &Text::of(body);
+            T::parse(&SuccessResponse { headers, body, now }, &self.expected)
+        });
+        parsed.map_err(|error| received.failure(error, request, &self.exchange, now))
     }
 
     /// Continues the flow after a failure that it expects, or else retries or ends it.
@@ -202,17 +167,91 @@ impl<T: FromResponse> Operation<T> {
     ) -> Next<Delivered> {
         // The flow comes first: some servers send an expected error with the status of a transient
         // failure (Auth0 sends `slow_down` with 429).
-        if let Subject::Endpoint(request) = &mut self.exchange.subject {
-            let wait = T::on_failure(&failure, &mut self.expected, request, turn.context.now);
-            if let Some(wait) = wait {
-                self.exchange.continue_after(wait);
-                return self.exchange.begin(turn);
+        let wait = match &mut self.exchange.subject {
+            Subject::Endpoint(request) => {
+                T::on_failure(&failure, &mut self.expected, request, turn.context.now)
             }
+            Subject::Call(_) => None,
+        };
+        self.exchange.go_on(wait, failure, headers, turn)
+    }
+}
+
+impl Exchange {
+    /// Continues a flow after this wait, or else retries or ends it.
+    fn go_on(
+        &mut self,
+        wait: Option<Duration>,
+        failure: FlowFailure,
+        headers: &HeaderMap,
+        turn: &mut Turn<'_>,
+    ) -> Next<Delivered> {
+        match (wait, failure) {
+            (Some(wait), _) => {
+                self.continue_after(wait);
+                self.begin(turn)
+            }
+            (None, FlowFailure::Refusal(refusal)) => self.refused(refusal, headers, turn),
+            (None, FlowFailure::Invalid(invalid)) => Next::Done(Err(Error::Response(invalid))),
         }
-        match failure {
-            FlowFailure::Refusal(refusal) => self.exchange.refused(refusal, headers, turn),
-            FlowFailure::Invalid(invalid) => Next::Done(Err(Error::Response(invalid))),
+    }
+}
+
+/// A response, for the parts that are the same for all results: they are compiled once.
+struct Received<'a> {
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl Received<'_> {
+    /// Records the nonce of the response, and returns an error unless it may be parsed as a success.
+    fn check(&self, request: &EndpointRequest, turn: &mut Turn<'_>) -> Result<(), ParseError> {
+        // The server of a metadata document need not be one that accepts proofs.
+        if request.client_request.is_some() {
+            let (uri, now) = (request.endpoint.uri(), turn.context.now);
+            turn.servers
+                .record_nonce(Role::AuthorizationServer, uri, self.headers, now);
         }
+        if self.status.is_redirection() {
+            return Err(InvalidResponseKind::Redirect.into());
+        }
+        if !self.status.is_success() {
+            return Err(ParseError::Refusal);
+        }
+        match self.body.len() > MAX_RESPONSE {
+            true => Err(InvalidResponseKind::TooLarge.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn failure(
+        &self,
+        parse_error: ParseError,
+        request: &EndpointRequest,
+        exchange: &Exchange,
+        now: UnixTime,
+    ) -> FlowFailure {
+        let (status, headers) = (self.status, self.headers);
+        let (secrets, server) = (exchange.secrets(), request.server());
+        let kind = match (parse_error, content_coding(headers)) {
+            (ParseError::Refusal, _) => {
+                // A longer one is probably the error page of a gateway. The status and the headers
+                // are still usable.
+                let body = match self.body.len() > MAX_RESPONSE {
+                    true => &[],
+                    false => self.body,
+                };
+                let refusal = error_response::read(server, status, headers, body, &secrets, now);
+                return FlowFailure::Refusal(Box::new(refusal));
+            }
+            (ParseError::Bad(InvalidResponseKind::NotJson { .. }), Some(coding)) => {
+                InvalidResponseKind::Encoded(secrets.redact(&coding))
+            }
+            (ParseError::Bad(kind), _) => kind,
+        };
+        let meta = ResponseMeta::new(server, status, headers, &secrets);
+        FlowFailure::Invalid(Box::new(InvalidResponse { meta, kind }))
     }
 }
 
