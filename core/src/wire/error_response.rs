@@ -77,7 +77,9 @@ impl<'a> FromIterator<&'a str> for Redactor {
             let mut escaped = Vec::with_capacity(3 * secret.len());
             push_form(secret, &mut escaped);
             let escaped = String::from_utf8(escaped).ok();
-            let escaped = escaped.filter(|form| form != secret).map(Secret::new);
+            // Wiped, too, if it is the same.
+            let escaped = escaped.map(Secret::new);
+            let escaped = escaped.filter(|form| form.expose() != secret);
             for form in escaped.into_iter().chain([Secret::new(secret)]) {
                 let len = form.expose().len();
                 let at = forms.partition_point(|longer: &Secret| longer.expose().len() > len);
