@@ -55,6 +55,7 @@ impl Transport {
         let mut lease: Option<Box<dyn Lease + '_>> = None;
         let mut abandon = Abandon {
             transport: self,
+            session,
             task: None,
         };
         loop {
@@ -211,13 +212,19 @@ impl Run<'_> {
 /// Gives back what a task holds that has not ended, such as after a panic.
 struct Abandon<'a> {
     transport: &'a Transport,
+    session: Option<&'a Arc<Inner>>,
     task: Option<u64>,
 }
 
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         if let Some(task) = self.task {
-            self.transport.lock().shared.abandon(task, now());
+            let mut state = self.transport.lock();
+            state.shared.abandon(task, now());
+            if let Some(session) = self.session {
+                session.cache.publish(state.shared.version(session.id));
+            }
+            drop(state);
             self.transport.changed.notify_all();
         }
     }
@@ -262,6 +269,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         drop(Abandon {
             transport: &self.session.transport,
+            session: Some(&self.session),
             task: self.step.as_ref().and_then(Step::id),
         });
     }

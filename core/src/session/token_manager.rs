@@ -340,15 +340,15 @@ impl TokenManager {
             }
             return Adopted::Nothing;
         }
-        // The cached token is newer: saving it has failed before, or the storage has been set back.
-        let is_seen = before.is_some_and(|seen| seen.token.as_ref() == Some(theirs));
-        let is_older = is_seen || self.lineage.contains(&theirs.lineage_id());
-        if cached.is_some() && is_older && !is_descendant {
+        // The cached token descends from the stored one, which a late save or a backup has brought
+        // back.
+        if cached.is_some() && self.lineage.contains(&theirs.lineage_id()) {
+            self.set_unsaved();
             return Adopted::Nothing;
         }
-        // The cached token descends from the stored one, which a late save has brought back.
-        if cached.is_some() && self.lineage.contains(&theirs.lineage_id()) {
-            self.unsaved = true;
+        // The cached token is newer: saving it has failed before.
+        let is_seen = before.is_some_and(|seen| seen.token.as_ref() == Some(theirs));
+        if cached.is_some() && is_seen && !is_descendant {
             return Adopted::Nothing;
         }
         let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.0, seed);
@@ -530,8 +530,7 @@ impl TokenManager {
                     Consumed::Perhaps => ticket.attempts_left,
                 };
                 // The checkpoint counted this send as one without a response.
-                self.unsaved = true;
-                self.version += 1;
+                self.set_unsaved();
             }
             Ok(_) | Err(_) => {}
         }
@@ -568,8 +567,8 @@ impl TokenManager {
     /// Records that the application supplied the cached token: it replaces the stored one, unless
     /// that one descends from it. [`unsaved`](Self::unsaved) then returns it until it is stored.
     pub(crate) fn mark_given(&mut self) {
-        (self.given, self.unsaved) = (true, true);
-        self.version += 1;
+        self.given = true;
+        self.set_unsaved();
     }
 
     /// Records that the newest token could not be stored. [`unsaved`](Self::unsaved) then returns
@@ -577,8 +576,7 @@ impl TokenManager {
     ///
     /// Another ticket for storing it is issued after the policy's retry interval.
     pub(crate) fn save_failed(&mut self, now: UnixTime) {
-        self.unsaved = true;
-        self.version += 1;
+        self.set_unsaved();
         self.save_after = Some(now.saturating_add(self.policy.retry_interval));
     }
 
@@ -754,6 +752,11 @@ impl TokenManager {
             let cached = CachedToken::new(token, &self.policy, serial, seed);
             self.set_token(cached);
         }
+    }
+
+    fn set_unsaved(&mut self) {
+        self.unsaved = true;
+        self.version += 1;
     }
 
     fn set_token(&mut self, cached: CachedToken) {
@@ -1468,5 +1471,30 @@ mod tests {
             let live = out.iter().filter(|(_, since)| now < since + 30).count();
             assert!(live <= 1);
         }
+    }
+
+    /// A late save of another process brings an older token back: the newer one is to be saved again.
+    #[test]
+    fn a_stored_token_that_the_cached_one_descends_from_is_replaced_by_it() {
+        let old = SessionState::new(refreshable("r1", at(0)));
+        let mut manager = TokenManager::new(policy(), None).with_state(old.clone());
+        let TokenAction::Refresh(ticket) = manager.poll(at(200)) else {
+            panic!("it has expired")
+        };
+        assert!(manager.begin_refresh(ticket).is_some());
+        let new = refreshable("r2", at(200));
+        let state = manager.snapshot_with(new.clone());
+        assert!(manager.complete(ticket, Ok(new), at(200), 0));
+        manager.saved(&state);
+        assert!(!manager.is_unsaved());
+        let TokenAction::Refresh(ticket) = manager.poll(at(400)) else {
+            panic!("it has expired")
+        };
+        let version = manager.version();
+        let adopted = manager.adopt(ticket, Some(old), at(400), 0);
+        assert_eq!(adopted, Adopted::Nothing);
+        assert!(manager.is_unsaved() && manager.version() > version);
+        let token = manager.snapshot().unwrap().token.unwrap();
+        assert_eq!(token.access_token().expose(), "r2");
     }
 }
