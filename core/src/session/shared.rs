@@ -73,6 +73,7 @@ pub struct SessionConfig {
     grant: Option<Grant>,
     policy: RefreshPolicy,
     token: Option<Token>,
+    state: Option<SessionState>,
     scope: Option<Scope>,
     resources: Vec<String>,
     name: Option<String>,
@@ -123,6 +124,7 @@ impl SessionConfig {
             grant: None,
             policy: RefreshPolicy::default(),
             token: None,
+            state: None,
             scope: None,
             resources: Vec::new(),
             name: None,
@@ -160,6 +162,12 @@ impl SessionConfig {
     /// unless that state descends from this token.
     pub fn token(mut self, token: Token) -> Self {
         self.token = Some(token);
+        self
+    }
+
+    /// Sets the state to continue from, if it has been loaded already.
+    pub fn state(mut self, state: Option<SessionState>) -> Self {
+        self.state = state;
         self
     }
 
@@ -233,6 +241,9 @@ impl Shared {
     pub fn open(&mut self, config: SessionConfig, now: UnixTime) -> SessionId {
         let storage_name = config.storage_name();
         let mut tokens = TokenManager::new(config.policy, config.grant);
+        if let Some(state) = config.state {
+            tokens = tokens.with_state(state);
+        }
         if let Some(token) = config.token {
             tokens = tokens.with_state(SessionState::new(token));
             if storage_name.is_some() {

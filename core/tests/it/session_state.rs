@@ -611,7 +611,7 @@ fn attempts_left_and_backoff_after_each_kind_of_refresh_failure() {
 fn after_a_log_out_nothing_is_left_and_a_late_refresh_is_dropped() {
     for grant in [None, Some(Grant::client_credentials())] {
         let (mut world, first) = world();
-        let config = SessionConfig::new(world.client()).token(first);
+        let config = SessionConfig::new(world.client()).state(Some(SessionState::new(first)));
         let config = match grant {
             Some(grant) => config.grant(grant),
             None => config,
