@@ -217,7 +217,8 @@ impl Session {
         let mut token = None;
         if let Some(id) = inner.id.take() {
             token = inner.transport.shared().token(id);
-            result = inner.run(id.log_out()).await.map(drop);
+            // The storage may have a newer one.
+            result = inner.run(id.log_out()).await.map(|newest| token = newest);
             inner.close(id);
         }
         let key = key::storage_key(&inner.name);

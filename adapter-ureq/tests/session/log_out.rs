@@ -134,3 +134,27 @@ fn a_session_whose_stored_state_has_vanished_is_logged_out() {
     assert!(is_login_required(session.token()));
     assert_eq!(server.count("/token"), 1);
 }
+
+#[test]
+fn a_process_that_has_not_used_the_login_ends_it_all_the_same() {
+    for storage in storages() {
+        let server = server();
+        let first = process(&server, &storage).grant(code("c")).build();
+        let old = first.token().unwrap();
+        wait();
+        let newer = first.token().unwrap();
+        let requests = server.count("/token");
+        // Such as the next run of a script.
+        let fresh = process(&server, &storage).build();
+        let revocable = fresh.log_out().unwrap().unwrap();
+        let refresh_token = |token: &Token| token.refresh_token().unwrap().expose().to_owned();
+        assert_eq!(refresh_token(&revocable), refresh_token(&newer));
+        drop(first);
+        for given in [old, newer] {
+            let session = process(&server, &storage).token(given).build();
+            wait();
+            assert!(is_login_required(session.token()));
+        }
+        assert_eq!(server.count("/token"), requests, "no token was sent");
+    }
+}

@@ -4,7 +4,7 @@ use std::mem;
 
 use crate::oauth::token::Token;
 use crate::request::effect::{
-    Answer, Effect, LeaseRequest, Next, ReleaseRequest, SaveRequest, Until,
+    Answer, Effect, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest, Until,
 };
 use crate::request::exchange::unexpected_answer;
 use crate::session::refresh::POLL_INTERVAL;
@@ -14,6 +14,7 @@ use crate::session::step::Task;
 use crate::session::step::sealed::Sealed;
 use crate::types::cause::Cause;
 use crate::types::error::Error;
+use crate::types::secret::SecretBytes;
 use crate::types::time::{RequestContext, UnixTime};
 
 /// The log-out of a session. In its storage a mark replaces the login: it is saved under a lease, so
@@ -39,6 +40,7 @@ enum Stage {
     Start,
     Leasing,
     AwaitingLease,
+    Loading,
     Saving,
     /// The end of the lease, and the result of the save.
     Releasing(Result<bool, Cause>),
@@ -76,9 +78,17 @@ impl Task for LogOut {
         match (mem::take(&mut self.stage), answer) {
             (Stage::Start, Answer::Go) => self.start(shared, now),
             (Stage::AwaitingLease, Answer::Go) => self.lease(shared, now),
-            (Stage::Leasing, Answer::Leased(Ok(true))) => self.save(shared),
+            (Stage::Leasing, Answer::Leased(Ok(true))) => {
+                let name = self.name();
+                self.effect(Stage::Loading, Effect::Load(LoadRequest { name }))
+            }
             (Stage::Leasing, Answer::Leased(Ok(false))) => self.wait(now),
             (Stage::Leasing, Answer::Leased(Err(cause))) => Next::Done(Err(Error::Storage(cause))),
+            (Stage::Loading, Answer::Loaded(stored)) => {
+                // A state that can't be read is replaced all the same.
+                self.add(stored.ok().flatten(), shared, now);
+                self.save(shared)
+            }
             (Stage::Saving, Answer::Saved(saved)) => {
                 // The holder of a later lease may have loaded the login before this save.
                 let saved = saved.map(|saved| saved && now < self.valid_until);
@@ -135,6 +145,25 @@ impl LogOut {
             unless_generation: None,
         };
         self.effect(Stage::AwaitingLease, Effect::Wait(until))
+    }
+
+    /// Adds the tokens of the stored state, which this process need not have loaded.
+    fn add(&mut self, stored: Option<SecretBytes>, shared: &mut Shared, now: UnixTime) {
+        let client = shared.session(self.session).map(|data| &data.client);
+        let stored = stored
+            .zip(client)
+            .and_then(|(json, client)| SessionState::load(json.expose(), client, now).ok());
+        let (Some(stored), Some((_, tombstone))) = (stored, &mut self.storage) else {
+            return;
+        };
+        let own = self.token.as_ref().map(Token::lineage_id);
+        if own.is_none_or(|own| stored.lineage.contains(&own)) {
+            self.token = stored.token.clone().or(self.token.take());
+        }
+        let newest = stored.token.as_ref().map(Token::lineage_id);
+        for id in stored.lineage.0.into_iter().chain(newest) {
+            tombstone.lineage.push(id);
+        }
     }
 
     fn save(&mut self, shared: &Shared) -> Next<Option<Token>> {
