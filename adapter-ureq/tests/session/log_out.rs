@@ -156,5 +156,12 @@ fn a_process_that_has_not_used_the_login_ends_it_all_the_same() {
             assert!(is_login_required(session.token()));
         }
         assert_eq!(server.count("/token"), requests, "no token was sent");
+        // One whose token another process has replaced since.
+        let stale = process(&server, &storage).grant(code("d")).build();
+        stale.token().unwrap();
+        wait();
+        let newest = process(&server, &storage).build().token().unwrap();
+        let revocable = stale.log_out().unwrap().unwrap();
+        assert_eq!(refresh_token(&revocable), refresh_token(&newest));
     }
 }
