@@ -143,8 +143,8 @@ impl SessionBuilder {
 
     /// Sets how long the drop of the session's last clone waits while a single-use token is under
     /// way or the newest one is not stored yet: the process may be about to exit, and the server
-    /// sends a new refresh token only once. Default: 5 s. [`Session::close`] waits as long as it is
-    /// told.
+    /// sends a new refresh token only once. Default: 5 s. [`Session::close`] has a timeout of its
+    /// own.
     pub fn drop_timeout(mut self, timeout: Duration) -> Self {
         self.drop_timeout = timeout;
         self
@@ -282,9 +282,14 @@ impl Session {
     }
 
     /// Waits while a single-use token is under way or the newest one is not stored yet, at most for
-    /// `timeout`. Returns whether the process can exit without the loss of a login.
-    pub fn close(self, timeout: Duration) -> bool {
-        self.inner().wait_until_safe(timeout)
+    /// `timeout`, in place of the [drop timeout](SessionBuilder::drop_timeout). Returns whether the
+    /// process can exit without the loss of a login.
+    pub fn close(mut self, timeout: Duration) -> bool {
+        let is_safe = self.inner().wait_until_safe(timeout);
+        if let Some(last) = Arc::get_mut(&mut self.0) {
+            last.drop_timeout = Duration::ZERO;
+        }
+        is_safe
     }
 
     /// Whether the session has clones outside its pool, a refresh in progress, or a token that is

@@ -613,3 +613,26 @@ fn while_a_storage_fails_calls_with_a_good_token_do_not_start_a_refresh_each() {
     assert_eq!(count("new token"), 1, "{events:?}");
     assert_eq!(server.count("/token"), 1);
 }
+
+#[test]
+fn close_and_drop_each_wait_for_a_token_that_is_not_stored_as_long_as_they_are_told() {
+    let server = rotating_server(3600, || {});
+    let faulty = Arc::new(Faulty::default());
+    faulty.fail_for(Duration::from_secs(3600));
+    let storage: Arc<dyn Storage> = faulty.clone();
+    let build = || process(&server, &storage).token(login(&server));
+    let second = Duration::from_secs(1);
+
+    let begin = Instant::now();
+    assert!(!build().build().close(Duration::from_millis(300)));
+    assert!((Duration::from_millis(300)..second).contains(&begin.elapsed()));
+
+    let begin = Instant::now();
+    drop(build().drop_timeout(Duration::from_millis(300)).build());
+    assert!((Duration::from_millis(300)..second).contains(&begin.elapsed()));
+
+    let last = build().build();
+    faulty.fail_for(Duration::ZERO);
+    assert!(last.close(Duration::from_secs(30)));
+    assert!(storage.load(&server.stored_as("one")).unwrap().is_some());
+}

@@ -3,7 +3,7 @@
 use ring::digest::{SHA256, digest};
 
 use crate::jose;
-use crate::types::secret::Secret;
+use crate::types::secret::{ConstantTimeTag, Secret};
 
 /// Hashes of the refresh tokens that led to a token: the first one of the login, and the most
 /// recent ones.
@@ -25,7 +25,8 @@ impl Lineage {
     }
 
     pub(crate) fn contains(&self, ancestor: &str) -> bool {
-        self.0.iter().any(|id| id == ancestor)
+        let ancestor = ConstantTimeTag::new(ancestor.as_bytes());
+        self.0.iter().any(|id| ancestor.matches(id.as_bytes()))
     }
 
     /// Returns the hash that identifies a refresh token, or an access token without one, in a

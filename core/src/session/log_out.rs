@@ -14,7 +14,6 @@ use crate::session::step::Task;
 use crate::session::step::sealed::Sealed;
 use crate::types::cause::Cause;
 use crate::types::error::Error;
-use crate::types::secret::SecretBytes;
 use crate::types::time::{RequestContext, UnixTime};
 
 /// The log-out of a session. In its storage a mark replaces the login: it is saved under a lease, so
@@ -86,7 +85,13 @@ impl Task for LogOut {
             (Stage::Leasing, Answer::Leased(Err(cause))) => Next::Done(Err(Error::Storage(cause))),
             (Stage::Loading, Answer::Loaded(stored)) => {
                 // A state that can't be read is replaced all the same.
-                self.add(stored.ok().flatten(), shared, now);
+                let client = shared.session(self.session).map(|data| &data.client);
+                let stored = stored.ok().flatten().zip(client);
+                let stored = stored
+                    .and_then(|(json, client)| SessionState::load(json.expose(), client, now).ok());
+                if let Some(stored) = stored {
+                    self.add(stored);
+                }
                 self.save(shared)
             }
             (Stage::Saving, Answer::Saved(saved)) => {
@@ -148,12 +153,8 @@ impl LogOut {
     }
 
     /// Adds the tokens of the stored state, which this process need not have loaded.
-    fn add(&mut self, stored: Option<SecretBytes>, shared: &mut Shared, now: UnixTime) {
-        let client = shared.session(self.session).map(|data| &data.client);
-        let stored = stored
-            .zip(client)
-            .and_then(|(json, client)| SessionState::load(json.expose(), client, now).ok());
-        let (Some(stored), Some((_, tombstone))) = (stored, &mut self.storage) else {
+    fn add(&mut self, stored: SessionState) {
+        let Some((_, tombstone)) = &mut self.storage else {
             return;
         };
         let own = self.token.as_ref().map(Token::lineage_id);
