@@ -53,7 +53,7 @@ impl Asking {
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn request(&self) -> Outcome<Awaiting<PreparedRequest, Operation<Token>>> {
+    pub fn request(&self) -> Outcome<Awaiting<Box<PreparedRequest>, Operation<Token>>> {
         let operation = self.client.token(self.grant.clone())?;
         match Shared::new().start(operation, RequestContext::new(NOW, [7; 16])) {
             Step::Send(awaiting) => Ok(awaiting),
@@ -65,7 +65,10 @@ impl Asking {
     ///
     /// # Errors
     /// Never fails with the built-in values.
-    pub fn receive(&self, awaiting: Awaiting<PreparedRequest, Operation<Token>>) -> Outcome<Token> {
+    pub fn receive(
+        &self,
+        awaiting: Awaiting<Box<PreparedRequest>, Operation<Token>>,
+    ) -> Outcome<Token> {
         let context = RequestContext::new(NOW, [7; 16]);
         match awaiting.received(&Response::new(&self.answer), &mut Shared::new(), context) {
             Step::Done(token) => Ok(token?),

@@ -26,8 +26,8 @@ pub(crate) fn cases(subject: &Subject) -> Outcome<Vec<Case<'_>>> {
     // The proof from its parts, which hashes the access token each time.
     let parts = again(|| Ok(subject.proof()?));
     Ok(vec![
-        case(", time and entropy given", core)?.with_limit(limit(9_700)),
-        case(" of a Token", driver)?.with_limit(limit(10_200)),
+        case(", time and entropy given", core)?.with_limit(limit(8_700)),
+        case(" of a Token", driver)?.with_limit(limit(9_200)),
         case(" by Proof::build", parts)?.with_limit(limit(43_000)),
     ])
 }

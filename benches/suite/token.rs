@@ -23,7 +23,7 @@ pub(crate) fn cases(asking: &Asking) -> Outcome<[Case<'_>; 4]> {
                 allocations: 20,
             }),
         Case::new("token", "bearer, authorize", bearer(asking)?).with_limit(Limit {
-            instructions: 1_900,
+            instructions: 1_850,
             allocations: 0,
         }),
     ])

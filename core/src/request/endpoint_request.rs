@@ -9,7 +9,7 @@ use crate::dpop::DPOP;
 use crate::jose::PublicJwk;
 use crate::request::client_assertion::{ASSERTION_TYPE, ClientAssertion};
 use crate::request::client_auth::ClientAuth;
-use crate::types::endpoint::{Endpoint, server_at};
+use crate::types::endpoint::Endpoint;
 use crate::types::input::InvalidInput;
 use crate::types::secret::{Body, Secret};
 use crate::wire::params::{BodyFormat, Params};
@@ -97,7 +97,7 @@ impl EndpointRequest {
     /// Returns the name of the server for errors, with the path if the request is for a document.
     /// The query is left out: it may hold a secret.
     pub(crate) fn server(&self) -> String {
-        let mut server = server_at(self.endpoint.uri());
+        let mut server = self.endpoint.target().authority();
         if self.client_request.is_none() {
             server.push_str(self.endpoint.uri().path());
         }

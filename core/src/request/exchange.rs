@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::dpop::proof::AccessTokenHash;
 use crate::dpop::sensitive;
@@ -21,7 +21,7 @@ use crate::request::server_state::Role;
 use crate::request::servers::Turn;
 use crate::request::verdict::{Correction, Refused, Verdict, verdict};
 use crate::types::cause::Cause;
-use crate::types::endpoint::{HttpTarget, server_at};
+use crate::types::endpoint::{HttpTarget, HttpUri};
 use crate::types::error::{Error, NoResponse, Sent, ServerError};
 use crate::types::input::InvalidInput;
 use crate::types::nonce::Nonce;
@@ -58,7 +58,7 @@ pub(crate) enum Subject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallRequest {
     pub(crate) method: Method,
-    pub(crate) uri: Uri,
+    pub(crate) uri: HttpUri,
     /// The token, as soon as there is one.
     pub(crate) token: Option<CallToken>,
 }
@@ -208,9 +208,9 @@ impl Exchange {
                 // Half of the time is left for the call itself.
                 let until = queued_until
                     .unwrap_or_else(|| now.saturating_add(self.retry.time_left(now) / 2));
-                match turn.servers.acquire(turn.id, &call.uri, now) {
-                    Ok(Admission::Admitted) => self.has_permit = true,
-                    Ok(Admission::Wait(patience)) if now < until.min(patience) => {
+                match turn.servers.acquire(turn.id, &call.uri.target(), now) {
+                    Admission::Admitted => self.has_permit = true,
+                    Admission::Wait(patience) if now < until.min(patience) => {
                         self.stage = Stage::Queued(until);
                         return Next::Effect(Effect::Wait(Until {
                             time: until.min(patience),
@@ -218,34 +218,29 @@ impl Exchange {
                         }));
                     }
                     // The request that holds the permit may hang.
-                    Ok(Admission::Wait(_)) => {}
-                    Err(invalid) => return Next::Done(Err(invalid.into())),
+                    Admission::Wait(_) => {}
                 }
             }
         }
         match self.assert_client(turn) {
-            Ok(Some(effect)) => Next::Effect(effect),
-            Ok(None) => self.prove(None, turn),
-            Err(invalid) => Next::Done(Err(invalid.into())),
+            Some(effect) => Next::Effect(effect),
+            None => self.prove(None, turn),
         }
     }
 
     /// Asks for the signature of a client assertion, if the client authenticates by one.
-    fn assert_client(&mut self, turn: &mut Turn<'_>) -> Result<Option<Effect>, InvalidInput> {
+    fn assert_client(&mut self, turn: &mut Turn<'_>) -> Option<Effect> {
         let Subject::Endpoint(request) = &self.subject else {
-            return Ok(None);
+            return None;
         };
-        let Some(assertion) = request.assertion() else {
-            return Ok(None);
-        };
-        let target = HttpTarget::parse(request.endpoint.uri())?;
+        let assertion = request.assertion()?;
+        let target = request.endpoint.target();
         let entry = turn.servers.known.get(Role::AuthorizationServer, &target);
         let clock = entry.map(|entry| entry.clock_offset).unwrap_or_default();
         let iat = clock.apply(turn.context.now);
         self.stage = Stage::Asserting(iat);
-        Ok(Some(Effect::Sign(
-            assertion.sign_request(iat, &turn.context.entropy),
-        )))
+        let request = assertion.sign_request(iat, &turn.context.entropy);
+        Some(Effect::Sign(request))
     }
 
     /// Asks for the signature of a proof, if the request needs one.
@@ -257,11 +252,7 @@ impl Exchange {
         let Some((key, ath)) = proof else {
             return self.send(None, assertion, turn);
         };
-        let (role, method, uri) = self.subject.parts();
-        let target = match HttpTarget::parse(uri) {
-            Ok(target) => target,
-            Err(invalid) => return Next::Done(Err(invalid.into())),
-        };
+        let (role, method, target) = self.subject.parts();
         let proof_context = ProofContext {
             role,
             method,
@@ -344,8 +335,9 @@ impl Exchange {
             let offset = self.corrections.clock(headers, iat, turn.context.now);
             if offset.is_none() && self.corrections.has_corrected_clock() {
                 // The earlier correction had no effect.
-                let (role, _, uri) = self.subject.parts();
-                turn.servers.forget_corrections(role, uri, turn.context.now);
+                let (role, _, target) = self.subject.parts();
+                let now = turn.context.now;
+                turn.servers.forget_corrections(role, &target, now);
             }
             offset
         });
@@ -376,8 +368,9 @@ impl Exchange {
         turn: &mut Turn<'_>,
     ) -> Next<Delivered> {
         let now = turn.context.now;
-        let (role, _, uri) = self.subject.parts();
-        turn.servers.record_nonce(role, uri, headers, now);
+        let (role, _, target) = self.subject.parts();
+        let known = &mut turn.servers.known;
+        known.record_nonce(role, &target, headers, now);
         let nonce = proof.as_ref().and_then(|proof| new_nonce(proof, headers));
         let rotated = match nonce {
             Some(_) => NonceOutcome::Rotated,
@@ -418,7 +411,7 @@ impl Exchange {
             Verdict::TokenRejected => delivered(true),
             Verdict::RetryAfter(_) | Verdict::Correct(_) => self.retry_after_response(status, turn),
             Verdict::Fail => {
-                let (secrets, server) = (self.secrets(), server_at(self.subject.uri()));
+                let (secrets, server) = (self.secrets(), self.subject.target().authority());
                 let error = error_response::read(server, status, headers, &[], &secrets, now);
                 Next::Done(Err(error.into()))
             }
@@ -462,7 +455,7 @@ impl Exchange {
         Next::Done(Err(Error::NoResponse(Box::new(NoResponse {
             sent,
             retryable,
-            host: server_at(self.subject.uri()),
+            host: self.subject.target().authority(),
             cause,
         }))))
     }
@@ -489,7 +482,7 @@ impl Exchange {
         // Was the proof rejected, perhaps by the code for the token?
         let is_proof_error = refused.is_proof_error()
             || (refused.blames_token() && self.corrections.has_corrected_clock());
-        let (role, _, uri) = self.subject.parts();
+        let (role, _, target) = self.subject.parts();
         if let Some(proof) = proof.filter(|_| refused.rejects_nonce()) {
             self.corrections.nonce_rejected(proof);
         }
@@ -507,10 +500,10 @@ impl Exchange {
         }
         match correction {
             // Also if this request itself can't be sent again.
-            Some(correction) => turn.servers.correct(role, uri, correction, now),
+            Some(correction) => turn.servers.correct(role, &target, correction, now),
             // The corrections had no effect: the next proof is made without them.
             None if is_proof_error && proof.is_some() => {
-                turn.servers.forget_corrections(role, uri, now);
+                turn.servers.forget_corrections(role, &target, now);
             }
             None => {}
         }
@@ -539,25 +532,25 @@ impl Exchange {
     fn release(&mut self, outcome: NonceOutcome, turn: &mut Turn<'_>) {
         if mem::take(&mut self.has_permit) {
             let now = turn.context.now;
-            turn.servers
-                .release(turn.id, self.subject.uri(), outcome, now);
+            let target = self.subject.target();
+            turn.servers.release(turn.id, &target, outcome, now);
         }
     }
 }
 
 impl Subject {
-    pub(crate) fn uri(&self) -> &Uri {
+    pub(crate) fn target(&self) -> HttpTarget<'_> {
         self.parts().2
     }
 
-    pub(crate) fn parts(&self) -> (Role, &Method, &Uri) {
+    pub(crate) fn parts(&self) -> (Role, &Method, HttpTarget<'_>) {
         match self {
             Self::Endpoint(request) => (
                 Role::AuthorizationServer,
                 request.method(),
-                request.endpoint.uri(),
+                request.endpoint.target(),
             ),
-            Self::Call(call) => (Role::ResourceServer, &call.method, &call.uri),
+            Self::Call(call) => (Role::ResourceServer, &call.method, call.uri.target()),
         }
     }
 }

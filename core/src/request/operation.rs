@@ -209,9 +209,9 @@ impl Received<'_> {
     fn check(&self, request: &EndpointRequest, turn: &mut Turn<'_>) -> Result<(), ParseError> {
         // The server of a metadata document need not be one that accepts proofs.
         if request.client_request.is_some() {
-            let (uri, now) = (request.endpoint.uri(), turn.context.now);
-            turn.servers
-                .record_nonce(Role::AuthorizationServer, uri, self.headers, now);
+            let (target, now) = (request.endpoint.target(), turn.context.now);
+            let known = &mut turn.servers.known;
+            known.record_nonce(Role::AuthorizationServer, &target, self.headers, now);
         }
         if self.status.is_redirection() {
             return Err(InvalidResponseKind::Redirect.into());

@@ -198,11 +198,10 @@ impl ServerState {
             let role = Role::from_name(&entry.str("role")?)?;
             let origin = entry.str("origin")?;
             let endpoint = Endpoint::https_or_loopback(&origin).ok()?;
-            let target = HttpTarget::parse(endpoint.uri()).ok()?;
             let nonce = Nonce::new(&entry.str("nonce")?).ok()?;
             let received_at = UnixTime::from_millis(entry.get("last_seen")?.as_u64()?);
             if received_at >= since {
-                state.update(role, &target, received_at, |entry| {
+                state.update(role, &endpoint.target(), received_at, |entry| {
                     entry.nonce = Some(nonce)
                 });
             }

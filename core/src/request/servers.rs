@@ -2,16 +2,13 @@
 
 use std::collections::VecDeque;
 
-use http::{HeaderMap, Uri};
-
 use crate::request::clock_offset::ClockOffset;
 use crate::request::effect::Retrying;
 use crate::request::nonce_gate::{Admission, NonceGate};
 use crate::request::nonce_outcome::NonceOutcome;
-use crate::request::server_state::{Role, ServerEntry, ServerState};
+use crate::request::server_state::{Role, ServerState};
 use crate::request::verdict::Correction;
 use crate::types::endpoint::HttpTarget;
-use crate::types::input::InvalidInput;
 use crate::types::time::{RequestContext, UnixTime};
 
 /// The known state of servers, who may send a proof to them, and the retries to report.
@@ -45,20 +42,19 @@ impl Servers {
         self.retries.push_back(retrying);
     }
 
-    /// Asks for the right to send a proof to the resource server at `uri`.
-    pub(crate) fn acquire(
-        &mut self,
-        id: u64,
-        uri: &Uri,
-        now: UnixTime,
-    ) -> Result<Admission, InvalidInput> {
-        Ok(self.gate.acquire(id, &HttpTarget::parse(uri)?, now))
+    /// Asks for the right to send a proof to the resource server at `target`.
+    pub(crate) fn acquire(&mut self, id: u64, target: &HttpTarget<'_>, now: UnixTime) -> Admission {
+        self.gate.acquire(id, target, now)
     }
 
-    pub(crate) fn release(&mut self, id: u64, uri: &Uri, outcome: NonceOutcome, now: UnixTime) {
-        let others_wait =
-            HttpTarget::parse(uri).is_ok_and(|target| self.gate.release(id, &target, outcome, now));
-        if others_wait {
+    pub(crate) fn release(
+        &mut self,
+        id: u64,
+        target: &HttpTarget<'_>,
+        outcome: NonceOutcome,
+        now: UnixTime,
+    ) {
+        if self.gate.release(id, target, outcome, now) {
             self.move_generation();
         }
     }
@@ -70,53 +66,38 @@ impl Servers {
         }
     }
 
-    /// Records the nonce of a response, if it has one.
-    pub(crate) fn record_nonce(
+    /// Records what the next proof must change. The nonce is recorded with each response.
+    pub(crate) fn correct(
         &mut self,
         role: Role,
-        uri: &Uri,
-        headers: &HeaderMap,
+        target: &HttpTarget<'_>,
+        correction: Correction,
         now: UnixTime,
     ) {
-        if let Ok(target) = HttpTarget::parse(uri) {
-            self.known.record_nonce(role, &target, headers, now);
-        }
-    }
-
-    /// Records what the next proof must change. The nonce is recorded with each response.
-    pub(crate) fn correct(&mut self, role: Role, uri: &Uri, correction: Correction, now: UnixTime) {
+        let known = &mut self.known;
         match correction {
             Correction::Algorithm(name) => {
-                self.update(role, uri, now, |entry| entry.algorithm = Some(name));
+                known.update(role, target, now, |entry| entry.algorithm = Some(name));
             }
             Correction::Clock(offset) => {
-                self.update(role, uri, now, |entry| entry.clock_offset = offset);
+                known.update(role, target, now, |entry| entry.clock_offset = offset);
             }
             Correction::Nonce | Correction::Head => {}
         }
     }
 
     /// Forgets clock offset and algorithm name, which had no effect.
-    pub(crate) fn forget_corrections(&mut self, role: Role, uri: &Uri, now: UnixTime) {
-        let is_known =
-            HttpTarget::parse(uri).is_ok_and(|target| self.known.get(role, &target).is_some());
-        if is_known {
-            self.update(role, uri, now, |entry| {
+    pub(crate) fn forget_corrections(
+        &mut self,
+        role: Role,
+        target: &HttpTarget<'_>,
+        now: UnixTime,
+    ) {
+        if self.known.get(role, target).is_some() {
+            self.known.update(role, target, now, |entry| {
                 entry.algorithm = None;
                 entry.clock_offset = ClockOffset::default();
             });
-        }
-    }
-
-    fn update(
-        &mut self,
-        role: Role,
-        uri: &Uri,
-        now: UnixTime,
-        update: impl FnOnce(&mut ServerEntry),
-    ) {
-        if let Ok(target) = HttpTarget::parse(uri) {
-            self.known.update(role, &target, now, update);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::request::servers::Turn;
 use crate::session::shared::{Polled, SessionId, Shared, TokenWait};
 use crate::session::step::Task;
 use crate::session::step::sealed::Sealed;
-use crate::types::endpoint::HttpTarget;
+use crate::types::endpoint::HttpUri;
 use crate::types::error::Error;
 use crate::types::input::InvalidInput;
 use crate::types::time::{RequestContext, UnixTime};
@@ -83,7 +83,8 @@ impl SessionId {
 
 impl Call {
     fn new(source: Source, method: &Method, uri: &Uri) -> Result<Self, InvalidInput> {
-        if !HttpTarget::parse(uri)?.is_confidential() {
+        let uri = HttpUri::new(uri)?;
+        if !uri.target().is_confidential() {
             return Err(InvalidInput::new(
                 "url",
                 "must be https://, or http:// with a loopback host",
@@ -91,7 +92,7 @@ impl Call {
         }
         let request = CallRequest {
             method: method.clone(),
-            uri: uri.clone(),
+            uri,
             token: None,
         };
         let safety = RetrySafety::for_method(method);
@@ -187,10 +188,10 @@ impl Call {
                 reason: Reason::TokenRejected,
             });
         }
-        let (uri, started) = (self.exchange.subject.uri(), self.started);
+        let (target, started) = (self.exchange.subject.target(), self.started);
         let data = shared.session(session).filter(|_| !self.is_second);
         let has_other =
-            data.is_some_and(|data| data.tokens.is_replaceable(&token, uri, started, now));
+            data.is_some_and(|data| data.tokens.is_replaceable(&token, &target, started, now));
         self.send(id, token, has_other, shared, context)
     }
 
@@ -252,15 +253,17 @@ impl Call {
         let (Source::Session(session), Some(status)) = (&self.source, status) else {
             return Next::Done(Ok(delivered));
         };
-        let (session, uri, now) = (*session, self.exchange.subject.uri(), context.now);
+        let (session, target, now) = (*session, self.exchange.subject.target(), context.now);
         let Some(data) = shared.session(session) else {
             return Next::Done(Ok(delivered));
         };
         if !delivered.token_rejected {
-            data.tokens.token_accepted(uri, status);
+            data.tokens.token_accepted(&target, status);
             return Next::Done(Ok(delivered));
         }
-        let is_replaced = data.tokens.token_rejected(&token, uri, self.started, now);
+        let is_replaced = data
+            .tokens
+            .token_rejected(&token, &target, self.started, now);
         let may_repeat = match is_status_only {
             true => self.exchange.safety == RetrySafety::Idempotent,
             false => self.exchange.is_repeatable(),

@@ -48,7 +48,7 @@ pub(crate) mod sealed {
 #[expect(clippy::exhaustive_enums, reason = "a driver must handle every case")]
 pub enum Step<T: Task> {
     /// Send this request to an authorization server, and answer with the whole response.
-    Send(Awaiting<PreparedRequest, T>),
+    Send(Awaiting<Box<PreparedRequest>, T>),
     /// Send the application's request with these headers, and answer with the head of the response.
     Call(Awaiting<PreparedCall, T>),
     /// Sign this.
@@ -174,10 +174,7 @@ impl Shared {
             Next::Done(result) => return Step::Done(result),
         };
         match effect {
-            Effect::Send(effect) => {
-                let effect = *effect;
-                Step::Send(Awaiting { effect, id, task })
-            }
+            Effect::Send(effect) => Step::Send(Awaiting { effect, id, task }),
             Effect::Call(effect) => Step::Call(Awaiting { effect, id, task }),
             Effect::Sign(effect) => Step::Sign(Awaiting { effect, id, task }),
             Effect::Wait(effect) => Step::Wait(Awaiting { effect, id, task }),
@@ -219,7 +216,7 @@ impl<E, T: Task> Awaiting<E, T> {
     }
 }
 
-impl<T: Task> Awaiting<PreparedRequest, T> {
+impl<T: Task> Awaiting<Box<PreparedRequest>, T> {
     /// Continues with the response: any status, all headers, and at most
     /// [`MAX_RESPONSE`](crate::driver::MAX_RESPONSE) + 1 bytes of the body.
     pub fn received<B: AsRef<[u8]>>(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{StatusCode, Uri};
+use http::StatusCode;
 
 use crate::oauth::grant::Grant;
 use crate::oauth::lineage::Lineage;
@@ -11,6 +11,7 @@ use crate::oauth::token::Token;
 use crate::session::refresh_policy::{RefreshPolicy, Times};
 use crate::session::session_state::{MAX_SINGLE_USE_SENDS, SessionState};
 use crate::session::token_refusals::Refusals;
+use crate::types::endpoint::HttpTarget;
 use crate::types::error::{Error, Retry, Sent};
 use crate::types::time::UnixTime;
 
@@ -595,7 +596,7 @@ impl TokenManager {
         self.generation
     }
 
-    /// Records that the resource server at `uri` has rejected a token. Returns whether to retry the
+    /// Records that the resource server at `target` has rejected a token. Returns whether to retry the
     /// call with another one. `started` is the [`generation`](Self::generation) from before the
     /// call got this token.
     ///
@@ -606,13 +607,13 @@ impl TokenManager {
     pub(crate) fn token_rejected(
         &mut self,
         token: &Token,
-        uri: &Uri,
+        target: &HttpTarget<'_>,
         started: u64,
         now: UnixTime,
     ) -> bool {
-        if !self.is_replaceable(token, uri, started, now) {
+        if !self.is_replaceable(token, target, started, now) {
             if self.is_fresh(token, started) {
-                self.refusals.add(uri, token, now);
+                self.refusals.add(target, token, now);
             }
             return false;
         }
@@ -620,18 +621,18 @@ impl TokenManager {
         true
     }
 
-    /// Returns whether a rejection of the token by the resource server at `uri` would lead to
+    /// Returns whether a rejection of the token by the resource server at `target` would lead to
     /// another one, as [`token_rejected`](Self::token_rejected) does.
     pub(crate) fn is_replaceable(
         &self,
         token: &Token,
-        uri: &Uri,
+        target: &HttpTarget<'_>,
         started: u64,
         now: UnixTime,
     ) -> bool {
         let is_cached = |cached: &CachedToken| cached.token.is_same_as(token);
         let is_current = self.cached.as_ref().is_some_and(is_cached);
-        let is_held = is_current && self.refusals.is_on_hold(uri, now);
+        let is_held = is_current && self.refusals.is_on_hold(target, now);
         !self.is_fresh(token, started) && !is_held
     }
 
@@ -642,13 +643,13 @@ impl TokenManager {
         })
     }
 
-    /// Records a response of the resource server at `uri` that does not reject the token. It ends a
+    /// Records a response of the resource server at `target` that does not reject the token. It ends a
     /// row of rejections, unless its status leaves open whether the token was accepted: 401, 429 and
     /// 5xx.
-    pub(crate) fn token_accepted(&mut self, uri: &Uri, status: StatusCode) {
+    pub(crate) fn token_accepted(&mut self, target: &HttpTarget<'_>, status: StatusCode) {
         let is_open = matches!(status.as_u16(), 401 | 429) || status.is_server_error();
         if !is_open {
-            self.refusals.clear(uri);
+            self.refusals.clear(target);
         }
     }
 
@@ -1035,8 +1036,10 @@ mod tests {
 
     #[test]
     fn fresh_tokens_that_an_origin_refuses_in_a_row_end_its_token_requests_for_thirty_seconds() {
-        let here = Uri::from_static("https://rs.example/a");
-        let there = Uri::from_static("https://other.example/a");
+        let here = Endpoint::https("https://rs.example/a").unwrap();
+        let here = here.target();
+        let there = Endpoint::https("https://other.example/a").unwrap();
+        let there = there.target();
         let (mut manager, mut mint) = minting();
         let before = manager.generation();
         let first = mint(&mut manager, 0);
@@ -1081,7 +1084,8 @@ mod tests {
 
     #[test]
     fn a_token_that_another_process_stored_is_replaced_when_it_is_refused_however_new_it_is_here() {
-        let here = Uri::from_static("https://rs.example/a");
+        let here = Endpoint::https("https://rs.example/a").unwrap();
+        let here = here.target();
         let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()));
         let before = manager.generation();
         let TokenAction::Refresh(ticket) = manager.poll(at(0)) else {
@@ -1225,7 +1229,8 @@ mod tests {
 
     #[test]
     fn a_token_that_many_calls_have_waited_for_counts_once_and_an_accepted_one_ends_the_row() {
-        let here = Uri::from_static("https://rs.example/a");
+        let here = Endpoint::https("https://rs.example/a").unwrap();
+        let here = here.target();
         let (mut manager, mut mint) = minting();
         let before = manager.generation();
         let first = mint(&mut manager, 0);
@@ -1239,7 +1244,8 @@ mod tests {
         let before = manager.generation();
         let second = mint(&mut manager, 1);
         let status = |code| StatusCode::from_u16(code).unwrap();
-        let elsewhere = Uri::from_static("https://RS.example:443/b");
+        let elsewhere = Endpoint::https("https://RS.example:443/b").unwrap();
+        let elsewhere = elsewhere.target();
         manager.token_accepted(&elsewhere, status(404));
         assert!(!manager.token_rejected(&second, &here, before, at(1)));
         assert!(

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use http::Uri;
-
 use crate::oauth::token::Token;
 use crate::types::endpoint::{HttpTarget, Origin};
 use crate::types::time::UnixTime;
@@ -34,11 +32,8 @@ struct Refusal {
 
 impl Refusals {
     /// Counts a fresh token that was rejected.
-    pub(crate) fn add(&mut self, uri: &Uri, token: &Token, now: UnixTime) {
-        let Ok(target) = HttpTarget::parse(uri) else {
-            return;
-        };
-        let mut refusal = match self.position(&target) {
+    pub(crate) fn add(&mut self, target: &HttpTarget<'_>, token: &Token, now: UnixTime) {
+        let mut refusal = match self.position(target) {
             Some(at) => self.0.remove(at),
             None => Refusal {
                 origin: target.origin(),
@@ -62,10 +57,8 @@ impl Refusals {
     }
 
     /// Returns whether a rejection by this origin causes no token request now.
-    pub(crate) fn is_on_hold(&self, uri: &Uri, now: UnixTime) -> bool {
-        let refusal = HttpTarget::parse(uri)
-            .ok()
-            .and_then(|target| self.0.get(self.position(&target)?));
+    pub(crate) fn is_on_hold(&self, target: &HttpTarget<'_>, now: UnixTime) -> bool {
+        let refusal = self.position(target).and_then(|at| self.0.get(at));
         // A time further ahead than it can have been set means that the clock has been set back
         // since.
         refusal
@@ -74,11 +67,8 @@ impl Refusals {
     }
 
     /// Removes the record of an origin that has accepted a token.
-    pub(crate) fn clear(&mut self, uri: &Uri) {
-        if let Some(at) = HttpTarget::parse(uri)
-            .ok()
-            .and_then(|target| self.position(&target))
-        {
+    pub(crate) fn clear(&mut self, target: &HttpTarget<'_>) {
+        if let Some(at) = self.position(target) {
             self.0.remove(at);
         }
     }

@@ -18,7 +18,7 @@ use crate::types::text::serde_as_text;
 /// and the proof's `htu` use this normalised form, because several servers compare the two byte by
 /// byte.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint(Uri);
+pub struct Endpoint(HttpUri);
 
 impl Endpoint {
     /// Parses an `https` URL.
@@ -28,9 +28,9 @@ impl Endpoint {
     /// information or a fragment.
     pub fn https(url: &str) -> Result<Self, InvalidInput> {
         let endpoint = Self::parse(url)?;
-        match endpoint.0.scheme_str() {
-            Some("https") => Ok(endpoint),
-            _ => Err(URL.breaks("must begin with https://")),
+        match endpoint.0.scheme {
+            Scheme::Https => Ok(endpoint),
+            Scheme::Http => Err(URL.breaks("must begin with https://")),
         }
     }
 
@@ -42,8 +42,8 @@ impl Endpoint {
     /// host.
     pub fn loopback_http(url: &str) -> Result<Self, InvalidInput> {
         let endpoint = Self::parse(url)?;
-        match endpoint.0.scheme_str() {
-            Some("http") if endpoint.0.host().is_some_and(is_loopback) => Ok(endpoint),
+        match endpoint.0.scheme {
+            Scheme::Http if is_loopback(endpoint.target().host) => Ok(endpoint),
             _ => Err(URL.breaks("must be http:// with a loopback host")),
         }
     }
@@ -68,20 +68,26 @@ impl Endpoint {
         }
         target.check_unambiguous()?;
         // Most URIs are already normalised and need no second parse.
-        let mut authority = String::with_capacity(target.host.len() + ":65535".len());
-        target.write_authority(&mut authority);
+        let authority = target.authority();
         if uri
             .authority()
             .is_some_and(|given| given.as_str() == authority)
         {
-            return Ok(Self(uri.clone()));
+            return Ok(Self(target.to_owned(uri)));
         }
         Self::parse(&uri.to_string())
     }
 
-    /// Creates an endpoint from a constant URL of this crate, which must already be normalised.
+    /// Creates an endpoint from a constant URL of this crate: `https`, normalised, without a port.
     pub(crate) fn from_static(url: &'static str) -> Self {
-        Self(Uri::from_static(url))
+        let uri = Uri::from_static(url);
+        let target = HttpTarget {
+            scheme: Scheme::Https,
+            host: uri.host().unwrap_or_default(),
+            port: Scheme::Https.default_port(),
+            path: uri.path(),
+        };
+        Self(target.to_owned(&uri))
     }
 
     /// Appends `path`, which must begin with a slash, to this URL's path. A trailing slash of this
@@ -91,10 +97,10 @@ impl Endpoint {
         if !path.starts_with('/') {
             return Err(InvalidInput::new("path", "must begin with a slash"));
         }
-        if self.0.query().is_some() {
+        if self.uri().query().is_some() {
             return Err(URL.breaks("must not have a query: a path is appended to the URL"));
         }
-        let base = self.0.to_string();
+        let base = self.to_string();
         Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
     }
 
@@ -102,13 +108,13 @@ impl Endpoint {
     /// well-known segment is inserted between the host and `path`. Callers pass `path`, because
     /// RFCs differ in which part of it they use.
     pub(crate) fn well_known(&self, name: &str, path: &str) -> Result<Self, InvalidInput> {
-        let whole = self.0.to_string();
+        let whole = self.to_string();
         let rest = self
-            .0
+            .uri()
             .path_and_query()
             .map_or(0, |rest| rest.as_str().len());
         let origin = whole.get(..whole.len() - rest).unwrap_or_default();
-        let (mark, query) = self.0.query().map_or(("", ""), |query| ("?", query));
+        let (mark, query) = self.uri().query().map_or(("", ""), |query| ("?", query));
         Self::parse(&format!("{origin}/.well-known/{name}{path}{mark}{query}"))
     }
 
@@ -117,10 +123,10 @@ impl Endpoint {
     /// This prevents server-side request forgery (SSRF).
     pub(crate) fn resolve_untrusted(&self, url: &str) -> Result<Self, InvalidInput> {
         let resolved = match Self::https(url) {
-            Err(_) if self.0.scheme_str() == Some("http") => Self::loopback_http(url),
+            Err(_) if self.0.scheme == Scheme::Http => Self::loopback_http(url),
             endpoint => endpoint,
         }?;
-        let is_internal = |endpoint: &Self| endpoint.0.host().is_some_and(is_internal);
+        let is_internal = |endpoint: &Self| is_internal(endpoint.target().host);
         if is_internal(&resolved) && !is_internal(self) {
             return Err(URL.breaks("must not be an internal address: a public server supplied it"));
         }
@@ -129,7 +135,11 @@ impl Endpoint {
 
     /// Returns the URL as an [`http::Uri`].
     pub fn uri(&self) -> &Uri {
-        &self.0
+        &self.0.uri
+    }
+
+    pub(crate) fn target(&self) -> HttpTarget<'_> {
+        self.0.target()
     }
 
     fn parse(url: &str) -> Result<Self, InvalidInput> {
@@ -147,9 +157,10 @@ impl Endpoint {
             text.push('?');
             text.push_str(query);
         }
-        text.parse()
-            .map(Self)
-            .map_err(|_| URL.breaks("must be a valid absolute URL"))
+        let uri: Uri = text
+            .parse()
+            .map_err(|_| URL.breaks("must be a valid absolute URL"))?;
+        HttpUri::new(&uri).map(Self)
     }
 }
 
@@ -181,7 +192,7 @@ serde_as_text!(Endpoint);
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(self.uri(), f)
     }
 }
 
@@ -194,14 +205,6 @@ impl Argument {
     fn breaks(&self, rule: &'static str) -> InvalidInput {
         InvalidInput::new(self.0, rule)
     }
-}
-
-/// Returns the name of a server for error messages: its host, and its port unless that is the
-/// default.
-pub(crate) fn server_at(uri: &Uri) -> String {
-    uri.authority()
-        .map_or("the server", http::uri::Authority::as_str)
-        .to_owned()
 }
 
 /// Returns whether a URL's host is a loopback host: `localhost`, `127.0.0.0/8` or `[::1]`.
@@ -271,7 +274,33 @@ pub(crate) struct HttpTarget<'a> {
     path: &'a str,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An absolute `http` or `https` URI, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HttpUri {
+    uri: Uri,
+    scheme: Scheme,
+    host_len: usize,
+    port: u16,
+}
+
+impl HttpUri {
+    pub(crate) fn new(uri: &Uri) -> Result<Self, InvalidInput> {
+        Ok(HttpTarget::parse(uri)?.to_owned(uri))
+    }
+
+    pub(crate) fn target(&self) -> HttpTarget<'_> {
+        let authority = self.uri.authority();
+        let host = authority.and_then(|text| text.as_str().get(..self.host_len));
+        HttpTarget {
+            scheme: self.scheme,
+            host: host.unwrap_or_default(),
+            port: self.port,
+            path: self.uri.path(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Scheme {
     Http,
     Https,
@@ -303,18 +332,26 @@ impl<'a> HttpTarget<'a> {
         let authority = uri
             .authority()
             .ok_or_else(|| URL.breaks("must have a host"))?;
-        let authority_text = authority.as_str();
-        let mut port_at = None;
-        for (at, byte) in authority_text.bytes().enumerate() {
-            match byte {
-                b'@' => return Err(URL.breaks("must not hold a user name or password")),
-                // Colons before the closing bracket belong to an IPv6 literal.
-                b']' => port_at = None,
-                b':' if port_at.is_none() => port_at = Some(at),
-                _ => {}
-            }
+        let authority = authority.as_str();
+        // Without an early exit, the compiler can vectorize it.
+        let has = |wanted| {
+            authority
+                .bytes()
+                .fold(false, |any, byte| any | (byte == wanted))
+        };
+        if has(b'@') {
+            return Err(URL.breaks("must not hold a user name or password"));
         }
-        let (host, port) = authority_text.split_at(port_at.unwrap_or(authority_text.len()));
+        let host_len = match has(b':') {
+            // Colons before the closing bracket belong to an IPv6 literal.
+            true => {
+                let literal = authority.rfind(']').map_or(0, |at| at + 1);
+                let port = authority.get(literal..).and_then(|rest| rest.find(':'));
+                port.map_or(authority.len(), |at| literal + at)
+            }
+            false => authority.len(),
+        };
+        let (host, port) = authority.split_at(host_len);
         if host.is_empty() {
             return Err(URL.breaks("must have a host"));
         }
@@ -363,7 +400,24 @@ impl<'a> HttpTarget<'a> {
         let _ = out.write_str(if self.path.is_empty() { "/" } else { self.path });
     }
 
-    /// Writes the host, and the port if it isn't the default one.
+    /// Returns the host, and the port if it isn't the default one: the name of the server in error
+    /// messages.
+    pub(crate) fn authority(&self) -> String {
+        let mut authority = String::with_capacity(self.host.len() + ":65535".len());
+        self.write_authority(&mut authority);
+        authority
+    }
+
+    /// Keeps the parts of `uri`, from which this target was parsed.
+    fn to_owned(self, uri: &Uri) -> HttpUri {
+        HttpUri {
+            uri: uri.clone(),
+            scheme: self.scheme,
+            host_len: self.host.len(),
+            port: self.port,
+        }
+    }
+
     fn write_authority(&self, out: &mut impl fmt::Write) {
         // Without an early exit, the compiler can vectorize it.
         let is_upper = |any, byte: u8| any | byte.is_ascii_uppercase();

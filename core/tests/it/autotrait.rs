@@ -48,7 +48,7 @@ fn every_public_type_is_send_and_sync() {
         Inspection,
         Introspection,
         Issuer,
-        Awaiting<PreparedRequest, Operation<Token>>,
+        Awaiting<Box<PreparedRequest>, Operation<Token>>,
         Call,
         Cause,
         Delivered,

@@ -25,7 +25,7 @@ struct Skewed {
     drawn: u8,
 }
 
-type Sent = Awaiting<PreparedRequest, Operation<Token>>;
+type Sent = Awaiting<Box<PreparedRequest>, Operation<Token>>;
 
 impl Skewed {
     fn new(algorithm: Algorithm, clock: u64) -> Self {

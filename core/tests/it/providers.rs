@@ -211,7 +211,7 @@ fn marqeta_gets_the_browsers_proof_as_it_is_and_once() {
         }
         step => sent(step),
     };
-    let PreparedRequest { request, .. } = first(&mut Shared::new()).effect;
+    let PreparedRequest { request, .. } = *first(&mut Shared::new()).effect;
     assert_eq!(request.headers().get_all("dpop").iter().count(), 1);
     assert_eq!(request.headers()["dpop"], Maker::new().proof());
     assert!(request.headers()["dpop"].is_sensitive());

@@ -192,7 +192,7 @@ pub(crate) fn sent(world: &World) -> Vec<&str> {
 pub(crate) fn sending(
     world: &mut World,
     session: SessionId,
-) -> Option<Awaiting<PreparedRequest, Refresh>> {
+) -> Option<Awaiting<Box<PreparedRequest>, Refresh>> {
     let context = world.context();
     let waits = world
         .shared

@@ -333,7 +333,7 @@ impl World {
 }
 
 /// The step of a task that is a request to an authorization server.
-pub(crate) fn sent<T: Task>(step: Step<T>) -> Awaiting<PreparedRequest, T> {
+pub(crate) fn sent<T: Task>(step: Step<T>) -> Awaiting<Box<PreparedRequest>, T> {
     match step {
         Step::Send(sent) => sent,
         _ => panic!("it is another step"),
@@ -342,7 +342,7 @@ pub(crate) fn sent<T: Task>(step: Step<T>) -> Awaiting<PreparedRequest, T> {
 
 /// The first request of an operation that proves no key.
 pub(crate) fn outgoing<T: FromResponse>(operation: Operation<T>) -> PreparedRequest {
-    sent(Shared::new().start(operation, context())).effect
+    *sent(Shared::new().start(operation, context())).effect
 }
 
 /// What a first response leads to: the result, or a retry after this delay.

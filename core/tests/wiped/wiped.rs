@@ -194,7 +194,7 @@ fn context() -> RequestContext {
     RequestContext::new(NOW, [1; 16])
 }
 
-fn outgoing(client: &Client, grant: Grant) -> Awaiting<PreparedRequest, Operation<Token>> {
+fn outgoing(client: &Client, grant: Grant) -> Awaiting<Box<PreparedRequest>, Operation<Token>> {
     let operation = client.token(grant).unwrap();
     match Shared::new().start(operation, context()) {
         Step::Send(sent) => sent,
