@@ -135,6 +135,22 @@ pub struct Until {
     pub unless_generation: Option<u64>,
 }
 
+impl Until {
+    pub(crate) fn time(time: UnixTime) -> Effect {
+        Effect::Wait(Self {
+            time,
+            unless_generation: None,
+        })
+    }
+
+    pub(crate) fn change(generation: u64, time: UnixTime) -> Effect {
+        Effect::Wait(Self {
+            time,
+            unless_generation: Some(generation),
+        })
+    }
+}
+
 /// Asks for the exclusive right to refresh a stored session, without waiting for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]

@@ -184,10 +184,7 @@ impl Exchange {
             return self.prepare(None, turn);
         }
         self.stage = Stage::Delayed;
-        Next::Effect(Effect::Wait(Until {
-            time: turn.context.now.saturating_add(delay),
-            unless_generation: None,
-        }))
+        Next::Effect(Until::time(turn.context.now.saturating_add(delay)))
     }
 
     /// Continues the flow after an expected response: immediately at another metadata URL, or after
@@ -212,10 +209,8 @@ impl Exchange {
                     Admission::Admitted => self.has_permit = true,
                     Admission::Wait(patience) if now < until.min(patience) => {
                         self.stage = Stage::Queued(until);
-                        return Next::Effect(Effect::Wait(Until {
-                            time: until.min(patience),
-                            unless_generation: Some(turn.servers.generation()),
-                        }));
+                        let generation = turn.servers.generation();
+                        return Next::Effect(Until::change(generation, until.min(patience)));
                     }
                     // The request that holds the permit may hang.
                     Admission::Wait(_) => {}

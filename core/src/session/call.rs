@@ -6,18 +6,17 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Uri};
 
 use crate::oauth::token::{Token, TokenType};
-use crate::request::effect::{Answer, Effect, Next, Reason, Retrying, Until};
+use crate::request::effect::{Answer, Next, Reason, Retrying, Until};
 use crate::request::exchange::{CallRequest, CallToken, Delivered, Exchange, Subject};
 use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
 use crate::request::retry::RetrySafety;
-use crate::request::servers::Turn;
-use crate::session::shared::{Polled, SessionId, Shared, TokenWait};
-use crate::session::step::Task;
+use crate::session::shared::{Polled, SessionId, TokenWait};
 use crate::session::step::sealed::Sealed;
+use crate::session::step::{Task, TaskContext};
 use crate::types::endpoint::HttpUri;
 use crate::types::error::Error;
 use crate::types::input::InvalidInput;
-use crate::types::time::{RequestContext, UnixTime};
+use crate::types::time::UnixTime;
 
 /// A call to a protected resource (RFC 9449 §7, RFC 6750 §2.1). The request itself stays with the
 /// application.
@@ -140,39 +139,30 @@ impl Call {
         self
     }
 
-    fn start(&mut self, id: u64, shared: &mut Shared, context: &RequestContext) -> Next<Delivered> {
+    fn start(&mut self, cx: &mut TaskContext<'_>) -> Next<Delivered> {
         let session = match &self.source {
             Source::Token(token) => {
                 let token = token.clone();
-                return self.send(id, token, false, shared, context);
+                return self.send(token, false, cx);
             }
             Source::Session(session) => *session,
         };
-        self.exchange.retry.start_attempt(context.now);
-        let Some(data) = shared.session(session) else {
+        self.exchange.retry.start_attempt(cx.now());
+        let Some(data) = cx.shared.session(session) else {
             return Next::Done(Err(Error::LoginRequired));
         };
         self.started = data.tokens.generation();
-        self.get_token(id, session, shared, context)
+        self.get_token(session, cx)
     }
 
-    fn get_token(
-        &mut self,
-        id: u64,
-        session: SessionId,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
-        let now = context.now;
+    fn get_token(&mut self, session: SessionId, cx: &mut TaskContext<'_>) -> Next<Delivered> {
+        let (now, shared) = (cx.now(), &mut *cx.shared);
         let deadline = now.saturating_add(self.exchange.retry.time_left(now));
         let token = match shared.poll_token(session, &mut self.wait, deadline, now) {
             Polled::Token(token) => token,
             Polled::Wait(time) => {
                 self.stage = Stage::AwaitingToken;
-                return Next::Effect(Effect::Wait(Until {
-                    time,
-                    unless_generation: Some(shared.generation()),
-                }));
+                return Next::Effect(Until::change(shared.generation(), time));
             }
             // Without a new token, the application gets the response that rejected the token.
             Polled::Failed(_) if self.is_second => {
@@ -192,17 +182,10 @@ impl Call {
         let data = shared.session(session).filter(|_| !self.is_second);
         let has_other =
             data.is_some_and(|data| data.tokens.is_replaceable(&token, &target, started, now));
-        self.send(id, token, has_other, shared, context)
+        self.send(token, has_other, cx)
     }
 
-    fn send(
-        &mut self,
-        id: u64,
-        token: Token,
-        has_other: bool,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
+    fn send(&mut self, token: Token, has_other: bool, cx: &mut TaskContext<'_>) -> Next<Delivered> {
         if let Err(invalid) = check(&token) {
             return Next::Done(Err(invalid.into()));
         }
@@ -212,23 +195,22 @@ impl Call {
             is_of_session: matches!(self.source, Source::Session(_)),
             has_other,
         });
-        self.exchange(id, token, Answer::Go, shared, context)
+        self.exchange(token, Answer::Go, cx)
     }
 
     fn exchange(
         &mut self,
-        id: u64,
         token: Token,
         answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
+        cx: &mut TaskContext<'_>,
     ) -> Next<Delivered> {
+        let now = cx.now();
         if let (Source::Session(session), Answer::Go | Answer::Signed(_)) = (&self.source, &answer)
         {
-            let data = shared.session(*session);
+            let data = cx.shared.session(*session);
             if data.is_none_or(|data| data.tokens.is_logged_out()) {
                 // A log-out ends the calls that wait for a permit, a retry or a signature.
-                shared.servers.abandon(id, context.now);
+                cx.shared.servers.abandon(cx.id, now);
                 return Next::Done(Err(Error::LoginRequired));
             }
         }
@@ -237,13 +219,7 @@ impl Call {
             Answer::StatusOnly(status) => (Some(*status), true),
             _ => (None, false),
         };
-        let servers = &mut shared.servers;
-        let mut turn = Turn {
-            id,
-            servers,
-            context,
-        };
-        let delivered = match self.exchange.advance(answer, &mut turn) {
+        let delivered = match self.exchange.advance(answer, &mut cx.turn()) {
             Next::Done(Ok(delivered)) => delivered,
             next => {
                 self.stage = Stage::Sending(token);
@@ -253,8 +229,8 @@ impl Call {
         let (Source::Session(session), Some(status)) = (&self.source, status) else {
             return Next::Done(Ok(delivered));
         };
-        let (session, target, now) = (*session, self.exchange.subject.target(), context.now);
-        let Some(data) = shared.session(session) else {
+        let (session, target) = (*session, self.exchange.subject.target());
+        let Some(data) = cx.shared.session(session) else {
             return Next::Done(Ok(delivered));
         };
         if !delivered.token_rejected {
@@ -273,7 +249,7 @@ impl Call {
         }
         self.is_second = true;
         self.wait = TokenWait::default();
-        self.get_token(id, session, shared, context)
+        self.get_token(session, cx)
     }
 }
 
@@ -297,19 +273,11 @@ impl Sealed for Call {}
 impl Task for Call {
     type Output = Delivered;
 
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<Delivered> {
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Delivered> {
         match (mem::replace(&mut self.stage, Stage::Start), &self.source) {
-            (Stage::Sending(token), _) => self.exchange(id, token, answer, shared, context),
-            (Stage::AwaitingToken, Source::Session(session)) => {
-                self.get_token(id, *session, shared, context)
-            }
-            _ => self.start(id, shared, context),
+            (Stage::Sending(token), _) => self.exchange(token, answer, cx),
+            (Stage::AwaitingToken, Source::Session(session)) => self.get_token(*session, cx),
+            _ => self.start(cx),
         }
     }
 }
@@ -342,24 +310,15 @@ impl Sealed for GetToken {}
 impl Task for GetToken {
     type Output = Token;
 
-    fn advance(
-        &mut self,
-        _id: u64,
-        _answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<Token> {
-        let now = context.now;
+    fn advance(&mut self, _answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Token> {
+        let (now, shared) = (cx.now(), &mut *cx.shared);
         let deadline = *self
             .deadline
             .get_or_insert(now.saturating_add(self.timeout));
         match shared.poll_token(self.session, &mut self.wait, deadline, now) {
             Polled::Token(token) => Next::Done(Ok(token)),
             Polled::Failed(error) => Next::Done(Err(error)),
-            Polled::Wait(time) => Next::Effect(Effect::Wait(Until {
-                time,
-                unless_generation: Some(shared.generation()),
-            })),
+            Polled::Wait(time) => Next::Effect(Until::change(shared.generation(), time)),
         }
     }
 }

@@ -10,11 +10,11 @@ use crate::request::exchange::unexpected_answer;
 use crate::session::refresh::POLL_INTERVAL;
 use crate::session::session_state::SessionState;
 use crate::session::shared::{SessionId, Shared};
-use crate::session::step::Task;
 use crate::session::step::sealed::Sealed;
+use crate::session::step::{Task, TaskContext};
 use crate::types::cause::Cause;
 use crate::types::error::Error;
-use crate::types::time::{RequestContext, UnixTime};
+use crate::types::time::UnixTime;
 
 /// The log-out of a session. In its storage a mark replaces the login: it is saved under a lease, so
 /// that a later save of another process does not undo it, and it names all tokens of the login.
@@ -66,14 +66,8 @@ impl Sealed for LogOut {}
 impl Task for LogOut {
     type Output = Option<Token>;
 
-    fn advance(
-        &mut self,
-        _id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<Option<Token>> {
-        let now = context.now;
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Option<Token>> {
+        let (now, shared) = (cx.now(), &mut *cx.shared);
         match (mem::take(&mut self.stage), answer) {
             (Stage::Start, Answer::Go) => self.start(shared, now),
             (Stage::AwaitingLease, Answer::Go) => self.lease(shared, now),
@@ -145,11 +139,7 @@ impl LogOut {
             ))));
         }
         let time = now.saturating_add(POLL_INTERVAL).min(self.waits_until);
-        let until = Until {
-            time,
-            unless_generation: None,
-        };
-        self.effect(Stage::AwaitingLease, Effect::Wait(until))
+        self.effect(Stage::AwaitingLease, Until::time(time))
     }
 
     /// Adds the tokens of the stored state, which this process need not have loaded.

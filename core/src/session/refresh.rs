@@ -11,16 +11,15 @@ use crate::request::effect::{
 use crate::request::exchange::unexpected_answer;
 use crate::request::operation::Operation;
 use crate::request::retry::jitter_seed;
-use crate::request::servers::Turn;
 use crate::session::session_state::SessionState;
 use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
-use crate::session::step::Task;
 use crate::session::step::sealed::Sealed;
+use crate::session::step::{Task, TaskContext};
 use crate::session::token_manager::Adopted;
 use crate::types::cause::Cause;
 use crate::types::error::Error;
 use crate::types::secret::SecretBytes;
-use crate::types::time::{RequestContext, UnixTime};
+use crate::types::time::UnixTime;
 
 /// The interval at which a task checks whether another process has released the lease or saved a
 /// token, and at which it tries to save again.
@@ -107,32 +106,18 @@ impl Sealed for Refresh {}
 impl Task for Refresh {
     type Output = ();
 
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<()> {
-        let mut run = Run {
-            refresh: self,
-            id,
-            shared,
-            context,
-        };
-        run.advance(answer)
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
+        Run { refresh: self, cx }.advance(answer)
     }
 }
 
 /// One step of a refresh.
-struct Run<'a> {
+struct Run<'a, 'b> {
     refresh: &'a mut Refresh,
-    id: u64,
-    shared: &'a mut Shared,
-    context: &'a RequestContext,
+    cx: &'a mut TaskContext<'b>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn advance(&mut self, answer: Answer<'_>) -> Next<()> {
         match (mem::take(&mut self.refresh.stage), answer) {
             (Stage::Due, Answer::Go) => self.start(),
@@ -163,7 +148,7 @@ impl Run<'_> {
     }
 
     fn start(&mut self) -> Next<()> {
-        self.shared.begin(self.id, self.refresh.due);
+        self.cx.shared.begin(self.cx.id, self.refresh.due);
         let Some(timeout) = self.refresh_timeout() else {
             return self.end(Err(Error::LoginRequired));
         };
@@ -184,7 +169,7 @@ impl Run<'_> {
     }
 
     fn load(&mut self, stage: Stage) -> Next<()> {
-        if let Some(data) = self.shared.session(self.refresh.due.session) {
+        if let Some(data) = self.cx.shared.session(self.refresh.due.session) {
             self.refresh.expects_state = data.tokens.has_loaded();
             self.refresh.generation = data.tokens.generation();
         }
@@ -208,7 +193,7 @@ impl Run<'_> {
             // An unreadable state is replaced if this process does not need it. One that could not
             // be loaded may be newer than this grant, which would then be sent a second time.
             Err(cause) if self.refresh.holds_lease && self.overrides_stored() => {
-                self.shared.emit(Event::StorageUnavailable(cause));
+                self.cx.shared.emit(Event::StorageUnavailable(cause));
             }
             Err(cause) => return self.storage_failed(cause),
         }
@@ -234,7 +219,7 @@ impl Run<'_> {
             session, ticket, ..
         } = self.refresh.due;
         let is_under_lease = self.refresh.holds_lease && now < self.refresh.valid_until;
-        let Some(data) = self.shared.session(session) else {
+        let Some(data) = self.cx.shared.session(session) else {
             return Ok(Adopted::LoggedOut);
         };
         let state = match loaded {
@@ -258,14 +243,14 @@ impl Run<'_> {
         let servers = state.as_ref().map(|state| state.server_state().clone());
         let adopted = data.tokens.adopt(ticket, state, now, seed);
         if let Some(servers) = servers {
-            self.shared.servers.known.merge(&servers);
+            self.cx.shared.servers.known.merge(&servers);
         }
         Ok(adopted)
     }
 
     /// Ends with the token of another process.
     fn adopted(&mut self, token: Token) -> Next<()> {
-        self.shared.emit(Event::TokenRefreshed(token.clone()));
+        self.cx.shared.emit(Event::TokenRefreshed(token.clone()));
         self.end(Ok(token))
     }
 
@@ -275,7 +260,7 @@ impl Run<'_> {
         if !self.data().is_some_and(|data| data.tokens.is_repeatable()) {
             return self.end(Err(Error::Storage(cause)));
         }
-        self.shared.emit(Event::StorageUnavailable(cause));
+        self.cx.shared.emit(Event::StorageUnavailable(cause));
         // Without a lease, only the ticket limits the time.
         let timeout = self.refresh_timeout().unwrap_or_default();
         self.refresh.valid_until = self.now().saturating_add(timeout);
@@ -285,7 +270,7 @@ impl Run<'_> {
     /// Sends the grant, once its use is stored, unless the session has a good token by now.
     fn proceed(&mut self) -> Next<()> {
         let (now, due) = (self.now(), self.refresh.due);
-        let Some(data) = self.shared.session(due.session) else {
+        let Some(data) = self.cx.shared.session(due.session) else {
             return self.end(Err(Error::LoginRequired));
         };
         let cached = match due.is_store_only {
@@ -317,7 +302,7 @@ impl Run<'_> {
         let due = self.refresh.due;
         let cause = match saved {
             Ok(true) => {
-                if let Some(data) = self.shared.session(due.session) {
+                if let Some(data) = self.cx.shared.session(due.session) {
                     data.tokens.saved(&checkpoint);
                 }
                 return self.request(grant);
@@ -325,7 +310,7 @@ impl Run<'_> {
             Ok(false) => Cause::message("a later lease has saved a newer state"),
             Err(cause) => cause,
         };
-        if let Some(data) = self.shared.session(due.session) {
+        if let Some(data) = self.cx.shared.session(due.session) {
             data.tokens.withdraw(due.ticket);
         }
         self.end(Err(Error::Storage(cause)))
@@ -336,7 +321,7 @@ impl Run<'_> {
         if left.is_zero() {
             // The next holder of the lease may send it.
             let due = self.refresh.due;
-            if let Some(data) = self.shared.session(due.session) {
+            if let Some(data) = self.cx.shared.session(due.session) {
                 data.tokens.withdraw(due.ticket);
             }
             return self.end(Err(Error::Timeout));
@@ -361,12 +346,7 @@ impl Run<'_> {
         if is_unsent && self.data().is_none_or(|data| data.tokens.is_logged_out()) {
             return self.end(Err(Error::LoginRequired));
         }
-        let mut turn = Turn {
-            id: self.id,
-            servers: &mut self.shared.servers,
-            context: self.context,
-        };
-        match operation.advance(answer, &mut turn) {
+        match operation.advance(answer, &mut self.cx.turn()) {
             Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
             Next::Done(result) => self.obtained(result),
         }
@@ -420,16 +400,16 @@ impl Run<'_> {
     /// Gives the result to the callers that wait for it. What is left to save is saved afterwards.
     fn end(&mut self, result: Result<Token, Error>) -> Next<()> {
         let (now, seed, due) = (self.now(), self.seed(), self.refresh.due);
-        let is_new = self.shared.complete(due, &result, now, seed);
+        let is_new = self.cx.shared.complete(due, &result, now, seed);
         if self.refresh.save_failed {
-            if let Some(data) = self.shared.session(due.session) {
+            if let Some(data) = self.cx.shared.session(due.session) {
                 data.tokens.save_failed(now);
             }
         }
         match result {
-            Ok(token) if is_new => self.shared.emit(Event::TokenRefreshed(token)),
+            Ok(token) if is_new => self.cx.shared.emit(Event::TokenRefreshed(token)),
             Ok(_) => {}
-            Err(error) => self.shared.emit(Event::RefreshFailed(error)),
+            Err(error) => self.cx.shared.emit(Event::RefreshFailed(error)),
         }
         self.save_rest()
     }
@@ -447,7 +427,7 @@ impl Run<'_> {
     fn rest_saved(&mut self, state: &SessionState, saved: Result<bool, Cause>) -> Next<()> {
         match saved {
             Ok(true) => {
-                if let Some(data) = self.shared.session(self.refresh.due.session) {
+                if let Some(data) = self.cx.shared.session(self.refresh.due.session) {
                     data.tokens.saved(state);
                 }
                 self.save_rest()
@@ -475,7 +455,7 @@ impl Run<'_> {
 
     fn conclude(&mut self) -> Next<()> {
         let now = self.now();
-        if let Some(data) = self.shared.session(self.refresh.due.session) {
+        if let Some(data) = self.cx.shared.session(self.refresh.due.session) {
             match data.tokens.unsaved() {
                 // Without a storage there is nothing to save to.
                 Some(unsaved) if data.storage_name.is_none() => data.tokens.saved(&unsaved),
@@ -483,7 +463,7 @@ impl Run<'_> {
                 None => {}
             }
         }
-        self.shared.finish(self.id);
+        self.cx.shared.finish(self.cx.id);
         Next::Done(Ok(()))
     }
 
@@ -491,18 +471,14 @@ impl Run<'_> {
         let Some(name) = self.storage_name() else {
             return self.end(Err(Error::LoginRequired));
         };
-        let state = state.with_server_state(self.shared.server_state().clone());
+        let state = state.with_server_state(self.cx.shared.server_state().clone());
         let state = state.to_json();
         self.effect(stage, Effect::Save(SaveRequest { name, state }))
     }
 
     fn pause(&mut self, stage: Stage, latest: UnixTime) -> Next<()> {
         let time = self.now().saturating_add(POLL_INTERVAL).min(latest);
-        let until = Until {
-            time,
-            unless_generation: None,
-        };
-        self.effect(stage, Effect::Wait(until))
+        self.effect(stage, Until::time(time))
     }
 
     fn effect(&mut self, stage: Stage, effect: Effect) -> Next<()> {
@@ -512,12 +488,12 @@ impl Run<'_> {
 
     fn report(&mut self, cause: Cause) {
         if !mem::replace(&mut self.refresh.is_reported, true) {
-            self.shared.emit(Event::StorageUnavailable(cause));
+            self.cx.shared.emit(Event::StorageUnavailable(cause));
         }
     }
 
     fn data(&mut self) -> Option<&mut SessionData> {
-        self.shared.session(self.refresh.due.session)
+        self.cx.shared.session(self.refresh.due.session)
     }
 
     fn storage_name(&mut self) -> Option<String> {
@@ -534,10 +510,10 @@ impl Run<'_> {
     }
 
     fn now(&self) -> UnixTime {
-        self.context.now
+        self.cx.now()
     }
 
     fn seed(&self) -> u64 {
-        jitter_seed(self.context)
+        jitter_seed(self.cx.request)
     }
 }

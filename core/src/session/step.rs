@@ -16,7 +16,7 @@ use crate::session::shared::Shared;
 use crate::types::cause::Cause;
 use crate::types::error::{Error, Sent};
 use crate::types::secret::SecretBytes;
-use crate::types::time::RequestContext;
+use crate::types::time::{RequestContext, UnixTime};
 
 /// A procedure that a driver runs step by step: an [`Operation`], a
 /// [`Call`](crate::Call), a token, a refresh or a log-out. Tasks are plain data. Sealed: only types
@@ -27,13 +27,32 @@ pub trait Task: Sized + sealed::Sealed {
 
     /// Takes the answer to the last effect.
     #[doc(hidden)]
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<Self::Output>;
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Self::Output>;
+}
+
+/// The inputs of one step of a task, besides the answer.
+#[expect(missing_debug_implementations, reason = "it has the shared state")]
+#[expect(unnameable_types, reason = "`Task` is sealed")]
+pub struct TaskContext<'a> {
+    /// The id of the task.
+    pub(crate) id: u64,
+    pub(crate) shared: &'a mut Shared,
+    pub(crate) request: &'a RequestContext,
+}
+
+impl TaskContext<'_> {
+    pub(crate) fn now(&self) -> UnixTime {
+        self.request.now
+    }
+
+    /// Returns the inputs of a step of the task's request.
+    pub(crate) fn turn(&mut self) -> Turn<'_> {
+        Turn {
+            id: self.id,
+            servers: &mut self.shared.servers,
+            context: self.request,
+        }
+    }
 }
 
 pub(crate) mod sealed {
@@ -93,13 +112,7 @@ pub struct Running<T: Task> {
 pub struct Erased<'a>(&'a mut dyn AnyTask);
 
 trait AnyTask {
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<()>;
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()>;
 }
 
 impl<T: Task> Running<T> {
@@ -120,15 +133,9 @@ impl<T: Task> Running<T> {
 }
 
 impl<T: Task> AnyTask for Running<T> {
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<()> {
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
         let Self { task, output } = self;
-        let next = task.advance(id, answer, shared, context);
+        let next = task.advance(answer, cx);
         next.then(|result| Next::Done(result.map(|result| *output = Some(result))))
     }
 }
@@ -138,14 +145,8 @@ impl sealed::Sealed for Erased<'_> {}
 impl Task for Erased<'_> {
     type Output = ();
 
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<()> {
-        self.0.advance(id, answer, shared, context)
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
+        self.0.advance(answer, cx)
     }
 }
 
@@ -169,7 +170,12 @@ impl Shared {
         answer: Answer<'_>,
         context: &RequestContext,
     ) -> Step<T> {
-        let effect = match task.advance(id, answer, self, context) {
+        let mut cx = TaskContext {
+            id,
+            shared: self,
+            request: context,
+        };
+        let effect = match task.advance(answer, &mut cx) {
             Next::Effect(effect) => effect,
             Next::Done(result) => return Step::Done(result),
         };
@@ -380,19 +386,7 @@ impl<T: FromResponse> sealed::Sealed for Operation<T> {}
 impl<T: FromResponse> Task for Operation<T> {
     type Output = T;
 
-    fn advance(
-        &mut self,
-        id: u64,
-        answer: Answer<'_>,
-        shared: &mut Shared,
-        context: &RequestContext,
-    ) -> Next<T> {
-        let servers = &mut shared.servers;
-        let mut turn = Turn {
-            id,
-            servers,
-            context,
-        };
-        Self::advance(self, answer, &mut turn)
+    fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<T> {
+        Self::advance(self, answer, &mut cx.turn())
     }
 }

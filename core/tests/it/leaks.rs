@@ -668,7 +668,7 @@ fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
 }
 
 /// Types that hold nothing secret: what anybody may see, settings, times, names.
-const PUBLIC: [(&str, &str); 48] = [
+const PUBLIC: [(&str, &str); 49] = [
     ("Algorithm", "a name"),
     ("Answer", "can't be printed"),
     ("BodyFormat", "a setting"),
@@ -721,6 +721,7 @@ const PUBLIC: [(&str, &str); 48] = [
         "says nothing without what was signed, which `SignRequest` doesn't show",
     ),
     ("StepUp", "what a resource asks for"),
+    ("TaskContext", "can't be printed"),
     ("TokenType", "a name"),
     ("TokenTypeHint", "a name"),
     ("UnixTime", "a time"),
