@@ -186,6 +186,12 @@ impl Run<'_, '_> {
             Ok(loaded) => loaded,
             Err(cause) => return self.storage_failed(cause),
         };
+        // The load may have begun before another refresh of this process saved its token.
+        let generation = self.data().map(|data| data.tokens.generation());
+        if self.refresh.holds_lease && generation.is_some_and(|now| now != self.refresh.generation)
+        {
+            return self.load(Stage::Loading);
+        }
         match self.adopt(loaded) {
             Ok(Adopted::Token(token)) => return self.adopted(token),
             Ok(Adopted::LoggedOut) => return self.end(Err(Error::LoginRequired)),

@@ -7,7 +7,7 @@ use keybound_core::driver::{
     Awaiting, Event, GetToken, Reason, Refresh, SaveRequest, SessionConfig, SessionId,
     SessionState, Step, Until,
 };
-use keybound_core::{Cause, Error, Grant, RefreshPolicy, Sent, Token};
+use keybound_core::{Cause, Error, Grant, RefreshPolicy, SecretBytes, Sent, Token};
 use serde_json::json;
 
 use crate::peer::{Peer, ScriptedResponse, json_response, response, with_header};
@@ -444,6 +444,60 @@ fn a_token_that_could_not_be_saved_is_used_and_saved_as_soon_as_that_works() {
         assert!(world.peer.requests.is_empty());
         assert_eq!(in_storage(&world)["token"]["refresh_token"], "refresh-2");
         assert!(!world.shared.is_unsaved(session));
+    }
+}
+
+#[test]
+fn a_state_that_was_read_before_a_newer_token_was_saved_does_not_replace_that_token() {
+    // The server may send the same refresh token again.
+    for refresh_token in ["refresh-1", "refresh-2"] {
+        let (mut world, first) = world();
+        world.peer.token_members["refresh_token"] = json!(refresh_token);
+        world
+            .peer
+            .token_members
+            .insert("expires_in".into(), json!(10_000));
+        world.sleep(1000);
+        store(&mut world, &SessionState::new(first));
+        world.peer.requests.clear();
+        let session = world.shared.open(stored(&world), world.now);
+        let caller = waiting(&mut world, session, MINUTE);
+        let checkpoint = saving(&mut world, session);
+        let mut slow = world.step(Step::Save(checkpoint));
+        while !matches!(slow, Step::Save(_)) {
+            slow = world.step(slow);
+        }
+
+        // The first refresh takes longer than its lease, and a second one reads the state.
+        world.sleep(31);
+        world.storage.leased.clear();
+        let Step::Wait(caller) = woken(&mut world, caller) else {
+            panic!("there is no token yet")
+        };
+        let second = world.shared.next_refresh(session).expect("it is due");
+        let context = world.context();
+        let second = world.shared.start(second, context);
+        let Step::Load(load) = world.step(second) else {
+            panic!("it has the lease")
+        };
+        let read = world.storage.states[&load.effect.name].clone();
+        finish(&mut world, slow);
+
+        let context = world.context();
+        let read = Ok(Some(SecretBytes::new(read)));
+        let step = load.loaded(read, &mut world.shared, context);
+        finish(&mut world, step);
+        let Step::Done(Ok(token)) = woken(&mut world, caller) else {
+            panic!("it came")
+        };
+        assert!(token.expires_at().is_some_and(|end| end > world.now));
+        assert_eq!(world.peer.requests.len(), 1);
+        let stored = in_storage(&world);
+        assert_eq!(stored["token"]["refresh_token"], refresh_token);
+        assert_eq!(
+            stored["token"]["access_token"],
+            token.access_token().expose()
+        );
     }
 }
 
