@@ -137,7 +137,7 @@ impl Run<'_, '_> {
             (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
             (Stage::Reloading(error), Answer::Loaded(loaded)) => {
                 match loaded.and_then(|loaded| self.adopt(loaded)) {
-                    Ok(Adopted::Token(token)) => self.adopted(token),
+                    Ok(Some(Adopted::Token(token))) => self.adopted(token),
                     _ => self.end(Err(error)),
                 }
             }
@@ -186,16 +186,11 @@ impl Run<'_, '_> {
             Ok(loaded) => loaded,
             Err(cause) => return self.storage_failed(cause),
         };
-        // The load may have begun before another refresh of this process saved its token.
-        let generation = self.data().map(|data| data.tokens.generation());
-        if self.refresh.holds_lease && generation.is_some_and(|now| now != self.refresh.generation)
-        {
-            return self.load(Stage::Loading);
-        }
         match self.adopt(loaded) {
-            Ok(Adopted::Token(token)) => return self.adopted(token),
-            Ok(Adopted::LoggedOut) => return self.end(Err(Error::LoginRequired)),
-            Ok(Adopted::Nothing) => {}
+            Ok(Some(Adopted::Token(token))) => return self.adopted(token),
+            Ok(Some(Adopted::LoggedOut)) => return self.end(Err(Error::LoginRequired)),
+            Ok(None) if self.refresh.holds_lease => return self.load(Stage::Loading),
+            Ok(Some(Adopted::Nothing) | None) => {}
             // An unreadable state is replaced if this process does not need it. One that could not
             // be loaded may be newer than this grant, which would then be sent a second time.
             Err(cause) if self.refresh.holds_lease && self.overrides_stored() => {
@@ -219,14 +214,16 @@ impl Run<'_, '_> {
         self.pause(Stage::AwaitingLease, self.refresh.waits_until)
     }
 
-    fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Adopted, Cause> {
+    /// Returns `None` for a state that is perhaps older than the cached token: the load may have begun
+    /// before another refresh of this process stored its token.
+    fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Option<Adopted>, Cause> {
         let (now, seed) = (self.now(), self.seed());
         let DueRefresh {
             session, ticket, ..
         } = self.refresh.due;
         let is_under_lease = self.refresh.holds_lease && now < self.refresh.valid_until;
         let Some(data) = self.cx.shared.session(session) else {
-            return Ok(Adopted::LoggedOut);
+            return Ok(Some(Adopted::LoggedOut));
         };
         let state = match loaded {
             Some(json) => {
@@ -235,23 +232,26 @@ impl Run<'_, '_> {
             }
             None => None,
         };
-        // The load may have begun before another refresh of this process stored its token, or its
-        // count of sends.
         let is_same = data.tokens.generation() == self.refresh.generation;
+        let has_token = state.as_ref().is_some_and(|state| state.token.is_some());
+        if has_token && !is_same {
+            return Ok(None);
+        }
+        // Nor may the count of sends be that of an earlier load.
         let is_outdated = match state.as_ref().map(|state| &state.token) {
-            Some(Some(token)) => !is_under_lease && (!is_same || data.tokens.is_cached(token)),
+            Some(Some(token)) => !is_under_lease && data.tokens.is_cached(token),
             Some(None) => false,
             None => !self.refresh.expects_state,
         };
         if is_outdated {
-            return Ok(Adopted::Nothing);
+            return Ok(Some(Adopted::Nothing));
         }
         let servers = state.as_ref().map(|state| state.server_state().clone());
         let adopted = data.tokens.adopt(ticket, state, now, seed);
         if let Some(servers) = servers {
             self.cx.shared.servers.known.merge(&servers);
         }
-        Ok(adopted)
+        Ok(Some(adopted))
     }
 
     /// Ends with the token of another process.

@@ -500,12 +500,11 @@ impl TokenManager {
                 now.saturating_add(self.policy.retry_interval.max(retry_after))
             });
         }
-        let is_newest = ticket.serial > self.cleared_at
-            && self
-                .cached
-                .as_ref()
-                .is_none_or(|cached| cached.serial <= ticket.serial);
         let is_current_token = ticket.sent_generation == Some(self.generation);
+        // A token descends from the one whose refresh token was sent.
+        let is_newer = |cached: &CachedToken| is_current_token || cached.serial <= ticket.serial;
+        let is_newest =
+            ticket.serial > self.cleared_at && self.cached.as_ref().is_none_or(is_newer);
         match result {
             // The token needed no refresh.
             Ok(token)
@@ -894,6 +893,28 @@ mod tests {
         assert!(empty.complete(ticket, Err(UNSENT), at(0), 0));
         assert!(matches!(empty.poll(at(0)), TokenAction::BackOff));
         assert!(matches!(empty.poll(at(1)), TokenAction::Refresh(_)));
+    }
+
+    #[test]
+    fn a_token_replaces_the_one_whose_refresh_token_was_sent_even_if_its_ticket_is_older() {
+        let old = refreshable("refresh-0", at(0));
+        let mut manager = TokenManager::new(policy(), None).with_state(SessionState::new(old));
+        let TokenAction::Refresh(first) = manager.poll(at(200)) else {
+            panic!("one refreshes")
+        };
+        let TokenAction::Refresh(second) = manager.poll(at(231)) else {
+            panic!("the first takes too long")
+        };
+        // Both find the token of another process, which has expired as well.
+        let stored = || Some(SessionState::new(refreshable("refresh-1", at(50))));
+        for ticket in [second, first] {
+            let adopted = manager.adopt(ticket, stored(), at(231), 0);
+            assert_eq!(adopted, Adopted::Nothing);
+        }
+        assert!(manager.begin_refresh(first).is_some());
+        assert!(!manager.complete(first, Ok(refreshable("refresh-2", at(232))), at(232), 0));
+        let token = manager.valid_token(at(233)).expect("it is good");
+        assert_eq!(token.access_token().expose(), "refresh-2");
     }
 
     #[test]
