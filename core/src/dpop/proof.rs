@@ -7,12 +7,10 @@ use ring::digest::{SHA256, digest};
 use crate::jose::signing::sealed::Sealed;
 use crate::jose::signing::{Resumable, SignRequest, Signing, Unsigned};
 use crate::jose::{self, PublicJwk};
-use crate::types::endpoint::HttpTarget;
-use crate::types::error::Error;
-use crate::types::input::InvalidInput;
-use crate::types::nonce::Nonce;
 use crate::types::secret::{Secret, constant_time_eq};
-use crate::types::time::RequestContext;
+use crate::types::{
+    endpoint::HttpTarget, error::Error, input::InvalidInput, nonce::Nonce, time::RequestContext,
+};
 
 /// A signed proof (RFC 9449 §4.2) for one request. `Debug` prints only its length: until the server
 /// has seen its `jti`, any holder can use the proof.

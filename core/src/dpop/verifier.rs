@@ -7,10 +7,8 @@ use http::HeaderMap;
 
 use super::{AccessTokenHash, DPOP, ProofError, htu};
 use crate::jose::{self, Algorithm, BadJwk, JwkMembers, PublicJwk};
-use crate::types::input::InvalidInput;
-use crate::types::nonce::Nonce;
 use crate::types::secret::{ConstantTimeTag, Secret};
-use crate::types::time::UnixTime;
+use crate::types::{input::InvalidInput, nonce::Nonce, time::UnixTime};
 use crate::wire::json::{JsonObject, JsonValue};
 
 /// Verifies proofs against expected values. A value that is not set is not checked. The checks that

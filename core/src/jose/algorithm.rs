@@ -1,8 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::types::input::InvalidInput;
-use crate::types::text::serde_as_text;
+use crate::types::{input::InvalidInput, text::serde_as_text};
 
 /// A signature algorithm (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,15 +11,13 @@ use ring::signature::{
 };
 use zeroize::Zeroizing;
 
-use super::algorithm::KeyType;
-use super::jwk::KeyMaterial;
 use super::pkcs8::{self, BadPkcs8};
 use super::private::{PrivateParts, RsaParts};
 use super::{Algorithm, JwkMembers, PublicJwk, Signature};
+use super::{algorithm::KeyType, jwk::KeyMaterial};
 use crate::jose::signing::SignRequest;
-use crate::types::error::Error;
-use crate::types::input::InvalidInput;
 use crate::types::secret::{Secret, SecretBytes};
+use crate::types::{error::Error, input::InvalidInput};
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";

@@ -3,9 +3,8 @@
 use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::algorithm::KeyType;
-use super::members::KeyOperation;
 use super::{Algorithm, BadJwk, JwkMembers, encode};
+use super::{algorithm::KeyType, members::KeyOperation};
 use crate::types::secret::Secret;
 
 pub(super) type Bytes = Zeroizing<Vec<u8>>;

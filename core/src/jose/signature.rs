@@ -1,8 +1,7 @@
 use super::algorithm::KeyType;
 use super::der::{Reader, SEQUENCE};
 use super::{Algorithm, PublicJwk, encode_into};
-use crate::types::error::Error;
-use crate::types::input::InvalidInput;
+use crate::types::{error::Error, input::InvalidInput};
 
 /// A signature in JOSE's encoding.
 ///

@@ -6,10 +6,9 @@ use std::str::FromStr;
 
 use http::Uri;
 
-use crate::types::escape::hex;
-use crate::types::input::InvalidInput;
-use crate::types::internal_address::is_internal;
-use crate::types::text::serde_as_text;
+use crate::types::{
+    escape::hex, input::InvalidInput, internal_address::is_internal, text::serde_as_text,
+};
 
 /// An absolute URL to which credentials may be sent: `https`, or `http` on a loopback host.
 ///

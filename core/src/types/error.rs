@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::types::cause::Cause;
-use crate::types::input::InvalidInput;
-use crate::types::nonce::Nonce;
-use crate::types::time::UnixTime;
+use crate::types::{cause::Cause, input::InvalidInput, nonce::Nonce, time::UnixTime};
 
 /// The error of an operation, a call or a session. The variant identifies the party that caused it.
 /// All callers that wait for one token refresh share its error.

@@ -7,14 +7,11 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::challenge::{self, Challenge};
-use super::http_date;
 use super::json::{JsonObject, JsonValue, Text};
-use super::retry_after;
+use super::{http_date, retry_after};
 use crate::types::error::{ResponseMeta, ServerError};
-use crate::types::escape::push_form;
-use crate::types::nonce::Nonce;
 use crate::types::secret::{Secret, constant_time_eq};
-use crate::types::time::UnixTime;
+use crate::types::{escape::push_form, nonce::Nonce, time::UnixTime};
 
 /// The maximum number of characters of a text from the server. Longer texts are truncated.
 const MAX_TEXT: usize = 256;

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::types::escape::push_form;
-use crate::types::input::InvalidInput;
 use crate::types::secret::{Body, Secret};
+use crate::types::{escape::push_form, input::InvalidInput};
 
 /// The format of a request's parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
