@@ -56,10 +56,8 @@ impl Algorithm {
     /// Returns the algorithm of an `alg` value (case-sensitive, RFC 7515 §4.1.1), or `None` if it
     /// is not supported.
     pub fn from_alg(alg: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|algorithm| algorithm.as_str() == alg)
+        let mut all = Self::ALL.iter().copied();
+        all.find(|algorithm| algorithm.as_str() == alg)
     }
 
     pub(crate) const fn key_type(self) -> KeyType {
@@ -73,8 +71,8 @@ impl Algorithm {
 
     /// Returns whether both names denote the same algorithm: `EdDSA` and `Ed25519` do.
     pub(crate) fn is_same_as(self, other: Self) -> bool {
-        self == other
-            || (self.key_type() == KeyType::Ed25519 && other.key_type() == KeyType::Ed25519)
+        let is_ed25519 = |algorithm: Self| algorithm.key_type() == KeyType::Ed25519;
+        self == other || (is_ed25519(self) && is_ed25519(other))
     }
 }
 

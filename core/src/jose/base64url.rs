@@ -18,27 +18,26 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
 }
 
 /// Appends to a byte buffer, because signing inputs and header values are bytes.
-#[expect(
-    clippy::disallowed_macros,
-    reason = "only in debug builds, and the message contains a length alone"
-)]
 pub(crate) fn encode_into(bytes: &[u8], out: &mut Vec<u8>) {
     let from = out.len();
     out.resize(from + encoded_len(bytes.len()), 0);
-    let written = ENGINE.encode_slice(bytes, out.get_mut(from..).unwrap_or_default());
-    debug_assert_eq!(written, Ok(encoded_len(bytes.len())));
+    encode_to_slice(bytes, out.get_mut(from..).unwrap_or_default());
 }
 
 /// Encodes bytes into an array. The encoded length must be `N`.
+pub(crate) fn encode_array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut text = [0; N];
+    encode_to_slice(bytes, &mut text);
+    text
+}
+
 #[expect(
     clippy::disallowed_macros,
     reason = "only in debug builds, and the message contains a length alone"
 )]
-pub(crate) fn encode_array<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut text = [0; N];
-    let written = ENGINE.encode_slice(bytes, &mut text);
-    debug_assert_eq!(written, Ok(N));
-    text
+fn encode_to_slice(bytes: &[u8], out: &mut [u8]) {
+    let written = ENGINE.encode_slice(bytes, out);
+    debug_assert_eq!(written, Ok(encoded_len(bytes.len())));
 }
 
 /// Returns `None` for any text that is not an output of [`encode`].

@@ -1,5 +1,9 @@
 //! A strict subset of DER (ITU-T X.690): the elements that keys and signatures use.
 
+use zeroize::Zeroizing;
+
+use super::private::Bytes;
+
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OCTET_STRING: u8 = 0x04;
@@ -51,11 +55,8 @@ impl<'a> Reader<'a> {
     pub(super) fn unsigned(&mut self) -> Option<&'a [u8]> {
         match self.read(INTEGER)? {
             [0] => Some(&[]),
-            [0, positive @ ..] if positive.first().is_some_and(|first| *first >= 0x80) => {
-                Some(positive)
-            }
-            [0, ..] | [] => None,
-            positive @ [first, ..] if *first < 0x80 => Some(positive),
+            [0, positive @ ..] if matches!(positive, [0x80..=0xFF, ..]) => Some(positive),
+            positive @ [1..=0x7F, ..] => Some(positive),
             _ => None,
         }
     }
@@ -65,28 +66,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends an element. Its contents must be shorter than 64 KiB, which holds for all keys.
-pub(super) fn push(out: &mut Vec<u8>, tag: u8, contents: &[u8]) {
+/// Returns an element. Its contents, given in parts, must be shorter than 64 KiB, which holds for
+/// all keys.
+pub(super) fn element(tag: u8, contents: &[&[u8]]) -> Bytes {
+    let length: usize = contents.iter().map(|part| part.len()).sum();
+    // A reallocation would leave an unwiped copy in memory.
+    let mut out = Zeroizing::new(Vec::with_capacity(4 + length));
     out.push(tag);
-    let length = u16::try_from(contents.len()).unwrap_or(u16::MAX);
-    match length.to_be_bytes() {
+    match u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes() {
         [0, short @ 0..=0x7F] => out.push(short),
         [0, long] => out.extend([0x81, long]),
         [high, low] => out.extend([0x82, high, low]),
     }
-    out.extend(contents);
+    contents.iter().for_each(|part| out.extend(*part));
+    out
 }
 
-/// Appends a non-negative integer. `number` is big-endian, without leading zeros.
-pub(super) fn push_unsigned(out: &mut Vec<u8>, number: &[u8]) {
+/// Returns a non-negative integer as an element. `number` is big-endian, without leading zeros.
+pub(super) fn unsigned(number: &[u8]) -> Bytes {
     match number.first() {
-        Some(0..=0x7F) => push(out, INTEGER, number),
-        _ => {
-            let mut padded = zeroize::Zeroizing::new(Vec::with_capacity(number.len() + 1));
-            padded.push(0);
-            padded.extend(number);
-            push(out, INTEGER, &padded);
-        }
+        Some(0..=0x7F) => element(INTEGER, &[number]),
+        _ => element(INTEGER, &[&[0], number]),
     }
 }
 
@@ -120,8 +120,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(number in proptest::collection::vec(any::<u8>(), 0..600)) {
             let number: Vec<u8> = number.into_iter().skip_while(|byte| *byte == 0).collect();
-            let mut der = Vec::new();
-            push_unsigned(&mut der, &number);
+            let der = unsigned(&number);
             let mut reader = Reader::new(&der);
             prop_assert_eq!(reader.unsigned(), Some(&number[..]));
             prop_assert!(reader.is_empty());

@@ -5,8 +5,8 @@ use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::{agreement, signature as verifying};
 
+use super::algorithm::KeyType;
 use super::{Algorithm, BadJwk, JwkMembers, encode};
-use super::{algorithm::KeyType, members::KeyOperation};
 use crate::types::input::InvalidInput;
 
 /// A public key as a JWK (RFC 7517). It caches the values derived from the key: the thumbprint and
@@ -20,7 +20,12 @@ struct JwkParts {
     is_algorithm_named: bool,
     material: KeyMaterial,
     kid: Option<String>,
-    /// Computed on first use: verification rarely needs them.
+    derived: Derived,
+}
+
+/// Computed on first use: verification rarely needs them.
+#[derive(Default)]
+struct Derived {
     json: OnceLock<String>,
     thumbprint: OnceLock<String>,
     proof_header: OnceLock<String>,
@@ -42,15 +47,12 @@ pub(super) enum KeyMaterial {
 
 impl JwkParts {
     fn new(material: KeyMaterial, algorithm: Algorithm, kid: Option<String>) -> Self {
-        let (json, thumbprint, proof_header) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Self {
             algorithm,
             is_algorithm_named: false,
             material,
             kid,
-            json,
-            thumbprint,
-            proof_header,
+            derived: Derived::default(),
         }
     }
 }
@@ -91,16 +93,11 @@ impl PublicJwk {
         if members.is_private() {
             return Err(BadJwk::Private);
         }
-        let (key_type, algorithm) = members.kind(KeyOperation::Verify)?;
-        let parts = JwkParts::new(
-            KeyMaterial::from_members(key_type, members)?,
-            algorithm,
-            members.kid()?,
-        );
-        Ok(Self(Arc::new(JwkParts {
-            is_algorithm_named: members.names_algorithm(),
-            ..parts
-        })))
+        let (key_type, algorithm) = members.kind("verify")?;
+        let material = KeyMaterial::from_members(key_type, members)?;
+        let mut parts = JwkParts::new(material, algorithm, members.kid()?);
+        parts.is_algorithm_named = members.names_algorithm();
+        Ok(Self(Arc::new(parts)))
     }
 
     pub(super) fn new(material: KeyMaterial, algorithm: Algorithm, kid: Option<String>) -> Self {
@@ -129,11 +126,8 @@ impl PublicJwk {
                 "must be one that the key can be used with",
             ));
         }
-        Ok(Self::new(
-            self.0.material.clone(),
-            algorithm,
-            self.0.kid.clone(),
-        ))
+        let (material, kid) = (self.0.material.clone(), self.0.kid.clone());
+        Ok(Self::new(material, algorithm, kid))
     }
 
     /// Returns the same key with the algorithm name that a server supports, from
@@ -147,18 +141,16 @@ impl PublicJwk {
         &self,
         algs: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidInput> {
-        let mut usable = algs
+        let usable = algs
             .into_iter()
             .filter_map(Algorithm::from_alg)
             .filter(|alg| alg.is_same_as(self.algorithm()));
-        let first = usable.next().ok_or(InvalidInput::new(
+        // The own name if the server supports it, otherwise the first one.
+        let chosen = usable.min_by_key(|alg| *alg != self.algorithm());
+        self.with_algorithm(chosen.ok_or(InvalidInput::new(
             "key",
             "must be for an algorithm that the server supports",
-        ))?;
-        let own = std::iter::once(first)
-            .chain(usable)
-            .find(|alg| *alg == self.algorithm());
-        self.with_algorithm(own.unwrap_or(first))
+        ))?)
     }
 
     /// Returns the algorithm of this key's signatures.
@@ -173,29 +165,30 @@ impl PublicJwk {
 
     /// Returns the same key with a `kid`, for keys from formats without one, such as PKCS#8.
     pub fn with_kid(&self, kid: &str) -> Self {
-        Self::new(
-            self.0.material.clone(),
-            self.0.algorithm,
-            Some(kid.to_owned()),
-        )
+        let kid = Some(kid.to_owned());
+        Self::new(self.0.material.clone(), self.0.algorithm, kid)
     }
 
     /// Returns the JWK as JSON: only the required members, in lexicographic order.
     pub fn to_json(&self) -> &str {
-        self.0.json.get_or_init(|| self.0.material.to_json())
+        self.0
+            .derived
+            .json
+            .get_or_init(|| self.0.material.to_json())
     }
 
     /// Returns the SHA-256 thumbprint (RFC 7638) in base64url: the value of a token's `jkt` and of
     /// `dpop_jkt`.
     pub fn thumbprint(&self) -> &str {
         self.0
+            .derived
             .thumbprint
             .get_or_init(|| encode(digest(&SHA256, self.to_json().as_bytes()).as_ref()))
     }
 
     /// Returns the base64url-encoded header of proofs signed by this key.
     pub(crate) fn proof_header(&self) -> &str {
-        self.0.proof_header.get_or_init(|| {
+        self.0.derived.proof_header.get_or_init(|| {
             let (alg, jwk) = (self.algorithm(), self.to_json());
             encode(format!(r#"{{"typ":"dpop+jwt","alg":"{alg}","jwk":{jwk}}}"#).as_bytes())
         })
@@ -280,10 +273,12 @@ impl KeyMaterial {
     ) -> Result<Self, BadJwk> {
         match key_type {
             KeyType::P256 | KeyType::P384 => {
-                let mut point = vec![4];
-                point.extend(coordinate(key_type, members.bytes("x")?)?);
-                point.extend(coordinate(key_type, members.bytes("y")?)?);
-                Self::from_point(key_type, &point)
+                let (x, y) = (members.bytes("x")?, members.bytes("y")?);
+                // Each has the length of the field, including leading zeros (RFC 7518 §6.2.1.2).
+                if x.len() != y.len() {
+                    return Err(BadJwk::Malformed);
+                }
+                Self::from_point(key_type, &[&[4], &*x, &y].concat())
             }
             KeyType::Ed25519 => Self::from_point(key_type, &members.bytes("x")?),
             KeyType::Rsa => Self::from_modulus(members.bytes("n")?, members.bytes("e")?),
@@ -293,40 +288,26 @@ impl KeyMaterial {
     /// Creates a key from a point in the encoding of ring and SEC 1.
     pub(super) fn from_point(key_type: KeyType, point: &[u8]) -> Result<Self, BadJwk> {
         let key = match key_type {
-            KeyType::P256 => point
-                .try_into()
-                .ok()
-                .filter(|point: &[u8; 65]| point.first() == Some(&4))
-                .map(Self::P256),
-            KeyType::P384 => point
-                .try_into()
-                .ok()
-                .filter(|point: &[u8; 97]| point.first() == Some(&4))
-                .map(Self::P384),
+            KeyType::P256 => uncompressed(point).map(Self::P256),
+            KeyType::P384 => uncompressed(point).map(Self::P384),
             KeyType::Ed25519 => point.try_into().ok().map(Self::Ed25519),
             KeyType::Rsa => None,
         };
-        match key {
-            Some(Self::Ed25519(point)) if has_small_order(&point) => Err(BadJwk::NoPoint),
-            Some(key) => Ok(key),
-            None => Err(BadJwk::Malformed),
+        match key.ok_or(BadJwk::Malformed)? {
+            Self::Ed25519(point) if has_small_order(&point) => Err(BadJwk::NoPoint),
+            key => Ok(key),
         }
     }
 
     /// Creates an RSA key. Rejects a modulus outside 2048 to 8192 bits (the limits of ring), an
     /// exponent that is even, less than 3 or longer than 32 bits, and leading zero bytes.
     pub(super) fn from_modulus(n: Vec<u8>, e: Vec<u8>) -> Result<Self, BadJwk> {
-        let leading_zeros = n.first().map(|first| first.leading_zeros());
-        let bits = match leading_zeros {
-            Some(zeros) if zeros < 8 => n.len() * 8 - usize::try_from(zeros).unwrap_or_default(),
-            _ => return Err(BadJwk::Malformed),
+        let (Some(first @ 1..), Some(1..)) = (n.first(), e.first()) else {
+            return Err(BadJwk::Malformed);
         };
-        let exponent_is_sound = match e.as_slice() {
-            [] | [0, ..] => return Err(BadJwk::Malformed),
-            [only] => *only >= 3 && only % 2 == 1,
-            [.., last] => last % 2 == 1 && e.len() <= 4,
-        };
-        if !(2048..=8192).contains(&bits) || !exponent_is_sound {
+        let is_long_enough = n.len() > 256 || (n.len() == 256 && *first >= 0x80);
+        let is_odd = e.last().is_some_and(|last| last % 2 == 1);
+        if !is_long_enough || n.len() > 1024 || !is_odd || e == [1] || e.len() > 4 {
             return Err(BadJwk::Weak);
         }
         Ok(Self::Rsa { n, e })
@@ -357,15 +338,10 @@ impl KeyMaterial {
     }
 }
 
-/// Checks the length of a coordinate: that of the field, including leading zeros (RFC 7518
-/// §6.2.1.2).
-fn coordinate(key_type: KeyType, bytes: Vec<u8>) -> Result<Vec<u8>, BadJwk> {
-    let length = if key_type == KeyType::P384 { 48 } else { 32 };
-    if bytes.len() == length {
-        Ok(bytes)
-    } else {
-        Err(BadJwk::Malformed)
-    }
+/// Returns an uncompressed point as an array, if it has the length of its curve.
+fn uncompressed<const N: usize>(point: &[u8]) -> Option<[u8; N]> {
+    let is_uncompressed = point.first() == Some(&4);
+    point.try_into().ok().filter(|_| is_uncompressed)
 }
 
 /// Returns whether an Ed25519 key is a point of small order. With such a key one signature can be
@@ -385,16 +361,11 @@ fn has_small_order(point: &[u8; 32]) -> bool {
         ],
     ];
     let mut y = *point;
-    if let Some(last) = y.last_mut() {
-        *last &= 0x7f;
-    }
-    let (first, middle, last) = match y.as_slice() {
-        [first, middle @ .., last] => (*first, middle, *last),
-        _ => return false,
-    };
-    let is_zero_or_one = first <= 1 && middle.iter().all(|byte| *byte == 0) && last == 0;
+    y[31] &= 0x7f;
+    let [first, middle @ .., last] = y;
+    let is_zero_or_one = first <= 1 && middle == [0; 30] && last == 0;
     // p - 1, and the non-canonical encodings of 0 and 1: p and p + 1.
-    let is_near_p = first >= 0xec && middle.iter().all(|byte| *byte == 0xff) && last == 0x7f;
+    let is_near_p = first >= 0xec && middle == [0xff; 30] && last == 0x7f;
     is_zero_or_one || is_near_p || ORDER_8.contains(&y)
 }
 

@@ -7,13 +7,12 @@ use ring::rsa::{KeyPairComponents, PublicKeyComponents};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
     EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
-    RsaKeyPair,
+    RsaEncoding, RsaKeyPair,
 };
 use zeroize::Zeroizing;
 
-use super::pkcs8::{self, BadPkcs8};
 use super::private::{PrivateParts, RsaParts};
-use super::{Algorithm, JwkMembers, PublicJwk, Signature};
+use super::{Algorithm, JwkMembers, PublicJwk, Signature, pkcs8};
 use super::{algorithm::KeyType, jwk::KeyMaterial};
 use crate::jose::signing::SignRequest;
 use crate::types::secret::{Secret, SecretBytes};
@@ -53,13 +52,11 @@ impl SigningKey {
     /// generate RSA keys), and if the system provides no random numbers.
     pub fn generate(algorithm: Algorithm) -> Result<Self, InvalidInput> {
         let random = SystemRandom::new();
-        let ecdsa = |curve| {
-            let document = EcdsaKeyPair::generate_pkcs8(curve, &random).map_err(|_| NO_RANDOM)?;
-            pkcs8::parse(document.as_ref()).map_err(InvalidInput::from)
-        };
         let parts = match algorithm.key_type() {
-            KeyType::P256 => ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING)?,
-            KeyType::P384 => ecdsa(&ECDSA_P384_SHA384_FIXED_SIGNING)?,
+            curve @ (KeyType::P256 | KeyType::P384) => {
+                let document = EcdsaKeyPair::generate_pkcs8(signing_curve(curve), &random);
+                pkcs8::parse(document.map_err(|_| NO_RANDOM)?.as_ref())?.1
+            }
             KeyType::Ed25519 => {
                 let mut seed = Zeroizing::new(vec![0; 32]);
                 random.fill(&mut seed).map_err(|_| NO_RANDOM)?;
@@ -83,9 +80,8 @@ impl SigningKey {
     /// Returns [`InvalidInput`] if `der` is not a PKCS#8 document, the document is encrypted, an EC
     /// key lacks its public key, or the key type is not supported.
     pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, InvalidInput> {
-        let parts = pkcs8::parse(der)?;
-        let algorithm = parts.key_type().default_algorithm();
-        Self::from_parts(parts, algorithm, None)
+        let (key_type, parts) = pkcs8::parse(der)?;
+        Self::from_parts(parts, key_type.default_algorithm(), None)
     }
 
     /// Parses the contents of a key file: PKCS#8 as PEM or DER, or a private JWK, recognised by how
@@ -145,30 +141,24 @@ impl SigningKey {
         Ok(key)
     }
 
+    /// Creates a key. `algorithm` must be one of its key type.
     fn from_parts(
         parts: PrivateParts,
         algorithm: Algorithm,
         kid: Option<String>,
     ) -> Result<Self, InvalidInput> {
         let random = SystemRandom::new();
+        let key_type = algorithm.key_type();
         let (pair, material) = match &parts {
-            PrivateParts::Ec { key_type, d, point } => {
-                let pair = EcdsaKeyPair::from_private_key_and_public_key(
-                    signing_curve(*key_type),
-                    d,
-                    point,
-                    &random,
-                )
-                .map_err(|_| NOT_CONSISTENT)?;
-                (
-                    Pair::Ecdsa(pair),
-                    KeyMaterial::from_point(*key_type, point)?,
-                )
+            PrivateParts::Ec { d, point } => {
+                let curve = signing_curve(key_type);
+                let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, d, point, &random);
+                let pair = Pair::Ecdsa(pair.map_err(|_| NOT_CONSISTENT)?);
+                (pair, KeyMaterial::from_point(key_type, point)?)
             }
             PrivateParts::Ed25519 { seed } => {
                 let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NOT_CONSISTENT)?;
-                let material =
-                    KeyMaterial::from_point(KeyType::Ed25519, pair.public_key().as_ref())?;
+                let material = KeyMaterial::from_point(key_type, pair.public_key().as_ref())?;
                 (Pair::Ed25519(pair), material)
             }
             PrivateParts::Rsa(rsa) => {
@@ -200,16 +190,13 @@ impl SigningKey {
         let body = Zeroizing::new(STANDARD.encode(self.to_pkcs8_der().expose()));
         let mut pem = String::with_capacity(body.len() + body.len() / 64 + 64);
         pem.push_str(PEM_BEGIN);
-        let mut rest = body.as_str();
-        while !rest.is_empty() {
-            let (line, tail) = rest.split_at(rest.len().min(64));
-            pem.push('\n');
-            pem.push_str(line);
-            rest = tail;
+        for (at, letter) in body.chars().enumerate() {
+            if at % 64 == 0 {
+                pem.push('\n');
+            }
+            pem.push(letter);
         }
-        pem.push('\n');
-        pem.push_str(PEM_END);
-        pem.push('\n');
+        pem.extend(["\n", PEM_END, "\n"]);
         Secret::new(pem)
     }
 
@@ -244,35 +231,21 @@ impl SigningKey {
             return Err(InvalidInput::new("key", "must be the key of the request").into());
         }
         let (algorithm, message) = (public.algorithm(), request.message());
-        match &self.pair {
-            Pair::Ecdsa(pair) => {
-                let raw = pair.sign(&self.random, message).map_err(|_| NO_RANDOM)?;
-                Ok(Signature::from_jose(algorithm, raw.as_ref())?)
-            }
-            Pair::Ed25519(pair) => Ok(Signature::from_jose(
-                algorithm,
-                pair.sign(message).as_ref(),
-            )?),
+        let signature = match &self.pair {
+            Pair::Ecdsa(pair) => pair.sign(&self.random, message).map_err(|_| NO_RANDOM)?,
+            Pair::Ed25519(pair) => pair.sign(message),
             Pair::Rsa(pair) => {
-                let mut raw = vec![0; pair.public().modulus_len()];
-                let signed = match algorithm {
-                    Algorithm::Ps256 => pair.sign(&RSA_PSS_SHA256, &self.random, message, &mut raw),
-                    _ => pair.sign(&RSA_PKCS1_SHA256, &self.random, message, &mut raw),
+                let padding: &dyn RsaEncoding = match algorithm {
+                    Algorithm::Ps256 => &RSA_PSS_SHA256,
+                    _ => &RSA_PKCS1_SHA256,
                 };
+                let mut raw = vec![0; pair.public().modulus_len()];
+                let signed = pair.sign(padding, &self.random, message, &mut raw);
                 signed.map_err(|_| NO_RANDOM)?;
-                Ok(Signature::from_jose(algorithm, &raw)?)
+                return Ok(Signature::from_jose(algorithm, &raw)?);
             }
-        }
-    }
-}
-
-impl PrivateParts {
-    fn key_type(&self) -> KeyType {
-        match self {
-            Self::Ec { key_type, .. } => *key_type,
-            Self::Ed25519 { .. } => KeyType::Ed25519,
-            Self::Rsa(_) => KeyType::Rsa,
-        }
+        };
+        Ok(Signature::from_jose(algorithm, signature.as_ref())?)
     }
 }
 
@@ -284,17 +257,16 @@ fn signing_curve(key_type: KeyType) -> &'static EcdsaSigningAlgorithm {
 }
 
 fn rsa_pair(parts: &RsaParts) -> Result<RsaKeyPair, InvalidInput> {
+    let RsaParts { n, e, private } = parts;
+    let [d, p, q, dp, dq, qi] = private;
     RsaKeyPair::from_components(&KeyPairComponents {
-        public_key: PublicKeyComponents {
-            n: parts.n.as_slice(),
-            e: parts.e.as_slice(),
-        },
-        d: parts.d.as_slice(),
-        p: parts.p.as_slice(),
-        q: parts.q.as_slice(),
-        dP: parts.dp.as_slice(),
-        dQ: parts.dq.as_slice(),
-        qInv: parts.qi.as_slice(),
+        public_key: PublicKeyComponents { n, e },
+        d,
+        p,
+        q,
+        dP: dp,
+        dQ: dq,
+        qInv: qi,
     })
     .map_err(|_| {
         InvalidInput::new(
@@ -302,23 +274,6 @@ fn rsa_pair(parts: &RsaParts) -> Result<RsaKeyPair, InvalidInput> {
             "must be an RSA key of 2048 to 4096 bits whose parts belong together",
         )
     })
-}
-
-impl From<BadPkcs8> for InvalidInput {
-    fn from(bad: BadPkcs8) -> Self {
-        Self::new(
-            "key",
-            match bad {
-                BadPkcs8::Malformed => "must be an unencrypted PKCS#8 document",
-                BadPkcs8::Unsupported => {
-                    "must be an EC key on P-256 or P-384, an Ed25519 key, or an RSA key"
-                }
-                BadPkcs8::NoPublicKey => {
-                    "must include its public key: ring can't derive the public key of an EC key"
-                }
-            },
-        )
-    }
 }
 
 impl fmt::Debug for SigningKey {

@@ -17,13 +17,6 @@ const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", OTHER_PRIMES, "k"];
 
 const OTHER_PRIMES: &str = "oth";
 
-/// The operation for which a key is used (RFC 7517 §4.3).
-#[derive(Clone, Copy)]
-pub(crate) enum KeyOperation {
-    Sign,
-    Verify,
-}
-
 impl<'a> JwkMembers<'a> {
     pub(crate) fn parse(jwk: &'a [u8]) -> Result<Self, BadJwk> {
         JsonObject::parse(jwk)
@@ -32,15 +25,13 @@ impl<'a> JwkMembers<'a> {
     }
 
     pub(crate) fn from_object(members: JsonObject<'a>) -> Result<Self, BadJwk> {
-        match members.has_unique_names() {
-            true => Ok(Self(members)),
-            false => Err(BadJwk::Malformed),
-        }
+        let members = Some(members).filter(JsonObject::has_unique_names);
+        members.map(Self).ok_or(BadJwk::Malformed)
     }
 
     /// Returns the key type and the algorithm, if both are supported and the JWK permits the
-    /// operation.
-    pub(crate) fn kind(&self, operation: KeyOperation) -> Result<(KeyType, Algorithm), BadJwk> {
+    /// operation: `sign` or `verify` (RFC 7517 §4.3).
+    pub(crate) fn kind(&self, operation: &str) -> Result<(KeyType, Algorithm), BadJwk> {
         let key_type = match (self.text("kty")?.as_deref(), self.text("crv")?.as_deref()) {
             (None, _) => return Err(BadJwk::Malformed),
             (Some("EC"), Some("P-256")) => KeyType::P256,
@@ -51,34 +42,30 @@ impl<'a> JwkMembers<'a> {
         };
         let algorithm = match self.text("alg")? {
             None => Some(key_type.default_algorithm()),
-            Some(alg) => {
-                Algorithm::from_alg(&alg).filter(|algorithm| algorithm.key_type() == key_type)
-            }
+            Some(alg) => Algorithm::from_alg(&alg),
         };
         let is_permitted =
             self.text("use")?.is_none_or(|usage| usage == "sig") && self.permits(operation)?;
         match algorithm {
-            Some(algorithm) if is_permitted => Ok((key_type, algorithm)),
+            Some(algorithm) if is_permitted && algorithm.key_type() == key_type => {
+                Ok((key_type, algorithm))
+            }
             _ => Err(BadJwk::Unsupported),
         }
     }
 
     /// Returns whether `key_ops` permits the operation. A missing `key_ops` permits all.
-    fn permits(&self, operation: KeyOperation) -> Result<bool, BadJwk> {
+    fn permits(&self, operation: &str) -> Result<bool, BadJwk> {
         let Some(permitted) = self.0.get("key_ops") else {
             return Ok(true);
         };
         let permitted: Option<Vec<_>> = permitted
             .as_array()
             .and_then(|list| list.into_iter().map(JsonValue::as_str).collect());
-        let needed = match operation {
-            KeyOperation::Sign => "sign",
-            KeyOperation::Verify => "verify",
-        };
         Ok(permitted
             .ok_or(BadJwk::Malformed)?
             .iter()
-            .any(|permitted| permitted == needed))
+            .any(|permitted| permitted == operation))
     }
 
     pub(crate) fn names_algorithm(&self) -> bool {
@@ -140,27 +127,22 @@ pub(crate) enum BadJwk {
     Weak,
 }
 
-impl BadJwk {
-    pub(crate) fn rule(self) -> &'static str {
-        match self {
-            Self::Malformed => {
-                "must be a JWK with every member that its key type requires, in base64url"
-            }
-            Self::Private => "must not hold private or symmetric key material",
-            Self::NotPrivate => "must hold the private key, with every part of it",
-            Self::Unsupported => {
-                "must be for signatures by ES256, ES384, EdDSA, RS256 or PS256, and its `alg`, `use` and `key_ops` must permit that"
-            }
-            Self::NoPoint => "must be a point on its curve",
-            Self::Weak => {
-                "must be an RSA key of at least 2048 and at most 8192 bits, its exponent odd and above 2"
-            }
-        }
-    }
-}
-
 impl From<BadJwk> for InvalidInput {
     fn from(bad: BadJwk) -> Self {
-        Self::new("jwk", bad.rule())
+        let rule = match bad {
+            BadJwk::Malformed => {
+                "must be a JWK with every member that its key type requires, in base64url"
+            }
+            BadJwk::Private => "must not hold private or symmetric key material",
+            BadJwk::NotPrivate => "must hold the private key, with every part of it",
+            BadJwk::Unsupported => {
+                "must be for signatures by ES256, ES384, EdDSA, RS256 or PS256, and its `alg`, `use` and `key_ops` must permit that"
+            }
+            BadJwk::NoPoint => "must be a point on its curve",
+            BadJwk::Weak => {
+                "must be an RSA key of at least 2048 and at most 8192 bits, its exponent odd and above 2"
+            }
+        };
+        Self::new("jwk", rule)
     }
 }

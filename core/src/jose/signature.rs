@@ -59,12 +59,11 @@ impl Signature {
                 ));
             }
         };
-        raw_from_der(half, der)
-            .ok_or(InvalidInput::new(
-                "signature",
-                "must be a DER sequence of two positive integers, and nothing more",
-            ))
-            .and_then(|raw| Self::from_jose(algorithm, &raw))
+        let raw = raw_from_der(half, der).ok_or(InvalidInput::new(
+            "signature",
+            "must be a DER sequence of two positive integers, and nothing more",
+        ))?;
+        Self::from_jose(algorithm, &raw)
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
