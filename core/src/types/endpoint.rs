@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use http::Uri;
+use http::uri::Authority;
 
 use crate::types::{
     escape::hex, input::InvalidInput, internal_address::is_internal, text::serde_as_text,
@@ -29,7 +30,7 @@ impl Endpoint {
         let endpoint = Self::parse(url)?;
         match endpoint.0.scheme {
             Scheme::Https => Ok(endpoint),
-            Scheme::Http => Err(URL.breaks("must begin with https://")),
+            Scheme::Http => invalid("must begin with https://"),
         }
     }
 
@@ -43,7 +44,7 @@ impl Endpoint {
         let endpoint = Self::parse(url)?;
         match endpoint.0.scheme {
             Scheme::Http if is_loopback(endpoint.target().host) => Ok(endpoint),
-            _ => Err(URL.breaks("must be http:// with a loopback host")),
+            _ => invalid("must be http:// with a loopback host"),
         }
     }
 
@@ -63,18 +64,14 @@ impl Endpoint {
     pub fn from_uri(uri: &Uri) -> Result<Self, InvalidInput> {
         let target = HttpTarget::parse(uri)?;
         if !target.is_confidential() {
-            return Err(URL.breaks("must begin with https://"));
+            return invalid("must begin with https://");
         }
         target.check_unambiguous()?;
         // Most URIs are already normalised and need no second parse.
-        let authority = target.authority();
-        if uri
-            .authority()
-            .is_some_and(|given| given.as_str() == authority)
-        {
-            return Ok(Self(target.to_owned(uri)));
+        match uri.authority() {
+            Some(given) if given.as_str() == target.authority() => Ok(Self(target.to_owned(uri))),
+            _ => Self::parse(&uri.to_string()),
         }
-        Self::parse(&uri.to_string())
     }
 
     /// Creates an endpoint from a constant URL of this crate: `https`, normalised, without a port.
@@ -97,7 +94,7 @@ impl Endpoint {
             return Err(InvalidInput::new("path", "must begin with a slash"));
         }
         if self.uri().query().is_some() {
-            return Err(URL.breaks("must not have a query: a path is appended to the URL"));
+            return invalid("must not have a query: a path is appended to the URL");
         }
         let base = self.to_string();
         Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
@@ -107,14 +104,10 @@ impl Endpoint {
     /// well-known segment is inserted between the host and `path`. Callers pass `path`, because
     /// RFCs differ in which part of it they use.
     pub(crate) fn well_known(&self, name: &str, path: &str) -> Result<Self, InvalidInput> {
-        let whole = self.to_string();
-        let rest = self
-            .uri()
-            .path_and_query()
-            .map_or(0, |rest| rest.as_str().len());
-        let origin = whole.get(..whole.len() - rest).unwrap_or_default();
+        let (scheme, authority) = (self.0.scheme.prefix(), self.target().authority());
         let (mark, query) = self.uri().query().map_or(("", ""), |query| ("?", query));
-        Self::parse(&format!("{origin}/.well-known/{name}{path}{mark}{query}"))
+        let well_known = format!("{scheme}{authority}/.well-known/{name}{path}{mark}{query}");
+        Self::parse(&well_known)
     }
 
     /// Parses a URL supplied by this server. It must be `https` (`http` only if this server is on
@@ -127,7 +120,7 @@ impl Endpoint {
         }?;
         let is_internal = |endpoint: &Self| is_internal(endpoint.target().host);
         if is_internal(&resolved) && !is_internal(self) {
-            return Err(URL.breaks("must not be an internal address: a public server supplied it"));
+            return invalid("must not be an internal address: a public server supplied it");
         }
         Ok(resolved)
     }
@@ -143,11 +136,11 @@ impl Endpoint {
 
     fn parse(url: &str) -> Result<Self, InvalidInput> {
         if url.contains('#') {
-            return Err(URL.breaks("must not have a fragment"));
+            return invalid("must not have a fragment");
         }
         let uri: Uri = url
             .parse()
-            .map_err(|_| URL.breaks("must be a valid absolute URL"))?;
+            .or_else(|_| invalid("must be a valid absolute URL"))?;
         let target = HttpTarget::parse(&uri)?;
         target.check_unambiguous()?;
         let mut text = String::with_capacity(url.len());
@@ -158,7 +151,7 @@ impl Endpoint {
         }
         let uri: Uri = text
             .parse()
-            .map_err(|_| URL.breaks("must be a valid absolute URL"))?;
+            .or_else(|_| invalid("must be a valid absolute URL"))?;
         HttpUri::new(&uri).map(Self)
     }
 }
@@ -195,15 +188,8 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The name of the argument in [`InvalidInput`].
-struct Argument(&'static str);
-
-const URL: Argument = Argument("url");
-
-impl Argument {
-    fn breaks(&self, rule: &'static str) -> InvalidInput {
-        InvalidInput::new(self.0, rule)
-    }
+fn invalid<T>(rule: &'static str) -> Result<T, InvalidInput> {
+    Err(InvalidInput::new("url", rule))
 }
 
 /// Returns whether a URL's host is a loopback host: `localhost`, `127.0.0.0/8` or `[::1]`.
@@ -306,10 +292,11 @@ enum Scheme {
 }
 
 impl Scheme {
-    fn as_str(self) -> &'static str {
+    /// Returns the beginning of a URL with this scheme.
+    fn prefix(self) -> &'static str {
         match self {
-            Self::Http => "http",
-            Self::Https => "https",
+            Self::Http => "http://",
+            Self::Https => "https://",
         }
     }
 
@@ -326,12 +313,9 @@ impl<'a> HttpTarget<'a> {
         let scheme = match uri.scheme_str() {
             Some(scheme) if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
             Some(scheme) if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
-            _ => return Err(URL.breaks("must be absolute, http or https")),
+            _ => return invalid("must be absolute, http or https"),
         };
-        let authority = uri
-            .authority()
-            .ok_or_else(|| URL.breaks("must have a host"))?;
-        let authority = authority.as_str();
+        let authority = uri.authority().map_or("", Authority::as_str);
         // Without an early exit, the compiler can vectorize it.
         let has = |wanted| {
             authority
@@ -339,7 +323,7 @@ impl<'a> HttpTarget<'a> {
                 .fold(false, |any, byte| any | (byte == wanted))
         };
         if has(b'@') {
-            return Err(URL.breaks("must not hold a user name or password"));
+            return invalid("must not hold a user name or password");
         }
         let host_len = match has(b':') {
             // Colons before the closing bracket belong to an IPv6 literal.
@@ -352,13 +336,15 @@ impl<'a> HttpTarget<'a> {
         };
         let (host, port) = authority.split_at(host_len);
         if host.is_empty() {
-            return Err(URL.breaks("must have a host"));
+            return invalid("must have a host");
         }
         let port = match port.strip_prefix(':') {
             None | Some("") => scheme.default_port(),
             // `u16::from_str` also accepts a leading `+`.
-            Some(digits) => (digits.parse().ok().filter(|_| !digits.starts_with('+')))
-                .ok_or_else(|| URL.breaks("must have a port up to 65535"))?,
+            Some(digits) => match digits.parse() {
+                Ok(port) if !digits.starts_with('+') => port,
+                _ => return invalid("must have a port up to 65535"),
+            },
         };
         Ok(Self {
             scheme,
@@ -371,12 +357,10 @@ impl<'a> HttpTarget<'a> {
     /// Returns an error if other parsers may interpret the URL differently.
     fn check_unambiguous(&self) -> Result<(), InvalidInput> {
         if !is_unambiguous_host(self.host) {
-            return Err(
-                URL.breaks("must have a host that is a name, or an address in its usual form")
-            );
+            return invalid("must have a host that is a name, or an address in its usual form");
         }
         if !is_escaped(self.path) {
-            return Err(URL.breaks("must percent-encode characters that are not allowed in a path"));
+            return invalid("must percent-encode characters that are not allowed in a path");
         }
         Ok(())
     }
@@ -391,10 +375,7 @@ impl<'a> HttpTarget<'a> {
     /// port.
     pub(crate) fn write_htu(&self, out: &mut impl fmt::Write) {
         // Writes to memory can't fail.
-        let _ = out.write_str(match self.scheme {
-            Scheme::Http => "http://",
-            Scheme::Https => "https://",
-        });
+        let _ = out.write_str(self.scheme.prefix());
         self.write_authority(out);
         let _ = out.write_str(if self.path.is_empty() { "/" } else { self.path });
     }
@@ -462,7 +443,7 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme.as_str(), self.host, self.port)
+        write!(f, "{}{}:{}", self.scheme.prefix(), self.host, self.port)
     }
 }
 

@@ -58,9 +58,14 @@ impl Error {
     /// regardless of its body: gateways echo such bodies.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::InvalidInput(_) | Self::Response(_) => Retry::No,
+            Self::InvalidInput(_) | Self::Response(_) | Self::Signer(_) | Self::NoEntropy => {
+                Retry::No
+            }
             Self::Server(error) => error.retry(),
-            Self::Redirect(error) => error.retry(),
+            Self::Redirect(error) => match &**error {
+                RedirectError::Denied(error) => error.retry(),
+                _ => Retry::No,
+            },
             Self::NoResponse(no_response) if !no_response.retryable => Retry::No,
             Self::NoResponse(_)
             | Self::Storage(_)
@@ -68,12 +73,9 @@ impl Error {
             | Self::RefreshAborted
             | Self::Timeout => Retry::Later(None),
             Self::LoginRequired => Retry::Reauthenticate,
-            Self::Signer(_) | Self::NoEntropy => Retry::No,
         }
     }
-}
 
-impl Error {
     /// Returns the server's error response, if this is [`Error::Server`], with its status, code
     /// (RFC 6749 §5.2), nonce and request id.
     pub fn server_error(&self) -> Option<&ServerError> {
@@ -229,10 +231,8 @@ impl ServerError {
     /// Returns whether the status indicates a transient failure: 408, 425, 429, 500, 502, 503 or
     /// 504.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(
-            self.meta.status.as_u16(),
-            408 | 425 | 429 | 500 | 502 | 503 | 504
-        )
+        let status = self.meta.status.as_u16();
+        matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
     }
 
     fn retry(&self) -> Retry {
@@ -260,12 +260,8 @@ impl ServerError {
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} refused: {}",
-            self.meta.server,
-            self.meta.status.as_u16()
-        )?;
+        let meta = &self.meta;
+        write!(f, "{} refused: {}", meta.server, meta.status.as_u16())?;
         if let Some(code) = &self.code {
             write!(f, " {code}")?;
         }
@@ -276,7 +272,7 @@ impl fmt::Display for ServerError {
             write!(f, "; {path}: {message}")?;
         }
         if self.code.is_none() && self.description.is_none() && self.fields.is_empty() {
-            match (&self.meta.content_coding, &self.meta.content_type) {
+            match (&meta.content_coding, &meta.content_type) {
                 (Some(coding), _) => write!(
                     f,
                     " (its body has the content coding {coding}, which was not requested)"
@@ -289,13 +285,10 @@ impl fmt::Display for ServerError {
         }
         if let Some(wait) = self.retry_after {
             // 64 bits: code to format 128 bits adds a kilobyte to the browser build.
-            write!(
-                f,
-                " (retry in {} ms)",
-                u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
-            )?;
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            write!(f, " (retry in {millis} ms)")?;
         }
-        write_request_id(f, &self.meta)
+        write_request_id(f, meta)
     }
 }
 
@@ -386,12 +379,8 @@ impl InvalidResponse {
 
 impl fmt::Display for InvalidResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "invalid response from {} ({}",
-            self.meta.server,
-            self.meta.status.as_u16()
-        )?;
+        let (server, status) = (&self.meta.server, self.meta.status.as_u16());
+        write!(f, "invalid response from {server} ({status}")?;
         if let Some(kind) = &self.meta.content_type {
             write!(f, ", {kind}")?;
         }
@@ -400,12 +389,7 @@ impl fmt::Display for InvalidResponse {
             InvalidResponseKind::TooLarge => write!(f, "the body is longer than {} bytes", crate::types::limits::MAX_RESPONSE)?,
             InvalidResponseKind::Redirect => f.write_str("it is a redirection, and redirections are not followed")?,
             InvalidResponseKind::NotJson { line, column } => write!(f, "the body is not JSON at line {line}, column {column}")?,
-            InvalidResponseKind::Encoded(coding) => {
-                write!(
-                    f,
-                    "the body has the content coding {coding}, which was not requested"
-                )?;
-            }
+            InvalidResponseKind::Encoded(coding) => write!(f, "the body has the content coding {coding}, which was not requested")?,
             InvalidResponseKind::NotAnObject => f.write_str("the body is JSON, but not an object")?,
             InvalidResponseKind::Missing(member) => write!(f, "`{member}` is missing")?,
             InvalidResponseKind::InvalidMember(member) => write!(f, "`{member}` has a wrong type or value")?,
@@ -418,12 +402,8 @@ impl fmt::Display for InvalidResponse {
                 "the metadata's `issuer` differs from the requested issuer; both must be identical, \
                  including a trailing slash",
             )?,
-            InvalidResponseKind::ResourceMismatch => {
-                f.write_str("the metadata's `resource` differs from the requested resource")?;
-            }
-            InvalidResponseKind::ProofInsteadOfToken => {
-                f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?;
-            }
+            InvalidResponseKind::ResourceMismatch => f.write_str("the metadata's `resource` differs from the requested resource")?,
+            InvalidResponseKind::ProofInsteadOfToken => f.write_str("`access_token` is a DPoP proof (its `typ` is dpop+jwt), not an access token")?,
         }
         write_request_id(f, &self.meta)
     }
@@ -458,15 +438,6 @@ pub enum RedirectError {
     NoCode,
     /// The redirect is longer than 64 KiB.
     TooLong,
-}
-
-impl RedirectError {
-    fn retry(&self) -> Retry {
-        match self {
-            Self::Denied(error) => error.retry(),
-            _ => Retry::No,
-        }
-    }
 }
 
 impl fmt::Display for RedirectError {
@@ -530,11 +501,8 @@ impl AuthorizationError {
 
 impl fmt::Display for AuthorizationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the authorization server denied the request: {}",
-            self.code
-        )?;
+        let code = &self.code;
+        write!(f, "the authorization server denied the request: {code}")?;
         match &self.description {
             Some(description) => write!(f, ": {description}"),
             None => Ok(()),

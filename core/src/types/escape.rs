@@ -6,7 +6,6 @@ pub(crate) fn push_form(text: &str, out: &mut Vec<u8>) {
         match byte {
             b' ' => out.push(b'+'),
             b'*' | b'-' | b'.' | b'_' => out.push(byte),
-            _ if byte.is_ascii_alphanumeric() => out.push(byte),
             _ => push_escape(byte, out),
         }
     }
@@ -18,7 +17,6 @@ pub(crate) fn push_segment(text: &str, out: &mut Vec<u8>) {
     for byte in text.bytes() {
         match byte {
             b'-' | b'.' | b'_' | b'~' => out.push(byte),
-            _ if byte.is_ascii_alphanumeric() => out.push(byte),
             _ => push_escape(byte, out),
         }
     }
@@ -58,15 +56,16 @@ pub(crate) fn hex(digit: u8) -> Option<u8> {
         .and_then(|value| u8::try_from(value).ok())
 }
 
+/// Appends a letter or digit as it is, and escapes every other byte.
 fn push_escape(byte: u8, out: &mut Vec<u8>) {
-    let digit = |nibble: u8| {
-        if nibble < 10 {
-            b'0' + nibble
-        } else {
-            b'A' + (nibble - 10)
-        }
+    let digit = |nibble: u8| match nibble {
+        0..=9 => b'0' + nibble,
+        _ => b'A' + (nibble - 10),
     };
-    out.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
+    match byte.is_ascii_alphanumeric() {
+        true => out.push(byte),
+        false => out.extend([b'%', digit(byte >> 4), digit(byte & 15)]),
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// the public networks. Other names are not resolved, so this returns `false` for them.
 pub(crate) fn is_internal(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
-    if name
-        .rsplit('.')
-        .next()
-        .is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
-    {
+    let last = name.rsplit_once('.').map_or(name, |(_, last)| last);
+    if last.eq_ignore_ascii_case("localhost") {
         return true;
     }
     match name.trim_start_matches('[').trim_end_matches(']').parse() {

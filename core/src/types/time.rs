@@ -8,51 +8,42 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// saturates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(transparent))]
-pub struct UnixTime {
-    millis: u64,
-}
+pub struct UnixTime(u64);
 
 impl UnixTime {
     /// Creates a time from whole seconds since the epoch, like `NumericDate` (RFC 7519 §2).
     pub const fn from_secs(secs: u64) -> Self {
-        Self {
-            millis: secs.saturating_mul(1000),
-        }
+        Self(secs.saturating_mul(1000))
     }
 
     /// Creates a time from milliseconds since the epoch.
     pub const fn from_millis(millis: u64) -> Self {
-        Self { millis }
+        Self(millis)
     }
 
     /// Returns the whole seconds since the epoch, rounded down.
     pub const fn as_secs(self) -> u64 {
-        self.millis / 1000
+        self.0 / 1000
     }
 
     /// Returns the milliseconds since the epoch.
     pub const fn as_millis(self) -> u64 {
-        self.millis
+        self.0
     }
 
     /// Returns this time plus `later`, or the latest possible time if that is earlier.
     pub fn saturating_add(self, later: Duration) -> Self {
-        Self {
-            millis: self.millis.saturating_add(whole_millis(later)),
-        }
+        Self(self.0.saturating_add(whole_millis(later)))
     }
 
     /// Returns this time minus `before`, or the epoch if that is later.
     pub fn saturating_sub(self, before: Duration) -> Self {
-        Self {
-            millis: self.millis.saturating_sub(whole_millis(before)),
-        }
+        Self(self.0.saturating_sub(whole_millis(before)))
     }
 
     /// Returns the time elapsed since `earlier`, or zero if `earlier` is later than this time.
     pub fn saturating_since(self, earlier: Self) -> Duration {
-        Duration::from_millis(self.millis.saturating_sub(earlier.millis))
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
