@@ -56,14 +56,8 @@ pub(crate) fn error(challenges: &[Challenge]) -> Option<&str> {
     let relevant = challenges
         .iter()
         .filter(|challenge| !has_dpop || challenge.is("DPoP"));
-    let mut errors = relevant.filter_map(|challenge| challenge.param("error"));
-    let first = errors.next()?;
-    Some(
-        std::iter::once(first)
-            .chain(errors)
-            .find(|error| *error == "use_dpop_nonce")
-            .unwrap_or(first),
-    )
+    let errors = relevant.filter_map(|challenge| challenge.param("error"));
+    errors.min_by_key(|error| *error != "use_dpop_nonce")
 }
 
 struct Reader<'a> {
@@ -130,10 +124,8 @@ impl<'a> Reader<'a> {
 
     fn take_value(&mut self) -> String {
         let Some(quoted) = self.rest.strip_prefix('"') else {
-            let end = self.rest.find([' ', '\t', ',']).unwrap_or(self.rest.len());
-            let (value, rest) = self.rest.split_at(end);
-            self.rest = rest;
-            return value.to_owned();
+            let value = self.take_while(|byte| !b" \t,".contains(&byte));
+            return value.unwrap_or_default().to_owned();
         };
         let mut value = String::new();
         let mut chars = quoted.chars();
@@ -152,16 +144,11 @@ impl<'a> Reader<'a> {
         if self.rest.starts_with('"') {
             self.take_value();
         }
-        let end = self.rest.find(',').unwrap_or(self.rest.len());
-        self.rest = self.rest.get(end..).unwrap_or_default();
+        self.take_while(|byte| byte != b',');
     }
 
     fn take_while(&mut self, belongs: impl Fn(u8) -> bool) -> Option<&'a str> {
-        let end = self
-            .rest
-            .bytes()
-            .position(|byte| !belongs(byte))
-            .unwrap_or(self.rest.len());
+        let end = self.rest.bytes().take_while(|byte| belongs(*byte)).count();
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
         (!taken.is_empty()).then_some(taken)

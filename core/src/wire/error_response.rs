@@ -67,15 +67,12 @@ pub(crate) struct Redactor(Vec<Secret>);
 impl<'a> FromIterator<&'a str> for Redactor {
     fn from_iter<I: IntoIterator<Item = &'a str>>(secrets: I) -> Self {
         let mut forms = Vec::new();
-        for secret in secrets
-            .into_iter()
-            .filter(|secret| secret.len() >= MIN_SECRET)
-        {
+        let secrets = secrets.into_iter();
+        for secret in secrets.filter(|secret| secret.len() >= MIN_SECRET) {
             let mut escaped = Vec::with_capacity(3 * secret.len());
             push_form(secret, &mut escaped);
-            let escaped = String::from_utf8(escaped).ok();
             // Wiped, too, if it is the same.
-            let escaped = escaped.map(Secret::new);
+            let escaped = String::from_utf8(escaped).ok().map(Secret::new);
             let escaped = escaped.filter(|form| form.expose() != secret);
             for form in escaped.into_iter().chain([Secret::new(secret)]) {
                 let len = form.expose().len();
@@ -88,10 +85,6 @@ impl<'a> FromIterator<&'a str> for Redactor {
 }
 
 impl Redactor {
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(Secret::expose)
-    }
-
     /// Returns a text from the server as one line of at most [`MAX_TEXT`] characters, without
     /// control characters (which could move a terminal's cursor) and with the secrets redacted.
     pub(crate) fn redact(&self, text: &str) -> String {
@@ -122,18 +115,14 @@ pub(crate) fn read(
         error_body.read(status, &object);
         credentials.collect(&object, "", false, 0);
     }
-    let secrets = &Redactor::from_iter(
-        secrets
-            .iter()
-            .chain(credentials.0.iter().map(Secret::expose)),
-    );
+    let all = secrets.0.iter().chain(&credentials.0);
+    let secrets = &Redactor::from_iter(all.map(Secret::expose));
     credentials.redact_fields(&mut error_body);
     let challenges = Challenge::all(headers);
-    let code = error_body.code.or_else(|| {
-        challenge::error(&challenges)
-            .filter(|code| is_code(code))
-            .map(str::to_owned)
-    });
+    let challenge_code = || challenge::error(&challenges).filter(|code| is_code(code));
+    let code = error_body
+        .code
+        .or_else(|| challenge_code().map(str::to_owned));
     let redact = |text: String| secrets.redact(&text);
     let message_delay = error_body.description.as_deref().and_then(retry_hint);
     ServerError {
@@ -168,12 +157,10 @@ impl ErrorBody {
         let error = object.get("error");
         if let Some(error) = error.and_then(JsonValue::as_str) {
             // RFC 6749 §5.2, or free text in the same member (Moov, Treasury Prime).
-            let place = if is_code(&error) {
-                &mut self.code
-            } else {
-                &mut self.description
-            };
-            *place = Some(error.into_owned());
+            match is_code(&error) {
+                true => self.code = Some(error.into_owned()),
+                false => self.description = Some(error.into_owned()),
+            }
         } else if let Some(error) = error.and_then(JsonValue::as_object) {
             // An object (Facebook; Moov's accounts).
             self.code = text(&error, &["code", "error", "type"]).filter(|code| is_code(code));
@@ -264,11 +251,8 @@ impl Credentials {
         }
         for (_, message) in &mut error_body.fields {
             let line = one_line(message);
-            if self
-                .0
-                .iter()
-                .any(|secret| constant_time_eq(secret.expose().as_bytes(), line.as_bytes()))
-            {
+            let mut secrets = self.0.iter().map(|secret| secret.expose().as_bytes());
+            if secrets.any(|secret| constant_time_eq(secret, line.as_bytes())) {
                 REDACTED.clone_into(message);
             }
         }
@@ -308,12 +292,8 @@ fn is_message(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphabetic() || byte == b'\''),
         _ => false,
     };
-    let is_refusing = |word: &str| {
-        REFUSING
-            .split(' ')
-            .any(|refusing| word.eq_ignore_ascii_case(refusing))
-    };
-    words().all(is_plain) && words().any(is_refusing)
+    let is = |refusing: &str| words().any(|word| word.eq_ignore_ascii_case(refusing));
+    words().all(is_plain) && REFUSING.split(' ').any(is)
 }
 
 /// Returns whether a text is a short code: parts of letters, each with an optional number at the

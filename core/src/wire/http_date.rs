@@ -14,10 +14,8 @@ pub(crate) fn from_headers(headers: &HeaderMap) -> Option<UnixTime> {
 }
 
 pub(crate) fn parse(text: &str) -> Option<UnixTime> {
-    let words: Vec<&str> = text
-        .split([' ', ',', '-'])
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words = text.split([' ', ',', '-']);
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     let (day, month, year, clock) = match *words.as_slice() {
         // Sun, 06 Nov 1994 08:49:37 GMT; Sunday, 06-Nov-94 08:49:37 GMT
         [_, day, month, year, clock, "GMT"] => (day, month, year, clock),
@@ -32,13 +30,10 @@ pub(crate) fn parse(text: &str) -> Option<UnixTime> {
     if day < 1 || day > month_len(month, year) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let days =
-        days_before_year(year) + (0..month).map(|month| month_len(month, year)).sum::<u64>() + day
-            - 1;
-    let since_epoch = days.checked_sub(days_before_year(1970))?;
-    Some(UnixTime::from_secs(
-        ((since_epoch * 24 + hour) * 60 + minute) * 60 + second,
-    ))
+    let months: u64 = (0..month).map(|month| month_len(month, year)).sum();
+    let days = days_before_year(year) + months + day - 1;
+    let hours = days.checked_sub(days_before_year(1970))? * 24 + hour;
+    Some(UnixTime::from_secs((hours * 60 + minute) * 60 + second))
 }
 
 fn number(digits: &str) -> Option<u64> {

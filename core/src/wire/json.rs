@@ -149,19 +149,15 @@ impl<'a> JsonObject<'a> {
     /// Parses a body. Bytes that are not UTF-8 invalidate only their member, which is then not a
     /// string.
     pub(crate) fn of_body(body: &'a Text<'_>) -> Result<Self, InvalidResponseKind> {
-        match body {
-            Text::Sound(text) => Self::parse_text(text),
-            Text::Damaged(text) => {
-                let mut members = Self::parse_text(text)?;
-                let is_damaged = |value: &JsonValue<'_>| {
-                    value.0.starts_with('"') && value.0.contains(char::REPLACEMENT_CHARACTER)
-                };
-                for (_, value) in members.0.iter_mut().filter(|(_, value)| is_damaged(value)) {
+        let mut members = Self::parse_text(body.as_str())?;
+        if let Text::Damaged(_) = body {
+            for (_, value) in &mut members.0 {
+                if value.0.starts_with('"') && value.0.contains(char::REPLACEMENT_CHARACTER) {
                     *value = INVALID_STRING;
                 }
-                Ok(members)
             }
         }
+        Ok(members)
     }
 
     /// Returns a member's value. `null` counts as missing.
@@ -204,12 +200,8 @@ impl<'a> JsonObject<'a> {
         &self,
         name: &'static str,
     ) -> Result<Option<Cow<'a, str>>, InvalidResponseKind> {
-        let text = self.get(name).map(|value| {
-            value
-                .as_str()
-                .ok_or(InvalidResponseKind::InvalidMember(name))
-        });
-        Ok(text.transpose()?.filter(|text| !text.is_empty()))
+        let text = self.optional(name, JsonValue::as_str)?;
+        Ok(text.filter(|text| !text.is_empty()))
     }
 
     /// Returns a string member. Returns an error if it is missing, empty or not a string.
@@ -217,24 +209,26 @@ impl<'a> JsonObject<'a> {
         &self,
         name: &'static str,
     ) -> Result<Cow<'a, str>, InvalidResponseKind> {
-        let value = self.get(name).ok_or(InvalidResponseKind::Missing(name))?;
-        value
-            .as_str()
-            .filter(|text| !text.is_empty())
-            .ok_or(InvalidResponseKind::InvalidMember(name))
+        let text = self.optional(name, |value| value.as_str().filter(|text| !text.is_empty()))?;
+        text.ok_or(InvalidResponseKind::Missing(name))
     }
 
     pub(crate) fn optional_u64(
         &self,
         name: &'static str,
     ) -> Result<Option<u64>, InvalidResponseKind> {
-        self.get(name)
-            .map(|value| {
-                value
-                    .as_u64()
-                    .ok_or(InvalidResponseKind::InvalidMember(name))
-            })
-            .transpose()
+        self.optional(name, JsonValue::as_u64)
+    }
+
+    fn optional<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(JsonValue<'a>) -> Option<T>,
+    ) -> Result<Option<T>, InvalidResponseKind> {
+        match self.get(name).map(read) {
+            Some(None) => Err(InvalidResponseKind::InvalidMember(name)),
+            value => Ok(value.flatten()),
+        }
     }
 
     /// Returns a duration in seconds, from a number or a numeric string.

@@ -155,23 +155,13 @@ impl Params {
 impl Serialize for Params {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (at, (name, value)) in self.0.iter().enumerate() {
-            let mut others = self
-                .0
-                .iter()
-                .enumerate()
-                .filter(|(_, (known, _))| known == name);
-            if others.any(|(other, _)| other < at) {
+        for (at, (name, _)) in self.0.iter().enumerate() {
+            if self.0.iter().take(at).any(|(known, _)| known == name) {
                 continue;
             }
-            let values: Vec<&str> = self
-                .0
-                .iter()
-                .filter(|(known, _)| known == name)
-                .map(|(_, value)| value.expose())
-                .collect();
+            let values: Vec<&str> = self.all(name).collect();
             match values.as_slice() {
-                [_] => map.serialize_entry(name, value.expose())?,
+                [value] => map.serialize_entry(name, value)?,
                 _ => map.serialize_entry(name, &values)?,
             }
         }

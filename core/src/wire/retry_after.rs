@@ -14,12 +14,10 @@ pub(crate) const RETRY_IN: HeaderName = HeaderName::from_static("x-retry-in");
 
 pub(crate) fn read(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let seconds_or_date = |value| seconds(value).or_else(|| until(value, headers, now));
     text(RETRY_AFTER_MS)
         .and_then(millis)
-        .or_else(|| {
-            text(RETRY_AFTER)
-                .and_then(|value| seconds(value).or_else(|| until(value, headers, now)))
-        })
+        .or_else(|| text(RETRY_AFTER).and_then(seconds_or_date))
         .or_else(|| text(RETRY_IN).and_then(|value| millis(value).or_else(|| go_duration(value))))
 }
 
@@ -37,10 +35,8 @@ fn seconds(value: &str) -> Option<Duration> {
     }
     let nanos = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
     // All are digits, so parsing fails only on overflow.
-    Some(Duration::new(
-        format!("0{whole}").parse().unwrap_or(u64::MAX),
-        nanos,
-    ))
+    let secs = format!("0{whole}").parse().unwrap_or(u64::MAX);
+    Some(Duration::new(secs, nanos))
 }
 
 /// Returns the duration until a date, measured from the server's `Date` header if present, so that
@@ -53,12 +49,10 @@ fn until(value: &str, headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
 fn go_duration(value: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = value;
+    let belongs_to_number = |c: char| c.is_ascii_digit() || c == '.';
     while !rest.is_empty() {
-        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-        let (unit, tail) = tail.split_at(
-            tail.find(|c: char| c.is_ascii_digit() || c == '.')
-                .unwrap_or(tail.len()),
-        );
+        let (number, tail) = rest.split_at(rest.find(|c| !belongs_to_number(c))?);
+        let (unit, tail) = tail.split_at(tail.find(belongs_to_number).unwrap_or(tail.len()));
         let number = seconds(number)?;
         let span = match unit {
             "h" => number.checked_mul(3600)?,
