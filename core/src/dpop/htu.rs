@@ -28,21 +28,15 @@ pub(crate) fn normalise(url: &str) -> Option<String> {
 /// Returns the host and port of an authority. An empty port counts as missing.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let end_of_literal = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-    let (host, port) = match authority.get(end_of_literal..)?.find(':') {
-        Some(colon) => {
-            let (host, port) = authority.split_at(end_of_literal + colon);
-            (host, port.get(1..)?)
-        }
-        None => (authority, ""),
-    };
-    let is_host = !host.is_empty()
-        && !host
-            .bytes()
-            .any(|byte| byte.is_ascii_control() || matches!(byte, b' ' | b'@' | b'\\' | b'"'));
+    let colon = authority.get(end_of_literal..)?.find(':');
+    let end_of_host = colon.map_or(authority.len(), |colon| end_of_literal + colon);
+    let (host, port) = authority.split_at(end_of_host);
+    let port = port.strip_prefix(':').unwrap_or_default();
+    let is_excluded = |byte: u8| byte.is_ascii_control() || b" @\\\"".contains(&byte);
+    let is_sound = !host.is_empty() && !host.bytes().any(is_excluded);
     match port {
-        _ if !is_host => None,
-        "" => Some((host, None)),
-        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+        "" if is_sound => Some((host, None)),
+        digits if is_sound && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             Some((host, Some(digits.parse().ok()?)))
         }
         _ => None,

@@ -4,9 +4,8 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Uri};
 use ring::digest::{SHA256, digest};
 
-use crate::jose::signing::sealed::Sealed;
 use crate::jose::signing::{Resumable, SignRequest, Signing, Unsigned};
-use crate::jose::{self, PublicJwk};
+use crate::jose::{self, PublicJwk, signing::sealed::Sealed};
 use crate::types::secret::{Secret, constant_time_eq};
 use crate::types::{
     endpoint::HttpTarget, error::Error, input::InvalidInput, nonce::Nonce, time::RequestContext,
@@ -28,17 +27,14 @@ impl Proof {
         method: &'a Method,
         uri: &'a Uri,
     ) -> Result<ProofBuilder<'a>, InvalidInput> {
-        let target = HttpTarget::parse(uri)?;
-        Ok(ProofBuilder {
-            key,
-            draft: UnsignedProof {
-                method,
-                target,
-                nonce: None,
-                ath: None,
-                lifetime: None,
-            },
-        })
+        let draft = UnsignedProof {
+            method,
+            target: HttpTarget::parse(uri)?,
+            nonce: None,
+            ath: None,
+            lifetime: None,
+        };
+        Ok(ProofBuilder { key, draft })
     }
 
     /// Returns the proof as a compact JWS.
@@ -111,10 +107,8 @@ impl<'a> ProofBuilder<'a> {
 
     /// Returns the unsigned proof, to be completed by a signature.
     pub fn prepare(self, context: RequestContext) -> Signing<Proof> {
-        Signing::Needs(Unsigned::new(
-            self.draft.sign_request(self.key, &context),
-            (),
-        ))
+        let request = self.draft.sign_request(self.key, &context);
+        Signing::Needs(Unsigned::new(request, ()))
     }
 }
 
@@ -132,9 +126,8 @@ impl Eq for AccessTokenHash {}
 
 impl AccessTokenHash {
     pub(crate) fn new(token: &str) -> Self {
-        Self(jose::encode_array(
-            digest(&SHA256, token.as_bytes()).as_ref(),
-        ))
+        let hash = digest(&SHA256, token.as_bytes());
+        Self(jose::encode_array(hash.as_ref()))
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -156,7 +149,10 @@ impl UnsignedProof<'_> {
     /// Returns the signing input, in an allocation with capacity for the signature.
     pub(crate) fn sign_request(&self, key: &PublicJwk, context: &RequestContext) -> SignRequest {
         let jti: [u8; 22] = jose::encode_array(&context.entropy);
-        let mut claims = ClaimsBuffer::new();
+        let mut claims = ClaimsBuffer {
+            bytes: [0; 512],
+            length: 0,
+        };
         self.write_claims(&jti, context, &mut claims);
         let header = key.proof_header();
         let signature = jose::encoded_len(key.signature_len());
@@ -165,10 +161,14 @@ impl UnsignedProof<'_> {
         let mut input = Vec::with_capacity(capacity);
         input.extend(header.as_bytes());
         input.push(b'.');
-        match claims.whole() {
+        match claims.bytes.get(..claims.length) {
             Some(claims) => jose::encode_into(claims, &mut input),
             None => {
-                let mut payload = Base64Writer::new(&mut input);
+                let mut payload = Base64Writer {
+                    out: &mut input,
+                    buffer: [0; BUFFER_LEN],
+                    filled: 0,
+                };
                 self.write_claims(&jti, context, &mut payload);
                 payload.flush();
             }
@@ -234,19 +234,6 @@ struct ClaimsBuffer {
     length: usize,
 }
 
-impl ClaimsBuffer {
-    fn new() -> Self {
-        Self {
-            bytes: [0; 512],
-            length: 0,
-        }
-    }
-
-    fn whole(&self) -> Option<&[u8]> {
-        self.bytes.get(..self.length)
-    }
-}
-
 impl Sink for ClaimsBuffer {
     fn bytes(&mut self, bytes: &[u8]) {
         let from = self.length;
@@ -268,15 +255,7 @@ struct Base64Writer<'a> {
     filled: usize,
 }
 
-impl<'a> Base64Writer<'a> {
-    fn new(out: &'a mut Vec<u8>) -> Self {
-        Self {
-            out,
-            buffer: [0; BUFFER_LEN],
-            filled: 0,
-        }
-    }
-
+impl Base64Writer<'_> {
     fn flush(&mut self) {
         jose::encode_into(self.buffer.get(..self.filled).unwrap_or_default(), self.out);
         self.filled = 0;

@@ -88,20 +88,16 @@ impl ReplayCache {
         if self.seen.contains(&id) {
             return Err(ReplayError::Seen);
         }
-        if self.by_iat.may_have_evicted(proof.iat)
-            || proof
-                .exp
-                .is_some_and(|exp| self.by_exp.may_have_evicted(exp))
-        {
+        let may_have_evicted_exp = |exp| self.by_exp.may_have_evicted(exp);
+        if self.by_iat.may_have_evicted(proof.iat) || proof.exp.is_some_and(may_have_evicted_exp) {
             return Err(ReplayError::Expired);
         }
         if self.seen.len() >= self.capacity {
             return Err(ReplayError::Full);
         }
         let age_limit = proof.iat.saturating_add(self.max_age);
-        let earlier_exp = proof
-            .exp
-            .filter(|exp| exp.saturating_add(self.leeway) < age_limit);
+        let is_earlier = |exp: &UnixTime| exp.saturating_add(self.leeway) < age_limit;
+        let earlier_exp = proof.exp.filter(is_earlier);
         self.seen.insert(id);
         match earlier_exp {
             Some(exp) => self.by_exp.proofs.insert((exp, id)),
@@ -125,13 +121,11 @@ impl EvictionQueue {
     /// Evicts the proofs whose claim plus `validity` is past. A proof is valid up to and including
     /// that time.
     fn evict(&mut self, validity: Duration, now: UnixTime, seen: &mut BTreeSet<ProofId>) {
-        while let Some((claim, id)) = self
-            .proofs
-            .first()
-            .copied()
-            .filter(|(claim, _)| claim.saturating_add(validity) < now)
-        {
-            self.proofs.remove(&(claim, id));
+        while let Some((claim, id)) = self.proofs.first().copied() {
+            if claim.saturating_add(validity) >= now {
+                return;
+            }
+            self.proofs.pop_first();
             seen.remove(&id);
             self.last_evicted = self.last_evicted.max(Some(claim));
         }
@@ -145,8 +139,7 @@ impl EvictionQueue {
 
 fn proof_id(proof: &VerifiedProof) -> ProofId {
     // All thumbprints have the same length, so the concatenation is unambiguous.
-    let mut text = proof.key.thumbprint().to_owned();
-    text.push_str(&proof.jti);
+    let text = [proof.key.thumbprint(), &proof.jti].concat();
     let hash = digest(&SHA256, text.as_bytes());
     hash.as_ref().first_chunk().copied().unwrap_or_default()
 }

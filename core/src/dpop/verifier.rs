@@ -87,9 +87,8 @@ impl ProofVerifier {
     /// Requires `ath` to be the hash of this access token (check 12), as in the proof of a resource
     /// request.
     pub fn access_token(mut self, token: &Secret) -> Self {
-        self.ath = Ath::Of(ConstantTimeTag::new(
-            AccessTokenHash::new(token.expose()).as_bytes(),
-        ));
+        let hash = AccessTokenHash::new(token.expose());
+        self.ath = Ath::Of(ConstantTimeTag::new(hash.as_bytes()));
         self
     }
 
@@ -142,10 +141,7 @@ impl ProofVerifier {
             (None, _) => ProofError::ProofMissing,
             (Some(_), Some(_)) => ProofError::ProofTwice,
         };
-        Inspection {
-            problems: vec![problem],
-            ..Inspection::default()
-        }
+        Inspection::default().with(problem)
     }
 
     /// Verifies `proof` at the time `now`, and returns all problems, not only the first. The
@@ -153,28 +149,26 @@ impl ProofVerifier {
     pub fn verify(&self, proof: &str, now: UnixTime) -> Inspection {
         let mut found = Inspection::default();
         if proof.len() > self.max_len {
-            found.problems.push(ProofError::TooLong);
-            return found;
+            return found.with(ProofError::TooLong);
         }
         let Some(jws) = Jws::split(proof) else {
-            found.problems.push(ProofError::NotJws);
-            return found;
+            return found.with(ProofError::NotJws);
         };
         let key = found.read_header(&jws.header, &self.algorithms);
         let Ok(claims) = JsonObject::parse_strict(&jws.payload) else {
-            found.problems.push(ProofError::PayloadMalformed);
-            return found;
+            return found.with(ProofError::PayloadMalformed);
         };
         self.check_claims(&claims, now, &mut found);
         if let Some(key) = key {
-            if self
-                .jkt
-                .as_deref()
-                .is_some_and(|jkt| jkt != key.thumbprint())
-            {
+            if self.jkt.as_ref().is_some_and(|jkt| jkt != key.thumbprint()) {
                 found.problems.push(ProofError::KeyMismatch);
             }
-            found.check_signature(&key, jws.signing_input, &jws.signature);
+            if !jws.is_signed_by(&key) {
+                found.problems.push(match key.is_on_curve() {
+                    true => ProofError::Signature,
+                    false => ProofError::JwkInvalid,
+                });
+            }
             if found.is_valid() {
                 found.verified = self.verified(proof, key, &claims);
             }
@@ -202,76 +196,62 @@ impl ProofVerifier {
     }
 
     fn check_claims(&self, claims: &JsonObject<'_>, now: UnixTime, found: &mut Inspection) {
-        let mut problem = |condition: bool, problem: ProofError| {
-            if condition {
-                found.problems.push(problem);
-            }
+        let mut require = |is_met: bool, otherwise: ProofError| {
+            found.problems.extend((!is_met).then_some(otherwise));
         };
         let jti = claims.str("jti");
-        problem(
-            jti.as_deref()
-                .is_none_or(|jti| jti.is_empty() || jti.len() > 1024),
-            ProofError::JtiMissing,
-        );
+        let is_sound = |jti: &Cow<'_, str>| (1..=1024).contains(&jti.len());
+        require(jti.as_ref().is_some_and(is_sound), ProofError::JtiMissing);
 
         let htm = claims.str("htm").filter(|htm| !htm.is_empty());
-        problem(htm.is_none(), ProofError::HtmMissing);
-        let method_known = htm
-            .as_deref()
-            .is_none_or(|htm| self.methods.is_empty() || self.methods.iter().any(|m| m == htm));
-        problem(!method_known, ProofError::HtmMismatch);
+        require(htm.is_some(), ProofError::HtmMissing);
+        if let Some(htm) = &htm {
+            let is_expected = is_any(&self.methods, |method| method == htm);
+            require(is_expected, ProofError::HtmMismatch);
+        }
 
         let htu = claims.str("htu").and_then(|htu| htu::normalise(&htu));
-        problem(htu.is_none(), ProofError::HtuMissing);
-        let url_known = htu.is_none_or(|htu| self.urls.is_empty() || self.urls.contains(&htu));
-        problem(!url_known, ProofError::HtuMismatch);
+        require(htu.is_some(), ProofError::HtuMissing);
+        let is_expected = htu.is_none_or(|htu| is_any(&self.urls, |url| *url == htu));
+        require(is_expected, ProofError::HtuMismatch);
 
         let iat = claims.get("iat").and_then(numeric_date);
-        problem(iat.is_none(), ProofError::IatMissing);
+        require(iat.is_some(), ProofError::IatMissing);
         if let Some(iat) = iat {
-            problem(now.saturating_since(iat) > self.max_age, ProofError::TooOld);
-            problem(
-                iat.saturating_since(now) > self.leeway,
-                ProofError::FromTheFuture,
-            );
+            let (age, lead) = (now.saturating_since(iat), iat.saturating_since(now));
+            require(age <= self.max_age, ProofError::TooOld);
+            require(lead <= self.leeway, ProofError::FromTheFuture);
         }
-        if let Some(exp) = claims.get("exp") {
-            let alive = numeric_date(exp).is_some_and(|exp| now < exp.saturating_add(self.leeway));
-            problem(!alive, ProofError::Expired);
+        if let Some(exp) = claims.get("exp").map(numeric_date) {
+            let is_current = exp.is_some_and(|exp| now < exp.saturating_add(self.leeway));
+            require(is_current, ProofError::Expired);
         }
-        if let Some(nbf) = claims.get("nbf") {
-            let begun =
-                numeric_date(nbf).is_some_and(|nbf| nbf.saturating_since(now) <= self.leeway);
-            problem(!begun, ProofError::NotYetValid);
+        if let Some(nbf) = claims.get("nbf").map(numeric_date) {
+            let is_current = nbf.is_some_and(|nbf| nbf.saturating_since(now) <= self.leeway);
+            require(is_current, ProofError::NotYetValid);
         }
 
-        let nonce = claims.str("nonce");
-        problem(
-            claims.get("nonce").is_some() && nonce.is_none(),
-            ProofError::NonceMismatch,
-        );
-        problem(
-            !self.nonces.is_empty() && claims.get("nonce").is_none(),
-            ProofError::NonceMissing,
-        );
-        let nonce_known = nonce.as_deref().is_none_or(|nonce| {
-            self.nonces.is_empty() || self.nonces.iter().any(|known| known.as_str() == nonce)
-        });
-        problem(!nonce_known, ProofError::NonceMismatch);
+        let nonce = claims.get("nonce").map(JsonValue::as_str);
+        match &nonce {
+            None => require(self.nonces.is_empty(), ProofError::NonceMissing),
+            Some(nonce) => {
+                let is_known = |nonce| is_any(&self.nonces, |known| known.as_str() == nonce);
+                let is_expected = nonce.as_deref().is_some_and(is_known);
+                require(is_expected, ProofError::NonceMismatch);
+            }
+        }
 
         let ath = claims.str("ath");
         let has_ath = claims.get("ath").is_some();
         match &self.ath {
-            Ath::Absent => problem(has_ath, ProofError::AthUnexpected),
-            Ath::Of(_) if !has_ath => problem(true, ProofError::AthMissing),
+            Ath::Absent => require(!has_ath, ProofError::AthUnexpected),
+            Ath::Of(_) if !has_ath => require(false, ProofError::AthMissing),
             Ath::Of(expected) => {
-                problem(
-                    !ath.as_deref()
-                        .is_some_and(|ath| expected.matches(ath.as_bytes())),
-                    ProofError::AthMismatch,
-                );
+                let is_expected = |ath: &Cow<'_, str>| expected.matches(ath.as_bytes());
+                let is_expected = ath.as_ref().is_some_and(is_expected);
+                require(is_expected, ProofError::AthMismatch);
             }
-            Ath::Unchecked => problem(has_ath && ath.is_none(), ProofError::AthMismatch),
+            Ath::Unchecked => require(!has_ath || ath.is_some(), ProofError::AthMismatch),
         }
 
         found.claims = Some(ProofClaims {
@@ -279,7 +259,7 @@ impl ProofVerifier {
             htm: htm.map(Cow::into_owned),
             htu: claims.str("htu").map(Cow::into_owned),
             iat,
-            nonce: nonce.map(Cow::into_owned),
+            nonce: nonce.flatten().map(Cow::into_owned),
             ath: ath.map(Cow::into_owned),
         });
     }
@@ -335,6 +315,11 @@ impl Inspection {
         self.verified.clone()
     }
 
+    fn with(mut self, problem: ProofError) -> Self {
+        self.problems.push(problem);
+        self
+    }
+
     fn read_header(&mut self, header: &[u8], algorithms: &[Algorithm]) -> Option<PublicJwk> {
         let Ok(header) = JsonObject::parse_strict(header) else {
             self.problems.push(ProofError::HeaderMalformed);
@@ -362,27 +347,9 @@ impl Inspection {
                 key.verifying_by(algorithm).ok_or(ProofError::JwkInvalid)
             }),
         };
-        match key {
-            Ok(key) => {
-                self.key = Some(key.clone());
-                algorithm.map(|_| key)
-            }
-            Err(problem) => {
-                self.problems.push(problem);
-                None
-            }
-        }
-    }
-
-    fn check_signature(&mut self, key: &PublicJwk, input: &str, signature: &[u8]) {
-        if !key.verify(input.as_bytes(), signature) {
-            let on_curve = key.is_on_curve();
-            self.problems.push(if on_curve {
-                ProofError::Signature
-            } else {
-                ProofError::JwkInvalid
-            });
-        }
+        let key = key.map_err(|problem| self.problems.push(problem)).ok()?;
+        self.key = Some(key.clone());
+        algorithm.map(|_| key)
     }
 }
 
@@ -463,11 +430,14 @@ fn key_of(jwk: JsonValue<'_>) -> Result<PublicJwk, BadJwk> {
 
 /// Parses a `NumericDate` (RFC 7519 §2), which may have a fraction.
 fn numeric_date(claim: JsonValue<'_>) -> Option<UnixTime> {
-    let since =
-        Duration::try_from_secs_f64(claim.as_f64().filter(|_| claim.as_str().is_none())?).ok()?;
-    u64::try_from(since.as_millis())
-        .ok()
-        .map(UnixTime::from_millis)
+    let seconds = claim.as_f64().filter(|_| claim.as_str().is_none())?;
+    let millis = Duration::try_from_secs_f64(seconds).ok()?.as_millis();
+    u64::try_from(millis).ok().map(UnixTime::from_millis)
+}
+
+/// Returns whether any of the expected values is the given one, or none is set.
+fn is_any<T>(expected: &[T], is_given: impl Fn(&T) -> bool) -> bool {
+    expected.is_empty() || expected.iter().any(is_given)
 }
 
 /// Returns whether a text has the header of a DPoP proof (`typ`), even if it is not a valid proof.
@@ -476,11 +446,9 @@ pub(crate) fn is_dpop_proof(text: &str) -> bool {
     if !text.starts_with('e') {
         return false;
     }
-    let Some((header, _)) = text.split_once('.') else {
-        return false;
-    };
-    let Some(header) = jose::decode(header) else {
-        return false;
-    };
+    let header = text
+        .split_once('.')
+        .and_then(|(header, _)| jose::decode(header));
+    let header = header.unwrap_or_default();
     JsonObject::parse(&header).is_ok_and(|header| header.str("typ").as_deref() == Some("dpop+jwt"))
 }
