@@ -5,8 +5,7 @@ use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::{agreement, signature as verifying};
 
-use super::algorithm::KeyType;
-use super::{Algorithm, BadJwk, JwkMembers, encode};
+use super::{Algorithm, BadJwk, JwkMembers, algorithm::KeyType, encode};
 use crate::types::input::InvalidInput;
 
 /// A public key as a JWK (RFC 7517). It caches the values derived from the key: the thumbprint and

@@ -12,8 +12,9 @@ use ring::signature::{
 use zeroize::Zeroizing;
 
 use super::private::{PrivateParts, RsaParts};
-use super::{Algorithm, JwkMembers, PublicJwk, Signature, pkcs8};
-use super::{algorithm::KeyType, jwk::KeyMaterial};
+use super::{
+    Algorithm, JwkMembers, PublicJwk, Signature, algorithm::KeyType, jwk::KeyMaterial, pkcs8,
+};
 use crate::jose::signing::SignRequest;
 use crate::types::secret::{Secret, SecretBytes};
 use crate::types::{error::Error, input::InvalidInput};

@@ -2,8 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::algorithm::KeyType;
-use super::{Algorithm, BadJwk, JwkMembers, encode, encoded_len};
+use super::{Algorithm, BadJwk, JwkMembers, algorithm::KeyType, encode, encoded_len};
 use crate::types::secret::Secret;
 
 pub(super) type Bytes = Zeroizing<Vec<u8>>;

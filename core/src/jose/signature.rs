@@ -1,6 +1,5 @@
-use super::algorithm::KeyType;
 use super::der::{Reader, SEQUENCE};
-use super::{Algorithm, PublicJwk, encode_into};
+use super::{Algorithm, PublicJwk, algorithm::KeyType, encode_into};
 use crate::types::{error::Error, input::InvalidInput};
 
 /// A signature in JOSE's encoding.
