@@ -75,16 +75,11 @@ fn push_without_dot_segments(path: &str, out: &mut String) {
         trailing_slash = matches!(segment, "." | "..");
         match segment {
             "." => {}
-            ".." => {
-                segments.pop();
-            }
+            ".." => drop(segments.pop()),
             _ => segments.push(segment),
         }
     }
-    for segment in &segments {
-        out.push('/');
-        out.push_str(segment);
-    }
+    out.extend(segments.iter().flat_map(|segment| ["/", segment]));
     if trailing_slash || segments.is_empty() {
         out.push('/');
     }

@@ -71,106 +71,94 @@ pub enum ProofError {
 impl ProofError {
     /// Returns a stable, machine-readable code.
     pub fn code(self) -> &'static str {
-        self.code_and_sentence().0
-    }
-
-    fn code_and_sentence(self) -> (&'static str, &'static str) {
         match self {
-            Self::ProofMissing => ("proof_missing", "the request has no DPoP header"),
-            Self::ProofTwice => ("proof_twice", "the request has more than one DPoP header"),
-            Self::TooLong => ("too_long", "the proof is longer than the maximum length"),
-            Self::NotJws => (
-                "not_jws",
-                "the proof is not a compact JWS: three parts of base64url, joined by dots",
-            ),
-            Self::HeaderMalformed => (
-                "header_malformed",
-                "the header is not a JSON object, or has a member twice",
-            ),
-            Self::Typ => (
-                "typ",
-                "the header's `typ` is not `dpop+jwt`, so this is some other kind of token",
-            ),
-            Self::Alg => (
-                "alg",
-                "the header's `alg` is missing or not a supported asymmetric algorithm",
-            ),
-            Self::Crit => (
-                "crit",
-                "the header requires extensions (`crit`) that are not supported",
-            ),
-            Self::JwkMissing => (
-                "jwk_missing",
-                "the header has no `jwk`, so there is no key to verify the signature with",
-            ),
-            Self::JwkPrivate => (
-                "jwk_private",
-                "the header's `jwk` holds private key material: that key is no longer secret",
-            ),
-            Self::JwkInvalid => (
-                "jwk_invalid",
-                "the header's `jwk` is not a usable public key for its `alg`",
-            ),
-            Self::Signature => (
-                "signature",
-                "the signature was not made by the key in the header over this content",
-            ),
-            Self::PayloadMalformed => (
-                "payload_malformed",
-                "the payload is not a JSON object, or has a claim twice",
-            ),
-            Self::JtiMissing => (
-                "jti_missing",
-                "`jti` is missing, empty or over 1024 bytes, so replays can't be detected",
-            ),
-            Self::HtmMissing => ("htm_missing", "`htm` (the request's method) is missing"),
-            Self::HtmMismatch => ("htm_mismatch", "`htm` is not the method of this request"),
-            Self::HtuMissing => (
-                "htu_missing",
-                "`htu` (the request's URL) is missing or not an absolute URL",
-            ),
-            Self::HtuMismatch => ("htu_mismatch", "`htu` is not the URL of this request"),
-            Self::IatMissing => (
-                "iat_missing",
-                "`iat` (when the proof was made) is missing or not a time",
-            ),
-            Self::TooOld => (
-                "too_old",
-                "the proof was made too long ago (`iat`), or the client's clock is behind",
-            ),
-            Self::FromTheFuture => (
-                "from_the_future",
-                "the proof was made in the future (`iat`): the client's clock is ahead",
-            ),
-            Self::Expired => ("expired", "the proof has expired (`exp`)"),
-            Self::NotYetValid => ("not_yet_valid", "the proof is not valid yet (`nbf`)"),
-            Self::NonceMissing => (
-                "nonce_missing",
-                "`nonce` is missing, and the server requires one",
-            ),
-            Self::NonceMismatch => (
-                "nonce_mismatch",
-                "`nonce` is not the nonce that the server issued",
-            ),
-            Self::AthMissing => (
-                "ath_missing",
-                "`ath` (the access token's hash) is missing, as in the proof of a token request",
-            ),
-            Self::AthMismatch => ("ath_mismatch", "`ath` is not the hash of this access token"),
-            Self::AthUnexpected => (
-                "ath_unexpected",
-                "there is an `ath`: this is the proof of a resource request, not of a token request",
-            ),
-            Self::KeyMismatch => (
-                "key_mismatch",
-                "the proof was signed by another key than the one to which the token is bound",
-            ),
+            Self::ProofMissing => "proof_missing",
+            Self::ProofTwice => "proof_twice",
+            Self::TooLong => "too_long",
+            Self::NotJws => "not_jws",
+            Self::HeaderMalformed => "header_malformed",
+            Self::Typ => "typ",
+            Self::Alg => "alg",
+            Self::Crit => "crit",
+            Self::JwkMissing => "jwk_missing",
+            Self::JwkPrivate => "jwk_private",
+            Self::JwkInvalid => "jwk_invalid",
+            Self::Signature => "signature",
+            Self::PayloadMalformed => "payload_malformed",
+            Self::JtiMissing => "jti_missing",
+            Self::HtmMissing => "htm_missing",
+            Self::HtmMismatch => "htm_mismatch",
+            Self::HtuMissing => "htu_missing",
+            Self::HtuMismatch => "htu_mismatch",
+            Self::IatMissing => "iat_missing",
+            Self::TooOld => "too_old",
+            Self::FromTheFuture => "from_the_future",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NonceMissing => "nonce_missing",
+            Self::NonceMismatch => "nonce_mismatch",
+            Self::AthMissing => "ath_missing",
+            Self::AthMismatch => "ath_mismatch",
+            Self::AthUnexpected => "ath_unexpected",
+            Self::KeyMismatch => "key_mismatch",
         }
     }
 }
 
 impl fmt::Display for ProofError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code_and_sentence().1)
+        f.write_str(match self {
+            Self::ProofMissing => "the request has no DPoP header",
+            Self::ProofTwice => "the request has more than one DPoP header",
+            Self::TooLong => "the proof is longer than the maximum length",
+            Self::NotJws => {
+                "the proof is not a compact JWS: three parts of base64url, joined by dots"
+            }
+            Self::HeaderMalformed => "the header is not a JSON object, or has a member twice",
+            Self::Typ => {
+                "the header's `typ` is not `dpop+jwt`, so this is some other kind of token"
+            }
+            Self::Alg => "the header's `alg` is missing or not a supported asymmetric algorithm",
+            Self::Crit => "the header requires extensions (`crit`) that are not supported",
+            Self::JwkMissing => {
+                "the header has no `jwk`, so there is no key to verify the signature with"
+            }
+            Self::JwkPrivate => {
+                "the header's `jwk` holds private key material: that key is no longer secret"
+            }
+            Self::JwkInvalid => "the header's `jwk` is not a usable public key for its `alg`",
+            Self::Signature => {
+                "the signature was not made by the key in the header over this content"
+            }
+            Self::PayloadMalformed => "the payload is not a JSON object, or has a claim twice",
+            Self::JtiMissing => {
+                "`jti` is missing, empty or over 1024 bytes, so replays can't be detected"
+            }
+            Self::HtmMissing => "`htm` (the request's method) is missing",
+            Self::HtmMismatch => "`htm` is not the method of this request",
+            Self::HtuMissing => "`htu` (the request's URL) is missing or not an absolute URL",
+            Self::HtuMismatch => "`htu` is not the URL of this request",
+            Self::IatMissing => "`iat` (when the proof was made) is missing or not a time",
+            Self::TooOld => {
+                "the proof was made too long ago (`iat`), or the client's clock is behind"
+            }
+            Self::FromTheFuture => {
+                "the proof was made in the future (`iat`): the client's clock is ahead"
+            }
+            Self::Expired => "the proof has expired (`exp`)",
+            Self::NotYetValid => "the proof is not valid yet (`nbf`)",
+            Self::NonceMissing => "`nonce` is missing, and the server requires one",
+            Self::NonceMismatch => "`nonce` is not the nonce that the server issued",
+            Self::AthMissing => {
+                "`ath` (the access token's hash) is missing, as in the proof of a token request"
+            }
+            Self::AthMismatch => "`ath` is not the hash of this access token",
+            Self::AthUnexpected => {
+                "there is an `ath`: this is the proof of a resource request, not of a token request"
+            }
+            Self::KeyMismatch => {
+                "the proof was signed by another key than the one to which the token is bound"
+            }
+        })
     }
 }
