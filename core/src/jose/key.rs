@@ -133,13 +133,11 @@ impl SigningKey {
         let key = Self::from_parts(parts, algorithm, members.kid()?)?;
         // ring derives the public key of an Ed25519 key, so `x` must be compared with it.
         let public = KeyMaterial::from_members(algorithm.key_type(), &members)?;
-        if !key
-            .public
-            .is_same_key(&PublicJwk::new(public, algorithm, None))
-        {
-            return Err(NOT_CONSISTENT);
+        let public = PublicJwk::new(public, algorithm, None);
+        match key.public.is_same_key(&public) {
+            true => Ok(key),
+            false => Err(NOT_CONSISTENT),
         }
-        Ok(key)
     }
 
     /// Creates a key. `algorithm` must be one of its key type.
@@ -208,11 +206,7 @@ impl SigningKey {
 
     /// Returns the private key as a JWK with `alg`, and with `kid` if the key has one.
     pub fn to_jwk(&self) -> Secret {
-        self.parts.to_jwk(
-            self.public.to_json(),
-            self.public.algorithm(),
-            self.public.kid(),
-        )
+        self.parts.to_jwk(&self.public)
     }
 
     /// Returns the public key.

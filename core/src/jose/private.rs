@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Algorithm, BadJwk, JwkMembers, algorithm::KeyType, encode, encoded_len};
+use super::{Algorithm, BadJwk, JwkMembers, PublicJwk, algorithm::KeyType, encode, encoded_len};
 use crate::types::secret::Secret;
 
 pub(super) type Bytes = Zeroizing<Vec<u8>>;
@@ -54,23 +54,25 @@ impl PrivateParts {
         Ok((parts, algorithm))
     }
 
-    /// Returns the private JWK: the members of `public` (the public JWK in JSON, without `alg` and
-    /// `kid`), `alg`, `kid` if there is one, and the private members.
-    pub(super) fn to_jwk(&self, public: &str, algorithm: Algorithm, kid: Option<&str>) -> Secret {
+    /// Returns the private JWK: the members of the public JWK, `alg`, `kid` if there is one, and the
+    /// private members.
+    pub(super) fn to_jwk(&self, key: &PublicJwk) -> Secret {
         let numbers: Vec<(&str, &Bytes)> = match self {
             Self::Ec { d, .. } | Self::Ed25519 { seed: d } => vec![("d", d)],
             Self::Rsa(rsa) => RSA_PRIVATE.into_iter().zip(&rsa.private).collect(),
         };
-        let public = public.strip_suffix('}').unwrap_or(public);
+        let public = key.to_json().strip_suffix('}').unwrap_or_default();
         // Serialising a string to memory can't fail.
-        let kid = kid.map(|kid| serde_json::to_string(kid).unwrap_or_default());
+        let kid = key
+            .kid()
+            .map(|kid| serde_json::to_string(kid).unwrap_or_default());
         // A reallocation would leave an unwiped copy in memory.
         let room = numbers
             .iter()
             .map(|(_, number)| encoded_len(number.len()) + 8);
         let room = room.sum::<usize>() + public.len() + kid.as_ref().map_or(0, String::len) + 32;
         let mut jwk = String::with_capacity(room);
-        jwk.extend([public, r#","alg":""#, algorithm.as_str(), "\""]);
+        jwk.extend([public, r#","alg":""#, key.algorithm().as_str(), "\""]);
         if let Some(kid) = &kid {
             jwk.extend([r#","kid":"#, kid]);
         }
