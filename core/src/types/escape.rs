@@ -51,9 +51,7 @@ fn unescaped(text: &str) -> String {
 
 /// Returns the value of a hexadecimal digit.
 pub(crate) fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    u8::try_from(char::from(digit).to_digit(16)?).ok()
 }
 
 /// Appends a letter or digit as it is, and escapes every other byte.

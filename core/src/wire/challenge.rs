@@ -98,13 +98,9 @@ impl<'a> Reader<'a> {
 
     /// Consumes `BWS = BWS`, if it comes next.
     fn take_equals(&mut self) -> bool {
-        match self.rest.trim_start_matches([' ', '\t']).strip_prefix('=') {
-            Some(rest) => {
-                self.rest = rest.trim_start_matches([' ', '\t']);
-                true
-            }
-            None => false,
-        }
+        let after = self.rest.trim_start_matches([' ', '\t']).strip_prefix('=');
+        self.rest = after.map_or(self.rest, |rest| rest.trim_start_matches([' ', '\t']));
+        after.is_some()
     }
 
     /// Consumes and returns a token68, if one comes next and nothing else precedes the next comma.

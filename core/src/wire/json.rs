@@ -23,9 +23,8 @@ pub(crate) struct JsonValue<'a>(&'a str);
 impl<'a> JsonValue<'a> {
     /// Returns the value, if `json` is exactly one JSON value.
     pub(crate) fn parse(json: &'a str) -> Option<Self> {
-        serde_json::from_str::<&RawValue>(json)
-            .ok()
-            .map(|raw| Self(raw.get()))
+        let raw: &RawValue = serde_json::from_str(json).ok()?;
+        Some(Self(raw.get()))
     }
 
     /// Returns the value's JSON text.
@@ -36,10 +35,8 @@ impl<'a> JsonValue<'a> {
     pub(crate) fn as_str(self) -> Option<Cow<'a, str>> {
         let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
         // No early exit, so that the compiler can vectorise the loop.
-        if !inside
-            .bytes()
-            .fold(false, |escaped, byte| escaped | (byte == b'\\'))
-        {
+        let is_escape = |any, byte| any | (byte == b'\\');
+        if !inside.bytes().fold(false, is_escape) {
             return Some(Cow::Borrowed(inside));
         }
         match JsonParts::parse(self.0) {
@@ -109,9 +106,8 @@ pub(crate) struct JsonObject<'a>(Vec<(Cow<'a, str>, JsonValue<'a>)>);
 impl<'a> JsonObject<'a> {
     /// Parses a text that is exactly one object.
     pub(crate) fn parse(json: &'a [u8]) -> Result<Self, InvalidResponseKind> {
-        Self::parse_text(
-            std::str::from_utf8(json).map_err(|error| not_json_after(json, error.valid_up_to()))?,
-        )
+        let text = std::str::from_utf8(json);
+        Self::parse_text(text.map_err(|error| not_json_after(json, error.valid_up_to()))?)
     }
 
     fn parse_text(json: &'a str) -> Result<Self, InvalidResponseKind> {
@@ -162,10 +158,8 @@ impl<'a> JsonObject<'a> {
 
     /// Returns a member's value. `null` counts as missing.
     pub(crate) fn get(&self, name: &str) -> Option<JsonValue<'a>> {
-        let member = self.0.iter().rev().find(|(own, _)| own == name);
-        member
-            .map(|(_, value)| *value)
-            .filter(|value| value.0 != "null")
+        let (_, value) = self.0.iter().rev().find(|(own, _)| own == name)?;
+        Some(*value).filter(|value| value.0 != "null")
     }
 
     /// Returns whether a member is present, even if it is `null`.

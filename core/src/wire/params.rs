@@ -47,15 +47,9 @@ impl ParamValue {
     }
 }
 
-impl From<&'static str> for ParamValue {
-    fn from(text: &'static str) -> Self {
-        Self::Plain(Cow::Borrowed(text))
-    }
-}
-
-impl From<String> for ParamValue {
-    fn from(text: String) -> Self {
-        Self::Plain(Cow::Owned(text))
+impl<T: Into<Cow<'static, str>>> From<T> for ParamValue {
+    fn from(text: T) -> Self {
+        Self::Plain(text.into())
     }
 }
 
