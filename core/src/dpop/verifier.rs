@@ -423,9 +423,8 @@ impl<'a> Jws<'a> {
 }
 
 fn key_of(jwk: JsonValue<'_>) -> Result<PublicJwk, BadJwk> {
-    PublicJwk::from_members(&JwkMembers::from_object(
-        jwk.as_object().ok_or(BadJwk::Malformed)?,
-    )?)
+    let members = jwk.as_object().ok_or(BadJwk::Malformed)?;
+    PublicJwk::from_members(&JwkMembers::from_object(members)?)
 }
 
 /// Parses a `NumericDate` (RFC 7519 §2), which may have a fraction.
@@ -446,9 +445,7 @@ pub(crate) fn is_dpop_proof(text: &str) -> bool {
     if !text.starts_with('e') {
         return false;
     }
-    let header = text
-        .split_once('.')
-        .and_then(|(header, _)| jose::decode(header));
-    let header = header.unwrap_or_default();
+    let header = text.split_once('.').map_or("", |(header, _)| header);
+    let header = jose::decode(header).unwrap_or_default();
     JsonObject::parse(&header).is_ok_and(|header| header.str("typ").as_deref() == Some("dpop+jwt"))
 }

@@ -170,19 +170,15 @@ impl PublicJwk {
 
     /// Returns the JWK as JSON: only the required members, in lexicographic order.
     pub fn to_json(&self) -> &str {
-        self.0
-            .derived
-            .json
-            .get_or_init(|| self.0.material.to_json())
+        let Derived { json, .. } = &self.0.derived;
+        json.get_or_init(|| self.0.material.to_json())
     }
 
     /// Returns the SHA-256 thumbprint (RFC 7638) in base64url: the value of a token's `jkt` and of
     /// `dpop_jkt`.
     pub fn thumbprint(&self) -> &str {
-        self.0
-            .derived
-            .thumbprint
-            .get_or_init(|| encode(digest(&SHA256, self.to_json().as_bytes()).as_ref()))
+        let Derived { thumbprint, .. } = &self.0.derived;
+        thumbprint.get_or_init(|| encode(digest(&SHA256, self.to_json().as_bytes()).as_ref()))
     }
 
     /// Returns the base64url-encoded header of proofs signed by this key.

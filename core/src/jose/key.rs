@@ -23,6 +23,10 @@ const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
 
 const NO_RANDOM: InvalidInput = InvalidInput::new("system", "must have a source of random numbers");
+const NOT_PEM: InvalidInput = InvalidInput::new(
+    "key",
+    "must be PEM with one `BEGIN PRIVATE KEY` block (PKCS#8)",
+);
 const NOT_CONSISTENT: InvalidInput = InvalidInput::new(
     "key",
     "must be consistent: its parts don't belong together, or ring doesn't support the key",
@@ -105,20 +109,14 @@ impl SigningKey {
     /// Returns [`InvalidInput`] if `pem` is not one PEM block with a PKCS#8 document that
     /// [`from_pkcs8_der`](Self::from_pkcs8_der) accepts.
     pub fn from_pkcs8_pem(pem: &str) -> Result<Self, InvalidInput> {
-        let malformed = || {
-            InvalidInput::new(
-                "key",
-                "must be PEM with one `BEGIN PRIVATE KEY` block (PKCS#8)",
-            )
-        };
-        let (_, rest) = pem.split_once(PEM_BEGIN).ok_or_else(malformed)?;
-        let (body, after) = rest.split_once(PEM_END).ok_or_else(malformed)?;
+        let (_, rest) = pem.split_once(PEM_BEGIN).ok_or(NOT_PEM)?;
+        let (body, after) = rest.split_once(PEM_END).ok_or(NOT_PEM)?;
         if after.contains(PEM_BEGIN) {
-            return Err(malformed());
+            return Err(NOT_PEM);
         }
         let mut text = Zeroizing::new(String::with_capacity(body.len()));
         text.extend(body.split_ascii_whitespace());
-        let der = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| malformed())?);
+        let der = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| NOT_PEM)?);
         Self::from_pkcs8_der(&der)
     }
 

@@ -59,13 +59,10 @@ impl<'a> JwkMembers<'a> {
         let Some(permitted) = self.0.get("key_ops") else {
             return Ok(true);
         };
-        let permitted: Option<Vec<_>> = permitted
-            .as_array()
-            .and_then(|list| list.into_iter().map(JsonValue::as_str).collect());
-        Ok(permitted
-            .ok_or(BadJwk::Malformed)?
-            .iter()
-            .any(|permitted| permitted == operation))
+        let permitted = permitted.as_array().ok_or(BadJwk::Malformed)?.into_iter();
+        let permitted: Option<Vec<_>> = permitted.map(JsonValue::as_str).collect();
+        let permitted = permitted.ok_or(BadJwk::Malformed)?;
+        Ok(permitted.iter().any(|permitted| permitted == operation))
     }
 
     pub(crate) fn names_algorithm(&self) -> bool {

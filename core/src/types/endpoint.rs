@@ -197,17 +197,16 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
         || host
-            .parse::<Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback())
+            .parse()
+            .is_ok_and(|address: Ipv4Addr| address.is_loopback())
 }
 
 /// Returns whether all parsers interpret a host in the same way. Browsers and resolvers interpret
 /// `127.1`, `0x7f.1` and `2130706433` as `127.0.0.1`; other parsers interpret them as names.
 fn is_unambiguous_host(host: &str) -> bool {
     if let Some(literal) = host.strip_prefix('[') {
-        return literal
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        let address = literal.strip_suffix(']').unwrap_or_default();
+        return address.parse::<Ipv6Addr>().is_ok();
     }
     let last = host
         .strip_suffix('.')
@@ -242,11 +241,9 @@ fn is_escaped(path: &str) -> bool {
 /// Returns the scheme of an absolute URI (RFC 3986 §3.1).
 pub(crate) fn scheme(uri: &str) -> Option<&str> {
     let (scheme, _) = uri.split_once(':')?;
-    let is_sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    is_sound.then_some(scheme)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let begins_with_letter = scheme.starts_with(|first: char| first.is_ascii_alphabetic());
+    (begins_with_letter && scheme.bytes().all(is_allowed)).then_some(scheme)
 }
 
 /// The parts of an absolute `http` or `https` URI that determine a proof's `htu` and the scope of a

@@ -58,9 +58,7 @@ impl Error {
     /// regardless of its body: gateways echo such bodies.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::InvalidInput(_) | Self::Response(_) | Self::Signer(_) | Self::NoEntropy => {
-                Retry::No
-            }
+            Self::InvalidInput(_) | Self::Response(_) => Retry::No,
             Self::Server(error) => error.retry(),
             Self::Redirect(error) => match &**error {
                 RedirectError::Denied(error) => error.retry(),
@@ -73,6 +71,7 @@ impl Error {
             | Self::RefreshAborted
             | Self::Timeout => Retry::Later(None),
             Self::LoginRequired => Retry::Reauthenticate,
+            Self::Signer(_) | Self::NoEntropy => Retry::No,
         }
     }
 

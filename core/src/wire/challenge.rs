@@ -82,10 +82,9 @@ impl<'a> Reader<'a> {
                     current.params.push((word.to_owned(), value));
                 }
             } else {
-                let token68 = self.take_token68();
                 challenges.push(Challenge {
                     scheme: word.to_owned(),
-                    token68,
+                    token68: self.take_token68(),
                     params: Vec::new(),
                 });
             }

@@ -119,10 +119,8 @@ pub(crate) fn read(
     let secrets = &Redactor::from_iter(all.map(Secret::expose));
     credentials.redact_fields(&mut error_body);
     let challenges = Challenge::all(headers);
-    let challenge_code = || challenge::error(&challenges).filter(|code| is_code(code));
-    let code = error_body
-        .code
-        .or_else(|| challenge_code().map(str::to_owned));
+    let challenge_code = challenge::error(&challenges).filter(|code| is_code(code));
+    let code = error_body.code.or(challenge_code.map(str::to_owned));
     let redact = |text: String| secrets.redact(&text);
     let message_delay = error_body.description.as_deref().and_then(retry_hint);
     ServerError {
@@ -150,9 +148,8 @@ struct ErrorBody {
 impl ErrorBody {
     fn read(&mut self, status: StatusCode, object: &JsonObject<'_>) {
         let text = |object: &JsonObject<'_>, names: &[&str]| {
-            names
-                .iter()
-                .find_map(|name| Some(object.str(name)?.into_owned()))
+            let text = names.iter().find_map(|name| object.str(name));
+            text.map(Cow::into_owned)
         };
         let error = object.get("error");
         if let Some(error) = error.and_then(JsonValue::as_str) {
@@ -285,11 +282,10 @@ fn is_message(text: &str) -> bool {
         text.split(' ')
             .map(|word| word.trim_matches(|c: char| c.is_ascii_punctuation()))
     };
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'\'';
     let is_plain = |word: &str| match word.len() {
         0..=3 if word.bytes().all(|byte| byte.is_ascii_digit()) => true,
-        0..=20 => word
-            .bytes()
-            .all(|byte| byte.is_ascii_alphabetic() || byte == b'\''),
+        0..=20 => word.bytes().all(is_letter),
         _ => false,
     };
     let is = |refusing: &str| words().any(|word| word.eq_ignore_ascii_case(refusing));
@@ -309,11 +305,8 @@ fn is_short_code(text: &str) -> bool {
 
 /// Returns whether an `error` is a machine-readable code rather than a sentence.
 fn is_code(error: &str) -> bool {
-    !error.is_empty()
-        && error.len() <= 64
-        && error
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    let belongs = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (1..=64).contains(&error.len()) && error.bytes().all(belongs)
 }
 
 /// Returns the delay in a message, such as `retry in 1500 ms`.

@@ -30,12 +30,8 @@ impl OwnedJsonValue {
 
 impl OwnedJsonObject {
     pub(crate) fn new(members: &JsonObject<'_>) -> Self {
-        Self(
-            members
-                .iter()
-                .map(|(name, value)| (name.to_owned(), OwnedJsonValue::from_value(value)))
-                .collect(),
-        )
+        let owned = |(name, value): (&str, _)| (name.to_owned(), OwnedJsonValue::from_value(value));
+        Self(members.iter().map(owned).collect())
     }
 
     fn get(&self, name: &str) -> Option<&OwnedJsonValue> {
