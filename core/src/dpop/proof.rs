@@ -149,153 +149,113 @@ impl UnsignedProof<'_> {
     /// Returns the signing input, in an allocation with capacity for the signature.
     pub(crate) fn sign_request(&self, key: &PublicJwk, context: &RequestContext) -> SignRequest {
         let jti: [u8; 22] = jose::encode_array(&context.entropy);
-        let mut claims = ClaimsBuffer {
-            bytes: [0; 512],
-            length: 0,
-        };
-        self.write_claims(&jti, context, &mut claims);
+        // Sufficient for URLs of usual length. Longer claims are only counted here.
+        let (mut claims, mut length) = ([0; 512], 0);
+        self.write_claims(&jti, context, &mut |bytes: &[u8]| {
+            let from = length;
+            length += bytes.len();
+            if let Some(room) = claims.get_mut(from..length) {
+                room.copy_from_slice(bytes);
+            }
+        });
         let header = key.proof_header();
         let signature = jose::encoded_len(key.signature_len());
-        let capacity = header.len() + 1 + jose::encoded_len(claims.length) + 1 + signature;
+        let capacity = header.len() + 1 + jose::encoded_len(length) + 1 + signature;
 
         let mut input = Vec::with_capacity(capacity);
         input.extend(header.as_bytes());
         input.push(b'.');
-        match claims.bytes.get(..claims.length) {
+        match claims.get(..length) {
             Some(claims) => jose::encode_into(claims, &mut input),
-            None => {
-                let mut payload = Base64Writer {
-                    out: &mut input,
-                    buffer: [0; BUFFER_LEN],
-                    filled: 0,
-                };
-                self.write_claims(&jti, context, &mut payload);
-                payload.flush();
-            }
+            None => self.encode_claims(&jti, context, &mut input),
         }
         SignRequest::new(input, key.clone())
     }
 
+    /// Encodes claims of any length in base64url, through a buffer on the stack.
+    fn encode_claims(&self, jti: &[u8], context: &RequestContext, out: &mut Vec<u8>) {
+        // A multiple of three, so that only the last chunk can end with an incomplete group.
+        let (mut chunk, mut filled) = ([0; 384], 0);
+        self.write_claims(jti, context, &mut |mut bytes: &[u8]| {
+            while !bytes.is_empty() {
+                let (now, later) = bytes.split_at(bytes.len().min(chunk.len() - filled));
+                if let Some(free) = chunk.get_mut(filled..filled + now.len()) {
+                    free.copy_from_slice(now);
+                }
+                filled += now.len();
+                bytes = later;
+                if filled == chunk.len() {
+                    jose::encode_into(&chunk, out);
+                    filled = 0;
+                }
+            }
+        });
+        jose::encode_into(chunk.get(..filled).unwrap_or_default(), out);
+    }
+
     /// Writes the claims of RFC 9449 §4.2. Only the path can contain characters that JSON must
     /// escape.
-    fn write_claims(&self, jti: &[u8], context: &RequestContext, out: &mut impl Sink) {
-        out.bytes(br#"{"jti":""#);
-        out.bytes(jti);
-        out.bytes(br#"","htm":""#);
-        out.bytes(self.method.as_str().as_bytes());
-        out.bytes(br#"","htu":""#);
+    fn write_claims(&self, jti: &[u8], context: &RequestContext, out: &mut impl FnMut(&[u8])) {
+        out(br#"{"jti":""#);
+        out(jti);
+        out(br#"","htm":""#);
+        out(self.method.as_str().as_bytes());
+        out(br#"","htu":""#);
         self.target.write_htu(&mut JsonEscape(out));
-        out.bytes(br#"","iat":"#);
+        out(br#"","iat":"#);
         let iat = context.now.as_secs();
-        out.number(iat);
+        write_number(iat, out);
         if let Some(lifetime) = self.lifetime {
-            out.bytes(br#","exp":"#);
-            out.number(iat.saturating_add(lifetime.as_secs()));
+            out(br#","exp":"#);
+            write_number(iat.saturating_add(lifetime.as_secs()), out);
         }
         if let Some(ath) = &self.ath {
-            out.bytes(br#","ath":""#);
-            out.bytes(ath.as_bytes());
-            out.bytes(b"\"");
+            out(br#","ath":""#);
+            out(ath.as_bytes());
+            out(b"\"");
         }
         if let Some(nonce) = self.nonce {
-            out.bytes(br#","nonce":""#);
-            out.bytes(nonce.as_str().as_bytes());
-            out.bytes(b"\"");
+            out(br#","nonce":""#);
+            out(nonce.as_str().as_bytes());
+            out(b"\"");
         }
-        out.bytes(b"}");
+        out(b"}");
     }
 }
 
-/// The output for claims: a fixed buffer that also counts bytes, or, for long claims, an
-/// incremental encoder.
-trait Sink {
-    fn bytes(&mut self, bytes: &[u8]);
-
-    fn number(&mut self, number: u64) {
-        let mut digits = [0; 20];
-        let mut left = number;
-        let mut length = 0;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
-            left /= 10;
-            length += 1;
-            if left == 0 {
-                break;
-            }
-        }
-        self.bytes(digits.get(digits.len() - length..).unwrap_or_default());
-    }
-}
-
-/// Counts the written bytes, and stores them up to its capacity, which suffices for URLs of usual
-/// length.
-struct ClaimsBuffer {
-    bytes: [u8; 512],
-    length: usize,
-}
-
-impl Sink for ClaimsBuffer {
-    fn bytes(&mut self, bytes: &[u8]) {
-        let from = self.length;
-        self.length += bytes.len();
-        if let Some(room) = self.bytes.get_mut(from..self.length) {
-            room.copy_from_slice(bytes);
+fn write_number(number: u64, out: &mut impl FnMut(&[u8])) {
+    let mut digits = [0; 20];
+    let mut left = number;
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
+        left /= 10;
+        length += 1;
+        if left == 0 {
+            break;
         }
     }
-}
-
-/// The size of the buffer in bytes: a multiple of three, so that only the last chunk can end with
-/// an incomplete group.
-const BUFFER_LEN: usize = 384;
-
-/// Encodes the written bytes in base64url, through a buffer on the stack.
-struct Base64Writer<'a> {
-    out: &'a mut Vec<u8>,
-    buffer: [u8; BUFFER_LEN],
-    filled: usize,
-}
-
-impl Base64Writer<'_> {
-    fn flush(&mut self) {
-        jose::encode_into(self.buffer.get(..self.filled).unwrap_or_default(), self.out);
-        self.filled = 0;
-    }
-}
-
-impl Sink for Base64Writer<'_> {
-    fn bytes(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_LEN - self.filled));
-            if let Some(free) = self.buffer.get_mut(self.filled..self.filled + now.len()) {
-                free.copy_from_slice(now);
-            }
-            self.filled += now.len();
-            bytes = later;
-            if self.filled == BUFFER_LEN {
-                self.flush();
-            }
-        }
-    }
+    out(digits.get(digits.len() - length..).unwrap_or_default());
 }
 
 /// Escapes quotes and backslashes, which `http::Uri` permits in a path.
-struct JsonEscape<'a, S>(&'a mut S);
+struct JsonEscape<'a, F>(&'a mut F);
 
-impl<S: Sink> fmt::Write for JsonEscape<'_, S> {
+impl<F: FnMut(&[u8])> fmt::Write for JsonEscape<'_, F> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // Without an early exit, the compiler can vectorize it.
         let is_escaped = |any, byte| any | matches!(byte, b'"' | b'\\');
         if !text.bytes().fold(false, is_escaped) {
-            self.0.bytes(text.as_bytes());
+            self.0(text.as_bytes());
             return Ok(());
         }
         for piece in text.split_inclusive(['"', '\\']) {
             match piece.as_bytes().split_last() {
                 Some((last @ (b'"' | b'\\'), before)) => {
-                    self.0.bytes(before);
-                    self.0.bytes(&[b'\\', *last]);
+                    self.0(before);
+                    self.0(&[b'\\', *last]);
                 }
-                _ => self.0.bytes(piece.as_bytes()),
+                _ => self.0(piece.as_bytes()),
             }
         }
         Ok(())
