@@ -207,9 +207,8 @@ impl PublicJwk {
     /// Returns whether a raw signature (RFC 7518 §3.4 for ECDSA) is valid.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         let is_valid = |algorithm: &'static dyn verifying::VerificationAlgorithm, key: &[u8]| {
-            verifying::UnparsedPublicKey::new(algorithm, key)
-                .verify(message, signature)
-                .is_ok()
+            let key = verifying::UnparsedPublicKey::new(algorithm, key);
+            key.verify(message, signature).is_ok()
         };
         match (&self.0.material, self.0.algorithm) {
             (KeyMaterial::P256(point), _) => is_valid(&verifying::ECDSA_P256_SHA256_FIXED, point),
@@ -220,9 +219,8 @@ impl PublicJwk {
                     Algorithm::Ps256 => &verifying::RSA_PSS_2048_8192_SHA256,
                     _ => &verifying::RSA_PKCS1_2048_8192_SHA256,
                 };
-                verifying::RsaPublicKeyComponents { n, e }
-                    .verify(scheme, message, signature)
-                    .is_ok()
+                let key = verifying::RsaPublicKeyComponents { n, e };
+                key.verify(scheme, message, signature).is_ok()
             }
         }
     }
@@ -232,11 +230,9 @@ impl PublicJwk {
     /// point.
     pub(crate) fn is_on_curve(&self) -> bool {
         let agrees = |curve: &'static agreement::Algorithm, point: &[u8]| {
+            let peer = agreement::UnparsedPublicKey::new(curve, point);
             agreement::EphemeralPrivateKey::generate(curve, &SystemRandom::new())
-                .and_then(|ephemeral| {
-                    let peer = agreement::UnparsedPublicKey::new(curve, point);
-                    agreement::agree_ephemeral(ephemeral, &peer, |_| ())
-                })
+                .and_then(|own| agreement::agree_ephemeral(own, &peer, |_| ()))
                 .is_ok()
         };
         match &self.0.material {

@@ -35,10 +35,9 @@ impl Challenge {
 
     /// Returns the unquoted value of a parameter. The case of its name is ignored.
     pub fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        let mut params = self.params.iter();
+        let (_, value) = params.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+        Some(value)
     }
 
     /// Returns the token68 (RFC 9110 §11.2) of a challenge that has one instead of parameters, or
@@ -53,9 +52,8 @@ impl Challenge {
 /// because some servers support one scheme only.
 pub(crate) fn error(challenges: &[Challenge]) -> Option<&str> {
     let has_dpop = challenges.iter().any(|challenge| challenge.is("DPoP"));
-    let relevant = challenges
-        .iter()
-        .filter(|challenge| !has_dpop || challenge.is("DPoP"));
+    let is_relevant = |challenge: &&Challenge| !has_dpop || challenge.is("DPoP");
+    let relevant = challenges.iter().filter(is_relevant);
     let errors = relevant.filter_map(|challenge| challenge.param("error"));
     errors.min_by_key(|error| *error != "use_dpop_nonce")
 }

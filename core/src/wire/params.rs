@@ -76,10 +76,8 @@ impl Params {
 
     /// Returns all values of a name that may be repeated.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0
-            .iter()
-            .filter(move |(known, _)| known == name)
-            .map(|(_, value)| value.expose())
+        let named = self.0.iter().filter(move |(known, _)| known == name);
+        named.map(|(_, value)| value.expose())
     }
 
     pub(crate) fn push(
