@@ -26,8 +26,6 @@
 //! # }
 //! ```
 
-use std::fmt;
-
 use http::Uri;
 use ring::digest::{SHA256, digest};
 use ring::hmac;
@@ -35,18 +33,17 @@ use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use crate::jose;
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, required};
 use crate::oauth::grant::{Grant, Scope, checked_resource};
 use crate::oauth::issuer::Server;
 use crate::oauth::step_up::StepUp;
 use crate::request::operation::sealed::Sealed;
 use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
 use crate::types::endpoint::{Endpoint, is_loopback, scheme};
 use crate::types::error::{AuthorizationError, InvalidResponseKind, ParseError, RedirectError};
 use crate::types::escape::form_pairs;
 use crate::types::input::InvalidInput;
-use crate::types::secret::{Secret, constant_time_eq};
+use crate::types::secret::{Secret, SecretBytes};
 use crate::wire::error_response::sanitize;
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::params::{BodyFormat, Params};
@@ -68,11 +65,8 @@ impl Client {
     /// `http` with a host other than loopback (RFC 9700 §2.6).
     #[doc(alias("pkce", "login"))]
     pub fn authorization(&self, redirect_uri: &str) -> Result<AuthorizationBuilder, InvalidInput> {
-        let endpoint = self
-            .0
-            .authorization_endpoint
-            .clone()
-            .ok_or(InvalidInput::MissingEndpoint("authorization_endpoint"))?;
+        let endpoint = self.0.authorization_endpoint.as_ref();
+        let endpoint = required(endpoint, "authorization_endpoint")?;
         let client_id = self.0.options.auth.id().ok_or(InvalidInput::new(
             "client_id",
             "must be set for an authorization request",
@@ -184,45 +178,37 @@ impl AuthorizationBuilder {
     /// endpoint](Client::pushed_authorization_request_endpoint), or if a [further
     /// parameter](Self::param) is one that the request sets itself.
     pub fn push(self, entropy: [u8; 32]) -> Result<Operation<AuthorizationRequest>, InvalidInput> {
-        let par_endpoint = self.client.0.pushed_authorization_request_endpoint.clone();
-        let par_endpoint = par_endpoint.ok_or(InvalidInput::MissingEndpoint(
-            "pushed_authorization_request_endpoint",
-        ))?;
         let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
+        let par_endpoint = client.0.pushed_authorization_request_endpoint.as_ref();
+        let par_endpoint = required(par_endpoint, "pushed_authorization_request_endpoint")?;
         let (params, pending) = self.finish(entropy)?;
         let client_id = params.get("client_id").unwrap_or_default().to_owned();
-        let request = client.endpoint_request(par_endpoint, params, client.0.key.as_ref());
-        let expected = Pushed {
-            client_id,
-            endpoint,
-            pending,
-        };
-        Ok(Operation::new(request, RetrySafety::Idempotent, expected))
+        let expected = (endpoint, client_id, pending);
+        Ok(client.post(par_endpoint, params, client.key(), expected))
     }
 
     /// Returns all parameters of the request, and the pending authorization.
     fn finish(self, entropy: [u8; 32]) -> Result<(Params, PendingAuthorization), InvalidInput> {
-        let Self {
-            client,
-            redirect_uri,
-            mut params,
-            scope,
-            ..
-        } = self;
+        let mut params = self.params;
+        let has_openid = |scope: &Scope| scope.iter().any(|token| token == "openid");
         let pending = PendingAuthorization(StoredAuthorization {
-            seed: Seed(Zeroizing::new(entropy)),
-            redirect_uri,
-            server: client.server(),
+            seed: SecretBytes::new(entropy.to_vec()),
+            redirect_uri: self.redirect_uri,
+            server: self.client.server(),
             resources: params.all("resource").map(str::to_owned).collect(),
-            require_iss: client.0.require_iss,
-            openid: scope
-                .as_ref()
-                .is_some_and(|scope| scope.iter().any(|token| token == "openid")),
+            require_iss: self.client.0.require_iss,
+            openid: self.scope.as_ref().is_some_and(has_openid),
         });
-        if let Some(scope) = scope {
+        if let Some(scope) = self.scope {
             params.push("scope", scope.0)?;
         }
-        pending.add_to(&mut params)?;
+        let challenge = digest(&SHA256, pending.code_verifier().expose().as_bytes());
+        params.push("state", pending.state())?;
+        params.push("code_challenge", jose::encode(challenge.as_ref()))?;
+        params.push("code_challenge_method", "S256")?;
+        if let Some(nonce) = pending.nonce() {
+            params.push("nonce", nonce)?;
+        }
         Ok((params, pending))
     }
 }
@@ -231,11 +217,7 @@ impl AuthorizationBuilder {
 fn with_query(endpoint: &Endpoint, params: &Params) -> Result<Uri, InvalidInput> {
     let query = params.encode(BodyFormat::Form);
     let query = String::from_utf8_lossy(query.as_ref());
-    let separator = if endpoint.uri().query().is_some() {
-        '&'
-    } else {
-        '?'
-    };
+    let separator = endpoint.uri().query().map_or('?', |_| '&');
     let url = format!("{endpoint}{separator}{query}").parse();
     url.map_err(|_| InvalidInput::new("url", "must not be longer than 64 KiB"))
 }
@@ -252,31 +234,24 @@ pub struct AuthorizationRequest {
     pub pending: PendingAuthorization,
 }
 
-/// What becomes of the response to a pushed authorization request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
-pub struct Pushed {
-    client_id: String,
-    /// The authorization endpoint.
-    endpoint: Endpoint,
-    pending: PendingAuthorization,
-}
-
 impl Sealed for AuthorizationRequest {}
 
 /// Parses a response of RFC 9126 §2.2.
 impl FromResponse for AuthorizationRequest {
-    type Expected = Pushed;
+    /// The authorization endpoint, the client id, and the pending authorization.
+    type Expected = (Endpoint, String, PendingAuthorization);
 
-    fn parse(success: &SuccessResponse<'_>, expected: &Pushed) -> Result<Self, ParseError> {
+    fn parse(
+        success: &SuccessResponse<'_>,
+        (endpoint, client_id, pending): &Self::Expected,
+    ) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "request_uri")?;
         let reference = members.required_str("request_uri")?.into_owned();
-        let params = Params::new("client_id", expected.client_id.clone());
-        let url = with_query(&expected.endpoint, &params.and("request_uri", reference))
-            .map_err(|_| InvalidResponseKind::InvalidMember("request_uri"))?;
+        let params = Params::new("client_id", client_id.clone()).and("request_uri", reference);
+        let invalid = |_| InvalidResponseKind::InvalidMember("request_uri");
         Ok(Self {
-            url,
-            pending: expected.pending.clone(),
+            url: with_query(endpoint, &params).map_err(invalid)?,
+            pending: pending.clone(),
         })
     }
 }
@@ -288,12 +263,14 @@ impl FromResponse for AuthorizationRequest {
 /// [`receive`](Self::receive) doesn't consume it, because anyone can forge a redirect. Discard it
 /// once it has returned a grant.
 #[must_use]
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingAuthorization(StoredAuthorization);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct StoredAuthorization {
-    seed: Seed,
+    /// The 32 bytes from which the request's random values are derived.
+    #[serde(serialize_with = "serialize_seed")]
+    seed: SecretBytes,
     redirect_uri: String,
     server: Server,
     /// The `resource` parameters of the token request (RFC 8707 §2.2).
@@ -306,8 +283,10 @@ struct StoredAuthorization {
 impl StoredAuthorization {
     fn read(members: &JsonObject<'_>) -> Option<Self> {
         let flag = |name| members.get(name).and_then(JsonValue::as_bool);
+        let seed = Zeroizing::new(members.str("seed")?.into_owned());
         Some(Self {
-            seed: Seed::read(&Zeroizing::new(members.str("seed")?.into_owned()))?,
+            seed: Some(SecretBytes::new(jose::decode(&seed)?))
+                .filter(|seed| seed.expose().len() == 32)?,
             redirect_uri: members.str("redirect_uri")?.into_owned(),
             server: Server::read(&members.get("server")?.as_object()?)?,
             resources: members.get("resources")?.texts()?.map(Into::into).collect(),
@@ -342,7 +321,7 @@ impl PendingAuthorization {
     /// Returns the `state` of the request, which distinguishes its redirect from those of other
     /// pending requests.
     pub fn state(&self) -> String {
-        self.0.seed.derive("state")
+        self.derive("state")
     }
 
     /// Returns the `state` of a redirect (RFC 6749 §4.1.2). An application with several pending
@@ -353,13 +332,14 @@ impl PendingAuthorization {
     /// # Errors
     /// Returns [`RedirectError`] if the redirect is too long or has a duplicate parameter.
     pub fn state_of(redirect: &str) -> Result<Option<String>, RedirectError> {
-        Ok(AuthorizationResponse::read(redirect)?.state)
+        let [state, ..] = response_params(redirect)?;
+        Ok(state)
     }
 
     /// Returns the `nonce` that the ID token must contain, or `None` if the scope `openid` was not
     /// requested.
     pub fn nonce(&self) -> Option<String> {
-        self.0.openid.then(|| self.0.seed.derive("nonce"))
+        self.0.openid.then(|| self.derive("nonce"))
     }
 
     /// Returns the issuer of the authorization server, if the client had one. [`Client::token`]
@@ -380,14 +360,11 @@ impl PendingAuthorization {
     /// another [`RedirectError`] if the redirect is too long, has a duplicate parameter, doesn't
     /// belong to this request, or has no code.
     pub fn receive(&self, redirect: &str) -> Result<Grant, RedirectError> {
-        let response = AuthorizationResponse::read(redirect)?;
-        if !response
-            .state
-            .is_some_and(|state| self.0.seed.verify("state", &state))
-        {
+        let [state, iss, error, description, uri, code] = response_params(redirect)?;
+        if !state.is_some_and(|state| self.verify("state", &state)) {
             return Err(RedirectError::StateMismatch);
         }
-        let issuer_matches = match (response.iss.as_deref(), self.issuer()) {
+        let issuer_matches = match (iss.as_deref(), self.issuer()) {
             (Some(iss), Some(issuer)) => iss == issuer,
             (Some(_), None) => true,
             (None, _) => !self.0.require_iss,
@@ -395,74 +372,34 @@ impl PendingAuthorization {
         if !issuer_matches {
             return Err(RedirectError::IssuerMismatch);
         }
-        if let Some(error) = response.error.filter(|error| !error.is_empty()) {
+        if let Some(error) = error.filter(|error| !error.is_empty()) {
             let sanitized = |text: String| sanitize(&text);
             return Err(RedirectError::Denied(AuthorizationError {
                 code: sanitized(error),
-                description: response.error_description.map(sanitized),
-                uri: response.error_uri.map(sanitized),
+                description: description.map(sanitized),
+                uri: uri.map(sanitized),
             }));
         }
-        let code = response
-            .code
-            .filter(|code| !code.is_empty())
-            .ok_or(RedirectError::NoCode)?;
-        let StoredAuthorization {
-            redirect_uri,
-            server,
-            resources,
-            ..
-        } = &self.0;
-        let grant = Grant::authorization_code(
-            Secret::new(code),
-            redirect_uri.clone(),
-            self.code_verifier(),
-        );
-        let mut grant = grant.issued_by(server.clone());
-        for uri in resources {
-            grant.params = grant.params.and("resource", uri.clone());
+        let code = code.filter(|code| !code.is_empty());
+        // RFC 6749 §4.1.3, RFC 7636 §4.5.
+        let mut grant = Grant::new("authorization_code")
+            .with("code", Secret::new(code.ok_or(RedirectError::NoCode)?))
+            .with("redirect_uri", self.0.redirect_uri.clone())
+            .with("code_verifier", self.code_verifier());
+        for uri in &self.0.resources {
+            grant = grant.with("resource", uri.clone());
         }
+        grant.server = Some(self.0.server.clone());
         Ok(grant)
-    }
-
-    /// Adds `state`, the PKCE challenge and the `nonce` to the parameters of the request.
-    fn add_to(&self, params: &mut Params) -> Result<(), InvalidInput> {
-        let challenge = digest(&SHA256, self.code_verifier().expose().as_bytes());
-        params.push("state", self.state())?;
-        params.push("code_challenge", jose::encode(challenge.as_ref()))?;
-        params.push("code_challenge_method", "S256")?;
-        self.nonce()
-            .map_or(Ok(()), |nonce| params.push("nonce", nonce))
     }
 
     /// Returns the `code_verifier` (RFC 7636 §4.1): 43 characters that encode 256 bits.
     fn code_verifier(&self) -> Secret {
-        Secret::new(self.0.seed.derive("code_verifier"))
+        Secret::new(self.derive("code_verifier"))
     }
-}
 
-impl fmt::Debug for PendingAuthorization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PendingAuthorization")
-            .field(&self.0)
-            .finish()
-    }
-}
-
-/// The seed of the request's random values. Each value is an HMAC keyed with the seed, so it can't
-/// be derived from the other values.
-#[derive(Clone)]
-struct Seed(Zeroizing<[u8; 32]>);
-
-impl PartialEq for Seed {
-    fn eq(&self, other: &Self) -> bool {
-        constant_time_eq(&*self.0, &*other.0)
-    }
-}
-
-impl Eq for Seed {}
-
-impl Seed {
+    /// Returns a random value of the request: an HMAC keyed with the seed, so it can't be derived
+    /// from the other values.
     fn derive(&self, name: &str) -> String {
         jose::encode(hmac::sign(&self.key(), name.as_bytes()).as_ref())
     }
@@ -474,61 +411,40 @@ impl Seed {
             .is_some_and(|tag| hmac::verify(&self.key(), name.as_bytes(), &tag).is_ok())
     }
 
-    fn read(text: &str) -> Option<Self> {
-        let bytes = Zeroizing::new(jose::decode(text)?);
-        Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
-    }
-
     fn key(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &*self.0)
+        hmac::Key::new(hmac::HMAC_SHA256, self.0.seed.expose())
     }
 }
 
-impl fmt::Debug for Seed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl Serialize for Seed {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Zeroizing::new(jose::encode(&*self.0)))
-    }
+fn serialize_seed<S: Serializer>(seed: &SecretBytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&Zeroizing::new(jose::encode(seed.expose())))
 }
 
 /// The parameters of a redirect (RFC 6749 §4.1.2, RFC 9207 §2).
-#[derive(Default)]
-struct AuthorizationResponse {
-    code: Option<String>,
-    state: Option<String>,
-    iss: Option<String>,
-    error: Option<String>,
-    error_description: Option<String>,
-    error_uri: Option<String>,
-}
+const RESPONSE_PARAMS: [&str; 6] = [
+    "state",
+    "iss",
+    "error",
+    "error_description",
+    "error_uri",
+    "code",
+];
 
-impl AuthorizationResponse {
-    fn read(redirect: &str) -> Result<Self, RedirectError> {
-        if redirect.len() > MAX_REDIRECT {
-            return Err(RedirectError::TooLong);
-        }
-        let mut response = Self::default();
-        for (name, value) in form_pairs(query(redirect)) {
-            let (name, slot) = match name.as_str() {
-                "code" => ("code", &mut response.code),
-                "state" => ("state", &mut response.state),
-                "iss" => ("iss", &mut response.iss),
-                "error" => ("error", &mut response.error),
-                "error_description" => ("error_description", &mut response.error_description),
-                "error_uri" => ("error_uri", &mut response.error_uri),
-                _ => continue,
-            };
+/// Returns the values of [`RESPONSE_PARAMS`] in a redirect, in that order.
+fn response_params(redirect: &str) -> Result<[Option<String>; 6], RedirectError> {
+    if redirect.len() > MAX_REDIRECT {
+        return Err(RedirectError::TooLong);
+    }
+    let mut params = <[Option<String>; 6]>::default();
+    for (name, value) in form_pairs(query(redirect)) {
+        let mut slots = RESPONSE_PARAMS.iter().zip(&mut params);
+        if let Some((known, slot)) = slots.find(|(known, _)| **known == name) {
             if slot.replace(value).is_some() {
-                return Err(RedirectError::DuplicateParameter(name));
+                return Err(RedirectError::DuplicateParameter(known));
             }
         }
-        Ok(response)
     }
+    Ok(params)
 }
 
 /// Returns the query of a URL or of a path. Any other text is already a query and is returned

@@ -11,6 +11,8 @@ use crate::request::client_auth::ClientAuth;
 use crate::request::endpoint_request::{
     ClientRequest, EndpointRequest, RequestOptions, add_header,
 };
+use crate::request::operation::{FromResponse, Operation};
+use crate::request::retry::RetrySafety;
 use crate::types::endpoint::Endpoint;
 use crate::types::input::InvalidInput;
 use crate::wire::params::{BodyFormat, Params};
@@ -135,9 +137,8 @@ impl Client {
     /// `resource` and `audience` may occur more than once. For a parameter that a request sets
     /// itself, the operation ends with the error.
     pub fn param(mut self, name: &str, value: &str) -> Result<Self, InvalidInput> {
-        self.options_mut()
-            .params
-            .push(name.to_owned(), value.to_owned())?;
+        let params = &mut self.options_mut().params;
+        params.push(name.to_owned(), value.to_owned())?;
         Ok(self)
     }
 
@@ -191,6 +192,19 @@ impl Client {
         Server::new(self.0.issuer.as_ref(), &self.0.token_endpoint)
     }
 
+    /// Returns an idempotent POST request to one of the server's endpoints, with a DPoP proof if
+    /// `key` is given.
+    pub(super) fn post<T: FromResponse>(
+        &self,
+        endpoint: Endpoint,
+        params: Params,
+        key: Option<&PublicJwk>,
+        expected: T::Expected,
+    ) -> Operation<T> {
+        let request = self.endpoint_request(endpoint, params, key);
+        Operation::new(request, RetrySafety::Idempotent, expected)
+    }
+
     /// Returns a POST request to one of the server's endpoints, with a DPoP proof if `key` is
     /// given.
     pub(crate) fn endpoint_request(
@@ -199,10 +213,8 @@ impl Client {
         params: Params,
         key: Option<&PublicJwk>,
     ) -> EndpointRequest {
-        let audience = match &self.0.issuer {
-            Some(issuer) => issuer.to_string(),
-            None => self.0.token_endpoint.to_string(),
-        };
+        let issuer = self.0.issuer.as_ref().map(Issuer::to_string);
+        let audience = issuer.unwrap_or_else(|| self.0.token_endpoint.to_string());
         let client_request = ClientRequest::new(&self.0.options, params, key.cloned(), &audience);
         EndpointRequest {
             endpoint,
@@ -217,4 +229,12 @@ impl Client {
     pub(super) fn options_mut(&mut self) -> &mut RequestOptions {
         Arc::make_mut(&mut self.parts_mut().options)
     }
+}
+
+/// Returns the endpoint with this name of a client or of an issuer's metadata.
+pub(super) fn required(
+    endpoint: Option<&Endpoint>,
+    name: &'static str,
+) -> Result<Endpoint, InvalidInput> {
+    endpoint.cloned().ok_or(InvalidInput::MissingEndpoint(name))
 }

@@ -21,13 +21,12 @@
 
 use std::fmt;
 
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, required};
 use crate::oauth::grant::{Grant, Polling, Scope};
 use crate::oauth::issuer::Server;
 use crate::oauth::polling::{MAX_POLL_INTERVAL, POLL_INTERVAL};
 use crate::request::operation::sealed::Sealed;
 use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
 use crate::types::endpoint::Endpoint;
 use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
@@ -47,18 +46,11 @@ impl Client {
         &self,
         scope: Option<Scope>,
     ) -> Result<Operation<DeviceAuthorization>, InvalidInput> {
-        let endpoint = self.0.device_authorization_endpoint.clone();
-        let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint(
-            "device_authorization_endpoint",
-        ))?;
+        let endpoint = self.0.device_authorization_endpoint.as_ref();
+        let endpoint = required(endpoint, "device_authorization_endpoint")?;
         let params = scope.map_or_else(Params::default, |scope| Params::new("scope", scope.0));
         // No proof here: it binds the token, which is requested later (RFC 9449 §5).
-        let request = self.endpoint_request(endpoint, params, None);
-        Ok(Operation::new(
-            request,
-            RetrySafety::Idempotent,
-            self.server(),
-        ))
+        Ok(self.post(endpoint, params, None, self.server()))
     }
 }
 
@@ -105,7 +97,10 @@ impl DeviceAuthorization {
     /// [timeout](Operation::timeout) applies to each poll separately; the delays between polls are
     /// not counted.
     pub fn grant(&self) -> Grant {
-        Grant::device_code(self.device_code.clone(), self.polling).issued_by(self.server.clone())
+        Grant {
+            server: Some(self.server.clone()),
+            ..Grant::device_code(self.device_code.clone(), self.polling)
+        }
     }
 }
 

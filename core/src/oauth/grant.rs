@@ -33,7 +33,7 @@ use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
 use crate::types::text::serde_as_text;
 use crate::types::time::UnixTime;
-use crate::wire::params::Params;
+use crate::wire::params::{ParamValue, Params};
 
 /// An authorization grant (RFC 6749 §1.3): a `grant_type` and its parameters.
 /// [`extension`](Self::extension) can create any grant; the other constructors are shortcuts.
@@ -62,10 +62,7 @@ pub(crate) struct Polling {
 impl Grant {
     /// Creates a client credentials grant (RFC 6749 §4.4): the client acts on its own behalf.
     pub fn client_credentials() -> Self {
-        Self {
-            retry_safety: RetrySafety::Idempotent,
-            ..Self::new(CLIENT_CREDENTIALS)
-        }
+        Self::new(CLIENT_CREDENTIALS).repeatable()
     }
 
     /// Creates a refresh token grant (RFC 6749 §6). The server may rotate the refresh token, so the
@@ -74,33 +71,11 @@ impl Grant {
     /// # Errors
     /// Returns [`InvalidInput`] if `refresh_token` is empty.
     pub fn refresh_token(refresh_token: Secret) -> Result<Self, InvalidInput> {
-        if refresh_token.expose().is_empty() {
-            return Err(InvalidInput::new("refresh_token", "must not be empty"));
-        }
-        let grant = Self::new("refresh_token");
-        let params = grant.params.and("refresh_token", refresh_token.clone());
+        must_not_be_empty("refresh_token", refresh_token.expose())?;
         Ok(Self {
-            params,
-            refresh_token: Some(refresh_token),
-            ..grant
+            refresh_token: Some(refresh_token.clone()),
+            ..Self::new("refresh_token").with("refresh_token", refresh_token)
         })
-    }
-
-    /// Creates the single-use grant of an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5).
-    pub(crate) fn authorization_code(
-        code: Secret,
-        redirect_uri: String,
-        code_verifier: Secret,
-    ) -> Self {
-        let grant = Self::new("authorization_code");
-        let params = grant
-            .params
-            .and("code", code)
-            .and("redirect_uri", redirect_uri);
-        Self {
-            params: params.and("code_verifier", code_verifier),
-            ..grant
-        }
     }
 
     /// Creates a token exchange grant (RFC 8693 §2.1), which exchanges `subject_token` for another
@@ -145,12 +120,8 @@ impl Grant {
         token_type: &str,
     ) -> Result<Self, InvalidInput> {
         let [token_name, type_name] = names;
-        if token.expose().is_empty() {
-            return Err(InvalidInput::new(token_name, "must not be empty"));
-        }
-        if token_type.is_empty() {
-            return Err(InvalidInput::new(type_name, "must not be empty"));
-        }
+        must_not_be_empty(token_name, token.expose())?;
+        must_not_be_empty(type_name, token_type)?;
         self.secret_param(token_name, token)?
             .param(type_name, token_type)
     }
@@ -160,31 +131,17 @@ impl Grant {
     /// # Errors
     /// Returns [`InvalidInput`] if `assertion` is empty.
     pub fn jwt_bearer(assertion: Secret) -> Result<Self, InvalidInput> {
-        if assertion.expose().is_empty() {
-            return Err(InvalidInput::new("assertion", "must not be empty"));
-        }
-        Self::new("urn:ietf:params:oauth:grant-type:jwt-bearer")
-            .secret_param("assertion", assertion)
+        must_not_be_empty("assertion", assertion.expose())?;
+        Ok(Self::new("urn:ietf:params:oauth:grant-type:jwt-bearer").with("assertion", assertion))
     }
 
     /// Creates the grant of a device code, which the user approves on another device (RFC 8628
     /// §3.4).
     pub(crate) fn device_code(device_code: Secret, polling: Polling) -> Self {
-        let grant = Self::new("urn:ietf:params:oauth:grant-type:device_code");
-        let params = grant.params.and("device_code", device_code);
+        let grant = Self::new("urn:ietf:params:oauth:grant-type:device_code").repeatable();
         Self {
-            params,
-            retry_safety: RetrySafety::Idempotent,
             polling: Some(polling),
-            ..grant
-        }
-    }
-
-    /// Restricts the grant to clients of this authorization server.
-    pub(crate) fn issued_by(self, server: Server) -> Self {
-        Self {
-            server: Some(server),
-            ..self
+            ..grant.with("device_code", device_code)
         }
     }
 
@@ -194,13 +151,12 @@ impl Grant {
     /// # Errors
     /// Returns [`InvalidInput`] if `grant_type` is empty.
     pub fn extension(grant_type: &str) -> Result<Self, InvalidInput> {
-        if grant_type.is_empty() {
-            return Err(InvalidInput::new("grant_type", "must not be empty"));
-        }
+        must_not_be_empty("grant_type", grant_type)?;
         Ok(Self::new(grant_type))
     }
 
-    fn new(grant_type: &str) -> Self {
+    /// Creates a single-use grant.
+    pub(super) fn new(grant_type: &str) -> Self {
         Self {
             params: Params::new("grant_type", grant_type.to_owned()),
             retry_safety: RetrySafety::SingleUse,
@@ -209,6 +165,12 @@ impl Grant {
             polling: None,
             server: None,
         }
+    }
+
+    /// Adds a parameter. Its name must be a constant of this crate and not be present yet.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<ParamValue>) -> Self {
+        self.params = self.params.and(name, value);
+        self
     }
 
     /// Marks the grant as idempotent. The request may then be retried after a lost connection, and
@@ -291,12 +253,17 @@ impl Grant {
 
 /// Validates a resource indicator (RFC 8707 §2).
 pub(crate) fn checked_resource(uri: &str) -> Result<&str, InvalidInput> {
-    match scheme(uri) {
-        Some(_) if !uri.contains('#') => Ok(uri),
-        _ => Err(InvalidInput::new(
-            "resource",
-            "must be an absolute URI without a fragment",
-        )),
+    let resource = Some(uri).filter(|uri| scheme(uri).is_some() && !uri.contains('#'));
+    resource.ok_or(InvalidInput::new(
+        "resource",
+        "must be an absolute URI without a fragment",
+    ))
+}
+
+fn must_not_be_empty(name: &'static str, value: &str) -> Result<(), InvalidInput> {
+    match value.is_empty() {
+        true => Err(InvalidInput::new(name, "must not be empty")),
+        false => Ok(()),
     }
 }
 
@@ -324,27 +291,17 @@ impl Scope {
     pub fn from_tokens<'a>(
         tokens: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidInput> {
-        let mut scope = String::new();
-        for token in tokens {
-            if token.is_empty()
-                || !token
-                    .bytes()
-                    .all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E))
-            {
-                return Err(InvalidInput::new(
-                    "scope",
-                    "must be made of printable ASCII tokens without quotes or backslashes",
-                ));
-            }
-            if !scope.is_empty() {
-                scope.push(' ');
-            }
-            scope.push_str(token);
+        let tokens: Vec<&str> = tokens.into_iter().collect();
+        let is_allowed = |byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+        let is_valid = |token: &&str| !token.is_empty() && token.bytes().all(is_allowed);
+        if !tokens.iter().all(is_valid) {
+            return Err(InvalidInput::new(
+                "scope",
+                "must be made of printable ASCII tokens without quotes or backslashes",
+            ));
         }
-        if scope.is_empty() {
-            return Err(InvalidInput::new("scope", "must not be empty"));
-        }
-        Ok(Self(scope))
+        must_not_be_empty("scope", &tokens.concat())?;
+        Ok(Self(tokens.join(" ")))
     }
 
     /// Returns the scope that a server granted. Accepts any characters. Returns `None` if there is

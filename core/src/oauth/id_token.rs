@@ -25,6 +25,7 @@ use ring::digest::{self, digest};
 
 use crate::dpop::Jws;
 use crate::jose::{self, Algorithm, PublicJwk};
+use crate::oauth::client::required;
 use crate::oauth::issuer::Issuer;
 use crate::oauth::metadata::Metadata;
 use crate::oauth::token::Token;
@@ -51,9 +52,7 @@ impl Metadata {
     /// # Errors
     /// Returns [`InvalidInput`] if the metadata have no `jwks_uri`.
     pub fn keys(&self) -> Result<Operation<JwkSet>, InvalidInput> {
-        let endpoint = self.endpoint("jwks_uri").cloned();
-        let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint("jwks_uri"))?;
-        let request = EndpointRequest::get(endpoint);
+        let request = EndpointRequest::get(required(self.endpoint("jwks_uri"), "jwks_uri")?);
         Ok(Operation::new(request, RetrySafety::Idempotent, ()))
     }
 }

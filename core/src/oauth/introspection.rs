@@ -19,12 +19,11 @@
 
 use std::fmt;
 
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, required};
 use crate::oauth::grant::Scope;
-use crate::oauth::revocation::{self, TokenTypeHint};
+use crate::oauth::revocation::{TokenTypeHint, params};
 use crate::request::operation::sealed::Sealed;
 use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
 use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
@@ -43,10 +42,9 @@ impl Client {
         token: Secret,
         hint: Option<TokenTypeHint>,
     ) -> Result<Operation<Introspection>, InvalidInput> {
-        let endpoint = self.0.introspection_endpoint.clone();
-        let endpoint = endpoint.ok_or(InvalidInput::MissingEndpoint("introspection_endpoint"))?;
-        let request = self.endpoint_request(endpoint, revocation::params(token, hint)?, None);
-        Ok(Operation::new(request, RetrySafety::Idempotent, ()))
+        let endpoint = self.0.introspection_endpoint.as_ref();
+        let endpoint = required(endpoint, "introspection_endpoint")?;
+        Ok(self.post(endpoint, params(token, hint), None, ()))
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::jose::{Algorithm, PublicJwk};
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, required};
 use crate::oauth::issuer::Issuer;
 use crate::request::client_auth::ClientAuth;
 use crate::request::endpoint_request::EndpointRequest;
@@ -31,7 +31,7 @@ use crate::types::endpoint::Endpoint;
 use crate::types::error::{InvalidResponseKind, ParseError};
 use crate::types::input::InvalidInput;
 use crate::types::time::UnixTime;
-use crate::wire::json::JsonObject;
+use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
 impl Issuer {
@@ -43,37 +43,50 @@ impl Issuer {
     /// Returns [`InvalidInput`] only if the identifier is too long to be part of a URL.
     pub fn discover(&self) -> Result<Operation<Metadata>, InvalidInput> {
         let [first, second, third] = self.metadata_urls()?;
-        let mut fallbacks = vec![second.clone()];
-        fallbacks.extend(Some(third).filter(|third| *third != second));
-        let expected = Discovery {
-            issuer: self.clone(),
-            fallbacks,
-        };
-        let request = EndpointRequest::get(first);
+        let mut fallbacks = vec![second, third];
+        fallbacks.dedup();
+        let (request, expected) = (EndpointRequest::get(first), (self.clone(), fallbacks));
         Ok(Operation::new(request, RetrySafety::Idempotent, expected))
     }
-}
-
-/// The issuer whose metadata are requested, and the URLs that have not been tried yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
-pub struct Discovery {
-    issuer: Issuer,
-    fallbacks: Vec<Endpoint>,
 }
 
 impl Sealed for Metadata {}
 
 impl FromResponse for Metadata {
-    type Expected = Discovery;
+    /// The issuer whose metadata are requested, and the URLs that have not been tried yet.
+    type Expected = (Issuer, Vec<Endpoint>);
 
-    fn parse(success: &SuccessResponse<'_>, expected: &Discovery) -> Result<Self, ParseError> {
-        Self::read(success, &expected.issuer)
+    fn parse(
+        success: &SuccessResponse<'_>,
+        (issuer, _): &Self::Expected,
+    ) -> Result<Self, ParseError> {
+        let members = JsonObject::parse_response(success.body, "issuer")?;
+        if members.str("issuer").as_deref() != Some(issuer.as_str()) {
+            return Err(InvalidResponseKind::IssuerMismatch.into());
+        }
+        let mut endpoints = Vec::new();
+        for name in ENDPOINTS {
+            let invalid = InvalidResponseKind::InvalidMember(name);
+            match members.get(name).map(JsonValue::as_str) {
+                Some(Some(url)) => {
+                    endpoints.push((name, issuer.endpoint(&url).map_err(|_| invalid)?));
+                }
+                Some(None) if name == TOKEN_ENDPOINT => return Err(invalid.into()),
+                // Another endpoint that is not a string counts as missing, in case the caller never
+                // needs it.
+                _ => {}
+            }
+        }
+        Ok(Self(Arc::new(MetadataParts {
+            issuer: issuer.clone(),
+            endpoints,
+            members: OwnedJsonObject::new(&members),
+        })))
     }
 
     fn on_failure(
         failure: &FlowFailure,
-        expected: &mut Discovery,
+        (_, fallbacks): &mut Self::Expected,
         request: &mut EndpointRequest,
         _now: UnixTime,
     ) -> Option<Duration> {
@@ -90,10 +103,10 @@ impl FromResponse for Metadata {
                     | InvalidResponseKind::Redirect
             ),
         };
-        if !is_absent || expected.fallbacks.is_empty() {
+        if !is_absent || fallbacks.is_empty() {
             return None;
         }
-        request.endpoint = expected.fallbacks.remove(0);
+        request.endpoint = fallbacks.remove(0);
         Some(Duration::ZERO)
     }
 }
@@ -129,8 +142,7 @@ impl Metadata {
     /// Returns [`InvalidInput`] if the metadata have no token endpoint.
     pub fn client(&self, auth: ClientAuth) -> Result<Client, InvalidInput> {
         let endpoint = |name| self.endpoint(name).cloned();
-        let token_endpoint =
-            endpoint(TOKEN_ENDPOINT).ok_or(InvalidInput::MissingEndpoint(TOKEN_ENDPOINT))?;
+        let token_endpoint = required(self.endpoint(TOKEN_ENDPOINT), TOKEN_ENDPOINT)?;
         let mut client = Client::new(token_endpoint, auth).issuer(self.0.issuer.clone());
         let parts = client.parts_mut();
         parts.authorization_endpoint = endpoint("authorization_endpoint");
@@ -151,23 +163,17 @@ impl Metadata {
     /// Returns [`InvalidInput`] if the server does not support the key's algorithm, or its list is
     /// empty.
     pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, InvalidInput> {
-        match self.list(DPOP_ALGS) {
-            Some(algs) => key.select_algorithm(algs),
-            None => Ok(key.clone()),
-        }
+        let algs = self.list(DPOP_ALGS);
+        algs.map_or_else(|| Ok(key.clone()), |algs| key.select_algorithm(algs))
     }
 
     /// Returns the proof algorithms that both this server and this library support, in this
     /// library's order of preference. Returns `None` if the metadata list no algorithms.
     pub fn dpop_algorithms(&self) -> Option<Vec<Algorithm>> {
         let supported: Vec<&str> = self.list(DPOP_ALGS)?.collect();
-        Some(
-            Algorithm::ALL
-                .iter()
-                .copied()
-                .filter(|algorithm| supported.contains(&algorithm.as_str()))
-                .collect(),
-        )
+        let is_supported = |algorithm: &Algorithm| supported.contains(&algorithm.as_str());
+        let all = Algorithm::ALL.iter().copied();
+        Some(all.filter(is_supported).collect())
     }
 
     /// Returns the issuer, which is exactly the one that was requested.
@@ -179,11 +185,8 @@ impl Metadata {
     /// `introspection_endpoint` or `jwks_uri`. Returns `None` if it is missing or unknown to this
     /// library: [`text`](Self::text) returns the URL of any other member.
     pub fn endpoint(&self, member: &str) -> Option<&Endpoint> {
-        self.0
-            .endpoints
-            .iter()
-            .find(|(name, _)| *name == member)
-            .map(|(_, endpoint)| endpoint)
+        let mut endpoints = self.0.endpoints.iter();
+        Some(&endpoints.find(|(name, _)| *name == member)?.1)
     }
 
     /// Returns a list of strings, such as `token_endpoint_auth_methods_supported` or
@@ -203,42 +206,10 @@ impl Metadata {
     pub fn flag(&self, member: &str) -> bool {
         self.0.members.flag(member)
     }
-
-    fn read(success: &SuccessResponse<'_>, issuer: &Issuer) -> Result<Self, ParseError> {
-        let members = JsonObject::parse_response(success.body, "issuer")?;
-        if members.str("issuer").as_deref() != Some(issuer.as_str()) {
-            return Err(InvalidResponseKind::IssuerMismatch.into());
-        }
-        let mut endpoints = Vec::new();
-        for name in ENDPOINTS {
-            let Some(value) = members.get(name) else {
-                continue;
-            };
-            match value.as_str() {
-                Some(url) => {
-                    endpoints.push((
-                        name,
-                        issuer
-                            .endpoint(&url)
-                            .map_err(|_| InvalidResponseKind::InvalidMember(name))?,
-                    ));
-                }
-                // An endpoint that is not a string counts as missing, in case the caller never
-                // needs it.
-                None if name != TOKEN_ENDPOINT => {}
-                None => return Err(InvalidResponseKind::InvalidMember(name).into()),
-            }
-        }
-        let members = OwnedJsonObject::new(&members);
-        Ok(Self(Arc::new(MetadataParts {
-            issuer: issuer.clone(),
-            endpoints,
-            members,
-        })))
-    }
 }
 
-const DPOP_ALGS: &str = "dpop_signing_alg_values_supported";
+/// The member that lists the algorithms of proofs (RFC 9449 §5.1, RFC 9728 §2).
+pub(super) const DPOP_ALGS: &str = "dpop_signing_alg_values_supported";
 
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

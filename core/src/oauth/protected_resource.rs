@@ -27,6 +27,7 @@ use http::HeaderMap;
 
 use crate::jose::PublicJwk;
 use crate::oauth::issuer::Issuer;
+use crate::oauth::metadata::DPOP_ALGS;
 use crate::request::endpoint_request::EndpointRequest;
 use crate::request::operation::sealed::Sealed;
 use crate::request::operation::{FromResponse, Operation, SuccessResponse};
@@ -55,14 +56,9 @@ impl ProtectedResource {
     pub fn discover(resource: &str) -> Result<Operation<Self>, InvalidInput> {
         let known = Endpoint::https_or_loopback(resource)?;
         // A path of only a slash doesn't count (RFC 9728 §3.1).
-        let path = Some(known.uri().path())
-            .filter(|path| *path != "/")
-            .unwrap_or_default();
-        Self::request(
-            &known.well_known("oauth-protected-resource", path)?,
-            known,
-            resource,
-        )
+        let path = Some(known.uri().path()).filter(|path| *path != "/");
+        let url = known.well_known("oauth-protected-resource", path.unwrap_or_default())?;
+        Ok(Self::request(url, known, resource))
     }
 
     /// Requests the metadata of a resource from the URL in its challenge (`resource_metadata`, RFC
@@ -79,24 +75,27 @@ impl ProtectedResource {
         resource: &str,
     ) -> Option<Result<Operation<Self>, InvalidInput>> {
         let challenges = Challenge::all(headers);
-        let url = challenges
+        let mut urls = challenges
             .iter()
-            .find_map(|challenge| challenge.param("resource_metadata"))?;
+            .filter_map(|challenge| challenge.param("resource_metadata"));
+        let url = urls.next()?;
         let known = Endpoint::https_or_loopback(resource);
-        Some(known.and_then(|known| Self::request(&known.resolve_untrusted(url)?, known, resource)))
+        Some(known.and_then(|known| {
+            Ok(Self::request(
+                known.resolve_untrusted(url)?,
+                known,
+                resource,
+            ))
+        }))
     }
 
-    fn request(
-        metadata_url: &Endpoint,
-        known: Endpoint,
-        resource: &str,
-    ) -> Result<Operation<Self>, InvalidInput> {
-        let expected = RequestedResource {
-            known,
-            resource: resource.to_owned(),
-        };
-        let request = EndpointRequest::get(metadata_url.clone());
-        Ok(Operation::new(request, RetrySafety::Idempotent, expected))
+    fn request(metadata_url: Endpoint, known: Endpoint, resource: &str) -> Operation<Self> {
+        let request = EndpointRequest::get(metadata_url);
+        Operation::new(
+            request,
+            RetrySafety::Idempotent,
+            (known, resource.to_owned()),
+        )
     }
 
     /// Returns the authorization servers whose tokens the resource accepts. Invalid issuers are
@@ -112,10 +111,8 @@ impl ProtectedResource {
     /// # Errors
     /// Returns [`InvalidInput`] if the resource supports none of the key's algorithms.
     pub fn dpop_key(&self, key: &PublicJwk) -> Result<PublicJwk, InvalidInput> {
-        match self.list("dpop_signing_alg_values_supported") {
-            Some(algs) => key.select_algorithm(algs),
-            None => Ok(key.clone()),
-        }
+        let algs = self.list(DPOP_ALGS);
+        algs.map_or_else(|| Ok(key.clone()), |algs| key.select_algorithm(algs))
     }
 
     /// Returns a list of strings, such as `scopes_supported` or `bearer_methods_supported`. Returns
@@ -145,38 +142,28 @@ impl fmt::Debug for ProtectedResource {
     }
 }
 
-/// The resource whose metadata are requested.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(unnameable_types, reason = "`FromResponse` is sealed")]
-pub struct RequestedResource {
-    /// Its URL, from which other URLs are judged.
-    known: Endpoint,
-    resource: String,
-}
-
 impl Sealed for ProtectedResource {}
 
 /// Parses a response of RFC 9728 §3.2.
 impl FromResponse for ProtectedResource {
-    type Expected = RequestedResource;
+    /// The URL of the resource whose metadata are requested, from which other URLs are judged, and
+    /// the same URL exactly as given.
+    type Expected = (Endpoint, String);
 
     fn parse(
         success: &SuccessResponse<'_>,
-        expected: &RequestedResource,
+        (known, resource): &Self::Expected,
     ) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "resource")?;
-        if members.str("resource").as_deref() != Some(expected.resource.as_str()) {
+        if members.str("resource").as_deref() != Some(resource) {
             return Err(InvalidResponseKind::ResourceMismatch.into());
         }
-        let servers = members
-            .get("authorization_servers")
-            .and_then(JsonValue::texts);
-        let servers = servers.into_iter().flatten();
-        let authorization_servers = servers
-            .filter_map(|url| Issuer::from_untrusted(&expected.known, &url).ok())
-            .collect();
+        let servers = members.get("authorization_servers");
+        let servers = servers.and_then(JsonValue::texts).into_iter().flatten();
         Ok(Self {
-            authorization_servers,
+            authorization_servers: servers
+                .filter_map(|url| Issuer::from_untrusted(known, &url).ok())
+                .collect(),
             members: OwnedJsonObject::new(&members),
         })
     }

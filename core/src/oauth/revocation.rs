@@ -12,10 +12,9 @@
 //! # }
 //! ```
 
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, required};
 use crate::request::operation::sealed::Sealed;
 use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
 use crate::types::error::ParseError;
 use crate::types::input::InvalidInput;
 use crate::types::secret::Secret;
@@ -34,13 +33,9 @@ impl Client {
         token: Secret,
         hint: Option<TokenTypeHint>,
     ) -> Result<Operation<Revoked>, InvalidInput> {
-        let endpoint = self
-            .0
-            .revocation_endpoint
-            .clone()
-            .ok_or(InvalidInput::MissingEndpoint("revocation_endpoint"))?;
-        let request = self.endpoint_request(endpoint, params(token, hint)?, self.0.key.as_ref());
-        Ok(Operation::new(request, RetrySafety::Idempotent, ()))
+        let endpoint = self.0.revocation_endpoint.as_ref();
+        let endpoint = required(endpoint, "revocation_endpoint")?;
+        Ok(self.post(endpoint, params(token, hint), self.key(), ()))
     }
 }
 
@@ -77,12 +72,13 @@ impl Revoked {
     }
 }
 
-pub(crate) fn params(token: Secret, hint: Option<TokenTypeHint>) -> Result<Params, InvalidInput> {
-    let mut params = Params::new("token", token);
-    if let Some(hint) = hint {
-        params.push("token_type_hint", hint.as_str())?;
+/// Returns the parameters of a request about a token.
+pub(super) fn params(token: Secret, hint: Option<TokenTypeHint>) -> Params {
+    let params = Params::new("token", token);
+    match hint {
+        Some(hint) => params.and("token_type_hint", hint.as_str()),
+        None => params,
     }
-    Ok(params)
 }
 
 impl Sealed for Revoked {}

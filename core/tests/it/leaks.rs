@@ -668,7 +668,7 @@ fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
 }
 
 /// Types that hold nothing secret: what anybody may see, settings, times, names.
-const PUBLIC: [(&str, &str); 49] = [
+const PUBLIC: [(&str, &str); 46] = [
     ("Algorithm", "a name"),
     ("Answer", "can't be printed"),
     ("BodyFormat", "a setting"),
@@ -678,7 +678,6 @@ const PUBLIC: [(&str, &str); 49] = [
         "ProofClaims",
         "of a proof that was presented, as its reader wants to see them",
     ),
-    ("Discovery", "URLs"),
     ("Effect", "a part of `Step`, which is looked at"),
     ("Endpoint", "a URL, and none with user information"),
     ("Erased", "shows nothing of its task"),
@@ -693,10 +692,8 @@ const PUBLIC: [(&str, &str); 49] = [
     ("LoadRequest", "a name"),
     ("Next", "a part of `Step`, which is looked at"),
     ("ParseError", "names"),
-    ("Pushed", "a part of `Operation`, which doesn't show it"),
     ("Reason", "a name and a status"),
     ("ReleaseRequest", "a name"),
-    ("RequestedResource", "URLs"),
     ("Running", "shows a number alone"),
     ("Retrying", "a name, a status and a time"),
     ("Server", "URLs"),

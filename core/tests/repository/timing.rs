@@ -2,7 +2,7 @@
 //!
 //! The rule, for all sources but the sandbox, whose credentials are public: nothing that [`is_told_by`] calls a secret stands
 //! in a comparison (`==`, `!=`, a `match` on literals, `contains` and the like). What is compared goes through
-//! `secret::constant_time_eq`, a `secret::ConstantTimeTag` or `hmac::verify`. Types help: the `==` of `Secret`, `SecretBytes`, `AccessTokenHash` and `Seed` is such a comparison.
+//! `secret::constant_time_eq`, a `secret::ConstantTimeTag` or `hmac::verify`. Types help: the `==` of `Secret`, `SecretBytes` and `AccessTokenHash` is such a comparison.
 
 use std::collections::BTreeSet;
 
