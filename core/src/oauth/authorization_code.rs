@@ -35,15 +35,12 @@ use zeroize::Zeroizing;
 use crate::jose;
 use crate::oauth::client::{Client, required};
 use crate::oauth::grant::{Grant, Scope, checked_resource};
-use crate::oauth::issuer::Server;
-use crate::oauth::step_up::StepUp;
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FromResponse, Operation, SuccessResponse};
+use crate::oauth::{issuer::Server, step_up::StepUp};
+use crate::request::operation::{FromResponse, Operation, SuccessResponse, sealed};
 use crate::types::endpoint::{Endpoint, is_loopback, scheme};
 use crate::types::error::{AuthorizationError, InvalidResponseKind, ParseError, RedirectError};
-use crate::types::escape::form_pairs;
-use crate::types::input::InvalidInput;
 use crate::types::secret::{Secret, SecretBytes};
+use crate::types::{escape::form_pairs, input::InvalidInput};
 use crate::wire::error_response::sanitize;
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::params::{BodyFormat, Params};
@@ -67,15 +64,13 @@ impl Client {
     pub fn authorization(&self, redirect_uri: &str) -> Result<AuthorizationBuilder, InvalidInput> {
         let endpoint = self.0.authorization_endpoint.as_ref();
         let endpoint = required(endpoint, "authorization_endpoint")?;
-        let client_id = self.0.options.auth.id().ok_or(InvalidInput::new(
-            "client_id",
-            "must be set for an authorization request",
-        ))?;
+        let missing = InvalidInput::new("client_id", "must be set for an authorization request");
+        let client_id = self.0.options.auth.id().ok_or(missing)?;
         let redirect_uri = checked_redirect_uri(redirect_uri)?;
         let mut params = Params::new("response_type", "code")
             .and("client_id", client_id.to_owned())
             .and("redirect_uri", redirect_uri.clone());
-        if let Some(key) = &self.0.key {
+        if let Some(key) = self.key() {
             params = params.and("dpop_jkt", key.thumbprint().to_owned());
         }
         Ok(AuthorizationBuilder {
@@ -160,10 +155,8 @@ impl AuthorizationBuilder {
     /// itself, or if the URL is longer than 64 KiB.
     pub fn build(self, entropy: [u8; 32]) -> Result<AuthorizationRequest, InvalidInput> {
         let (endpoint, (params, pending)) = (self.endpoint.clone(), self.finish(entropy)?);
-        Ok(AuthorizationRequest {
-            url: with_query(&endpoint, &params)?,
-            pending,
-        })
+        let url = with_query(&endpoint, &params)?;
+        Ok(AuthorizationRequest { url, pending })
     }
 
     /// Sends all parameters to the authorization server before the redirect (PAR, RFC 9126). The
@@ -234,25 +227,22 @@ pub struct AuthorizationRequest {
     pub pending: PendingAuthorization,
 }
 
-impl Sealed for AuthorizationRequest {}
+impl sealed::Sealed for AuthorizationRequest {}
 
 /// Parses a response of RFC 9126 §2.2.
 impl FromResponse for AuthorizationRequest {
     /// The authorization endpoint, the client id, and the pending authorization.
     type Expected = (Endpoint, String, PendingAuthorization);
 
-    fn parse(
-        success: &SuccessResponse<'_>,
-        (endpoint, client_id, pending): &Self::Expected,
-    ) -> Result<Self, ParseError> {
+    fn parse(success: &SuccessResponse<'_>, expected: &Self::Expected) -> Result<Self, ParseError> {
+        let (endpoint, client_id, pending) = expected;
         let members = JsonObject::parse_response(success.body, "request_uri")?;
         let reference = members.required_str("request_uri")?.into_owned();
         let params = Params::new("client_id", client_id.clone()).and("request_uri", reference);
         let invalid = |_| InvalidResponseKind::InvalidMember("request_uri");
-        Ok(Self {
-            url: with_query(endpoint, &params).map_err(invalid)?,
-            pending: pending.clone(),
-        })
+        let url = with_query(endpoint, &params).map_err(invalid)?;
+        let pending = pending.clone();
+        Ok(Self { url, pending })
     }
 }
 
@@ -281,12 +271,13 @@ struct StoredAuthorization {
 }
 
 impl StoredAuthorization {
-    fn read(members: &JsonObject<'_>) -> Option<Self> {
+    fn parse(json: &str) -> Option<Self> {
+        let members = JsonObject::parse(json.as_bytes()).ok()?;
         let flag = |name| members.get(name).and_then(JsonValue::as_bool);
-        let seed = Zeroizing::new(members.str("seed")?.into_owned());
+        let seed = jose::decode(&Zeroizing::new(members.str("seed")?.into_owned()));
+        let seed = seed.map(SecretBytes::new);
         Some(Self {
-            seed: Some(SecretBytes::new(jose::decode(&seed)?))
-                .filter(|seed| seed.expose().len() == 32)?,
+            seed: seed.filter(|seed| seed.expose().len() == 32)?,
             redirect_uri: members.str("redirect_uri")?.into_owned(),
             server: Server::read(&members.get("server")?.as_object()?)?,
             resources: members.get("resources")?.texts()?.map(Into::into).collect(),
@@ -309,10 +300,8 @@ impl PendingAuthorization {
     /// # Errors
     /// Returns [`InvalidInput`] if `json` is anything else.
     pub fn from_json(json: &str) -> Result<Self, InvalidInput> {
-        let stored = JsonObject::parse(json.as_bytes())
-            .ok()
-            .and_then(|members| StoredAuthorization::read(&members));
-        stored.map(Self).ok_or(InvalidInput::StoredState {
+        let stored = StoredAuthorization::parse(json).map(Self);
+        stored.ok_or(InvalidInput::StoredState {
             name: "authorization",
             rule: "must be the JSON that `PendingAuthorization::to_json` returned",
         })
@@ -346,7 +335,7 @@ impl PendingAuthorization {
     /// accepts the grant only from a client with the same issuer. If one of the clients has no
     /// issuer, both must have the same token endpoint.
     pub fn issuer(&self) -> Option<&str> {
-        self.0.server.issuer()
+        self.0.server.issuer.as_deref()
     }
 
     /// Parses and validates a redirect: its complete URL, its query alone, or the form sent by
@@ -364,12 +353,8 @@ impl PendingAuthorization {
         if !state.is_some_and(|state| self.verify("state", &state)) {
             return Err(RedirectError::StateMismatch);
         }
-        let issuer_matches = match (iss.as_deref(), self.issuer()) {
-            (Some(iss), Some(issuer)) => iss == issuer,
-            (Some(_), None) => true,
-            (None, _) => !self.0.require_iss,
-        };
-        if !issuer_matches {
+        let is_own = |iss: String| self.issuer().is_none_or(|issuer| issuer == iss);
+        if !iss.map_or(!self.0.require_iss, is_own) {
             return Err(RedirectError::IssuerMismatch);
         }
         if let Some(error) = error.filter(|error| !error.is_empty()) {
@@ -407,8 +392,8 @@ impl PendingAuthorization {
     /// Returns whether `value` equals the result of [`derive`](Self::derive) for `name`. Compares
     /// in constant time.
     fn verify(&self, name: &str, value: &str) -> bool {
-        jose::decode(value)
-            .is_some_and(|tag| hmac::verify(&self.key(), name.as_bytes(), &tag).is_ok())
+        let tag = jose::decode(value);
+        tag.is_some_and(|tag| hmac::verify(&self.key(), name.as_bytes(), &tag).is_ok())
     }
 
     fn key(&self) -> hmac::Key {
@@ -438,10 +423,11 @@ fn response_params(redirect: &str) -> Result<[Option<String>; 6], RedirectError>
     let mut params = <[Option<String>; 6]>::default();
     for (name, value) in form_pairs(query(redirect)) {
         let mut slots = RESPONSE_PARAMS.iter().zip(&mut params);
-        if let Some((known, slot)) = slots.find(|(known, _)| **known == name) {
-            if slot.replace(value).is_some() {
-                return Err(RedirectError::DuplicateParameter(known));
-            }
+        let Some((known, slot)) = slots.find(|(known, _)| **known == name) else {
+            continue;
+        };
+        if slot.replace(value).is_some() {
+            return Err(RedirectError::DuplicateParameter(known));
         }
     }
     Ok(params)
@@ -450,9 +436,7 @@ fn response_params(redirect: &str) -> Result<[Option<String>; 6], RedirectError>
 /// Returns the query of a URL or of a path. Any other text is already a query and is returned
 /// unchanged.
 fn query(redirect: &str) -> &str {
-    let redirect = redirect
-        .split_once('#')
-        .map_or(redirect, |(before, _)| before);
+    let redirect = redirect.split('#').next().unwrap_or_default();
     let is_url = redirect.starts_with('/') || scheme(redirect).is_some();
     match redirect.split_once('?') {
         Some((before, query)) if is_url || before.is_empty() => query,

@@ -6,15 +6,13 @@ use http::HeaderMap;
 
 use crate::jose::PublicJwk;
 use crate::oauth::issuer::{Issuer, Server};
-use crate::oauth::token::ExpiresIn;
-use crate::request::client_auth::ClientAuth;
+use crate::oauth::token::{Expected, ExpiresIn};
 use crate::request::endpoint_request::{
     ClientRequest, EndpointRequest, RequestOptions, add_header,
 };
 use crate::request::operation::{FromResponse, Operation};
-use crate::request::retry::RetrySafety;
-use crate::types::endpoint::Endpoint;
-use crate::types::input::InvalidInput;
+use crate::request::{client_auth::ClientAuth, retry::RetrySafety};
+use crate::types::{endpoint::Endpoint, input::InvalidInput};
 use crate::wire::params::{BodyFormat, Params};
 
 /// A client of one authorization server. Immutable once built, and cheap to clone.
@@ -37,9 +35,8 @@ pub(crate) struct ClientParts {
     pub(crate) issuer: Option<Issuer>,
     pub(crate) require_iss: bool,
     pub(crate) options: Arc<RequestOptions>,
-    pub(crate) key: Option<PublicJwk>,
-    pub(super) accept_bearer: bool,
-    pub(super) expires_in: ExpiresIn,
+    /// The expected properties of a token, with the key of the client's proofs.
+    pub(crate) expected: Expected,
     pub(super) require_scope: bool,
 }
 
@@ -62,9 +59,7 @@ impl Client {
             issuer: None,
             require_iss: false,
             options: Arc::new(options),
-            key: None,
-            accept_bearer: false,
-            expires_in: ExpiresIn::default(),
+            expected: Expected::default(),
             require_scope: false,
         }))
     }
@@ -72,14 +67,13 @@ impl Client {
     /// Requests tokens bound to this key (RFC 9449 §5): token requests then have a proof signed by
     /// it. A response with any other token is rejected, unless the client
     /// [accepts](Self::accept_bearer) bearer tokens.
-    pub fn dpop(mut self, key: PublicJwk) -> Self {
-        self.parts_mut().key = Some(key);
-        self
+    pub fn dpop(self, key: PublicJwk) -> Self {
+        self.with(|parts| parts.expected.key = Some(key))
     }
 
     /// Returns the key to which the client's tokens are bound.
     pub fn key(&self) -> Option<&PublicJwk> {
-        self.0.key.as_ref()
+        self.0.expected.key.as_ref()
     }
 
     pub(crate) fn token_endpoint(&self) -> &Endpoint {
@@ -88,9 +82,8 @@ impl Client {
 
     /// Accepts a bearer token even if a bound token was requested. For authorization servers that
     /// bind only the refresh token (RFC 9449 §5).
-    pub fn accept_bearer(mut self) -> Self {
-        self.parts_mut().accept_bearer = true;
-        self
+    pub fn accept_bearer(self) -> Self {
+        self.with(|parts| parts.expected.accept_bearer = true)
     }
 
     /// Sets the encoding of request bodies. Default: [`BodyFormat::Form`].
@@ -100,16 +93,14 @@ impl Client {
     }
 
     /// Sets the interpretation of `expires_in` in token responses. Default: [`ExpiresIn::Auto`].
-    pub fn expires_in(mut self, expires_in: ExpiresIn) -> Self {
-        self.parts_mut().expires_in = expires_in;
-        self
+    pub fn expires_in(self, expires_in: ExpiresIn) -> Self {
+        self.with(|parts| parts.expected.expires_in = expires_in)
     }
 
     /// Makes [`token`](Self::token) return [`InvalidInput`] for a client credentials grant without
     /// a scope. Moov's server rejects such requests.
-    pub fn require_scope(mut self) -> Self {
-        self.parts_mut().require_scope = true;
-        self
+    pub fn require_scope(self) -> Self {
+        self.with(|parts| parts.require_scope = true)
     }
 
     /// Adds a header to every request of this client to the authorization server. A second value
@@ -143,53 +134,49 @@ impl Client {
     }
 
     /// Sets the endpoint at which tokens are revoked (RFC 7009 §2).
-    pub fn revocation_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.parts_mut().revocation_endpoint = Some(endpoint);
-        self
+    pub fn revocation_endpoint(self, endpoint: Endpoint) -> Self {
+        self.with(|parts| parts.revocation_endpoint = Some(endpoint))
     }
 
     /// Sets the endpoint at which users authorize this client (RFC 6749 §3.1).
-    pub fn authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.parts_mut().authorization_endpoint = Some(endpoint);
-        self
+    pub fn authorization_endpoint(self, endpoint: Endpoint) -> Self {
+        self.with(|parts| parts.authorization_endpoint = Some(endpoint))
     }
 
     /// Sets the endpoint that issues device codes (RFC 8628 §3.1).
-    pub fn device_authorization_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.parts_mut().device_authorization_endpoint = Some(endpoint);
-        self
+    pub fn device_authorization_endpoint(self, endpoint: Endpoint) -> Self {
+        self.with(|parts| parts.device_authorization_endpoint = Some(endpoint))
     }
 
     /// Sets the endpoint for pushed authorization requests (RFC 9126 §2).
-    pub fn pushed_authorization_request_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.parts_mut().pushed_authorization_request_endpoint = Some(endpoint);
-        self
+    pub fn pushed_authorization_request_endpoint(self, endpoint: Endpoint) -> Self {
+        self.with(|parts| parts.pushed_authorization_request_endpoint = Some(endpoint))
     }
 
     /// Sets the endpoint at which tokens are introspected (RFC 7662 §2).
-    pub fn introspection_endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.parts_mut().introspection_endpoint = Some(endpoint);
-        self
+    pub fn introspection_endpoint(self, endpoint: Endpoint) -> Self {
+        self.with(|parts| parts.introspection_endpoint = Some(endpoint))
     }
 
     /// Sets the issuer of the authorization server. A redirect that names another issuer is
     /// rejected (RFC 9207 §2.4). Set it if the application uses more than one authorization server.
     /// It is sent only as the audience of client assertions.
-    pub fn issuer(mut self, issuer: Issuer) -> Self {
-        self.parts_mut().issuer = Some(issuer);
-        self
+    pub fn issuer(self, issuer: Issuer) -> Self {
+        self.with(|parts| parts.issuer = Some(issuer))
     }
 
     /// Rejects redirects without `iss`. For authorization servers that always include it, which
     /// announce this by `authorization_response_iss_parameter_supported` (RFC 9207 §2.3).
-    pub fn require_iss(mut self) -> Self {
-        self.parts_mut().require_iss = true;
-        self
+    pub fn require_iss(self) -> Self {
+        self.with(|parts| parts.require_iss = true)
     }
 
     /// Returns the identity of the authorization server.
-    pub(crate) fn server(&self) -> Server {
-        Server::new(self.0.issuer.as_ref(), &self.0.token_endpoint)
+    pub(super) fn server(&self) -> Server {
+        Server {
+            issuer: self.0.issuer.as_ref().map(Issuer::to_string),
+            token_endpoint: self.0.token_endpoint.to_string(),
+        }
     }
 
     /// Returns an idempotent POST request to one of the server's endpoints, with a DPoP proof if
@@ -213,13 +200,18 @@ impl Client {
         params: Params,
         key: Option<&PublicJwk>,
     ) -> EndpointRequest {
-        let issuer = self.0.issuer.as_ref().map(Issuer::to_string);
-        let audience = issuer.unwrap_or_else(|| self.0.token_endpoint.to_string());
+        let server = self.server();
+        let audience = server.issuer.unwrap_or(server.token_endpoint);
         let client_request = ClientRequest::new(&self.0.options, params, key.cloned(), &audience);
         EndpointRequest {
             endpoint,
             client_request: Some(client_request),
         }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut ClientParts)) -> Self {
+        change(self.parts_mut());
+        self
     }
 
     pub(crate) fn parts_mut(&mut self) -> &mut ClientParts {

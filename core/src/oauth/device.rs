@@ -20,21 +20,22 @@
 //! ```
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::oauth::client::{Client, required};
 use crate::oauth::grant::{Grant, Polling, Scope};
 use crate::oauth::issuer::Server;
-use crate::oauth::polling::{MAX_POLL_INTERVAL, POLL_INTERVAL};
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::types::endpoint::Endpoint;
+use crate::request::operation::{FlowFailure, FromResponse, Operation, SuccessResponse, sealed};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
-use crate::types::time::UnixTime;
-use crate::wire::error_response::sanitize;
-use crate::wire::json::JsonObject;
-use crate::wire::params::Params;
+use crate::types::{endpoint::Endpoint, input::InvalidInput, secret::Secret, time::UnixTime};
+use crate::wire::{error_response::sanitize, json::JsonObject, params::Params};
+
+/// The default interval between two requests, and its increase after `slow_down`: 5 s (RFC 8628
+/// §3.2, §3.5).
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The maximum interval between two requests: 5 minutes, whatever the server asks for.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
 impl Client {
     /// Requests a device code and a user code (RFC 8628 §3.1).
@@ -104,7 +105,7 @@ impl DeviceAuthorization {
     }
 }
 
-impl Sealed for DeviceAuthorization {}
+impl sealed::Sealed for DeviceAuthorization {}
 
 /// Parses a response of RFC 8628 §3.2.
 impl FromResponse for DeviceAuthorization {
@@ -112,34 +113,28 @@ impl FromResponse for DeviceAuthorization {
 
     fn parse(success: &SuccessResponse<'_>, server: &Server) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "device_code")?;
-        let url = |name| match members.required_str(name) {
+        let url = |name| {
+            let url = members.required_str(name)?;
             // The URL is opened in a browser, so it may have a fragment.
-            Ok(url) if Endpoint::https_or_loopback(&url.replacen('#', "?", 1)).is_ok() => {
-                Ok(url.into_owned())
+            match Endpoint::https_or_loopback(&url.replacen('#', "?", 1)) {
+                Ok(_) => Ok(url.into_owned()),
+                Err(_) => Err(InvalidResponseKind::InvalidMember(name)),
             }
-            Ok(_) => Err(InvalidResponseKind::InvalidMember(name)),
-            Err(error) => Err(error),
         };
         // Google names the member `verification_url`.
         let verification_uri =
             url("verification_uri").or_else(|error| url("verification_url").map_err(|_| error))?;
-        let lifetime = members
-            .seconds("expires_in")
-            .ok_or(InvalidResponseKind::Missing("expires_in"))?;
-        let interval = members
-            .seconds("interval")
-            .filter(|interval| !interval.is_zero());
-        let interval = interval
-            .unwrap_or(POLL_INTERVAL)
-            .min(lifetime)
-            .min(MAX_POLL_INTERVAL);
+        let lifetime = members.seconds("expires_in");
+        let lifetime = lifetime.ok_or(InvalidResponseKind::Missing("expires_in"))?;
+        let interval = members.seconds("interval").filter(|wait| !wait.is_zero());
+        let interval = interval.unwrap_or(POLL_INTERVAL).min(lifetime);
         Ok(Self {
             device_code: Secret::new(members.required_str("device_code")?),
             user_code: sanitize(&members.required_str("user_code")?),
             verification_uri,
             verification_uri_complete: url("verification_uri_complete").ok(),
             polling: Polling {
-                interval,
+                interval: interval.min(MAX_POLL_INTERVAL),
                 until: success.now.saturating_add(lifetime),
             },
             server: server.clone(),
@@ -153,5 +148,23 @@ impl fmt::Debug for DeviceAuthorization {
             .field("verification_uri", &self.verification_uri)
             .field("polling", &self.polling)
             .finish_non_exhaustive()
+    }
+}
+
+impl Polling {
+    /// Returns the wait before the next request, unless the user has decided or the code expires
+    /// first (RFC 8628 §3.5).
+    pub(super) fn after(&mut self, failure: &FlowFailure, now: UnixTime) -> Option<Duration> {
+        let FlowFailure::Refusal(error) = failure else {
+            return None;
+        };
+        match error.code() {
+            Some("authorization_pending") => {}
+            Some("slow_down") => self.interval = self.interval.saturating_add(POLL_INTERVAL),
+            _ => return None,
+        }
+        let delay = self.interval.max(error.retry_after().unwrap_or_default());
+        let delay = delay.min(MAX_POLL_INTERVAL);
+        (now.saturating_add(delay) < self.until).then_some(delay)
     }
 }

@@ -28,11 +28,10 @@ use std::time::Duration;
 
 use crate::oauth::issuer::Server;
 use crate::request::retry::RetrySafety;
-use crate::types::endpoint::scheme;
-use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
-use crate::types::text::serde_as_text;
-use crate::types::time::UnixTime;
+use crate::types::{
+    endpoint::scheme, input::InvalidInput, secret::Secret, text::serde_as_text, time::UnixTime,
+};
+use crate::wire::json::JsonValue;
 use crate::wire::params::{ParamValue, Params};
 
 /// An authorization grant (RFC 6749 §1.3): a `grant_type` and its parameters.
@@ -89,11 +88,9 @@ impl Grant {
         subject_token: Secret,
         subject_token_type: &str,
     ) -> Result<Self, InvalidInput> {
-        Self::new("urn:ietf:params:oauth:grant-type:token-exchange").typed_token(
-            ["subject_token", "subject_token_type"],
-            subject_token,
-            subject_token_type,
-        )
+        let names = ["subject_token", "subject_token_type"];
+        let grant = Self::new("urn:ietf:params:oauth:grant-type:token-exchange");
+        grant.typed_token(names, subject_token, subject_token_type)
     }
 
     /// Adds the token of the party that acts on behalf of the subject (RFC 8693 §2.1).
@@ -106,24 +103,20 @@ impl Grant {
         actor_token: Secret,
         actor_token_type: &str,
     ) -> Result<Self, InvalidInput> {
-        self.typed_token(
-            ["actor_token", "actor_token_type"],
-            actor_token,
-            actor_token_type,
-        )
+        let names = ["actor_token", "actor_token_type"];
+        self.typed_token(names, actor_token, actor_token_type)
     }
 
     fn typed_token(
         self,
-        names: [&'static str; 2],
+        [token_name, type_name]: [&'static str; 2],
         token: Secret,
         token_type: &str,
     ) -> Result<Self, InvalidInput> {
-        let [token_name, type_name] = names;
         must_not_be_empty(token_name, token.expose())?;
         must_not_be_empty(type_name, token_type)?;
-        self.secret_param(token_name, token)?
-            .param(type_name, token_type)
+        let grant = self.secret_param(token_name, token)?;
+        grant.param(type_name, token_type)
     }
 
     /// Creates a JWT bearer grant from a signed assertion (RFC 7523 §2.1).
@@ -238,26 +231,16 @@ impl Grant {
         self.params.all("resource")
     }
 
-    pub(crate) fn is_client_credentials(&self) -> bool {
+    pub(super) fn is_client_credentials(&self) -> bool {
         self.params.get("grant_type") == Some(CLIENT_CREDENTIALS)
-    }
-
-    /// Returns all parameters of the grant.
-    pub(crate) fn into_params(mut self) -> Result<Params, InvalidInput> {
-        if let Some(scope) = self.scope {
-            self.params.push("scope", scope.0)?;
-        }
-        Ok(self.params)
     }
 }
 
 /// Validates a resource indicator (RFC 8707 §2).
 pub(crate) fn checked_resource(uri: &str) -> Result<&str, InvalidInput> {
     let resource = Some(uri).filter(|uri| scheme(uri).is_some() && !uri.contains('#'));
-    resource.ok_or(InvalidInput::new(
-        "resource",
-        "must be an absolute URI without a fragment",
-    ))
+    let invalid = InvalidInput::new("resource", "must be an absolute URI without a fragment");
+    resource.ok_or(invalid)
 }
 
 fn must_not_be_empty(name: &'static str, value: &str) -> Result<(), InvalidInput> {
@@ -295,13 +278,20 @@ impl Scope {
         let is_allowed = |byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
         let is_valid = |token: &&str| !token.is_empty() && token.bytes().all(is_allowed);
         if !tokens.iter().all(is_valid) {
-            return Err(InvalidInput::new(
-                "scope",
-                "must be made of printable ASCII tokens without quotes or backslashes",
-            ));
+            let rule = "must be made of printable ASCII tokens without quotes or backslashes";
+            return Err(InvalidInput::new("scope", rule));
         }
-        must_not_be_empty("scope", &tokens.concat())?;
-        Ok(Self(tokens.join(" ")))
+        let scope = tokens.join(" ");
+        must_not_be_empty("scope", &scope)?;
+        Ok(Self(scope))
+    }
+
+    /// Returns the scope that a server granted: a list with this separator, or an array.
+    pub(super) fn from_value(value: JsonValue<'_>, separator: char) -> Option<Self> {
+        match value.as_str() {
+            Some(text) => Self::granted(text.split(separator)),
+            None => Self::granted(value.texts()?),
+        }
     }
 
     /// Returns the scope that a server granted. Accepts any characters. Returns `None` if there is

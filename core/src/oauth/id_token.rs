@@ -17,7 +17,6 @@
 //! # }
 //! ```
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,18 +24,13 @@ use ring::digest::{self, digest};
 
 use crate::dpop::Jws;
 use crate::jose::{self, Algorithm, PublicJwk};
-use crate::oauth::client::required;
-use crate::oauth::issuer::Issuer;
-use crate::oauth::metadata::Metadata;
-use crate::oauth::token::Token;
-use crate::request::endpoint_request::EndpointRequest;
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
+use crate::oauth::token::{Token, since_epoch};
+use crate::oauth::{client::required, issuer::Issuer, metadata::Metadata};
+use crate::request::operation::{FromResponse, Operation, SuccessResponse, sealed};
+use crate::request::{endpoint_request::EndpointRequest, retry::RetrySafety};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::input::InvalidInput;
 use crate::types::secret::{Secret, constant_time_eq};
-use crate::types::time::UnixTime;
+use crate::types::{input::InvalidInput, time::UnixTime};
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
@@ -57,22 +51,19 @@ impl Metadata {
     }
 }
 
-impl Sealed for JwkSet {}
+impl sealed::Sealed for JwkSet {}
 
 impl FromResponse for JwkSet {
     type Expected = ();
 
     fn parse(success: &SuccessResponse<'_>, (): &()) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "keys")?;
-        let keys = members
-            .get("keys")
-            .and_then(JsonValue::as_array)
-            .ok_or(InvalidResponseKind::InvalidMember("keys"))?;
+        let keys = members.get("keys").and_then(JsonValue::as_array);
+        let keys = keys.ok_or(InvalidResponseKind::InvalidMember("keys"))?;
         // The set may contain keys of other types, or for other uses: they are skipped.
-        let usable = keys
-            .iter()
-            .filter_map(|jwk| PublicJwk::from_json(jwk.as_json().as_bytes()).ok());
-        Ok(Self(usable.take(MAX_KEYS).collect()))
+        let usable = |jwk: JsonValue<'_>| PublicJwk::from_json(jwk.as_json().as_bytes()).ok();
+        let keys = keys.into_iter().filter_map(usable);
+        Ok(Self(keys.take(MAX_KEYS).collect()))
     }
 }
 
@@ -152,9 +143,7 @@ impl IdToken {
     /// Returns `auth_time`: the time at which the user was authenticated. Returns `None` if the
     /// claim is missing.
     pub fn authenticated_at(&self) -> Option<UnixTime> {
-        self.0
-            .seconds("auth_time")
-            .map(|at| UnixTime::from_secs(0).saturating_add(at))
+        self.0.seconds("auth_time").map(since_epoch)
     }
 }
 
@@ -230,28 +219,21 @@ impl UnverifiedIdToken<'_> {
         now: UnixTime,
     ) -> Result<IdToken, IdTokenError> {
         let jws = Jws::split(self.jws.expose()).ok_or(IdTokenError::Malformed)?;
-        let malformed = |_| IdTokenError::Malformed;
         let header = JsonObject::parse_strict(&jws.header).map_err(malformed)?;
         let alg = header.required_str("alg").map_err(malformed)?;
         let algorithm = Algorithm::from_alg(&alg).filter(|_| !header.has("crit"));
         let algorithm = algorithm.ok_or(IdTokenError::Algorithm)?;
         // An access token or a logout token is not an ID token, even if the issuer signed it (RFC
         // 8725 §3.11).
-        if header
-            .get("typ")
-            .is_some_and(|typ| !typ.as_str().is_some_and(|typ| is_jwt(&typ)))
-        {
+        if header.get("typ").is_some_and(|typ| !is_jwt(typ)) {
             return Err(IdTokenError::Type);
         }
         let kid = header.str("kid");
         let is_named =
             |key: &&PublicJwk| kid.is_none() || key.kid().is_none() || key.kid() == kid.as_deref();
-        let mut candidates = keys.0.iter().filter(is_named);
-        let has_signed = |key: &PublicJwk| {
-            key.verifying_by(algorithm)
-                .is_some_and(|key| jws.is_signed_by(&key))
-        };
-        if !candidates.any(has_signed) {
+        let candidates = keys.0.iter().filter(is_named);
+        let mut candidates = candidates.filter_map(|key| key.verifying_by(algorithm));
+        if !candidates.any(|key| jws.is_signed_by(&key)) {
             return Err(IdTokenError::Key);
         }
         let claims = JsonObject::parse_strict(&jws.payload).map_err(malformed)?;
@@ -268,60 +250,46 @@ impl UnverifiedIdToken<'_> {
 impl IdTokenValidation {
     fn check(&self, claims: &JsonObject<'_>, now: UnixTime) -> Result<(), IdTokenError> {
         let time = |claim| {
-            let since_epoch = claims.seconds(claim).ok_or(IdTokenError::Malformed)?;
-            Ok(UnixTime::from_secs(0).saturating_add(since_epoch))
+            let time = claims.seconds(claim).map(since_epoch);
+            time.ok_or(IdTokenError::Malformed)
         };
-        claims
-            .required_str("sub")
-            .map_err(|_| IdTokenError::Malformed)?;
-        if claims
-            .required_str("iss")
-            .map_err(|_| IdTokenError::Malformed)?
-            != self.issuer.as_str()
-        {
+        claims.required_str("sub").map_err(malformed)?;
+        if claims.required_str("iss").map_err(malformed)? != self.issuer.as_str() {
             return Err(IdTokenError::Issuer);
         }
-        let own = Some(self.client_id.as_str());
-        let azp = claims.get("azp").map(|azp| azp.as_str());
-        let is_own = |name: Option<Cow<'_, str>>| name.as_deref() == own;
         let audience = claims.get("aud").ok_or(IdTokenError::Malformed)?;
-        let is_ours = match (audience.as_array(), audience.as_str()) {
-            // Any other audience could replay the token, so `azp` must confirm this client.
-            (Some(all), _) => {
-                all.iter().any(|one| is_own(one.as_str()))
-                    && (all.len() == 1 || azp.clone().is_some_and(is_own))
-            }
-            (None, Some(only)) => is_own(Some(only)),
-            (None, None) => return Err(IdTokenError::Malformed),
+        let all = match audience.as_str() {
+            Some(_) => vec![audience],
+            None => audience.as_array().ok_or(IdTokenError::Malformed)?,
         };
-        if !is_ours || azp.is_some_and(|azp| !is_own(azp)) {
+        let is_own = |name: &JsonValue<'_>| name.as_str().as_deref() == Some(&*self.client_id);
+        // Any other audience could replay the token, so `azp` must confirm this client.
+        let is_confirmed = claims.get("azp").as_ref().map_or(all.len() == 1, is_own);
+        if !is_confirmed || !all.iter().any(is_own) {
             return Err(IdTokenError::Audience);
         }
         if time("exp")?.saturating_add(LEEWAY) <= now {
             return Err(IdTokenError::Expired);
         }
-        if time("iat")? > now.saturating_add(LEEWAY) {
+        let latest = now.saturating_add(LEEWAY);
+        if time("iat")? > latest || (claims.get("nbf").is_some() && time("nbf")? > latest) {
             return Err(IdTokenError::FromTheFuture);
         }
-        if claims.get("nbf").is_some() && time("nbf")? > now.saturating_add(LEEWAY) {
-            return Err(IdTokenError::FromTheFuture);
-        }
-        if let Some(nonce) = &self.nonce {
-            if !claims
-                .get("nonce")
-                .is_some_and(|claim| is_text(claim, nonce))
-            {
-                return Err(IdTokenError::Nonce);
-            }
-        }
-        Ok(())
+        let is_nonce = |nonce: &String| claims.get("nonce").is_some_and(|it| is_text(it, nonce));
+        let nonce_matches = self.nonce.as_ref().is_none_or(is_nonce);
+        nonce_matches.then_some(()).ok_or(IdTokenError::Nonce)
     }
 }
 
+fn malformed(_: InvalidResponseKind) -> IdTokenError {
+    IdTokenError::Malformed
+}
+
 /// Returns whether `typ` is the generic JWT type (RFC 7519 §5.1).
-fn is_jwt(typ: &str) -> bool {
-    let typ = typ.rsplit('/').next().unwrap_or_default();
-    typ.eq_ignore_ascii_case("jwt")
+fn is_jwt(typ: JsonValue<'_>) -> bool {
+    let typ = typ.as_str().unwrap_or_default();
+    let subtype = typ.rsplit('/').next().unwrap_or_default();
+    subtype.eq_ignore_ascii_case("jwt")
 }
 
 fn is_text(claim: JsonValue<'_>, text: &str) -> bool {
@@ -339,9 +307,6 @@ fn left_half(algorithm: Algorithm, access_token: &Secret) -> String {
         _ => &digest::SHA256,
     };
     let hash = digest(hash, access_token.expose().as_bytes());
-    jose::encode(
-        hash.as_ref()
-            .get(..hash.as_ref().len() / 2)
-            .unwrap_or_default(),
-    )
+    let hash = hash.as_ref();
+    jose::encode(hash.get(..hash.len() / 2).unwrap_or_default())
 }

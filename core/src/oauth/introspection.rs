@@ -22,12 +22,10 @@ use std::fmt;
 use crate::oauth::client::{Client, required};
 use crate::oauth::grant::Scope;
 use crate::oauth::revocation::{TokenTypeHint, params};
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FromResponse, Operation, SuccessResponse};
+use crate::oauth::token::{bound_jkt, since_epoch};
+use crate::request::operation::{FromResponse, Operation, SuccessResponse, sealed};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
-use crate::types::time::UnixTime;
+use crate::types::{input::InvalidInput, secret::Secret, time::UnixTime};
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
@@ -48,7 +46,7 @@ impl Client {
     }
 }
 
-impl Sealed for Introspection {}
+impl sealed::Sealed for Introspection {}
 
 /// Parses a response of RFC 7662 §2.2.
 impl FromResponse for Introspection {
@@ -56,26 +54,16 @@ impl FromResponse for Introspection {
 
     fn parse(success: &SuccessResponse<'_>, (): &()) -> Result<Self, ParseError> {
         let members = JsonObject::parse_response(success.body, "active")?;
-        let active = members
-            .get("active")
-            .and_then(JsonValue::as_bool)
-            .ok_or(InvalidResponseKind::InvalidMember("active"))?;
-        let confirmation = members.get("cnf").and_then(JsonValue::as_object);
+        let active = members.get("active").and_then(JsonValue::as_bool);
+        // Other separators than a space are not interpreted, because a resource server bases access
+        // decisions on the scope.
+        let scope = |value| Scope::from_value(value, ' ');
         Ok(Self {
-            active,
+            active: active.ok_or(InvalidResponseKind::InvalidMember("active"))?,
             scope: members.get("scope").and_then(scope),
-            jkt: confirmation.and_then(|cnf| cnf.str("jkt").map(Into::into)),
+            jkt: bound_jkt(&members),
             members: OwnedJsonObject::new(&members),
         })
-    }
-}
-
-/// Parses a list separated by spaces, or an array. Other separators are not interpreted, because a
-/// resource server bases access decisions on the scope.
-fn scope(value: JsonValue<'_>) -> Option<Scope> {
-    match value.as_str() {
-        Some(text) => Scope::granted(text.split(' ')),
-        None => Scope::granted(value.texts()?),
     }
 }
 
@@ -104,9 +92,7 @@ impl Introspection {
     /// Returns the time at which the token expires (`exp`). Returns `None` if the response has
     /// none.
     pub fn expires_at(&self) -> Option<UnixTime> {
-        self.members
-            .seconds("exp")
-            .map(|at| UnixTime::from_secs(0).saturating_add(at))
+        self.members.seconds("exp").map(since_epoch)
     }
 
     /// Returns `cnf.jkt` (RFC 9449 §6.2): the thumbprint of the key to which the token is bound.
@@ -125,11 +111,8 @@ impl Introspection {
     /// Returns the elements of a list of strings such as `aud`. A single string is treated as a
     /// list of one element, and a missing member as an empty list.
     pub fn list(&self, member: &str) -> impl Iterator<Item = &str> {
-        self.members
-            .list(member)
-            .into_iter()
-            .flatten()
-            .chain(self.members.text(member))
+        let list = self.members.list(member).into_iter().flatten();
+        list.chain(self.members.text(member))
     }
 }
 

@@ -5,9 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::types::endpoint::Endpoint;
-use crate::types::input::InvalidInput;
-use crate::types::text::serde_as_text;
+use crate::types::{endpoint::Endpoint, input::InvalidInput, text::serde_as_text};
 use crate::wire::json::JsonObject;
 
 /// An issuer identifier (RFC 8414 §2): the URL that identifies an authorization server in metadata,
@@ -68,13 +66,13 @@ impl Issuer {
     /// Returns the possible metadata URLs, in the order of RFC 8414 §3.1, OpenID Connect Discovery
     /// §4.1, and RFC 8414 §5 for the name of OpenID Connect.
     pub(crate) fn metadata_urls(&self) -> Result<[Endpoint; 3], InvalidInput> {
-        let path = self.endpoint.uri().path();
+        let endpoint = &self.endpoint;
+        let path = endpoint.uri().path();
         let path = path.strip_suffix('/').unwrap_or(path);
         Ok([
-            self.endpoint
-                .well_known("oauth-authorization-server", path)?,
-            self.endpoint.join("/.well-known/openid-configuration")?,
-            self.endpoint.well_known("openid-configuration", path)?,
+            endpoint.well_known("oauth-authorization-server", path)?,
+            endpoint.join("/.well-known/openid-configuration")?,
+            endpoint.well_known("openid-configuration", path)?,
         ])
     }
 
@@ -126,28 +124,17 @@ impl fmt::Display for Issuer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(unnameable_types, reason = "`FromResponse` is sealed")]
 pub struct Server {
-    issuer: Option<String>,
-    token_endpoint: String,
+    pub(super) issuer: Option<String>,
+    pub(super) token_endpoint: String,
 }
 
 impl Server {
-    pub(crate) fn new(issuer: Option<&Issuer>, token_endpoint: &Endpoint) -> Self {
-        Self {
-            issuer: issuer.map(Issuer::to_string),
-            token_endpoint: token_endpoint.to_string(),
-        }
-    }
-
     /// Parses a stored server. Returns `None` if it is malformed.
     pub(crate) fn read(members: &JsonObject<'_>) -> Option<Self> {
         Some(Self {
             issuer: members.str("issuer").map(Into::into),
             token_endpoint: members.str("token_endpoint")?.into_owned(),
         })
-    }
-
-    pub(crate) fn issuer(&self) -> Option<&str> {
-        self.issuer.as_deref()
     }
 
     /// Returns whether both are the same server: they have the same issuer or, if one of them has

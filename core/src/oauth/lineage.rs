@@ -33,10 +33,6 @@ impl Lineage {
     /// lineage: 128 bits, base64url.
     pub(crate) fn id(secret: &Secret) -> String {
         let hash = digest(&SHA256, secret.expose().as_bytes());
-        jose::encode(
-            hash.as_ref()
-                .first_chunk::<16>()
-                .map_or(&[], <[u8; 16]>::as_slice),
-        )
+        jose::encode(hash.as_ref().get(..16).unwrap_or_default())
     }
 }

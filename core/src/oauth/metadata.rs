@@ -22,15 +22,12 @@ use std::time::Duration;
 use crate::jose::{Algorithm, PublicJwk};
 use crate::oauth::client::{Client, required};
 use crate::oauth::issuer::Issuer;
-use crate::request::client_auth::ClientAuth;
-use crate::request::endpoint_request::EndpointRequest;
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FlowFailure, FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
-use crate::types::endpoint::Endpoint;
+use crate::request::operation::{FlowFailure, FromResponse, Operation, SuccessResponse, sealed};
+use crate::request::{
+    client_auth::ClientAuth, endpoint_request::EndpointRequest, retry::RetrySafety,
+};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::input::InvalidInput;
-use crate::types::time::UnixTime;
+use crate::types::{endpoint::Endpoint, input::InvalidInput, time::UnixTime};
 use crate::wire::json::{JsonObject, JsonValue};
 use crate::wire::json_object::OwnedJsonObject;
 
@@ -50,16 +47,14 @@ impl Issuer {
     }
 }
 
-impl Sealed for Metadata {}
+impl sealed::Sealed for Metadata {}
 
 impl FromResponse for Metadata {
     /// The issuer whose metadata are requested, and the URLs that have not been tried yet.
     type Expected = (Issuer, Vec<Endpoint>);
 
-    fn parse(
-        success: &SuccessResponse<'_>,
-        (issuer, _): &Self::Expected,
-    ) -> Result<Self, ParseError> {
+    fn parse(success: &SuccessResponse<'_>, expected: &Self::Expected) -> Result<Self, ParseError> {
+        let (issuer, _) = expected;
         let members = JsonObject::parse_response(success.body, "issuer")?;
         if members.str("issuer").as_deref() != Some(issuer.as_str()) {
             return Err(InvalidResponseKind::IssuerMismatch.into());

@@ -26,18 +26,13 @@ use std::fmt;
 use http::HeaderMap;
 
 use crate::jose::PublicJwk;
-use crate::oauth::issuer::Issuer;
-use crate::oauth::metadata::DPOP_ALGS;
-use crate::request::endpoint_request::EndpointRequest;
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::request::retry::RetrySafety;
-use crate::types::endpoint::Endpoint;
+use crate::oauth::{issuer::Issuer, metadata::DPOP_ALGS};
+use crate::request::operation::{FromResponse, Operation, SuccessResponse, sealed};
+use crate::request::{endpoint_request::EndpointRequest, retry::RetrySafety};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::input::InvalidInput;
-use crate::wire::challenge::Challenge;
+use crate::types::{endpoint::Endpoint, input::InvalidInput};
 use crate::wire::json::{JsonObject, JsonValue};
-use crate::wire::json_object::OwnedJsonObject;
+use crate::wire::{challenge::Challenge, json_object::OwnedJsonObject};
 
 /// The metadata of a protected resource (RFC 9728 §2).
 #[derive(Clone)]
@@ -75,27 +70,20 @@ impl ProtectedResource {
         resource: &str,
     ) -> Option<Result<Operation<Self>, InvalidInput>> {
         let challenges = Challenge::all(headers);
-        let mut urls = challenges
+        let url = challenges
             .iter()
-            .filter_map(|challenge| challenge.param("resource_metadata"));
-        let url = urls.next()?;
+            .find_map(|challenge| challenge.param("resource_metadata"))?;
         let known = Endpoint::https_or_loopback(resource);
         Some(known.and_then(|known| {
-            Ok(Self::request(
-                known.resolve_untrusted(url)?,
-                known,
-                resource,
-            ))
+            let metadata_url = known.resolve_untrusted(url)?;
+            Ok(Self::request(metadata_url, known, resource))
         }))
     }
 
     fn request(metadata_url: Endpoint, known: Endpoint, resource: &str) -> Operation<Self> {
         let request = EndpointRequest::get(metadata_url);
-        Operation::new(
-            request,
-            RetrySafety::Idempotent,
-            (known, resource.to_owned()),
-        )
+        let expected = (known, resource.to_owned());
+        Operation::new(request, RetrySafety::Idempotent, expected)
     }
 
     /// Returns the authorization servers whose tokens the resource accepts. Invalid issuers are
@@ -142,7 +130,7 @@ impl fmt::Debug for ProtectedResource {
     }
 }
 
-impl Sealed for ProtectedResource {}
+impl sealed::Sealed for ProtectedResource {}
 
 /// Parses a response of RFC 9728 §3.2.
 impl FromResponse for ProtectedResource {
@@ -150,10 +138,8 @@ impl FromResponse for ProtectedResource {
     /// the same URL exactly as given.
     type Expected = (Endpoint, String);
 
-    fn parse(
-        success: &SuccessResponse<'_>,
-        (known, resource): &Self::Expected,
-    ) -> Result<Self, ParseError> {
+    fn parse(success: &SuccessResponse<'_>, expected: &Self::Expected) -> Result<Self, ParseError> {
+        let (known, resource) = expected;
         let members = JsonObject::parse_response(success.body, "resource")?;
         if members.str("resource").as_deref() != Some(resource) {
             return Err(InvalidResponseKind::ResourceMismatch.into());

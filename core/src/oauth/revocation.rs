@@ -13,14 +13,9 @@
 //! ```
 
 use crate::oauth::client::{Client, required};
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FromResponse, Operation, SuccessResponse};
-use crate::types::error::ParseError;
-use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
-use crate::wire::error_response::request_id;
-use crate::wire::json::JsonObject;
-use crate::wire::params::Params;
+use crate::request::operation::{FromResponse, Operation, SuccessResponse, sealed};
+use crate::types::{error::ParseError, input::InvalidInput, secret::Secret};
+use crate::wire::{error_response::request_id, json::JsonObject, params::Params};
 
 impl Client {
     /// Revokes an access token or a refresh token (RFC 7009).
@@ -49,15 +44,6 @@ pub enum TokenTypeHint {
     RefreshToken,
 }
 
-impl TokenTypeHint {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::AccessToken => "access_token",
-            Self::RefreshToken => "refresh_token",
-        }
-    }
-}
-
 /// The success of a revocation. The token is revoked, or was never valid: RFC 7009 §2.2 makes no
 /// distinction.
 #[derive(Clone, Debug)]
@@ -76,12 +62,13 @@ impl Revoked {
 pub(super) fn params(token: Secret, hint: Option<TokenTypeHint>) -> Params {
     let params = Params::new("token", token);
     match hint {
-        Some(hint) => params.and("token_type_hint", hint.as_str()),
+        Some(TokenTypeHint::AccessToken) => params.and("token_type_hint", "access_token"),
+        Some(TokenTypeHint::RefreshToken) => params.and("token_type_hint", "refresh_token"),
         None => params,
     }
 }
 
-impl Sealed for Revoked {}
+impl sealed::Sealed for Revoked {}
 
 /// Accepts every 2xx status: RFC 7009 requires 200, Moov sends 204. Only an error in the body is a
 /// failure.

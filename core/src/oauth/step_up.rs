@@ -23,22 +23,20 @@ impl StepUp {
     /// Parses the challenges of a response. Returns `None` if none of them has such a requirement.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let challenges = Challenge::all(headers);
-        let is_step_up = |challenge: &&Challenge| {
+        let is_step_up = |error: &str| {
             matches!(
-                challenge.param("error"),
-                Some("insufficient_user_authentication" | "insufficient_scope")
+                error,
+                "insufficient_user_authentication" | "insufficient_scope"
             )
         };
-        let challenge = challenges.iter().find(is_step_up)?;
+        let challenge = challenges
+            .iter()
+            .find(|challenge| challenge.param("error").is_some_and(is_step_up))?;
+        let (max_age, scope) = (challenge.param("max_age"), challenge.param("scope"));
         Some(Self {
             acr_values: challenge.param("acr_values").map(str::to_owned),
-            max_age: challenge
-                .param("max_age")
-                .and_then(|age| age.parse().ok())
-                .map(Duration::from_secs),
-            scope: challenge
-                .param("scope")
-                .and_then(|scope| Scope::new(scope).ok()),
+            max_age: max_age.and_then(|age| age.parse().ok().map(Duration::from_secs)),
+            scope: scope.and_then(|scope| Scope::new(scope).ok()),
         })
     }
 

@@ -14,12 +14,9 @@ use crate::jose::PublicJwk;
 use crate::oauth::grant::{Polling, Scope};
 use crate::oauth::lineage::Lineage;
 use crate::request::endpoint_request::EndpointRequest;
-use crate::request::operation::sealed::Sealed;
-use crate::request::operation::{FlowFailure, FromResponse, SuccessResponse};
+use crate::request::operation::{FlowFailure, FromResponse, SuccessResponse, sealed};
 use crate::types::error::{InvalidResponseKind, ParseError};
-use crate::types::secret::Secret;
-use crate::types::text::serde_as_text;
-use crate::types::time::UnixTime;
+use crate::types::{secret::Secret, text::serde_as_text, time::UnixTime};
 use crate::wire::error_response::{Redactor, request_id};
 use crate::wire::http_date;
 use crate::wire::json::{JsonObject, JsonValue};
@@ -50,9 +47,8 @@ impl ExpiresIn {
     fn expiry(self, value: f64, headers: &HeaderMap, now: UnixTime) -> Option<UnixTime> {
         let expires = self.by_local_clock(value, now)?;
         let date = http_date::from_headers(headers).filter(|_| expires <= now);
-        Some(date.map_or(expires, |date| {
-            now.saturating_add(expires.saturating_since(date))
-        }))
+        let by_date = |date| now.saturating_add(expires.saturating_since(date));
+        Some(date.map_or(expires, by_date))
     }
 
     fn by_local_clock(self, value: f64, now: UnixTime) -> Option<UnixTime> {
@@ -63,11 +59,16 @@ impl ExpiresIn {
             Self::Auto if value < 1e12 => Self::AbsoluteSeconds.by_local_clock(value, now),
             Self::Auto => Self::AbsoluteMillis.by_local_clock(value, now),
             Self::Relative => Some(now.saturating_add(span)),
-            Self::AbsoluteSeconds => Some(UnixTime::from_secs(0).saturating_add(span)),
+            Self::AbsoluteSeconds => Some(since_epoch(span)),
             // Not divided by 1000, to avoid rounding; only the whole part counts.
             Self::AbsoluteMillis => Some(UnixTime::from_millis(span.as_secs())),
         }
     }
+}
+
+/// Returns the time at which this span has elapsed since the Unix epoch.
+pub(super) fn since_epoch(span: Duration) -> UnixTime {
+    UnixTime::from_secs(0).saturating_add(span)
 }
 
 /// The type of a token, `token_type` (RFC 6749 §7.1). An open set, parsed without regard to case.
@@ -102,11 +103,9 @@ impl fmt::Display for TokenType {
 
 impl TokenType {
     fn parse(name: &str) -> Self {
-        match name {
-            _ if name.eq_ignore_ascii_case("dpop") => Self::Dpop,
-            _ if name.eq_ignore_ascii_case("bearer") || name.eq_ignore_ascii_case("opaque") => {
-                Self::Bearer
-            }
+        match name.to_ascii_lowercase().as_str() {
+            "dpop" => Self::Dpop,
+            "bearer" | "opaque" => Self::Bearer,
             _ => Self::Other(name.to_owned()),
         }
     }
@@ -114,18 +113,15 @@ impl TokenType {
     /// Returns the type named by a response: a string, or the only element of a list. Returns
     /// `None` for names that are not an authentication scheme (RFC 9110 §11.1).
     fn named(value: JsonValue<'_>) -> Option<Self> {
-        let text = value
-            .as_str()
-            .or_else(|| match value.as_array()?.as_slice() {
-                [only] => only.as_str(),
-                _ => None,
-            })?;
+        let only = || {
+            let [only] = value.as_array()?.try_into().ok()?;
+            JsonValue::as_str(only)
+        };
+        let text = value.as_str().or_else(only)?;
         let name = text.trim();
-        let is_scheme = !name.is_empty()
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-        is_scheme.then(|| Self::parse(name))
+        let is_tchar =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        (!name.is_empty() && name.bytes().all(is_tchar)).then(|| Self::parse(name))
     }
 
     /// Returns the type as a scheme of the `Authorization` header.
@@ -209,12 +205,8 @@ impl Token {
     /// Returns a string member of the response that has no method of its own, such as
     /// `issued_token_type`. Returns `None` if it is missing or not a string.
     pub fn extra(&self, member: &str) -> Option<&Secret> {
-        self.0
-            .extra
-            .iter()
-            .rev()
-            .find(|(name, _)| name == member)
-            .map(|(_, text)| text)
+        let mut members = self.0.extra.iter().rev();
+        Some(&members.find(|(name, _)| name == member)?.1)
     }
 
     /// Returns a copy that shares no memory with this token or its clones. Clones of one token on
@@ -238,10 +230,8 @@ impl Token {
     }
 
     pub(crate) fn ath(&self) -> AccessTokenHash {
-        *self
-            .0
-            .ath
-            .get_or_init(|| AccessTokenHash::new(self.0.access.expose()))
+        let TokenParts { ath, access, .. } = &*self.0;
+        *ath.get_or_init(|| AccessTokenHash::new(access.expose()))
     }
 }
 
@@ -258,48 +248,76 @@ impl Eq for Token {}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TokenParts {
-            access,
-            token_type,
-            expires_at,
-            refresh,
-            scope,
-            key,
-            request_id,
-            ..
-        } = &*self.0;
         // Text from the server may repeat secrets of the same response.
-        let secrets = Redactor::from_iter(
-            [Some(access), refresh.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(Secret::expose),
-        );
+        let secrets = [Some(self.access_token()), self.refresh_token()];
+        let secrets = secrets.into_iter().flatten().map(Secret::expose);
+        let secrets = Redactor::from_iter(secrets);
+        let redact = |text: &str| secrets.redact(text);
         f.debug_struct("Token")
-            .field("token_type", &secrets.redact(token_type.as_str()))
-            .field("access_token", access)
-            .field("expires_at", expires_at)
-            .field("refresh_token", refresh)
-            .field(
-                "scope",
-                &scope.as_ref().map(|scope| secrets.redact(scope.as_str())),
-            )
-            .field("key", key)
-            .field(
-                "request_id",
-                &request_id.as_ref().map(|id| secrets.redact(id)),
-            )
+            .field("token_type", &redact(self.token_type().as_str()))
+            .field("access_token", self.access_token())
+            .field("expires_at", &self.expires_at())
+            .field("refresh_token", &self.refresh_token())
+            .field("scope", &self.scope().map(Scope::as_str).map(redact))
+            .field("key", &self.key())
+            .field("request_id", &self.request_id().map(redact))
             .finish_non_exhaustive()
     }
 }
 
-impl Sealed for Token {}
+impl sealed::Sealed for Token {}
 
+/// Parses a successful token response (RFC 6749 §5.1). Tolerates deviations of existing servers.
 impl FromResponse for Token {
     type Expected = Expected;
 
     fn parse(success: &SuccessResponse<'_>, expected: &Expected) -> Result<Self, ParseError> {
-        read(success, expected)
+        let response = JsonObject::parse_response(success.body, "access_token")?;
+        let access = response.optional_str("access_token")?;
+        let access = Secret::new(access.ok_or(InvalidResponseKind::Missing("access_token"))?);
+        // RFC 6749 §A.12: no header can carry other characters.
+        // The fold has no early exit, so the compiler can vectorize it.
+        let is_allowed = |good, byte| good & matches!(byte, 0x20..=0x7E);
+        if !access.expose().bytes().fold(true, is_allowed) {
+            return Err(InvalidResponseKind::InvalidMember("access_token").into());
+        }
+        if is_dpop_proof(access.expose()) {
+            return Err(InvalidResponseKind::ProofInsteadOfToken.into());
+        }
+        let named = response.get("token_type").and_then(TokenType::named);
+        let is_bearer = matches!(named, None | Some(TokenType::Bearer));
+        let is_bound = named == Some(TokenType::Dpop);
+        let may_be_unbound =
+            (is_bearer && expected.accept_bearer) || is_no_access_token(named.as_ref(), &response);
+        if expected.key.is_some() && !is_bound && !may_be_unbound {
+            return Err(InvalidResponseKind::NotBound.into());
+        }
+        let token_type = named.unwrap_or(TokenType::Bearer);
+        let key = expected.key.as_ref();
+        let key = key.filter(|_| token_type == TokenType::Dpop);
+        if key.is_some_and(|key| names_another_key(access.expose(), key)) {
+            return Err(InvalidResponseKind::KeyMismatch.into());
+        }
+        let authorization = authorization(&token_type, &access)?;
+        // Other malformed members are ignored, so that a valid access token is not lost.
+        let refresh = response.str("refresh_token");
+        let refresh = refresh.filter(|refresh| !refresh.is_empty());
+        let refresh = refresh.map(Secret::new);
+        let lifetime = response.get("expires_in").and_then(JsonValue::as_f64);
+        let (expires_in, now) = (expected.expires_in, success.now);
+        Ok(Self(Arc::new(TokenParts {
+            ath: OnceLock::new(),
+            access,
+            token_type,
+            authorization,
+            key: key.cloned(),
+            received_at: now,
+            expires_at: lifetime.and_then(|value| expires_in.expiry(value, success.headers, now)),
+            refresh: refresh.or_else(|| expected.refresh_token.clone()),
+            scope: response.get("scope").and_then(scope),
+            request_id: request_id(success.headers),
+            extra: extra_members(&response),
+        })))
     }
 
     fn on_failure(
@@ -313,7 +331,7 @@ impl FromResponse for Token {
 }
 
 /// The expected properties of a token response.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(unnameable_types, reason = "`FromResponse` is sealed")]
 pub struct Expected {
     pub(crate) key: Option<PublicJwk>,
@@ -322,77 +340,6 @@ pub struct Expected {
     pub(crate) refresh_token: Option<Secret>,
     /// How to poll while the decision of the user is pending.
     pub(crate) polling: Option<Polling>,
-}
-
-/// Parses a successful token response (RFC 6749 §5.1). Tolerates deviations of existing servers.
-pub(crate) fn read(
-    success: &SuccessResponse<'_>,
-    expected: &Expected,
-) -> Result<Token, ParseError> {
-    let response = JsonObject::parse_response(success.body, "access_token")?;
-    let access = response
-        .optional_str("access_token")?
-        .ok_or(InvalidResponseKind::Missing("access_token"))?;
-    let access = Secret::new(access);
-    // RFC 6749 §A.12: no header can carry other characters.
-    // The fold has no early exit, so the compiler can vectorize it.
-    if !access
-        .expose()
-        .bytes()
-        .fold(true, |good, byte| good & matches!(byte, 0x20..=0x7E))
-    {
-        return Err(InvalidResponseKind::InvalidMember("access_token").into());
-    }
-    if is_dpop_proof(access.expose()) {
-        return Err(InvalidResponseKind::ProofInsteadOfToken.into());
-    }
-    let named = response.get("token_type").and_then(TokenType::named);
-    let is_bearer = matches!(named, None | Some(TokenType::Bearer));
-    let is_bound = named == Some(TokenType::Dpop);
-    let may_be_unbound =
-        (is_bearer && expected.accept_bearer) || is_no_access_token(named.as_ref(), &response);
-    if expected.key.is_some() && !is_bound && !may_be_unbound {
-        return Err(InvalidResponseKind::NotBound.into());
-    }
-    let token_type = named.unwrap_or(TokenType::Bearer);
-    let key = expected
-        .key
-        .clone()
-        .filter(|_| token_type == TokenType::Dpop);
-    if key
-        .as_ref()
-        .is_some_and(|key| names_another_key(access.expose(), key))
-    {
-        return Err(InvalidResponseKind::KeyMismatch.into());
-    }
-    let authorization =
-        authorization(&token_type, &access).map_err(InvalidResponseKind::InvalidMember)?;
-    // Other malformed members are ignored, so that a valid access token is not lost.
-    let refresh = response
-        .str("refresh_token")
-        .filter(|refresh| !refresh.is_empty());
-    Ok(Token(Arc::new(TokenParts {
-        ath: OnceLock::new(),
-        access,
-        token_type,
-        authorization,
-        key,
-        received_at: success.now,
-        expires_at: response
-            .get("expires_in")
-            .and_then(JsonValue::as_f64)
-            .and_then(|value| {
-                expected
-                    .expires_in
-                    .expiry(value, success.headers, success.now)
-            }),
-        refresh: refresh
-            .map(Secret::new)
-            .or_else(|| expected.refresh_token.clone()),
-        scope: response.get("scope").and_then(scope),
-        request_id: request_id(success.headers),
-        extra: extra_members(&response),
-    })))
 }
 
 /// Returns whether a token exchange issued another type of token, which is never sent to a resource
@@ -422,18 +369,14 @@ fn extra_members(response: &JsonObject<'_>) -> Vec<(String, Secret)> {
         .collect()
 }
 
-/// Returns the value of `Authorization`, or the name of the member that is invalid in it.
-fn authorization(token_type: &TokenType, access: &Secret) -> Result<HeaderValue, &'static str> {
-    let scheme = token_type.as_str();
-    let mut value =
-        HeaderValue::try_from([scheme, " ", access.expose()].concat()).map_err(|_| {
-            let is_scheme_invalid = HeaderValue::from_str(scheme).is_err();
-            if is_scheme_invalid {
-                "token_type"
-            } else {
-                "access_token"
-            }
-        })?;
+/// Returns the value of `Authorization`.
+fn authorization(
+    token_type: &TokenType,
+    access: &Secret,
+) -> Result<HeaderValue, InvalidResponseKind> {
+    let value = [token_type.as_str(), " ", access.expose()].concat();
+    let invalid = |_| InvalidResponseKind::InvalidMember("access_token");
+    let mut value = HeaderValue::try_from(value).map_err(invalid)?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -460,29 +403,16 @@ pub(crate) struct StoredToken<'a> {
 
 impl<'a> StoredToken<'a> {
     pub(crate) fn new(token: &'a Token) -> Self {
-        let TokenParts {
-            access,
-            token_type,
-            key,
-            received_at,
-            expires_at,
-            refresh,
-            scope,
-            extra: others,
-            ..
-        } = &*token.0;
+        let other = |(name, text): &'a (String, Secret)| (name.as_str(), text.expose());
         Self {
-            access_token: access.expose(),
-            token_type: token_type.as_str(),
-            jkt: key.as_ref().map(PublicJwk::thumbprint),
-            received_at: received_at.as_millis(),
-            expires_at: expires_at.map(UnixTime::as_millis),
-            refresh_token: refresh.as_ref().map(Secret::expose),
-            scope: scope.as_ref().map(Scope::as_str),
-            others: others
-                .iter()
-                .map(|(name, text)| (name.as_str(), text.expose()))
-                .collect(),
+            access_token: token.access_token().expose(),
+            token_type: token.token_type().as_str(),
+            jkt: token.key().map(PublicJwk::thumbprint),
+            received_at: token.received_at().as_millis(),
+            expires_at: token.expires_at().map(UnixTime::as_millis),
+            refresh_token: token.refresh_token().map(Secret::expose),
+            scope: token.scope().map(Scope::as_str),
+            others: token.0.extra.iter().map(other).collect(),
         }
     }
 
@@ -502,38 +432,26 @@ impl<'a> StoredToken<'a> {
     ) -> Result<Token, InvalidResponseKind> {
         let access = Secret::new(stored.required_str("access_token")?);
         let token_type = TokenType::parse(&stored.required_str("token_type")?);
-        let received_at = stored
-            .optional_u64("received_at")?
-            .ok_or(InvalidResponseKind::Missing("received_at"))?;
+        let time = |name| Ok(stored.optional_u64(name)?.map(UnixTime::from_millis));
         let scope = stored.optional_str("scope")?;
-        let others = match stored.get("others") {
-            Some(pairs) => pairs
-                .as_array()
-                .ok_or(InvalidResponseKind::InvalidMember("others"))?,
-            None => Vec::new(),
-        };
         let other = |pair: JsonValue<'_>| {
             let [name, text] = pair.as_array()?.try_into().ok()?;
             Some((name.as_str()?.into_owned(), Secret::new(text.as_str()?)))
         };
-        let others = others
-            .into_iter()
-            .map(|pair| other(pair).ok_or(InvalidResponseKind::InvalidMember("others")));
+        let others = |pairs: JsonValue<'_>| pairs.as_array()?.into_iter().map(other).collect();
+        let others = stored.get("others").map_or(Some(Vec::new()), others);
         Ok(Token(Arc::new(TokenParts {
-            authorization: authorization(&token_type, &access)
-                .map_err(InvalidResponseKind::InvalidMember)?,
+            authorization: authorization(&token_type, &access)?,
             ath: OnceLock::new(),
             access,
             token_type,
             key: key.filter(|_| stored.get("jkt").is_some()).cloned(),
-            received_at: UnixTime::from_millis(received_at),
-            expires_at: stored
-                .optional_u64("expires_at")?
-                .map(UnixTime::from_millis),
+            received_at: time("received_at")?.ok_or(InvalidResponseKind::Missing("received_at"))?,
+            expires_at: time("expires_at")?,
             refresh: stored.optional_str("refresh_token")?.map(Secret::new),
             scope: scope.and_then(|scope| Scope::granted(scope.split(' '))),
             request_id: None,
-            extra: others.collect::<Result<_, _>>()?,
+            extra: others.ok_or(InvalidResponseKind::InvalidMember("others"))?,
         })))
     }
 }
@@ -541,23 +459,20 @@ impl<'a> StoredToken<'a> {
 /// Returns whether the access token is a JWT whose `cnf.jkt` is the thumbprint of another key (RFC
 /// 9449 §6.1). Returns `false` if it can't be parsed.
 fn names_another_key(access: &str, key: &PublicJwk) -> bool {
-    let Some(jws) = Jws::split(access) else {
-        return false;
-    };
-    let Ok(claims) = JsonObject::parse(&jws.payload) else {
-        return false;
-    };
-    let confirmation = claims.get("cnf").and_then(JsonValue::as_object);
-    let jkt = confirmation.and_then(|confirmation| confirmation.str("jkt"));
+    let jkt = Jws::split(access).and_then(|jws| bound_jkt(&JsonObject::parse(&jws.payload).ok()?));
     jkt.is_some_and(|jkt| jkt != key.thumbprint())
+}
+
+/// Returns `cnf.jkt` (RFC 9449 §6): the thumbprint of the key to which a token with these claims is
+/// bound.
+pub(super) fn bound_jkt(claims: &JsonObject<'_>) -> Option<String> {
+    let confirmation = claims.get("cnf")?.as_object()?;
+    confirmation.str("jkt").map(Into::into)
 }
 
 /// Parses a list separated by spaces, or by commas if it has no space (Shopify, Strava), or an
 /// array (Twitch).
 fn scope(value: JsonValue<'_>) -> Option<Scope> {
-    match value.as_str() {
-        Some(text) if text.contains(' ') => Scope::granted(text.split(' ')),
-        Some(text) => Scope::granted(text.split(',')),
-        None => Scope::granted(value.texts()?),
-    }
+    let has_space = value.as_str().is_some_and(|text| text.contains(' '));
+    Scope::from_value(value, if has_space { ' ' } else { ',' })
 }

@@ -1,12 +1,18 @@
-//! Token requests (RFC 6749 §4 to §6).
+//! Token requests (RFC 6749 §4 to §6), also with a proof made by another party.
 
+use http::{HeaderMap, StatusCode};
+
+use crate::dpop::{DPOP, VerifiedProof, sensitive};
 use crate::jose::PublicJwk;
-use crate::oauth::client::Client;
 use crate::oauth::grant::{Grant, Polling};
 use crate::oauth::token::{Expected, Token};
-use crate::request::operation::Operation;
-use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
+use crate::oauth::{client::Client, issuer::Server};
+use crate::request::operation::{FromResponse, Operation, SuccessResponse};
+use crate::request::retry::RetrySafety;
+use crate::types::error::{Error, InvalidResponse, InvalidResponseKind, ParseError, ResponseMeta};
+use crate::types::{input::InvalidInput, time::UnixTime};
+use crate::wire::error_response::Redactor;
+use crate::wire::json::{Text, strip_bom};
 
 impl Client {
     /// Requests a token (RFC 6749 §4 to §6).
@@ -17,50 +23,88 @@ impl Client {
     /// be redeemed by a client of the same issuer or, without an issuer, of the same token
     /// endpoint.
     pub fn token(&self, grant: Grant) -> Result<Operation<Token>, InvalidInput> {
-        self.token_request(grant, self.0.key.as_ref())
+        self.token_request(grant, self.key())
     }
 
     /// Requests a token bound to the key of this client. The request gets a proof only if `proving`
     /// is that key; otherwise the proof is already among the headers.
-    pub(super) fn token_request(
+    fn token_request(
         &self,
         grant: Grant,
         proving: Option<&PublicJwk>,
     ) -> Result<Operation<Token>, InvalidInput> {
         if self.0.require_scope && grant.is_client_credentials() && grant.scope.is_none() {
-            return Err(InvalidInput::new(
-                "scope",
-                "must be given: this server requires it for client_credentials",
-            ));
+            let rule = "must be given: this server requires it for client_credentials";
+            return Err(InvalidInput::new("scope", rule));
         }
-        if grant
-            .server
-            .as_ref()
-            .is_some_and(|server| !server.is_same_as(&self.server()))
-        {
+        let is_foreign = |server: &Server| !server.is_same_as(&self.server());
+        if grant.server.as_ref().is_some_and(is_foreign) {
             return Err(InvalidInput::ServerMismatch);
         }
-        let (retry_safety, polling) = (grant.retry_safety, grant.polling);
+        let (mut params, polling) = (grant.params, grant.polling);
+        if let Some(scope) = grant.scope {
+            params.push("scope", scope.0)?;
+        }
         let expected = Expected {
+            refresh_token: grant.refresh_token,
             polling,
-            ..self.expected(grant.refresh_token.clone())
+            ..self.0.expected.clone()
         };
-        let params = grant.into_params()?;
         let request = self.endpoint_request(self.0.token_endpoint.clone(), params, proving);
-        let operation = Operation::new(request, retry_safety, expected);
+        let operation = Operation::new(request, grant.retry_safety, expected);
         Ok(match polling {
             Some(Polling { interval, .. }) => operation.delayed_by(interval),
             None => operation,
         })
     }
 
-    pub(super) fn expected(&self, refresh_token: Option<Secret>) -> Expected {
-        Expected {
-            key: self.0.key.clone(),
-            accept_bearer: self.0.accept_bearer,
-            expires_in: self.0.expires_in,
-            refresh_token,
+    /// Requests a token bound to the key of a proof that another party, such as a browser, made for
+    /// this request. The proof is sent unchanged in the `DPoP` header.
+    ///
+    /// A proof is valid for one request, so the request is never retried. If the server requires a
+    /// nonce, the error has the code `use_dpop_nonce` and contains [the
+    /// nonce](crate::ServerError::nonce).
+    ///
+    /// # Errors
+    /// As for [`token`](Self::token).
+    pub fn relay(
+        &self,
+        grant: Grant,
+        proof: VerifiedProof,
+    ) -> Result<Operation<Token>, InvalidInput> {
+        let VerifiedProof { proof, key, .. } = proof;
+        let mut client = self.clone().dpop(key);
+        let header = sensitive(proof.expose().as_bytes().to_vec());
+        client.options_mut().headers.insert(DPOP, header);
+        let grant = Grant {
+            retry_safety: RetrySafety::Never,
             polling: None,
-        }
+            ..grant
+        };
+        client.token_request(grant, None)
+    }
+
+    /// Parses a token response (RFC 6749 §5.1) to a request that this client did not send itself.
+    /// For example, a backend relayed the proof of a page and forwards the response. The response
+    /// is validated like any other.
+    ///
+    /// # Errors
+    /// Returns [`Error::Response`] if it contains no valid token for this client's key.
+    pub fn parse_token_response(&self, body: &[u8], now: UnixTime) -> Result<Token, Error> {
+        let headers = HeaderMap::new();
+        let success = SuccessResponse {
+            headers: &headers,
+            body: &Text::of(strip_bom(body)),
+            now,
+        };
+        Token::parse(&success, &self.0.expected).map_err(|error| {
+            let kind = match error {
+                ParseError::Bad(kind) => kind,
+                ParseError::Refusal => InvalidResponseKind::Missing("access_token"),
+            };
+            let (server, secrets) = ("the server".into(), Redactor::from_iter([]));
+            let meta = ResponseMeta::new(server, StatusCode::OK, &headers, &secrets);
+            InvalidResponse { meta, kind }.into()
+        })
     }
 }

@@ -11,8 +11,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::oauth::client::Client;
 use crate::request::client_auth::ClientAuth;
-use crate::types::endpoint::Endpoint;
-use crate::types::input::InvalidInput;
+use crate::types::{endpoint::Endpoint, input::InvalidInput};
 use crate::wire::params::BodyFormat;
 
 /// The only production host. The key pair selects test mode or production.
@@ -78,11 +77,8 @@ impl Moov {
 
     /// Returns the problems that these settings will probably cause.
     pub fn warnings(&self) -> Vec<Warning> {
-        if !self.headers.contains_key(ORIGIN) {
-            vec![Warning::OriginMissing]
-        } else {
-            Vec::new()
-        }
+        let is_missing = !self.headers.contains_key(ORIGIN);
+        Vec::from_iter(is_missing.then_some(Warning::OriginMissing))
     }
 
     /// Returns a client of the token and revocation endpoints. It refuses a client credentials grant
@@ -91,13 +87,11 @@ impl Moov {
     /// # Errors
     /// Returns [`InvalidInput`] if the base URL has a query.
     pub fn client(&self) -> Result<Client, InvalidInput> {
-        Ok(
-            Client::new(self.endpoint("/oauth2/token")?, self.auth.clone())
-                .revocation_endpoint(self.endpoint("/oauth2/revoke")?)
-                .body_format(BodyFormat::Json)
-                .headers(self.headers.clone())
-                .require_scope(),
-        )
+        let client = Client::new(self.endpoint("/oauth2/token")?, self.auth.clone())
+            .revocation_endpoint(self.endpoint("/oauth2/revoke")?)
+            .body_format(BodyFormat::Json)
+            .headers(self.headers.clone());
+        Ok(client.require_scope())
     }
 
     /// Returns the URL of `path`, which begins with a slash, in the API.
@@ -126,10 +120,8 @@ impl Origin {
     /// Returns [`InvalidInput`] if `origin` is not a valid URL, and for another scheme, a user
     /// name, a path (even a trailing slash), a query or a fragment.
     pub fn new(origin: &str) -> Result<Self, InvalidInput> {
-        let invalid = InvalidInput::new(
-            "origin",
-            "must be https:// and a domain, without a path or a trailing slash",
-        );
+        let rule = "must be https:// and a domain, without a path or a trailing slash";
+        let invalid = InvalidInput::new("origin", rule);
         let endpoint = Endpoint::https(origin).map_err(|_| invalid)?;
         let text = endpoint.to_string();
         match text.strip_suffix('/') {
@@ -161,21 +153,15 @@ impl Version {
     pub fn new(version: &str) -> Result<Self, InvalidInput> {
         let is_number =
             |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
-        let parts: Option<Vec<&str>> = version
-            .strip_prefix('v')
-            .map(|rest| rest.split('.').collect());
-        let dated = match parts.as_deref() {
-            Some([year, "01" | "04" | "07" | "10", build]) => {
-                is_number(year, 4) && is_number(build, 2)
-            }
+        let parts = version.strip_prefix('v').unwrap_or_default().split('.');
+        let dated = match *parts.collect::<Vec<_>>() {
+            [year, "01" | "04" | "07" | "10", build] => is_number(year, 4) && is_number(build, 2),
             _ => false,
         };
+        let rule = "must be `latest`, or vYYYY.QQ.BB with QQ one of 01, 04, 07, 10";
         match HeaderValue::from_str(version) {
             Ok(value) if dated || version == "latest" => Ok(Self(value)),
-            _ => Err(InvalidInput::new(
-                "version",
-                "must be `latest`, or vYYYY.QQ.BB with QQ one of 01, 04, 07, 10",
-            )),
+            _ => Err(InvalidInput::new("version", rule)),
         }
     }
 }
@@ -210,23 +196,15 @@ pub mod scope {
     /// Returns [`InvalidInput`] if either is empty or has characters other than ASCII letters,
     /// digits, `-`, `_` and `.`, or if `account_id` begins with a dot.
     pub fn account(account_id: &str, permission: &str) -> Result<String, InvalidInput> {
-        let fits = |text: &str| {
-            !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let fits = |text: &str| !text.is_empty() && text.bytes().all(is_allowed);
         if !fits(account_id) || account_id.starts_with('.') {
-            return Err(InvalidInput::new(
-                "account_id",
-                "must be made of letters, digits, `-` and `_`",
-            ));
+            let rule = "must be made of letters, digits, `-` and `_`";
+            return Err(InvalidInput::new("account_id", rule));
         }
         if !fits(permission) {
-            return Err(InvalidInput::new(
-                "permission",
-                "must be a name such as `transfers.write`",
-            ));
+            let rule = "must be a name such as `transfers.write`";
+            return Err(InvalidInput::new("permission", rule));
         }
         Ok(format!("/accounts/{account_id}/{permission}"))
     }

@@ -1,27 +1,18 @@
 //! [Treasury Prime](https://docs.treasuryprime.com): `POST /person/{id}/uxt_access_token`, which
 //! forwards a browser's DPoP proof to Marqeta and returns a token bound to the browser's key.
 
-use std::sync::Arc;
-
-use http::HeaderMap;
-
 use crate::dpop::VerifiedProof;
-use crate::oauth::token::{Expected, ExpiresIn, Token};
-use crate::request::client_auth::ClientAuth;
-use crate::request::endpoint_request::{ClientRequest, EndpointRequest, RequestOptions};
-use crate::request::operation::Operation;
-use crate::request::retry::RetrySafety;
-use crate::types::endpoint::Endpoint;
-use crate::types::escape::push_segment;
-use crate::types::input::InvalidInput;
+use crate::oauth::{client::Client, token::Token};
+use crate::request::{client_auth::ClientAuth, operation::Operation, retry::RetrySafety};
+use crate::types::{endpoint::Endpoint, escape::push_segment, input::InvalidInput};
 use crate::wire::params::{BodyFormat, Params};
 
 /// Treasury Prime's API, with the credentials of one API key.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TreasuryPrime {
-    base: Endpoint,
-    options: Arc<RequestOptions>,
+    /// Its token endpoint is the base URL.
+    client: Client,
 }
 
 impl TreasuryPrime {
@@ -31,34 +22,22 @@ impl TreasuryPrime {
     /// [`ClientAuth::bearer`]. Basic credentials are sent [verbatim](ClientAuth::verbatim), as Treasury
     /// Prime's reference requires.
     pub fn production(auth: ClientAuth) -> Self {
-        Self::at(
-            Endpoint::from_static("https://api.treasuryprime.com/"),
-            auth,
-        )
+        let base = Endpoint::from_static("https://api.treasuryprime.com/");
+        Self::at(base, auth)
     }
 
     /// Creates the settings for the sandbox, `https://api.sandbox.treasuryprime.com`, which has its own
     /// API keys.
     pub fn sandbox(auth: ClientAuth) -> Self {
-        Self::at(
-            Endpoint::from_static("https://api.sandbox.treasuryprime.com/"),
-            auth,
-        )
+        let base = Endpoint::from_static("https://api.sandbox.treasuryprime.com/");
+        Self::at(base, auth)
     }
 
     /// Creates the settings for another base URL, for mocks.
     pub fn at(base: Endpoint, auth: ClientAuth) -> Self {
         let auth = auth.clone().verbatim().unwrap_or(auth);
-        let options = RequestOptions {
-            auth,
-            format: BodyFormat::Json,
-            headers: HeaderMap::new(),
-            params: Params::default(),
-        };
-        Self {
-            base,
-            options: Arc::new(options),
-        }
+        let client = Client::new(base, auth).body_format(BodyFormat::Json);
+        Self { client }
     }
 
     /// Returns the request for a Marqeta UX Toolkit token for the cardholder `person_id` (`psn_…`), with
@@ -78,30 +57,18 @@ impl TreasuryPrime {
     ) -> Result<Operation<Token>, InvalidInput> {
         let mut path = b"/person/".to_vec();
         if matches!(person_id, "" | "." | "..") {
-            return Err(InvalidInput::new(
-                "person_id",
-                "must be an id such as psn_…",
-            ));
+            let rule = "must be an id such as psn_…";
+            return Err(InvalidInput::new("person_id", rule));
         }
         push_segment(person_id, &mut path);
         path.extend(b"/uxt_access_token");
-        let endpoint = self.base.join(&String::from_utf8_lossy(&path))?;
+        let base = self.client.token_endpoint();
+        let endpoint = base.join(&String::from_utf8_lossy(&path))?;
 
         let VerifiedProof { proof, key, .. } = proof;
-        let expected = Expected {
-            key: Some(key),
-            accept_bearer: false,
-            expires_in: ExpiresIn::default(),
-            refresh_token: None,
-            polling: None,
-        };
-        let audience = self.base.to_string();
-        let client_request =
-            ClientRequest::new(&self.options, Params::new("dpop", proof), None, &audience);
-        let request = EndpointRequest {
-            endpoint,
-            client_request: Some(client_request),
-        };
-        Ok(Operation::new(request, RetrySafety::Never, expected))
+        let client = self.client.clone().dpop(key);
+        let request = client.endpoint_request(endpoint, Params::new("dpop", proof), None);
+        let (safety, expected) = (RetrySafety::Never, client.0.expected.clone());
+        Ok(Operation::new(request, safety, expected))
     }
 }
