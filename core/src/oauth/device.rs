@@ -19,8 +19,7 @@
 //! # }
 //! ```
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::oauth::client::{Client, required};
 use crate::oauth::grant::{Grant, Polling, Scope};

@@ -21,10 +21,7 @@
 //! # }
 //! ```
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+use std::{borrow::Borrow, fmt, str::FromStr, time::Duration};
 
 use crate::oauth::issuer::Server;
 use crate::request::retry::RetrySafety;

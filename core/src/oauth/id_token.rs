@@ -17,8 +17,7 @@
 //! # }
 //! ```
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use ring::digest::{self, digest};
 
@@ -293,9 +292,8 @@ fn is_jwt(typ: JsonValue<'_>) -> bool {
 }
 
 fn is_text(claim: JsonValue<'_>, text: &str) -> bool {
-    claim
-        .as_str()
-        .is_some_and(|claim| constant_time_eq(claim.as_bytes(), text.as_bytes()))
+    let claim = claim.as_str();
+    claim.is_some_and(|claim| constant_time_eq(claim.as_bytes(), text.as_bytes()))
 }
 
 /// Returns `at_hash`: the left half of the hash of the access token (OpenID Connect Core §3.1.3.6).

@@ -1,7 +1,6 @@
 //! Issuer identifiers of authorization servers.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 

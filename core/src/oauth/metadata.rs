@@ -15,9 +15,7 @@
 //! # }
 //! ```
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::jose::{Algorithm, PublicJwk};
 use crate::oauth::client::{Client, required};

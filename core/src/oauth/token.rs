@@ -1,10 +1,6 @@
 //! Access tokens, and the parser of token responses.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::{convert::Infallible, fmt, str::FromStr, sync::Arc, sync::OnceLock, time::Duration};
 
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;

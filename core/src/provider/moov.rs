@@ -6,8 +6,7 @@
 
 use std::fmt;
 
-use http::header::ORIGIN;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header::ORIGIN};
 
 use crate::oauth::client::Client;
 use crate::request::client_auth::ClientAuth;
@@ -36,12 +35,11 @@ pub enum Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OriginMissing => f.write_str(
-                "no Origin is set: Moov responds to later calls with an empty 401. Set one of the domains that \
-                 are registered with the API key",
-            ),
-        }
+        let Self::OriginMissing = self;
+        f.write_str(
+            "no Origin is set: Moov responds to later calls with an empty 401. Set one of the domains that \
+             are registered with the API key",
+        )
     }
 }
 
@@ -124,12 +122,9 @@ impl Origin {
         let invalid = InvalidInput::new("origin", rule);
         let endpoint = Endpoint::https(origin).map_err(|_| invalid)?;
         let text = endpoint.to_string();
-        match text.strip_suffix('/') {
-            Some(bare) if !origin.ends_with('/') && bare.matches(['/', '?']).count() == 2 => {
-                HeaderValue::from_str(bare).map(Self).map_err(|_| invalid)
-            }
-            _ => Err(invalid),
-        }
+        let is_bare = |text: &&str| !origin.ends_with('/') && text.matches(['/', '?']).count() == 2;
+        let bare = text.strip_suffix('/').filter(is_bare).ok_or(invalid)?;
+        HeaderValue::from_str(bare).map(Self).map_err(|_| invalid)
     }
 }
 
