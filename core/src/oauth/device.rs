@@ -97,10 +97,9 @@ impl DeviceAuthorization {
     /// [timeout](Operation::timeout) applies to each poll separately; the delays between polls are
     /// not counted.
     pub fn grant(&self) -> Grant {
-        Grant {
-            server: Some(self.server.clone()),
-            ..Grant::device_code(self.device_code.clone(), self.polling)
-        }
+        let mut grant = Grant::device_code(self.device_code.clone(), self.polling);
+        grant.server = Some(self.server.clone());
+        grant
     }
 }
 

@@ -68,10 +68,9 @@ impl Grant {
     /// Returns [`InvalidInput`] if `refresh_token` is empty.
     pub fn refresh_token(refresh_token: Secret) -> Result<Self, InvalidInput> {
         must_not_be_empty("refresh_token", refresh_token.expose())?;
-        Ok(Self {
-            refresh_token: Some(refresh_token.clone()),
-            ..Self::new("refresh_token").with("refresh_token", refresh_token)
-        })
+        let mut grant = Self::new("refresh_token").with("refresh_token", refresh_token.clone());
+        grant.refresh_token = Some(refresh_token);
+        Ok(grant)
     }
 
     /// Creates a token exchange grant (RFC 8693 §2.1), which exchanges `subject_token` for another
@@ -129,10 +128,9 @@ impl Grant {
     /// §3.4).
     pub(crate) fn device_code(device_code: Secret, polling: Polling) -> Self {
         let grant = Self::new("urn:ietf:params:oauth:grant-type:device_code").repeatable();
-        Self {
-            polling: Some(polling),
-            ..grant.with("device_code", device_code)
-        }
+        let mut grant = grant.with("device_code", device_code);
+        grant.polling = Some(polling);
+        grant
     }
 
     /// Creates any other grant (RFC 6749 §4.5). `grant_type` is its name or URN. The grant is

@@ -74,10 +74,8 @@ impl Token {
     /// Returns the unverified `id_token` of the token response (OpenID Connect Core §3.1.3.3), if
     /// it has one.
     pub fn id_token(&self) -> Option<UnverifiedIdToken<'_>> {
-        Some(UnverifiedIdToken {
-            jws: self.extra("id_token")?,
-            access_token: self.access_token(),
-        })
+        let (jws, access_token) = (self.extra("id_token")?, self.access_token());
+        Some(UnverifiedIdToken { jws, access_token })
     }
 }
 
@@ -237,12 +235,11 @@ impl UnverifiedIdToken<'_> {
         }
         let claims = JsonObject::parse_strict(&jws.payload).map_err(malformed)?;
         expected.check(&claims, now)?;
-        match claims.get("at_hash") {
-            Some(hash) if !is_text(hash, &left_half(algorithm, self.access_token)) => {
-                Err(IdTokenError::AccessToken)
-            }
-            _ => Ok(IdToken(OwnedJsonObject::new(&claims))),
+        let is_hash = |claim| is_text(claim, &left_half(algorithm, self.access_token));
+        if !claims.get("at_hash").is_none_or(is_hash) {
+            return Err(IdTokenError::AccessToken);
         }
+        Ok(IdToken(OwnedJsonObject::new(&claims)))
     }
 }
 

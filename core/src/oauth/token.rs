@@ -246,8 +246,7 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Text from the server may repeat secrets of the same response.
         let secrets = [Some(self.access_token()), self.refresh_token()];
-        let secrets = secrets.into_iter().flatten().map(Secret::expose);
-        let secrets = Redactor::from_iter(secrets);
+        let secrets = Redactor::from_iter(secrets.into_iter().flatten().map(Secret::expose));
         let redact = |text: &str| secrets.redact(text);
         f.debug_struct("Token")
             .field("token_type", &redact(self.token_type().as_str()))
@@ -341,10 +340,9 @@ pub struct Expected {
 /// Returns whether a token exchange issued another type of token, which is never sent to a resource
 /// (RFC 8693 §2.2.1).
 fn is_no_access_token(named: Option<&TokenType>, response: &JsonObject<'_>) -> bool {
+    let issued = response.str("issued_token_type");
     matches!(named, Some(TokenType::Other(other)) if other.eq_ignore_ascii_case("N_A"))
-        && response
-            .str("issued_token_type")
-            .is_some_and(|issued| !issued.ends_with(":access_token"))
+        && issued.is_some_and(|issued| !issued.ends_with(":access_token"))
 }
 
 /// The members with a meaning of their own, in a success or an error response.

@@ -5,8 +5,7 @@ use http::{HeaderMap, StatusCode};
 use crate::dpop::{DPOP, VerifiedProof, sensitive};
 use crate::jose::PublicJwk;
 use crate::oauth::grant::{Grant, Polling};
-use crate::oauth::token::{Expected, Token};
-use crate::oauth::{client::Client, issuer::Server};
+use crate::oauth::{client::Client, issuer::Server, token::Token};
 use crate::request::operation::{FromResponse, Operation, SuccessResponse};
 use crate::request::retry::RetrySafety;
 use crate::types::error::{Error, InvalidResponse, InvalidResponseKind, ParseError, ResponseMeta};
@@ -45,11 +44,8 @@ impl Client {
         if let Some(scope) = grant.scope {
             params.push("scope", scope.0)?;
         }
-        let expected = Expected {
-            refresh_token: grant.refresh_token,
-            polling,
-            ..self.0.expected.clone()
-        };
+        let mut expected = self.0.expected.clone();
+        (expected.refresh_token, expected.polling) = (grant.refresh_token, polling);
         let request = self.endpoint_request(self.0.token_endpoint.clone(), params, proving);
         let operation = Operation::new(request, grant.retry_safety, expected);
         Ok(match polling {
@@ -69,18 +65,14 @@ impl Client {
     /// As for [`token`](Self::token).
     pub fn relay(
         &self,
-        grant: Grant,
+        mut grant: Grant,
         proof: VerifiedProof,
     ) -> Result<Operation<Token>, InvalidInput> {
         let VerifiedProof { proof, key, .. } = proof;
         let mut client = self.clone().dpop(key);
         let header = sensitive(proof.expose().as_bytes().to_vec());
         client.options_mut().headers.insert(DPOP, header);
-        let grant = Grant {
-            retry_safety: RetrySafety::Never,
-            polling: None,
-            ..grant
-        };
+        (grant.retry_safety, grant.polling) = (RetrySafety::Never, None);
         client.token_request(grant, None)
     }
 

@@ -10,10 +10,8 @@ use crate::wire::params::{BodyFormat, Params};
 /// Treasury Prime's API, with the credentials of one API key.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct TreasuryPrime {
-    /// Its token endpoint is the base URL.
-    client: Client,
-}
+// The token endpoint of the client is the base URL.
+pub struct TreasuryPrime(Client);
 
 impl TreasuryPrime {
     /// Creates the settings for the production API, `https://api.treasuryprime.com`.
@@ -36,8 +34,7 @@ impl TreasuryPrime {
     /// Creates the settings for another base URL, for mocks.
     pub fn at(base: Endpoint, auth: ClientAuth) -> Self {
         let auth = auth.clone().verbatim().unwrap_or(auth);
-        let client = Client::new(base, auth).body_format(BodyFormat::Json);
-        Self { client }
+        Self(Client::new(base, auth).body_format(BodyFormat::Json))
     }
 
     /// Returns the request for a Marqeta UX Toolkit token for the cardholder `person_id` (`psn_…`), with
@@ -62,11 +59,11 @@ impl TreasuryPrime {
         }
         push_segment(person_id, &mut path);
         path.extend(b"/uxt_access_token");
-        let base = self.client.token_endpoint();
+        let base = self.0.token_endpoint();
         let endpoint = base.join(&String::from_utf8_lossy(&path))?;
 
         let VerifiedProof { proof, key, .. } = proof;
-        let client = self.client.clone().dpop(key);
+        let client = self.0.clone().dpop(key);
         let request = client.endpoint_request(endpoint, Params::new("dpop", proof), None);
         let (safety, expected) = (RetrySafety::Never, client.0.expected.clone());
         Ok(Operation::new(request, safety, expected))
