@@ -9,9 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::jose::PublicJwk;
 use crate::request::client_assertion::ClientAssertion;
-use crate::types::escape::push_form;
-use crate::types::input::InvalidInput;
-use crate::types::secret::Secret;
+use crate::types::{escape::push_form, input::InvalidInput, secret::Secret};
 use crate::wire::params::Params;
 
 /// The client authentication of a request (RFC 6749 §2.3).

@@ -10,9 +10,8 @@ use crate::jose::{Algorithm, PublicJwk};
 use crate::request::clock_offset::ClockOffset;
 use crate::request::server_state::{Role, ServerState};
 use crate::request::verdict::{Correctable, Correction};
-use crate::types::endpoint::HttpTarget;
-use crate::types::nonce::Nonce;
 use crate::types::time::{RequestContext, UnixTime};
+use crate::types::{endpoint::HttpTarget, nonce::Nonce};
 use crate::wire::challenge::Challenge;
 use crate::wire::http_date;
 

@@ -1,16 +1,14 @@
 //! What a task asks of its driver, and what the driver answers.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
 use crate::dpop::DPOP;
 use crate::jose::signing::SignRequest;
-use crate::types::cause::Cause;
 use crate::types::error::{Error, Sent};
 use crate::types::secret::{Body, SecretBytes};
-use crate::types::time::UnixTime;
+use crate::types::{cause::Cause, time::UnixTime};
 
 /// What a task needs before it can continue.
 #[derive(Debug)]

@@ -9,9 +9,8 @@ use crate::dpop::DPOP;
 use crate::jose::PublicJwk;
 use crate::request::client_assertion::{ASSERTION_TYPE, ClientAssertion};
 use crate::request::client_auth::ClientAuth;
-use crate::types::endpoint::Endpoint;
-use crate::types::input::InvalidInput;
 use crate::types::secret::{Body, Secret};
+use crate::types::{endpoint::Endpoint, input::InvalidInput};
 use crate::wire::params::{BodyFormat, Params};
 
 /// A request to an endpoint of an authorization server.

@@ -1,32 +1,27 @@
 //! One request to a server, with its retries: the state machine of operations and calls.
 
-use std::mem;
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::dpop::proof::AccessTokenHash;
 use crate::dpop::sensitive;
 use crate::jose::PublicJwk;
-use crate::request::clock_offset::ClockOffset;
 use crate::request::correction::{CorrectionBudget, ProofContext, SentProof};
 use crate::request::effect::{
     Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest, Reason, Retrying, Until,
 };
-use crate::request::endpoint_request::EndpointRequest;
-use crate::request::nonce_gate::Admission;
-use crate::request::nonce_outcome::NonceOutcome;
 use crate::request::retry::{RetrySafety, RetryState, jitter_seed};
-use crate::request::server_state::Role;
-use crate::request::servers::Turn;
 use crate::request::verdict::{Correction, Refused, Verdict, verdict};
-use crate::types::cause::Cause;
+use crate::request::{
+    clock_offset::ClockOffset, endpoint_request::EndpointRequest, nonce_gate::Admission,
+    nonce_outcome::NonceOutcome, server_state::Role, servers::Turn,
+};
 use crate::types::endpoint::{HttpTarget, HttpUri};
 use crate::types::error::{Error, NoResponse, Sent, ServerError};
-use crate::types::input::InvalidInput;
-use crate::types::nonce::Nonce;
-use crate::types::secret::Secret;
-use crate::types::time::UnixTime;
+use crate::types::{
+    cause::Cause, input::InvalidInput, nonce::Nonce, secret::Secret, time::UnixTime,
+};
 use crate::wire::challenge::{self, Challenge};
 use crate::wire::error_response::{self, Redactor};
 use crate::wire::retry_after;

@@ -1,22 +1,19 @@
 //! An operation at an authorization server: one request with its retries, and what its response
 //! becomes.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{HeaderMap, StatusCode};
 
 use crate::request::effect::{Answer, Next};
-use crate::request::endpoint_request::EndpointRequest;
 use crate::request::exchange::{Delivered, Exchange, Subject, unexpected_answer};
-use crate::request::retry::RetrySafety;
-use crate::request::server_state::Role;
-use crate::request::servers::Turn;
+use crate::request::{
+    endpoint_request::EndpointRequest, retry::RetrySafety, server_state::Role, servers::Turn,
+};
 use crate::types::error::{
     Error, InvalidResponse, InvalidResponseKind, ParseError, ResponseMeta, ServerError,
 };
-use crate::types::limits::MAX_RESPONSE;
-use crate::types::time::UnixTime;
+use crate::types::{limits::MAX_RESPONSE, time::UnixTime};
 use crate::wire::error_response::{self, content_coding};
 use crate::wire::json::{Text, strip_bom};
 

@@ -8,9 +8,7 @@ use serde::Serialize;
 use crate::jose::Algorithm;
 use crate::request::clock_offset::ClockOffset;
 use crate::types::endpoint::{Endpoint, HttpTarget, Origin};
-use crate::types::input::InvalidInput;
-use crate::types::nonce::Nonce;
-use crate::types::time::UnixTime;
+use crate::types::{input::InvalidInput, nonce::Nonce, time::UnixTime};
 use crate::wire::json::JsonValue;
 
 /// The role in which a server receives a request. One origin may have both, with separate nonces

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 
-use crate::request::clock_offset::ClockOffset;
-use crate::request::effect::Retrying;
 use crate::request::nonce_gate::{Admission, NonceGate};
-use crate::request::nonce_outcome::NonceOutcome;
 use crate::request::server_state::{Role, ServerState};
-use crate::request::verdict::Correction;
+use crate::request::{
+    clock_offset::ClockOffset, effect::Retrying, nonce_outcome::NonceOutcome, verdict::Correction,
+};
 use crate::types::endpoint::HttpTarget;
 use crate::types::time::{RequestContext, UnixTime};
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::jose::Algorithm;
-use crate::request::clock_offset::ClockOffset;
-use crate::request::retry::RetrySafety;
-use crate::request::server_state::Role;
+use crate::request::{clock_offset::ClockOffset, retry::RetrySafety, server_state::Role};
 use crate::types::nonce::Nonce;
 
 /// What follows from a response.

@@ -1,7 +1,6 @@
 //! Calls to protected resources, with a token or with the token of a session.
 
-use std::mem;
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use http::{HeaderMap, Method, Uri};
 
@@ -13,10 +12,7 @@ use crate::request::retry::RetrySafety;
 use crate::session::shared::{Polled, SessionId, TokenWait};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
-use crate::types::endpoint::HttpUri;
-use crate::types::error::Error;
-use crate::types::input::InvalidInput;
-use crate::types::time::UnixTime;
+use crate::types::{endpoint::HttpUri, error::Error, input::InvalidInput, time::UnixTime};
 
 /// A call to a protected resource (RFC 9449 §7, RFC 6750 §2.1). The request itself stays with the
 /// application.

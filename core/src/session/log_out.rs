@@ -7,14 +7,11 @@ use crate::request::effect::{
     Answer, Effect, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest, Until,
 };
 use crate::request::exchange::unexpected_answer;
-use crate::session::refresh::POLL_INTERVAL;
-use crate::session::session_state::SessionState;
 use crate::session::shared::{SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
-use crate::types::cause::Cause;
-use crate::types::error::Error;
-use crate::types::time::UnixTime;
+use crate::session::{refresh::POLL_INTERVAL, session_state::SessionState};
+use crate::types::{cause::Cause, error::Error, time::UnixTime};
 
 /// The log-out of a session. In its storage a mark replaces the login: it is saved under a lease, so
 /// that a later save of another process does not undo it, and it names all tokens of the login.

@@ -1,25 +1,17 @@
 //! One refresh of a session's token: the lease, the stored state, the request, the save.
 
-use std::mem;
-use std::time::Duration;
+use std::{mem, time::Duration};
 
-use crate::oauth::grant::Grant;
-use crate::oauth::token::Token;
+use crate::oauth::{grant::Grant, token::Token};
 use crate::request::effect::{
     Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest, Until,
 };
-use crate::request::exchange::unexpected_answer;
-use crate::request::operation::Operation;
-use crate::request::retry::jitter_seed;
-use crate::session::session_state::SessionState;
+use crate::request::{exchange::unexpected_answer, operation::Operation, retry::jitter_seed};
 use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
-use crate::session::token_manager::Adopted;
-use crate::types::cause::Cause;
-use crate::types::error::Error;
-use crate::types::secret::SecretBytes;
-use crate::types::time::UnixTime;
+use crate::session::{session_state::SessionState, token_manager::Adopted};
+use crate::types::{cause::Cause, error::Error, secret::SecretBytes, time::UnixTime};
 
 /// The interval at which a task checks whether another process has released the lease or saved a
 /// token, and at which it tries to save again.

@@ -9,15 +9,10 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::jose::PublicJwk;
-use crate::oauth::client::Client;
-use crate::oauth::grant::Scope;
-use crate::oauth::issuer::Issuer;
-use crate::oauth::lineage::Lineage;
 use crate::oauth::token::{StoredToken, Token};
+use crate::oauth::{client::Client, grant::Scope, issuer::Issuer, lineage::Lineage};
 use crate::request::server_state::{self, ServerState};
-use crate::types::input::InvalidInput;
-use crate::types::secret::SecretBytes;
-use crate::types::time::UnixTime;
+use crate::types::{input::InvalidInput, secret::SecretBytes, time::UnixTime};
 use crate::wire::json::{JsonObject, JsonValue};
 
 /// The state of a session: its token, the remaining sends of the refresh token, the tokens that it

@@ -1,21 +1,14 @@
 //! What the tasks of one driver share: its sessions, and the known state of servers.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use crate::oauth::client::Client;
 use crate::oauth::grant::{Grant, Scope};
-use crate::oauth::token::Token;
-use crate::request::effect::Retrying;
-use crate::request::server_state::ServerState;
-use crate::request::servers::Servers;
-use crate::session::refresh_policy::RefreshPolicy;
-use crate::session::session_state::SessionState;
+use crate::oauth::{client::Client, token::Token};
+use crate::request::{effect::Retrying, server_state::ServerState, servers::Servers};
 use crate::session::token_manager::{RefreshFailure, Ticket, TokenAction, TokenManager};
-use crate::types::cause::Cause;
-use crate::types::error::Error;
-use crate::types::time::UnixTime;
+use crate::session::{refresh_policy::RefreshPolicy, session_state::SessionState};
+use crate::types::{cause::Cause, error::Error, time::UnixTime};
 
 /// What all tasks of one driver share: its sessions, the known state of servers, and who may send a
 /// proof to them. A driver keeps it behind one lock, which it never holds while it performs an

@@ -13,10 +13,9 @@ use crate::request::effect::{
 use crate::request::operation::{FromResponse, Operation};
 use crate::request::servers::Turn;
 use crate::session::shared::Shared;
-use crate::types::cause::Cause;
 use crate::types::error::{Error, Sent};
-use crate::types::secret::SecretBytes;
 use crate::types::time::{RequestContext, UnixTime};
+use crate::types::{cause::Cause, secret::SecretBytes};
 
 /// A procedure that a driver runs step by step: an [`Operation`], a
 /// [`Call`](crate::Call), a token, a refresh or a log-out. Tasks are plain data. Sealed: only types

@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::oauth::grant::Grant;
-use crate::oauth::lineage::Lineage;
-use crate::oauth::token::Token;
+use crate::oauth::{grant::Grant, lineage::Lineage, token::Token};
 use crate::session::refresh_policy::{RefreshPolicy, Times};
 use crate::session::session_state::{MAX_SINGLE_USE_SENDS, SessionState};
 use crate::session::token_refusals::Refusals;
-use crate::types::endpoint::HttpTarget;
 use crate::types::error::{Error, Retry, Sent};
-use crate::types::time::UnixTime;
+use crate::types::{endpoint::HttpTarget, time::UnixTime};
 
 /// The maximum backoff after a failed refresh, including one that a server requests by
 /// `Retry-After`.
