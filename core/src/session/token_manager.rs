@@ -429,7 +429,14 @@ impl TokenManager {
                 checkpoint: None,
             });
         }
-        let attempts_left = self.attempts_left.checked_sub(1)?;
+        // An earlier send, whose ticket took too long, may still be under way.
+        let sent = self
+            .open
+            .iter()
+            .filter(|open| open.sent_generation == Some(self.generation));
+        let sent = sent.map(|open| open.attempts_left).min();
+        let attempts_left = sent.map_or(self.attempts_left, |left| left.min(self.attempts_left));
+        let attempts_left = attempts_left.checked_sub(1)?;
         let attempt = match (&self.grant, &self.cached) {
             // The stored state stays unchanged until there is a newer one.
             (Some(grant), _) => {
@@ -912,6 +919,35 @@ mod tests {
         assert!(!manager.complete(first, Ok(refreshable("refresh-2", at(232))), at(232), 0));
         let token = manager.valid_token(at(233)).expect("it is good");
         assert_eq!(token.access_token().expose(), "refresh-2");
+    }
+
+    #[test]
+    fn a_refresh_token_that_is_sent_under_two_tickets_is_counted_twice() {
+        let old = refreshable("refresh-0", at(0));
+        let mut manager = TokenManager::new(policy(), None).with_state(SessionState::new(old));
+        let mut sends = 0;
+        let mut now = 1000;
+        loop {
+            // The second ticket replaces the first one, which takes too long.
+            let tickets = [now, now + 31].map(|now| manager.poll(at(now)));
+            let [TokenAction::Refresh(first), TokenAction::Refresh(second)] = tickets else {
+                panic!("each is due")
+            };
+            let sent = [first, second].map(|ticket| manager.begin_refresh(ticket).is_some());
+            sends += sent.into_iter().filter(|sent| *sent).count();
+            for (ticket, _) in [first, second]
+                .into_iter()
+                .zip(sent)
+                .filter(|(_, sent)| *sent)
+            {
+                manager.complete(ticket, Err(LOST), at(now + 32), 0);
+            }
+            if sent != [true, true] {
+                break;
+            }
+            now += 1000;
+        }
+        assert_eq!(sends, usize::from(MAX_SINGLE_USE_SENDS));
     }
 
     #[test]
