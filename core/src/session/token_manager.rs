@@ -328,13 +328,13 @@ impl TokenManager {
             let has_sent = self
                 .open(ticket)
                 .is_some_and(|open| open.sent_generation.is_some());
-            if !has_sent && !self.unsaved {
-                self.attempts_left = stored.attempts_left;
-            } else if let Some(seen) = before.filter(|seen| !has_sent && seen.token == stored.token)
-            {
-                // Another process has sent the refresh token since the count was last stored.
-                let counted = seen.attempts_left.saturating_sub(stored.attempts_left);
-                self.attempts_left = self.attempts_left.saturating_sub(counted);
+            if !has_sent {
+                // An unsaved count may have been stored all the same, and counted on by another
+                // process.
+                self.attempts_left = match self.unsaved {
+                    true => self.attempts_left.min(stored.attempts_left),
+                    false => stored.attempts_left,
+                };
             }
             return Adopted::Nothing;
         }
@@ -948,6 +948,38 @@ mod tests {
             now += 1000;
         }
         assert_eq!(sends, usize::from(MAX_SINGLE_USE_SENDS));
+    }
+
+    #[test]
+    fn a_count_of_sends_whose_save_is_in_doubt_is_not_higher_than_the_stored_one() {
+        let old = refreshable("refresh-0", at(0));
+        let mut manager = TokenManager::new(policy(), None).with_state(SessionState::new(old));
+        let TokenAction::Refresh(ticket) = manager.poll(at(1000)) else {
+            panic!("one refreshes")
+        };
+        let before = manager
+            .begin_refresh(ticket)
+            .and_then(|attempt| attempt.checkpoint)
+            .unwrap();
+        manager.saved(&before);
+        manager.complete(ticket, Err(UNSENT), at(1000), 0);
+        // Saved or not: another process may have counted its own send on top of it.
+        assert_eq!(
+            manager.unsaved().unwrap().attempts_left,
+            MAX_SINGLE_USE_SENDS
+        );
+        let TokenAction::Refresh(ticket) = manager.poll(at(2000)) else {
+            panic!("one refreshes")
+        };
+        assert_eq!(
+            manager.adopt(ticket, Some(before.clone()), at(2000), 0),
+            Adopted::Nothing
+        );
+        let after = manager
+            .begin_refresh(ticket)
+            .and_then(|attempt| attempt.checkpoint)
+            .unwrap();
+        assert_eq!(after.attempts_left, before.attempts_left - 1);
     }
 
     #[test]
