@@ -12,6 +12,8 @@ pub(crate) struct Choices {
     pub(crate) faults: u32,
     /// The generator of what a schedule does not depend on.
     entropy: Random,
+    /// The generator of the kinds of servers, clients and responses. Random schedules only.
+    variety: Option<Random>,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl Choices {
             switches_left: 0,
             faults: 0,
             entropy: Random(!seed),
+            variety: Some(Random(seed.rotate_left(32))),
         }
     }
 
@@ -96,6 +99,7 @@ impl Choices {
             switches_left: switches,
             faults: 0,
             entropy: Random(0),
+            variety: None,
         }
     }
 
@@ -131,6 +135,13 @@ impl Choices {
             Source::Random(random) => random.next() % 1024 < of_1024,
             Source::Recorded(_) => false,
         }
+    }
+
+    /// Returns whether a server, a client or a response is of an unusual kind; never in a recorded
+    /// schedule.
+    pub(crate) fn varies(&mut self, of_1024: u64) -> bool {
+        let variety = self.variety.as_mut();
+        variety.is_some_and(|random| random.next() % 1024 < of_1024)
     }
 
     /// Returns the kind of fault that happens, or 0 for none.

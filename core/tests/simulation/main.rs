@@ -203,3 +203,14 @@ fn all_schedules_of_small_worlds_break_no_invariant() {
         start.elapsed().as_secs_f64()
     );
 }
+
+#[test]
+fn a_schedule_tells_its_story() {
+    let (clients, mut coverage) = (Clients::new(), Coverage::new(false));
+    for seed in 0..300 {
+        let (result, story) = run_seed(seed, &clients, &mut coverage, true);
+        assert!(result.is_ok(), "{seed}");
+        assert!(story.contains("process 0 starts"), "{seed}: {story}");
+        assert!(story.contains("LATER, without faults"), "{seed}: {story}");
+    }
+}

@@ -29,6 +29,14 @@ pub(crate) struct Plan {
     pub(crate) origin: Origin,
     pub(crate) has_storage: bool,
     pub(crate) is_bound: bool,
+    /// Whether the client authenticates by a signed assertion.
+    pub(crate) has_assertion: bool,
+    /// Whether the application itself gets the tokens of a repeatable grant.
+    pub(crate) fetches_tokens: bool,
+    /// How far the clocks of the servers are ahead, in milliseconds, if they check the time of proofs.
+    pub(crate) server_clock: Option<i64>,
+    /// Whether the resource server knows Ed25519 by that name alone.
+    pub(crate) names_ed25519: bool,
     /// Whether the authorization server and the resource server require nonces.
     pub(crate) nonces: (bool, bool),
     /// Of 1024 responses, those with a new nonce.
@@ -66,7 +74,7 @@ pub(crate) const CLOCK_BACK: u8 = 7;
 /// The clients of all worlds, made once.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    /// By server, id and whether there is a key.
+    /// By server, id, whether there is an assertion, and whether there is a key.
     clients: Vec<Client>,
     /// The resource's URL, by client and whether it is at the authorization server's origin.
     resources: Vec<Uri>,
@@ -76,13 +84,16 @@ impl Clients {
     pub(crate) fn new() -> Self {
         let mut clients = Vec::new();
         let mut resources = Vec::new();
+        let key = PublicJwk::from_raw(Algorithm::EdDsa, &[9; 32]).unwrap();
         for (server, id) in [(0, 0), (0, 1), (1, 0)] {
             let endpoint = Endpoint::https(&format!("https://as{server}.example/token")).unwrap();
-            let auth = ClientAuth::none(&format!("c{id}")).unwrap();
-            let client = Client::new(endpoint, auth);
-            let key = PublicJwk::from_raw(Algorithm::EdDsa, &[9; 32]).unwrap();
-            clients.push(client.clone());
-            clients.push(client.dpop(key));
+            let id = format!("c{id}");
+            let assertion = ClientAuth::private_key_jwt(&id, key.clone()).unwrap();
+            for auth in [ClientAuth::none(&id).unwrap(), assertion] {
+                let client = Client::new(endpoint.clone(), auth);
+                clients.push(client.clone());
+                clients.push(client.dpop(key.clone()));
+            }
             for host in ["rs", "as"] {
                 let uri = format!("https://{host}{server}.example/api");
                 resources.push(uri.parse().unwrap());
@@ -92,7 +103,8 @@ impl Clients {
     }
 
     pub(crate) fn client(&self, plan: &Plan, client: usize) -> &Client {
-        &self.clients[2 * plan.place(client) + usize::from(plan.is_bound)]
+        let kind = 2 * usize::from(plan.has_assertion) + usize::from(plan.is_bound);
+        &self.clients[4 * plan.place(client) + kind]
     }
 
     pub(crate) fn resource(&self, plan: &Plan, client: usize) -> &Uri {
@@ -174,6 +186,7 @@ impl Plan {
         let is_long = choices.chance(64);
         let most = 1 + choices.below(if is_long { 14 } else { 5 });
         choices.allow_faults(rate, u32::try_from(most).unwrap());
+        let server_clock = [-20_000, 20_000][usize::from(choices.varies(512))];
         Self {
             processes,
             two_servers: choices.chance(512),
@@ -183,6 +196,10 @@ impl Plan {
             },
             has_storage,
             is_bound,
+            has_assertion: choices.varies(100),
+            fetches_tokens: origin == Origin::Repeatable && choices.varies(256),
+            server_clock: (is_bound && choices.varies(200)).then_some(server_clock),
+            names_ed25519: is_bound && choices.varies(100),
             nonces: (choices.chance(512), choices.chance(700)),
             nonce_rotation: [0, 200, 1024][index(choices, 3)],
             same_origin: choices.chance(512),
@@ -207,6 +224,10 @@ impl Plan {
             origin,
             has_storage: true,
             is_bound: false,
+            has_assertion: false,
+            fetches_tokens: false,
+            server_clock: None,
+            names_ed25519: false,
             nonces: (false, false),
             nonce_rotation: 0,
             same_origin: false,

@@ -51,10 +51,20 @@ pub(crate) struct TokenRequest {
     pub(crate) client: usize,
     /// `None` for client credentials.
     pub(crate) refresh_token: Option<usize>,
-    pub(crate) nonce: Option<String>,
+    pub(crate) proof: Proof,
     /// Whether the storage had a descendant of the refresh token when the request was sent.
     pub(crate) was_superseded: bool,
     pub(crate) clock_jumped: bool,
+}
+
+/// What a server checks in a proof.
+#[derive(Clone, Debug)]
+pub(crate) struct Proof {
+    pub(crate) nonce: Option<String>,
+    /// Whether its time is that of the server's clock.
+    pub(crate) is_dated: bool,
+    /// Whether it names the algorithm as the resource server does.
+    pub(crate) is_named: bool,
 }
 
 /// The nonces of one server in one role.
@@ -172,5 +182,6 @@ pub(crate) fn refusal(code: &str, status: u16, nonce: Option<String>) -> Reply {
         status,
         body: format!(r#"{{"error":"{code}"}}"#),
         nonce,
+        date: None,
     }
 }

@@ -140,10 +140,12 @@ pub(crate) enum Reply {
         status: u16,
         body: String,
         nonce: Option<String>,
+        date: Option<String>,
     },
     Head {
         status: u16,
         nonce: Option<String>,
+        date: Option<String>,
         challenge: &'static str,
         retry_after: Option<&'static str>,
     },
@@ -156,6 +158,7 @@ pub(crate) enum Reply {
     Saved(Result<bool, ()>),
     Released,
     Woken,
+    Fetched(Result<String, ()>),
 }
 
 impl Reply {
@@ -192,6 +195,8 @@ impl Reply {
             Self::Saved(Err(())) => 21,
             Self::Released => 22,
             Self::Woken => 23,
+            Self::Fetched(Ok(_)) => 24,
+            Self::Fetched(Err(())) => 25,
         }
     }
 }
@@ -301,11 +306,13 @@ fn answer<T: Task>(
                 status,
                 body,
                 nonce,
+                date,
             },
         ) => {
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
-            insert_nonce(response.headers_mut(), nonce);
+            insert(response.headers_mut(), "dpop-nonce", nonce);
+            insert(response.headers_mut(), "date", date);
             awaiting.received(&response, shared, context)
         }
         (Step::Send(awaiting), Reply::NotSent) => awaiting.failed(Sent::No, None, shared, context),
@@ -317,12 +324,14 @@ fn answer<T: Task>(
             Reply::Head {
                 status,
                 nonce,
+                date,
                 challenge,
                 retry_after,
             },
         ) => {
             let mut headers = HeaderMap::new();
-            insert_nonce(&mut headers, nonce);
+            insert(&mut headers, "dpop-nonce", nonce);
+            insert(&mut headers, "date", date);
             if !challenge.is_empty() {
                 headers.insert(
                     header::WWW_AUTHENTICATE,
@@ -362,13 +371,18 @@ fn answer<T: Task>(
         (Step::Save(awaiting), Reply::Saved(saved)) => {
             awaiting.saved(saved.map_err(|()| cause()), shared, context)
         }
+        (Step::FetchToken(awaiting), Reply::Fetched(fetched)) => {
+            let fetched = fetched.map(|json| SecretBytes::new(json.into_bytes()));
+            let failed = |()| Cause::new("the application has no token");
+            awaiting.fetched(fetched.map_err(failed), shared, context)
+        }
         (Step::Release(awaiting), Reply::Released) => awaiting.released(shared, context),
         (step, reply) => panic!("no answer to {:?}: {reply:?}", step.id()),
     }
 }
 
-fn insert_nonce(headers: &mut HeaderMap, nonce: Option<String>) {
-    if let Some(nonce) = nonce {
-        headers.insert("dpop-nonce", HeaderValue::from_str(&nonce).unwrap());
+fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<String>) {
+    if let Some(value) = value {
+        headers.insert(name, HeaderValue::from_str(&value).unwrap());
     }
 }

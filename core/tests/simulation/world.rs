@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue, Method, header};
 use keybound_core::driver::{
-    Event as SessionEvent, RequestContext, SessionConfig, SessionId, SessionState, Shared, Task,
+    Event as SessionEvent, MAX_RESPONSE, RequestContext, SessionConfig, SessionId, SessionState,
+    Shared, Task,
 };
 use keybound_core::{Grant, RefreshPolicy, Secret, Token, UnixTime};
 
@@ -18,7 +19,7 @@ use crate::plan::{
     ABANDON, ABANDON_WITH_LEASE, Action, CLOCK_BACK, CLOCK_FORWARD, Clients, KILL,
     KILL_WITHOUT_GRANT, Origin, Plan, STALL,
 };
-use crate::servers::{Login, Nonces, Revoked, TokenRequest, read_body, refusal};
+use crate::servers::{Login, Nonces, Proof, Revoked, TokenRequest, read_body, refusal};
 use crate::storage::{Storage, Stored, parse_name};
 use crate::tasks::{AnyStep, Ended, Need, NeedKind, Reply, Running, TaskKind};
 
@@ -131,8 +132,8 @@ enum What {
 enum Request {
     /// The server, the request, and whether the answer is lost.
     Token(usize, TokenRequest, Lost),
-    /// The access token and the nonce of a call.
-    Call(usize, (usize, usize), Option<String>, Lost),
+    /// The server, the access token and the proof of a call.
+    Call(usize, (usize, usize), Proof, Lost),
     Lease(String, u64, bool),
     Load(String, bool),
     Save(String, u64, Vec<u8>, bool),
@@ -357,6 +358,9 @@ impl<'a> World<'a> {
         if self.plan.has_storage {
             config = config.stored_as("login");
         }
+        if self.plan.fetches_tokens {
+            config = config.fetch_tokens();
+        }
         match self.plan.origin {
             Origin::Grant if with_grant => {
                 let secret = Secret::new(format!("r{client}.0"));
@@ -532,7 +536,10 @@ impl<'a> World<'a> {
                 self.start(process, call, AnyStep::Call, action == Action::Probe)
             }
             Action::Post => {
-                let call = session.call(&Method::POST, uri).unwrap();
+                let mut call = session.call(&Method::POST, uri).unwrap();
+                if self.choices.varies(256) {
+                    call = call.single_use_body();
+                }
                 self.start(process, call, AnyStep::Call, false)
             }
             Action::Token => {

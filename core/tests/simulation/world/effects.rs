@@ -2,8 +2,11 @@
 
 use super::*;
 
-/// The server, the access token and the nonce of a call.
-type SentCall = (usize, (usize, usize), Option<String>);
+/// The server, the access token and the proof of a call.
+type SentCall = (usize, (usize, usize), Proof);
+
+/// How far the time of a proof may be from that of a server that checks it, in milliseconds.
+const MAX_AGE: i64 = 5_000;
 
 impl World<'_> {
     /// Performs what a task needs after a step, unless its process is killed first.
@@ -49,6 +52,7 @@ impl World<'_> {
                         format!("has the token {}", token.access_token().expose())
                     }
                     SessionEvent::RefreshFailed(error) => format!("no refresh: {error}"),
+                    SessionEvent::Retrying(retrying) => retrying.to_string(),
                     other => format!("{other:?}"),
                 };
                 let (steps, now) = (self.steps, self.now);
@@ -232,12 +236,12 @@ impl World<'_> {
                 }
             }
             Need::Call(headers, timeout) => {
-                let (server, token, nonce) = self.check_call(process, at, &headers)?;
+                let (server, token, proof) = self.check_call(process, at, &headers)?;
                 let timeout = u64::try_from(timeout.as_millis()).unwrap();
                 let fault = self.choices.fault(6);
                 say!(
                     self,
-                    "process {process}: Call {number} sends token {token:?} with nonce {nonce:?}, fault {fault}"
+                    "process {process}: Call {number} sends token {token:?} with {proof:?}, fault {fault}"
                 );
                 match fault {
                     1 => self.push(to, process, answer(Reply::NotSent)),
@@ -250,7 +254,7 @@ impl World<'_> {
                             6 => Lost::Head,
                             _ => Lost::No,
                         };
-                        let request = Request::Call(server, token, nonce, lost);
+                        let request = Request::Call(server, token, proof, lost);
                         self.push(to, process, arrive(request, from));
                     }
                 }
@@ -326,7 +330,14 @@ impl World<'_> {
                     }
                 }
             }
-            Need::Fetch | Need::Done(_) => panic!("no such effect"),
+            Need::Fetch => {
+                let fault = self.choices.fault(1);
+                let (client, now) = (self.processes[process].client, self.now);
+                let json = self.logins[client].issue(client, None, self.plan.is_bound, now);
+                let fetched = if fault == 0 { Ok(json) } else { Err(()) };
+                self.push(to, process, answer(Reply::Fetched(fetched)));
+            }
+            Need::Done(_) => panic!("no such effect"),
         }
         Ok(())
     }
@@ -414,36 +425,71 @@ impl World<'_> {
             token.unanswered += 1;
             token.sends += 1;
         }
-        let nonce = self.check_proof(proof.as_ref(), 0, server)?;
+        let proof = self.check_proof(proof.as_ref(), 0, server)?;
         let request = TokenRequest {
             client,
             refresh_token,
-            nonce,
+            proof,
             was_superseded,
             clock_jumped,
         };
         Ok((server, request))
     }
 
-    /// Checks that a proof has no nonce but one of this role of this server, and returns it.
+    /// Checks that a proof has no nonce but one of this role of this server.
     fn check_proof(
         &mut self,
         proof: Option<&HeaderValue>,
         role: usize,
         server: usize,
-    ) -> Result<Option<String>, Violation> {
-        let Some(proof) = proof else { return Ok(None) };
-        let payload = proof.to_str().unwrap().split('.').nth(1).unwrap();
-        let payload = URL_SAFE_NO_PAD.decode(payload).unwrap();
+    ) -> Result<Proof, Violation> {
+        let Some(proof) = proof else {
+            return Ok(Proof {
+                nonce: None,
+                is_dated: true,
+                is_named: true,
+            });
+        };
+        let mut parts = proof.to_str().unwrap().split('.');
+        let mut decoded = || URL_SAFE_NO_PAD.decode(parts.next().unwrap()).unwrap();
+        let (header, payload) = (decoded(), decoded());
+        let header = std::str::from_utf8(&header).unwrap();
         let text = std::str::from_utf8(&payload).unwrap();
+        let iat = text.split_once("\"iat\":").map(|(_, rest)| rest).unwrap();
+        let iat = iat.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+        let iat: i64 = iat.parse().unwrap();
+        let theirs = self.plan.server_clock.map(|ahead| self.server_time(ahead));
+        let is_dated = theirs.is_none_or(|theirs| (iat * 1000 - theirs).abs() <= MAX_AGE);
+        let is_named = !self.plan.names_ed25519 || header.contains("\"Ed25519\"");
         let nonce = text.split_once("\"nonce\":\"").map(|(_, rest)| rest);
         let nonce = nonce.and_then(|rest| rest.split('"').next());
         let nonce = nonce.map(ToOwned::to_owned);
         let is_own = |nonce: &String| nonce.starts_with(&self.nonces[role][server].prefix);
         match nonce.as_ref().is_none_or(is_own) {
-            true => Ok(nonce),
+            true => Ok(Proof {
+                nonce,
+                is_dated,
+                is_named,
+            }),
             false => self.fail("nonce", &format!("{nonce:?} in a proof of role {role}")),
         }
+    }
+
+    /// The time of a server whose clock is this far ahead, in milliseconds since 1970.
+    fn server_time(&self, ahead: i64) -> i64 {
+        i64::try_from(EPOCH + self.now).unwrap() + ahead
+    }
+
+    /// The `Date` header of a server that checks the time of proofs.
+    fn date(&self) -> Option<String> {
+        let seconds = self.server_time(self.plan.server_clock?) / 1000;
+        let (minutes, second) = (seconds / 60, seconds % 60);
+        let (hours, minute) = (minutes / 60, minutes % 60);
+        // The time at the start of each schedule is on 14 November 2023.
+        let (day, hour) = (hours / 24 - 19_675 + 14, hours % 24);
+        Some(format!(
+            "Tue, {day:02} Nov 2023 {hour:02}:{minute:02}:{second:02} GMT"
+        ))
     }
 
     fn check_call(
@@ -478,8 +524,8 @@ impl World<'_> {
         if must_be_saved && token.1 > 0 && !self.saving.contains(&token) {
             return self.fail("save before use", "a token is used before it is saved");
         }
-        let nonce = self.check_proof(headers.get("dpop"), 1, server)?;
-        Ok((server, token, nonce))
+        let proof = self.check_proof(headers.get("dpop"), 1, server)?;
+        Ok((server, token, proof))
     }
 
     /// Checks that a caller does not wait without need.
@@ -619,22 +665,31 @@ impl World<'_> {
                 let reply = self.issue(server, &request, lost)?;
                 match lost {
                     Lost::Yes => Reply::NoResponse,
-                    Lost::Replaced => refusal("server_error", 502, None),
+                    Lost::Replaced => self.replaced(),
                     _ => reply,
                 }
             }
-            Request::Call(server, token, nonce, lost) => {
-                let reply = self.serve(server, token, nonce.as_deref(), lost);
+            Request::Call(server, token, proof, lost) => {
+                let reply = self.serve(server, token, &proof, lost);
                 match (lost, reply) {
                     (Lost::Yes, _) => Reply::NoResponse,
                     (Lost::Replaced, _) => {
-                        let challenge = "";
                         let retry_after = self.choices.chance(512).then_some("1");
+                        let (status, challenge) = match retry_after {
+                            // Neither is about the token.
+                            _ if self.choices.varies(256) => (401, "Basic realm=\"gateway\""),
+                            _ if self.choices.varies(256) => {
+                                (403, "Bearer error=\"insufficient_scope\"")
+                            }
+                            Some(_) => (429, ""),
+                            None => (503, ""),
+                        };
                         Reply::Head {
-                            status: if retry_after.is_some() { 429 } else { 503 },
+                            status,
                             nonce: None,
+                            date: None,
                             challenge,
-                            retry_after,
+                            retry_after: retry_after.filter(|_| status == 429),
                         }
                     }
                     (Lost::Head, Reply::Head { status, .. }) => Reply::StatusOnly(status),
@@ -708,9 +763,17 @@ impl World<'_> {
     ) -> Result<Reply, Violation> {
         let now = self.now;
         let nonces = &mut self.nonces[0][server];
-        if !nonces.accepts(request.nonce.as_deref()) {
+        if !nonces.accepts(request.proof.nonce.as_deref()) {
             let nonce = nonces.current();
             return Ok(refusal("use_dpop_nonce", 400, Some(nonce)));
+        }
+        if !request.proof.is_dated {
+            return Ok(Reply::Response {
+                status: 400,
+                body: r#"{"error":"invalid_dpop_proof"}"#.to_owned(),
+                nonce: None,
+                date: self.date(),
+            });
         }
         if !self.is_calm && self.choices.chance(self.plan.nonce_rotation) {
             nonces.number += 1;
@@ -741,19 +804,31 @@ impl World<'_> {
             status: 200,
             body,
             nonce,
+            date: None,
         })
     }
 
+    /// The answer of a gateway in place of an authorization server's.
+    fn replaced(&mut self) -> Reply {
+        let (status, body) = match () {
+            () if self.choices.varies(128) => (200, "<html>".to_owned()),
+            () if self.choices.varies(128) => (302, String::new()),
+            () if self.choices.varies(16) => (200, " ".repeat(MAX_RESPONSE + 1)),
+            () if self.choices.varies(16) => (502, " ".repeat(MAX_RESPONSE + 1)),
+            () => return refusal("server_error", 502, None),
+        };
+        Reply::Response {
+            status,
+            body,
+            nonce: None,
+            date: None,
+        }
+    }
+
     /// The answer of a resource server.
-    fn serve(
-        &mut self,
-        server: usize,
-        token: (usize, usize),
-        nonce: Option<&str>,
-        lost: Lost,
-    ) -> Reply {
+    fn serve(&mut self, server: usize, token: (usize, usize), proof: &Proof, lost: Lost) -> Reply {
         let nonces = &mut self.nonces[1][server];
-        let accepts = nonces.accepts(nonce);
+        let accepts = nonces.accepts(proof.nonce.as_deref());
         if accepts && !self.is_calm && self.choices.chance(self.plan.nonce_rotation) {
             nonces.number += 1;
         }
@@ -765,6 +840,11 @@ impl World<'_> {
         let is_good = self.now < expires && !self.refused.contains(&token);
         let (status, challenge) = match (accepts, is_good) {
             (false, _) => (401, "DPoP error=\"use_dpop_nonce\""),
+            (true, _) if !proof.is_named => {
+                (401, "DPoP error=\"invalid_dpop_proof\", algs=\"Ed25519\"")
+            }
+            (true, _) if !proof.is_dated => (401, "DPoP error=\"invalid_dpop_proof\""),
+            (true, false) if self.choices.varies(128) => (401, ""),
             (true, false) if self.plan.is_bound => (401, "DPoP error=\"invalid_token\""),
             (true, false) => (401, "Bearer error=\"invalid_token\""),
             (true, true) => (200, ""),
@@ -772,6 +852,7 @@ impl World<'_> {
         Reply::Head {
             status,
             nonce: current,
+            date: self.date().filter(|_| !proof.is_dated),
             challenge,
             retry_after: None,
         }
