@@ -196,6 +196,21 @@ fn all_schedules_of_small_worlds_break_no_invariant() {
             }
         }
     }
+    // The random schedules reach every answer to every effect that these schedules have reached.
+    let (clients, mut random) = (Clients::new(), Coverage::new(false));
+    let is_missing = |random: &Coverage| {
+        let mut pairs = coverage.pairs.iter().zip(&random.pairs);
+        pairs.any(|(small, large)| *small && !large)
+    };
+    let mut seeds = SEEDS;
+    while is_missing(&random) {
+        let seed = seeds.next().expect("the random schedules reach less");
+        assert!(run_seed(seed, &clients, &mut random, false).0.is_ok());
+    }
+    println!(
+        "the first {} random schedules reach every pair that these reach",
+        seeds.start
+    );
     println!(
         "{} distinct states, {} pairs of effect and answer, {:.1} s",
         coverage.states.as_ref().map_or(0, |states| states.len()),

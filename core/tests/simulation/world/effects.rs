@@ -460,7 +460,7 @@ impl World<'_> {
         let iat: i64 = iat.parse().unwrap();
         let theirs = self.plan.server_clock.map(|ahead| self.server_time(ahead));
         let is_dated = theirs.is_none_or(|theirs| (iat * 1000 - theirs).abs() <= MAX_AGE);
-        let is_named = !self.plan.names_ed25519 || header.contains("\"Ed25519\"");
+        let is_named = !self.plan.names_ed25519 || header.contains("\"alg\":\"Ed25519\"");
         let nonce = text.split_once("\"nonce\":\"").map(|(_, rest)| rest);
         let nonce = nonce.and_then(|rest| rest.split('"').next());
         let nonce = nonce.map(ToOwned::to_owned);
@@ -715,7 +715,13 @@ impl World<'_> {
                 if let Some(at) = self.find(process, task) {
                     self.processes[process].tasks[at].loaded = newest.or(Some(0));
                 }
-                Reply::Loaded(if fails { Err(()) } else { Ok(state) })
+                // Where the process has another login, it would take the place of the stored one.
+                let is_given = matches!(self.plan.origin, Origin::Grant | Origin::Given);
+                match fails {
+                    true if !is_given && self.choices.varies(256) => Reply::Unreadable,
+                    true => Reply::Loaded(Err(())),
+                    false => Reply::Loaded(Ok(state)),
+                }
             }
             Request::Save(name, fence, state, fails) => {
                 let stored = Stored::read(&state);
@@ -764,8 +770,11 @@ impl World<'_> {
         let now = self.now;
         let nonces = &mut self.nonces[0][server];
         if !nonces.accepts(request.proof.nonce.as_deref()) {
-            let nonce = nonces.current();
-            return Ok(refusal("use_dpop_nonce", 400, Some(nonce)));
+            let code = match self.choices.varies(64) {
+                true => "invalid_dpop_proof",
+                false => "use_dpop_nonce",
+            };
+            return Ok(refusal(code, 400, Some(nonces.current())));
         }
         if !request.proof.is_dated {
             return Ok(Reply::Response {
@@ -812,6 +821,7 @@ impl World<'_> {
     fn replaced(&mut self) -> Reply {
         let (status, body) = match () {
             () if self.choices.varies(128) => (200, "<html>".to_owned()),
+            () if self.choices.varies(128) => (200, "\u{1f} compressed".to_owned()),
             () if self.choices.varies(128) => (302, String::new()),
             () if self.choices.varies(16) => (200, " ".repeat(MAX_RESPONSE + 1)),
             () if self.choices.varies(16) => (502, " ".repeat(MAX_RESPONSE + 1)),
@@ -839,6 +849,7 @@ impl World<'_> {
         let expires = self.logins[token.0].access_tokens[token.1];
         let is_good = self.now < expires && !self.refused.contains(&token);
         let (status, challenge) = match (accepts, is_good) {
+            (false, _) if self.choices.varies(64) => (401, "DPoP error=\"invalid_dpop_proof\""),
             (false, _) => (401, "DPoP error=\"use_dpop_nonce\""),
             (true, _) if !proof.is_named => {
                 (401, "DPoP error=\"invalid_dpop_proof\", algs=\"Ed25519\"")
