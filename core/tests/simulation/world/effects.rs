@@ -598,7 +598,12 @@ impl World<'_> {
             Reply::Response { .. } | Reply::NotSent => {
                 if let (Some(number), NeedKind::Send) = (running.sent, running.need) {
                     let token = &mut self.logins[client].refresh_tokens[number];
-                    token.unanswered = token.unanswered.saturating_sub(1);
+                    // A server that doesn't rotate has sent the same refresh token again.
+                    let is_new = matches!(reply, Reply::Response { status: 200, body, .. } if body.starts_with('{'));
+                    token.unanswered = match is_new {
+                        true => 0,
+                        false => token.unanswered.saturating_sub(1),
+                    };
                 }
             }
             _ => {}
