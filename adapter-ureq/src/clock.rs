@@ -16,10 +16,8 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self {
-            started: Instant::now(),
-            at: now(),
-        }
+        let (started, at) = (Instant::now(), now());
+        Self { started, at }
     }
 
     pub(crate) fn now(&self) -> UnixTime {
@@ -44,8 +42,6 @@ pub(crate) fn now() -> UnixTime {
 /// Returns random bytes from the system.
 pub(crate) fn entropy<const N: usize>() -> Result<[u8; N], Error> {
     let mut entropy = [0; N];
-    SystemRandom::new()
-        .fill(&mut entropy)
-        .map_err(|_| Error::NoEntropy)?;
-    Ok(entropy)
+    let filled = SystemRandom::new().fill(&mut entropy);
+    filled.map_or(Err(Error::NoEntropy), |()| Ok(entropy))
 }

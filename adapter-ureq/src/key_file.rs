@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use keybound_core::jose::{Algorithm, SigningKey};
 use keybound_core::{InvalidInput, SecretBytes};
@@ -53,7 +53,10 @@ fn load(path: &Path) -> io::Result<SigningKey> {
 /// Writes a new key to a file of its own and links it to `path`, so that no process sees half of it and the first one wins.
 fn create(path: &Path) -> io::Result<SigningKey> {
     let key = SigningKey::generate(Algorithm::Es256).map_err(invalid_data)?;
-    let temporary = temporary(path)?;
+    let random = entropy().map_err(io::Error::other)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:016x}", u64::from_ne_bytes(random)));
+    let temporary = path.with_file_name(name);
     let linked = write(&temporary, &key).and_then(|()| fs::hard_link(&temporary, path));
     let removed = fs::remove_file(&temporary);
     match linked {
@@ -61,13 +64,6 @@ fn create(path: &Path) -> io::Result<SigningKey> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => load(path),
         Err(error) => Err(error),
     }
-}
-
-fn temporary(path: &Path) -> io::Result<PathBuf> {
-    let random = entropy().map_err(io::Error::other)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{:016x}", u64::from_ne_bytes(random)));
-    Ok(path.with_file_name(name))
 }
 
 fn write(path: &Path, key: &SigningKey) -> io::Result<()> {

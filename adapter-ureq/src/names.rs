@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Uri;
-use http::uri::Authority;
+use http::uri::{Authority, Uri};
 
 /// The hosts that were reachable recently.
 ///
@@ -27,41 +26,34 @@ impl ResolvedHosts {
     pub(crate) fn mark_reachable(&self, uri: &Uri) {
         let Some(host) = uri.authority() else { return };
         let mut hosts = self.lock();
-        match hosts
-            .iter_mut()
-            .rev()
-            .find(|(known, _)| known.as_str() == host.as_str())
-        {
-            Some((_, at)) => *at = Instant::now(),
-            None => {
-                if hosts.len() >= Self::CAPACITY {
-                    hosts.pop_front();
-                }
-                hosts.push_back((host.clone(), Instant::now()));
-            }
+        let mut newest_first = hosts.iter_mut().rev();
+        if let Some((_, at)) = newest_first.find(|(known, _)| known.as_str() == host.as_str()) {
+            *at = Instant::now();
+            return;
         }
+        if hosts.len() >= Self::CAPACITY {
+            hosts.pop_front();
+        }
+        hosts.push_back((host.clone(), Instant::now()));
     }
 
     /// Removes the host of this URL after a failure, which may have been a failed lookup.
     pub(crate) fn forget(&self, uri: &Uri) {
-        self.lock()
-            .retain(|(known, _)| Some(known) != uri.authority());
+        let host = uri.authority();
+        self.lock().retain(|(known, _)| Some(known) != host);
     }
 
     /// Whether the host of this URL responded within [`RECENT`](Self::RECENT).
     pub(crate) fn is_recently_reachable(&self, uri: &Uri) -> bool {
         let host = uri.authority().map(Authority::as_str);
         let hosts = self.lock();
-        let known = hosts
-            .iter()
-            .rev()
-            .find(|(known, _)| Some(known.as_str()) == host);
+        let mut newest_first = hosts.iter().rev();
+        let known = newest_first.find(|(known, _)| Some(known.as_str()) == host);
         known.is_some_and(|(_, at)| at.elapsed() < Self::RECENT)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Authority, Instant)>> {
-        self.reachable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let hosts = self.reachable.lock();
+        hosts.unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,8 @@
 //! A bounded cache of sessions by key.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fmt, hash::Hash, mem};
 
 use crate::Session;
 
@@ -34,25 +33,25 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
     /// Creates a pool for at most `capacity` sessions (at least one). `open` creates a session; it
     /// must neither block nor call this pool.
     pub fn new(capacity: usize, open: impl Fn(&K) -> Session + Send + Sync + 'static) -> Self {
-        let sessions = Sessions {
-            by_key: HashMap::new(),
-            by_use: BTreeMap::new(),
-            uses: 0,
-        };
+        let (by_key, by_use, uses) = (HashMap::new(), BTreeMap::new(), 0);
         Self {
             open: Box::new(open),
             capacity: capacity.max(1),
-            sessions: Mutex::new(sessions),
+            sessions: Mutex::new(Sessions {
+                by_key,
+                by_use,
+                uses,
+            }),
         }
     }
 
     /// Returns the session of this key, and opens it if necessary.
     pub fn session(&self, key: &K) -> Session {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.lock();
         sessions.uses += 1;
         let now = sessions.uses;
         if let Some((session, last)) = sessions.by_key.get_mut(key) {
-            let (session, last) = (session.clone(), std::mem::replace(last, now));
+            let (session, last) = (session.clone(), mem::replace(last, now));
             let key = sessions.by_use.remove(&last).unwrap_or_else(|| key.clone());
             sessions.by_use.insert(now, key);
             sessions.evict_down_to(self.capacity);
@@ -68,7 +67,7 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
     /// Closes the session of this key, even if callers still hold clones of it: use it before a new
     /// grant, or after a [log-out](Session::log_out).
     pub fn close(&self, key: &K) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.lock();
         let closed = sessions.by_key.remove(key);
         if let Some((_, last)) = &closed {
             sessions.by_use.remove(last);
@@ -80,32 +79,31 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
 
     /// Returns the number of open sessions.
     pub fn len(&self) -> usize {
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_key
-            .len()
+        self.lock().by_key.len()
     }
 
     /// Whether no session is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions<K>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<K: Clone + Eq + Hash> Sessions<K> {
     fn evict_down_to(&mut self, capacity: usize) {
         while self.by_key.len() > capacity {
-            let is_in_use = |key: &K| {
-                self.by_key
-                    .get(key)
-                    .is_some_and(|(session, _)| session.is_in_use())
+            let is_unused = |key: &K| {
+                let session = self.by_key.get(key);
+                session.is_none_or(|(session, _)| !session.is_in_use())
             };
-            let Some((last, key)) = self.by_use.iter().find(|(_, key)| !is_in_use(key)) else {
+            let Some((&last, key)) = self.by_use.iter().find(|(_, key)| is_unused(key)) else {
                 // All sessions are in use. The excess is closed by a later call.
                 return;
             };
-            let (last, key) = (*last, key.clone());
+            let key = key.clone();
             self.by_use.remove(&last);
             self.by_key.remove(&key);
         }

@@ -19,11 +19,9 @@ impl SharedReplayCache {
     /// a capacity with some reserve.
     pub fn new(capacity: usize) -> Self {
         let each = capacity.div_ceil(SHARDS.into());
-        Self {
-            shards: (0..SHARDS)
-                .map(|_| Mutex::new(ReplayCache::new(each)))
-                .collect(),
-        }
+        let shards = (0..SHARDS).map(|_| Mutex::new(ReplayCache::new(each)));
+        let shards = shards.collect();
+        Self { shards }
     }
 
     /// Accepts a proof and records it, unless it was accepted before.
@@ -41,10 +39,8 @@ impl SharedReplayCache {
         // The index is always in range. A missing shard counts as a full one, so that a replay is
         // never accepted.
         let shard = self.shards.get(shard).ok_or(ReplayError::Full)?;
-        shard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .check_and_insert(proof, now)
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        shard.check_and_insert(proof, now)
     }
 }
 
