@@ -4,17 +4,14 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::Scheme;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
-use keybound_core::driver::PreparedCall;
+use http::{HeaderValue, Request, StatusCode, Uri, request};
 use keybound_core::{Cause, Endpoint, Error, InvalidInput};
 use ureq::middleware::{Middleware, MiddlewareNext};
-use ureq::{Body, RequestExt as _, SendBody};
+use ureq::{RequestExt as _, SendBody};
 
-use crate::driver_loop::{Attempt, Run};
-use crate::event::Event;
 use crate::request::ReplayableRequest;
 use crate::session::Session;
-use crate::transport::Transport;
+use crate::transport::{AgentResult, has_body, is_same_origin};
 
 /// A ureq middleware that authorizes requests to the given origins with the token of a [`Session`].
 /// It passes other requests on unchanged.
@@ -60,23 +57,14 @@ impl Session {
         &self,
         origins: impl IntoIterator<Item = &'a str>,
     ) -> Result<Authorizer, InvalidInput> {
-        let origins = origins
-            .into_iter()
-            .map(Endpoint::https_or_loopback)
-            .collect::<Result<_, _>>()?;
-        Ok(Authorizer {
-            session: self.clone(),
-            origins,
-        })
+        let origins = origins.into_iter().map(Endpoint::https_or_loopback);
+        let (session, origins) = (self.clone(), origins.collect::<Result<_, _>>()?);
+        Ok(Authorizer { session, origins })
     }
 }
 
 impl Middleware for Authorizer {
-    fn handle(
-        &self,
-        request: Request<SendBody<'_>>,
-        next: MiddlewareNext<'_>,
-    ) -> Result<Response<Body>, ureq::Error> {
+    fn handle(&self, request: Request<SendBody<'_>>, next: MiddlewareNext<'_>) -> AgentResult {
         if request.headers().contains_key(AUTHORIZATION) || !self.is_for(request.uri()) {
             return next.handle(request);
         }
@@ -86,52 +74,36 @@ impl Middleware for Authorizer {
 
 impl Authorizer {
     fn is_for(&self, uri: &Uri) -> bool {
-        let origin_of =
-            |url: &Endpoint| (url.uri().scheme().cloned(), url.uri().authority().cloned());
-        Endpoint::from_uri(uri).is_ok_and(|url| {
-            self.origins
-                .iter()
-                .any(|origin| origin_of(origin) == origin_of(&url))
-        })
+        let mut origins = self.origins.iter();
+        let mut has = |url: &Uri| origins.any(|origin| is_same_origin(origin.uri(), url));
+        Endpoint::from_uri(uri).is_ok_and(|url| has(url.uri()))
     }
 
-    fn authorize(
-        &self,
-        request: Request<SendBody<'_>>,
-        next: MiddlewareNext<'_>,
-    ) -> Result<Response<Body>, ureq::Error> {
+    fn authorize(&self, request: Request<SendBody<'_>>, next: MiddlewareNext<'_>) -> AgentResult {
         let inner = self.session.inner();
         let transport = &inner.transport;
         let (head, body) = request.into_parts();
-        let mut request = ReplayableRequest::new(configured(head), body).map_err(into_ureq)?;
-        let call = inner.id.call(request.method(), request.uri());
+        let request = ReplayableRequest::new(configured(head), body).map_err(into_ureq)?;
+        let call = inner.id.call(&request.head.method, &request.head.uri);
         let call = call.map_err(|invalid| into_ureq(invalid.into()))?;
-        let call = request.limit(call, transport.total_timeout());
 
         let mut next = Some(next);
         let mut hidden = None;
-        let mut send = |call: &mut PreparedCall| {
+        let send = |request: &mut ReplayableRequest<'_>, head, left| {
             let result = match next.take() {
-                Some(next) => pass_on(transport, next, &mut request, call),
-                None => request.send_once(transport, call),
+                Some(next) => pass_on(next, request, head),
+                None => request.send_once(transport, head, left),
             };
             match result {
-                Ok(response) => Attempt::Response(response),
                 Err(ureq::Error::StatusCode(status)) => {
                     hidden = Some(status);
-                    Attempt::StatusOnly(StatusCode::from_u16(status).unwrap_or_default())
+                    Ok(Err(StatusCode::from_u16(status).unwrap_or_default()))
                 }
-                Err(error) => Attempt::Failed(error),
+                result => result.map(Ok),
             }
         };
-        let mut run = Run {
-            session: Some(inner),
-            send: Some(&mut send),
-            response: None,
-        };
-        transport.run(call, &mut run).map_err(into_ureq)?;
-        let response = run.response;
-        match (response, hidden) {
+        let response = request.send_with(transport, Some(inner), call, send);
+        match (response.map_err(into_ureq)?, hidden) {
             (Some(response), Some(_)) if is_error(response.status()) => {
                 Err(ureq::Error::StatusCode(response.status().as_u16()))
             }
@@ -157,43 +129,23 @@ fn configured(head: request::Parts) -> request::Parts {
 
 /// Passes the request on, with the rest of a long body or the bytes of a short one.
 fn pass_on(
-    transport: &Transport,
     next: MiddlewareNext<'_>,
     request: &mut ReplayableRequest<'_>,
-    call: &mut PreparedCall,
-) -> Result<Response<Body>, ureq::Error> {
-    let (mut head, mut body) = (request.head.clone(), request.body.as_slice());
-    call.headers.apply(&mut head.headers);
-    transport.emit(Event::RequestSent {
-        method: &head.method,
-        uri: &head.uri,
-        headers: &head.headers,
-        body,
-    });
-    let uri = head.uri.clone();
-    let result = if let Some(rest) = &mut request.streamed {
-        next.handle(Request::from_parts(head, SendBody::from_reader(rest)))
-    } else if body.is_empty() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
-    {
-        // The other methods have a `Content-Length` even without a body.
-        next.handle(Request::from_parts(head, SendBody::none()))
-    } else {
-        // Not both headers: chunked encoding stays if the application requests it.
-        if !head.headers.contains_key(TRANSFER_ENCODING) {
-            head.headers
-                .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
-        next.handle(Request::from_parts(head, SendBody::from_reader(&mut body)))
-    };
-    if let Ok(response) = &result {
-        transport.emit(Event::ResponseReceived {
-            uri: &uri,
-            status: response.status(),
-            headers: response.headers(),
-            body: None,
-        });
+    mut head: request::Parts,
+) -> AgentResult {
+    if let Some(rest) = &mut request.streamed {
+        return next.handle(Request::from_parts(head, SendBody::from_reader(rest)));
     }
-    result
+    let mut body = request.body.as_slice();
+    if !has_body(&head.method, body) {
+        return next.handle(Request::from_parts(head, SendBody::none()));
+    }
+    // Not both headers: chunked encoding stays if the application requests it.
+    if !head.headers.contains_key(TRANSFER_ENCODING) {
+        let length = HeaderValue::from(body.len());
+        head.headers.insert(CONTENT_LENGTH, length);
+    }
+    next.handle(Request::from_parts(head, SendBody::from_reader(&mut body)))
 }
 
 fn is_error(status: StatusCode) -> bool {
@@ -202,15 +154,11 @@ fn is_error(status: StatusCode) -> bool {
 
 /// Returns ureq's own error if that is the cause, so that the application can match it.
 fn into_ureq(error: Error) -> ureq::Error {
-    match error {
-        Error::NoResponse(lost) => {
-            let other = ureq::Error::Other(lost.to_string().into());
-            let cause = lost.into_client_error().map(Cause::into_inner);
-            match cause.map(|cause| cause.map(|cause| cause.downcast())) {
-                Some(Ok(Ok(error))) => *error,
-                _ => other,
-            }
-        }
-        other => ureq::Error::Other(Box::new(other)),
-    }
+    let Error::NoResponse(lost) = error else {
+        return ureq::Error::Other(Box::new(error));
+    };
+    let other = ureq::Error::Other(lost.to_string().into());
+    let cause = lost.into_client_error().map(Cause::into_inner);
+    let own = cause.and_then(|cause| cause.ok()?.downcast().ok());
+    own.map_or(other, |own| *own)
 }

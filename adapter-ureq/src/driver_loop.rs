@@ -1,46 +1,47 @@
 //! The driver: one loop that performs the effects of every task of the core.
 
 use std::sync::{Arc, PoisonError};
-use std::{iter, mem, thread};
+use std::{iter, mem, thread, time::Duration};
 
 use http::{Response, StatusCode};
 use keybound_core::driver::{
-    Event as CoreEvent, LeaseRequest, LoadRequest, PreparedCall, Refresh, Step, Task, Until,
+    Event as CoreEvent, LeaseRequest, PreparedCall, Refresh, Shared, Step, Task, Until,
 };
 use keybound_core::jose::Signature;
 use keybound_core::{Cause, Error, Sent, SignRequest};
 
 use crate::clock::{Clock, now};
-use crate::event::Event;
-use crate::session::Inner;
-use crate::storage::{Lease, Storage};
+use crate::storage::{Lease, Storage, StorageError};
 use crate::transport::{Transport, was_sent};
+use crate::{event::Event, session::Inner};
 
-/// What a task is run with, beside the transport.
-#[derive(Default)]
-pub(crate) struct Run<'a> {
-    /// The session whose task it is.
-    pub(crate) session: Option<&'a Arc<Inner>>,
-    /// Sends the application's request.
-    pub(crate) send: Option<&'a mut dyn FnMut(&mut PreparedCall) -> Attempt>,
-    /// The response to the application's last request.
-    pub(crate) response: Option<Response<ureq::Body>>,
-}
+/// The result of sending the application's request: the response, or its status alone if the agent
+/// has turned it into an error, without its headers.
+pub(crate) type Attempt = Result<Result<Response<ureq::Body>, StatusCode>, ureq::Error>;
 
-/// The result of sending the application's request.
-pub(crate) enum Attempt {
-    Response(Response<ureq::Body>),
-    /// The agent has turned the response into an error, without its headers.
-    StatusOnly(StatusCode),
-    Failed(ureq::Error),
-}
+/// The output of a task, and the last response to the application's request.
+type Ended<T> = (<T as Task>::Output, Option<Response<ureq::Body>>);
 
 impl Transport {
-    /// Runs a task to its end.
-    pub(crate) fn run<T: Task>(&self, task: T, run: &mut Run<'_>) -> Result<T::Output, Error> {
+    /// Runs a task of a session, or of none, to its end.
+    pub(crate) fn run<T: Task>(
+        &self,
+        task: T,
+        session: Option<&Arc<Inner>>,
+    ) -> Result<T::Output, Error> {
+        Ok(self.run_with(task, session, &mut no_request)?.0)
+    }
+
+    /// Runs a task to its end. `send` sends the application's request.
+    pub(crate) fn run_with<T: Task>(
+        &self,
+        task: T,
+        session: Option<&Arc<Inner>>,
+        send: &mut dyn FnMut(&mut PreparedCall) -> Attempt,
+    ) -> Result<Ended<T>, Error> {
         let clock = Clock::start();
         let step = self.lock().shared.start(task, clock.context()?);
-        self.drive(step, &clock, run)
+        self.drive(step, &clock, session, send)
     }
 
     /// Performs the effects of a task, step by step.
@@ -48,9 +49,10 @@ impl Transport {
         &self,
         mut step: Step<T>,
         clock: &Clock,
-        run: &mut Run<'_>,
-    ) -> Result<T::Output, Error> {
-        let session = run.session;
+        session: Option<&Arc<Inner>>,
+        send: &mut dyn FnMut(&mut PreparedCall) -> Attempt,
+    ) -> Result<Ended<T>, Error> {
+        let mut last_response = None;
         // Released when it is dropped, also by a panic.
         let mut lease: Option<Box<dyn Lease + '_>> = None;
         let mut abandon = Abandon {
@@ -62,7 +64,7 @@ impl Transport {
             abandon.task = step.id();
             self.after_step(session, clock);
             step = match step {
-                Step::Done(result) => return result,
+                Step::Done(result) => return Ok((result?, last_response)),
                 Step::Send(mut it) => match self.exchange(&mut it.effect) {
                     Ok(response) => {
                         it.received(&response, &mut self.lock().shared, clock.context()?)
@@ -72,16 +74,16 @@ impl Transport {
                         it.failed(sent, cause, &mut self.lock().shared, clock.context()?)
                     }
                 },
-                Step::Call(mut it) => match run.call(&mut it.effect) {
-                    Attempt::Response(response) => {
-                        let response = run.response.insert(response);
+                Step::Call(mut it) => match send(&mut it.effect) {
+                    Ok(Ok(response)) => {
+                        let response = last_response.insert(response);
                         let (status, headers) = (response.status(), response.headers());
                         it.received(status, headers, &mut self.lock().shared, clock.context()?)
                     }
-                    Attempt::StatusOnly(status) => {
+                    Ok(Err(status)) => {
                         it.status_only(status, &mut self.lock().shared, clock.context()?)
                     }
-                    Attempt::Failed(error) => {
+                    Err(error) => {
                         let (sent, cause) = no_response(error);
                         it.failed(sent, cause, &mut self.lock().shared, clock.context()?)
                     }
@@ -96,18 +98,16 @@ impl Transport {
                 }
                 Step::Lease(it) => {
                     let LeaseRequest { name, ttl } = &it.effect;
-                    let acquired = storage(session)
-                        .and_then(|storage| storage.lease(name, *ttl).map_err(Cause::new));
-                    let acquired = acquired.map(|acquired| {
+                    let acquired = storage(session).and_then(|storage| storage.lease(name, *ttl));
+                    let acquired = acquired.map_err(Cause::new).map(|acquired| {
                         lease = acquired;
                         lease.is_some()
                     });
                     it.leased(acquired, &mut self.lock().shared, clock.context()?)
                 }
                 Step::Load(it) => {
-                    let LoadRequest { name } = &it.effect;
-                    let state =
-                        storage(session).and_then(|storage| storage.load(name).map_err(Cause::new));
+                    let state = storage(session).and_then(|storage| storage.load(&it.effect.name));
+                    let state = state.map_err(Cause::new);
                     it.loaded(state, &mut self.lock().shared, clock.context()?)
                 }
                 Step::Save(it) => {
@@ -139,15 +139,13 @@ impl Transport {
         let mut due = Vec::new();
         if let Some(session) = session {
             session.cache.publish(state.shared.version(session.id));
-            while let Some(refresh) = state.shared.next_refresh(session.id) {
-                due.push(refresh);
-            }
+            let refreshes = iter::from_fn(|| state.shared.next_refresh(session.id));
+            due.extend(refreshes.map(|refresh| (session, refresh)));
         }
         let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
-        if let Some(session) = session {
-            due.into_iter()
-                .for_each(|refresh| Background::spawn(session, refresh, *clock));
+        for (session, refresh) in due {
+            spawn_refresh(session, refresh, *clock);
         }
         events.iter().for_each(|event| self.emit_core(event));
         // `notify_all` is a system call, even if no thread waits.
@@ -161,13 +159,28 @@ impl Transport {
         let Some(generation) = until.unless_generation else {
             return thread::sleep(clock.until(until.time));
         };
+        let is_unchanged = |shared: &Shared| shared.generation() == generation;
+        self.wait_while(is_unchanged, || clock.until(until.time));
+    }
+
+    /// Waits while `condition` is true, until no time is left. Returns whether it has become false.
+    pub(crate) fn wait_while(
+        &self,
+        condition: impl Fn(&Shared) -> bool,
+        left: impl Fn() -> Duration,
+    ) -> bool {
         let mut state = self.lock();
-        while state.shared.generation() == generation && !clock.until(until.time).is_zero() {
+        while condition(&state.shared) {
+            let left = left();
+            if left.is_zero() {
+                return false;
+            }
             state.waiting += 1;
-            let guard = self.changed.wait_timeout(state, clock.until(until.time));
+            let guard = self.changed.wait_timeout(state, left);
             state = guard.unwrap_or_else(PoisonError::into_inner).0;
             state.waiting -= 1;
         }
+        true
     }
 
     fn sign(
@@ -177,36 +190,27 @@ impl Transport {
     ) -> Result<Signature, Cause> {
         let own = session.and_then(|session| session.signer.as_ref());
         let own = own.filter(|signer| signer.public().is_same_key(request.key()));
-        match (own, &self.signer) {
-            (Some(own), _) => own.sign(request),
-            (None, Some(signer)) => signer.sign(request),
-            (None, None) => {
-                Err("there is none: set `SessionBuilder::dpop` or `Transport::signer`".into())
-            }
-        }
-        .map_err(Cause::new)
+        let signed = own.map(|signer| signer.sign(request));
+        let signed = signed.or_else(|| Some(self.signer.as_ref()?.sign(request)));
+        let none = "there is none: set `SessionBuilder::dpop` or `Transport::signer`";
+        let signed = signed.unwrap_or_else(|| Err(none.into()));
+        signed.map_err(Cause::new)
     }
 
     fn emit_core(&self, event: &CoreEvent) {
-        match event {
-            CoreEvent::Retrying(retrying) => self.emit(Event::Retrying(*retrying)),
-            CoreEvent::TokenRefreshed(token) => self.emit(Event::TokenRefreshed(token)),
-            CoreEvent::RefreshFailed(error) => self.emit(Event::RefreshFailed(error)),
-            CoreEvent::StorageUnavailable(cause) => {
-                self.emit(Event::StorageUnavailable(cause.as_error()));
-            }
-            _ => {}
-        }
+        self.emit(match event {
+            CoreEvent::Retrying(retrying) => Event::Retrying(*retrying),
+            CoreEvent::TokenRefreshed(token) => Event::TokenRefreshed(token),
+            CoreEvent::RefreshFailed(error) => Event::RefreshFailed(error),
+            CoreEvent::StorageUnavailable(cause) => Event::StorageUnavailable(cause.as_error()),
+            _ => return,
+        });
     }
 }
 
-impl Run<'_> {
-    fn call(&mut self, call: &mut PreparedCall) -> Attempt {
-        match &mut self.send {
-            Some(send) => send(call),
-            None => Attempt::Failed(ureq::Error::BadUri("there is no request to send".into())),
-        }
-    }
+/// Sends the request of a task that has none.
+fn no_request(_: &mut PreparedCall) -> Attempt {
+    Err(ureq::Error::BadUri("there is no request to send".into()))
 }
 
 /// Gives back what a task holds that has not ended, such as after a panic.
@@ -230,54 +234,30 @@ impl Drop for Abandon<'_> {
     }
 }
 
-/// A refresh in a thread of its own, so that the timeout of a caller does not abort a request that
-/// consumes a single-use token. Without a thread it ends at once, as aborted.
-struct Background {
-    session: Arc<Inner>,
-    clock: Clock,
-    step: Option<Step<Refresh>>,
-}
-
-impl Background {
-    fn spawn(session: &Arc<Inner>, refresh: Refresh, clock: Clock) {
-        // Without entropy, the refresh is due again after its timeout.
-        let context = clock.context().ok();
-        let start = |context| session.transport.lock().shared.start(refresh, context);
-        let background = Self {
-            step: context.map(start),
-            session: Arc::clone(session),
-            clock,
-        };
-        let _ = thread::Builder::new()
-            .name("keybound-refresh".into())
-            .spawn(move || background.run());
-    }
-
-    fn run(mut self) {
-        if let Some(step) = self.step.take() {
-            let mut run = Run {
-                session: Some(&self.session),
-                ..Run::default()
-            };
-            // The callers that wait for the token get the error.
-            let _ = self.session.transport.drive(step, &self.clock, &mut run);
-        }
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
+/// Starts a refresh in a thread of its own, so that the timeout of a caller does not abort a request
+/// that consumes a single-use token. Without a thread it ends at once, as aborted.
+fn spawn_refresh(session: &Arc<Inner>, refresh: Refresh, clock: Clock) {
+    // Without entropy, the refresh is due again after its timeout.
+    let Ok(context) = clock.context() else { return };
+    let step = session.transport.lock().shared.start(refresh, context);
+    let (task, owned) = (step.id(), Arc::clone(session));
+    let run = move || {
+        // The callers that wait for the token get the error.
+        let _ = (owned.transport).drive(step, &clock, Some(&owned), &mut no_request);
+    };
+    let thread = thread::Builder::new().name("keybound-refresh".into());
+    if thread.spawn(run).is_err() {
         drop(Abandon {
-            transport: &self.session.transport,
-            session: Some(&self.session),
-            task: self.step.as_ref().and_then(Step::id),
+            transport: &session.transport,
+            session: Some(session),
+            task,
         });
     }
 }
 
-fn storage(session: Option<&Arc<Inner>>) -> Result<&dyn Storage, Cause> {
+fn storage(session: Option<&Arc<Inner>>) -> Result<&dyn Storage, StorageError> {
     let storage = session.and_then(|session| session.storage.as_deref());
-    storage.ok_or_else(|| Cause::new("the session has no storage"))
+    storage.ok_or_else(|| "the session has no storage".into())
 }
 
 /// Returns how far a request without a response came, and why.

@@ -1,7 +1,6 @@
-use std::error::Error as StdError;
-use std::fmt;
+use std::{error::Error as StdError, fmt};
 
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, request};
 use keybound_core::driver::Retrying;
 use keybound_core::{Error, Token};
 
@@ -52,6 +51,32 @@ pub enum Event<'a> {
     StorageUnavailable(&'a (dyn StdError + 'static)),
 }
 
+impl<'a> Event<'a> {
+    pub(crate) fn sent(head: &'a request::Parts, body: &'a [u8]) -> Self {
+        let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+        Self::RequestSent {
+            method,
+            uri,
+            headers,
+            body,
+        }
+    }
+
+    pub(crate) fn received<B>(
+        uri: &'a Uri,
+        response: &'a Response<B>,
+        body: Option<&'a [u8]>,
+    ) -> Self {
+        let (status, headers) = (response.status(), response.headers());
+        Self::ResponseReceived {
+            uri,
+            status,
+            headers,
+            body,
+        }
+    }
+}
+
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,12 +112,9 @@ impl fmt::Display for Event<'_> {
 
 /// Returns a URL without its query, which may contain data that must not be logged.
 fn without_query(uri: &Uri) -> String {
+    let scheme = uri.scheme_str().unwrap_or_default();
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    format!(
-        "{}://{authority}{}",
-        uri.scheme_str().unwrap_or_default(),
-        uri.path()
-    )
+    format!("{scheme}://{authority}{}", uri.path())
 }
 
 /// Formats as [`Display`](fmt::Display) does.

@@ -33,15 +33,15 @@ impl<K: Clone + Eq + Hash> SessionPool<K> {
     /// Creates a pool for at most `capacity` sessions (at least one). `open` creates a session; it
     /// must neither block nor call this pool.
     pub fn new(capacity: usize, open: impl Fn(&K) -> Session + Send + Sync + 'static) -> Self {
-        let (by_key, by_use, uses) = (HashMap::new(), BTreeMap::new(), 0);
+        let sessions = Sessions {
+            by_key: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+        };
         Self {
             open: Box::new(open),
             capacity: capacity.max(1),
-            sessions: Mutex::new(Sessions {
-                by_key,
-                by_use,
-                uses,
-            }),
+            sessions: Mutex::new(sessions),
         }
     }
 

@@ -1,24 +1,18 @@
 //! A session: authorized calls for synchronous applications, with tokens that are fetched,
 //! refreshed and stored.
 
-use std::fmt;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, sync::Arc};
 
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, Uri, request};
-use keybound_core::driver::{SessionConfig, SessionId};
+use http::{HeaderMap, Request, Response, request, uri::PathAndQuery};
+use keybound_core::driver::{SessionConfig, SessionId, Shared};
 use keybound_core::provider::moov::Moov;
 use keybound_core::{Client, Endpoint, Error, Grant, InvalidInput, RefreshPolicy, Scope, Token};
 use ureq::AsSendBody;
 
 use crate::clock::{Clock, now};
-use crate::driver_loop::Run;
-use crate::request::ReplayableRequest;
-use crate::signer::KeySigner;
-use crate::storage::Storage;
-use crate::token_cache::TokenCache;
-use crate::transport::Transport;
+use crate::transport::{Transport, is_same_origin};
+use crate::{KeySigner, request::ReplayableRequest, storage::Storage, token_cache::TokenCache};
 
 /// A session with an authorization server. It fetches a token on first use, refreshes it before it
 /// expires, and shares it between threads. Clones are cheap and share the same session.
@@ -69,24 +63,21 @@ impl SessionBuilder {
     /// Sets the grant that fetches the first token. A [repeatable](Grant::is_repeatable) grant, such
     /// as client credentials, also fetches all later tokens, and no refresh token is used; after any
     /// other grant, the session uses refresh tokens.
-    pub fn grant(mut self, grant: Grant) -> Self {
-        self.config = self.config.grant(grant);
-        self
+    pub fn grant(self, grant: Grant) -> Self {
+        self.with(|config| config.grant(grant))
     }
 
     /// Binds the tokens to a key (RFC 9449), and signs proofs with it: [`Client::dpop`] with the
     /// public half, and a [signer](Transport::signer) for this session alone.
     pub fn dpop(mut self, key: impl KeySigner + 'static) -> Self {
-        let client = self.config.client().clone();
-        self.config = self.config.with_client(client.dpop(key.public().clone()));
+        let client = self.config.client().clone().dpop(key.public().clone());
         self.signer = Some(Box::new(key));
-        self
+        self.with(|config| config.with_client(client))
     }
 
     /// Sets the policy for token refreshes: when they start and how long they may take.
-    pub fn policy(mut self, policy: RefreshPolicy) -> Self {
-        self.config = self.config.policy(policy);
-        self
+    pub fn policy(self, policy: RefreshPolicy) -> Self {
+        self.with(|config| config.policy(policy))
     }
 
     /// Sets the session's first token, from a login that was made elsewhere.
@@ -94,25 +85,22 @@ impl SessionBuilder {
     /// With a [storage](Self::storage) the token is stored immediately, in the background, even if
     /// it has expired. It replaces the stored state, unless that state descends from this token: an
     /// application that restarts with an old token continues with its successor.
-    pub fn token(mut self, token: Token) -> Self {
-        self.config = self.config.token(token);
-        self
+    pub fn token(self, token: Token) -> Self {
+        self.with(|config| config.token(token))
     }
 
     /// Sets the scope in the name under which the session is [stored](Self::storage). It is not
     /// sent: the grant has the scope to request. Default: the scope of a
     /// [repeatable](Grant::is_repeatable) grant, otherwise none.
-    pub fn scope(mut self, scope: Scope) -> Self {
-        self.config = self.config.scope(scope);
-        self
+    pub fn scope(self, scope: Scope) -> Self {
+        self.with(|config| config.scope(scope))
     }
 
     /// Adds a resource (RFC 8707) to the name under which the session is [stored](Self::storage).
     /// It is not sent: the grant has the resources to request. Default: the resources of a
     /// [repeatable](Grant::is_repeatable) grant, otherwise none.
-    pub fn resource(mut self, uri: &str) -> Self {
-        self.config = self.config.resource(uri);
-        self
+    pub fn resource(self, uri: &str) -> Self {
+        self.with(|config| config.resource(uri))
     }
 
     /// Stores the session in `storage` under a unique name. The next process loads it, and
@@ -129,16 +117,15 @@ impl SessionBuilder {
     /// [resources](Self::resource). A session of another client or server with the same `name` is
     /// therefore neither loaded nor replaced.
     pub fn storage(mut self, storage: impl Storage + 'static, name: impl Into<String>) -> Self {
-        self.config = self.config.stored_as(name);
         self.storage = Some(Box::new(storage));
-        self
+        self.with(|config| config.stored_as(name))
     }
 
     /// Sets the URL of the API, which requests without a host are relative to, and headers for its
     /// requests. They are added to requests to this origin alone, unless the request has them.
-    pub fn api(mut self, base: Endpoint, headers: HeaderMap) -> Self {
-        self.api = Some(Api { base, headers });
-        self
+    pub fn api(self, base: Endpoint, headers: HeaderMap) -> Self {
+        let api = Some(Api { base, headers });
+        Self { api, ..self }
     }
 
     /// Sets how long the drop of the session's last clone waits while a single-use token is under
@@ -154,32 +141,30 @@ impl SessionBuilder {
     /// needed. The exception is a given [token](Self::token): with a [storage](Self::storage) it is
     /// stored immediately, in the background and without a refresh, even if it has expired.
     pub fn build(self) -> Session {
-        let Self {
-            transport,
-            config,
-            storage,
-            signer,
-            api,
-            drop_timeout,
-        } = self;
-        let client = config.client().clone();
-        let config = config.timeout(transport.total_timeout());
-        let id = transport.lock().shared.open(config, now());
+        let client = self.config.client().clone();
+        let config = self.config.timeout(self.transport.timeout);
+        let id = self.transport.lock().shared.open(config, now());
         let inner = Arc::new(Inner {
-            transport,
+            transport: self.transport,
             id,
-            storage,
-            signer,
+            storage: self.storage,
+            signer: self.signer,
             cache: TokenCache::default(),
             client,
-            api,
+            api: self.api,
         });
         // Stores a given token.
         inner.transport.after_step(Some(&inner), &Clock::start());
+        let drop_timeout = self.drop_timeout;
         Session(Arc::new(Handle {
             inner,
             drop_timeout,
         }))
+    }
+
+    fn with(self, change: impl FnOnce(SessionConfig) -> SessionConfig) -> Self {
+        let config = change(self.config);
+        Self { config, ..self }
     }
 }
 
@@ -234,8 +219,7 @@ impl Session {
         if let Some(token) = self.inner().cache.get(now, load) {
             return Ok(token);
         }
-        let task = id.token(transport.total_timeout());
-        transport.run(task, &mut self.run())
+        transport.run(id.token(transport.timeout), Some(self.inner()))
     }
 
     /// Sends a request with a valid token, as [`Transport::send`] does. If the server rejects a
@@ -253,7 +237,7 @@ impl Session {
             api.complete(&mut head)?;
         }
         let request = ReplayableRequest::new(head, body.as_body())?;
-        let call = inner.id.call(request.method(), request.uri())?;
+        let call = inner.id.call(&request.head.method, &request.head.uri)?;
         request.send(&inner.transport, Some(inner), call)
     }
 
@@ -277,8 +261,8 @@ impl Session {
     /// Returns [`Error::Storage`] if the mark cannot be stored, or if the other process does not
     /// complete in time. The session in memory is cleared nevertheless.
     pub fn log_out(&self) -> Result<Option<Token>, Error> {
-        self.transport()
-            .run(self.inner().id.log_out(), &mut self.run())
+        let inner = self.inner();
+        inner.transport.run(inner.id.log_out(), Some(inner))
     }
 
     /// Waits while a single-use token is under way or the newest one is not stored yet, at most for
@@ -306,32 +290,16 @@ impl Session {
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
     }
-
-    fn run(&self) -> Run<'_> {
-        Run {
-            session: Some(self.inner()),
-            ..Run::default()
-        }
-    }
 }
 
 impl Inner {
     /// Waits until no single-use token is under way and the newest one is stored. Returns whether
     /// that is so.
     fn wait_until_safe(&self, timeout: Duration) -> bool {
-        let end = Instant::now().checked_add(timeout);
-        let mut state = self.transport.lock();
-        while state.shared.is_unsafe_to_exit(self.id) {
-            let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return false;
-            }
-            state.waiting += 1;
-            let guard = self.transport.changed.wait_timeout(state, left);
-            state = guard.unwrap_or_else(PoisonError::into_inner).0;
-            state.waiting -= 1;
-        }
-        true
+        let start = Instant::now();
+        let left = || timeout.saturating_sub(start.elapsed());
+        let is_unsafe = |shared: &Shared| shared.is_unsafe_to_exit(self.id);
+        self.transport.wait_while(is_unsafe, left)
     }
 }
 
@@ -342,8 +310,7 @@ impl Api {
             let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
             head.uri = self.base.join(path)?.uri().clone();
         }
-        let origin = |uri: &Uri| (uri.scheme().cloned(), uri.authority().cloned());
-        if origin(&head.uri) == origin(self.base.uri()) {
+        if is_same_origin(&head.uri, self.base.uri()) {
             for (name, value) in &self.headers {
                 head.headers.entry(name).or_insert_with(|| value.clone());
             }

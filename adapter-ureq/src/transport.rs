@@ -1,22 +1,17 @@
 //! Sends requests over ureq, and holds what the tasks of one agent share.
 
-use std::fmt;
 use std::io::{self, Read as _};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{fmt, mem, time::Duration};
 
-use http::uri::Scheme;
-use http::{Method, Request, Response, request};
+use http::{Method, Request, Response, Uri, request, uri::Scheme};
 use keybound_core::driver::{FromResponse, MAX_RESPONSE, PreparedRequest, ServerState, Shared};
 use keybound_core::{AuthorizationBuilder, AuthorizationRequest, Error, Operation, Sent, Token};
 use ureq::{AsSendBody, Timeout};
 
-use crate::Signer;
-use crate::clock::entropy;
-use crate::driver_loop::Run;
-use crate::event::Event;
 use crate::names::ResolvedHosts;
 use crate::request::ReplayableRequest;
+use crate::{Event, Signer, clock::entropy};
 
 /// Sends the requests of the core over ureq: token requests and other [`Operation`]s, and calls of
 /// protected resources. Passes the responses to the core, and waits before retries as the core
@@ -31,7 +26,7 @@ pub struct Transport {
     /// Notified when the shared state has changed.
     pub(crate) changed: Condvar,
     resolved_hosts: ResolvedHosts,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
     on_event: Option<EventHandler>,
 }
 
@@ -76,9 +71,9 @@ impl Transport {
     /// `private_key_jwt`. Without a signer, a request that needs a signature fails with
     /// [`Error::Signer`].
     #[must_use]
-    pub fn signer(mut self, signer: impl Signer + 'static) -> Self {
-        self.signer = Some(Box::new(signer));
-        self
+    pub fn signer(self, signer: impl Signer + 'static) -> Self {
+        let signer: Option<Box<dyn Signer>> = Some(Box::new(signer));
+        Self { signer, ..self }
     }
 
     /// Sets the timeout of one [`execute`](Self::execute), including its delays and retries (for a
@@ -89,13 +84,8 @@ impl Transport {
     /// If the server responded within the last ten seconds, the system's own timeouts apply to the
     /// lookup of its name.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    pub(crate) fn total_timeout(&self) -> Duration {
-        self.timeout
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Replaces the known state of servers (nonces, clock offsets and algorithm names), for example
@@ -128,7 +118,7 @@ impl Transport {
     /// response can't be used, [`Error::NoResponse`] after a lost connection, [`Error::Signer`] if
     /// there is no signer or it failed, or [`Error::NoEntropy`].
     pub fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error> {
-        self.run(operation.timeout(self.timeout), &mut Run::default())
+        self.run(operation.timeout(self.timeout), None)
     }
 
     /// Starts an authorization: draws its random values, and pushes the request to the authorization
@@ -168,7 +158,7 @@ impl Transport {
     ) -> Result<Response<ureq::Body>, Error> {
         let (head, mut body) = request.into_parts();
         let request = ReplayableRequest::new(head, body.as_body())?;
-        let call = token.authorize(request.method(), request.uri())?;
+        let call = token.authorize(&request.head.method, &request.head.uri)?;
         request.send(self, None, call)
     }
 
@@ -177,95 +167,57 @@ impl Transport {
         &self,
         effect: &mut PreparedRequest,
     ) -> Result<Response<Vec<u8>>, ureq::Error> {
-        let (head, body) = std::mem::take(&mut effect.request).into_parts();
-        let uri = head.uri.clone();
-        let request = Request::from_parts(head, body);
-        let (head, body) = self
-            .send_once(request, effect.timeout, TimeoutScope::Whole)?
-            .into_parts();
+        let (head, body) = mem::take(&mut effect.request).into_parts();
+        let uri = &head.uri.clone();
+        self.emit(Event::sent(&head, body.as_ref()));
+        let response = self.send_once(head, body.as_ref(), effect.timeout, TimeoutScope::Whole)?;
+        let (head, body) = response.into_parts();
         // One byte more than the limit, so that the core can detect a longer body.
-        let limit = u64::try_from(MAX_RESPONSE)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
+        let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
+        let mut body = body.into_reader().take(limit.saturating_add(1));
         let mut bytes = Vec::new();
-        match body.into_reader().take(limit).read_to_end(&mut bytes) {
-            // An error response is valid even if its body is incomplete.
-            Err(cut) if head.status.is_success() => {
-                let cause = cut.into();
-                self.emit(Event::NoResponse {
-                    uri: &uri,
-                    cause: &cause,
-                });
-                return Err(cause);
-            }
-            _ => {}
+        let read = body.read_to_end(&mut bytes).map_err(ureq::Error::from);
+        // An error response is valid even if its body is incomplete.
+        if let Some(cause) = read.err().filter(|_| head.status.is_success()) {
+            self.emit(Event::NoResponse { uri, cause: &cause });
+            return Err(cause);
         }
-        let (status, headers) = (head.status, &head.headers);
-        self.emit(Event::ResponseReceived {
-            uri: &uri,
-            status,
-            headers,
-            body: Some(&bytes),
-        });
-        Ok(Response::from_parts(head, bytes))
+        let response = Response::from_parts(head, bytes);
+        self.emit(Event::received(uri, &response, Some(response.body())));
+        Ok(response)
     }
 
     /// Sends one request, within `left`.
-    pub(crate) fn send_once<B: AsRef<[u8]>>(
+    pub(crate) fn send_once(
+        &self,
+        head: request::Parts,
+        body: &[u8],
+        left: Duration,
+        scope: TimeoutScope,
+    ) -> AgentResult {
+        match has_body(&head.method, body) {
+            true => self.send_body(Request::from_parts(head, body), left, scope),
+            false => self.send_body(Request::from_parts(head, ()), left, scope),
+        }
+    }
+
+    /// Sends one request with any body.
+    pub(crate) fn send_body<B: AsSendBody>(
         &self,
         request: Request<B>,
         left: Duration,
         scope: TimeoutScope,
     ) -> AgentResult {
-        let (head, body) = request.into_parts();
-        let body = body.as_ref();
-        // These methods have a `Content-Length` even without a body.
-        let has_body =
-            !body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        match has_body {
-            true => self.send_body(head, body, body, left, scope),
-            false => self.send_body(head, (), body, left, scope),
-        }
-    }
-
-    /// Sends one request with any body, of which events show `shown`.
-    pub(crate) fn send_body<B: AsSendBody>(
-        &self,
-        head: request::Parts,
-        body: B,
-        shown: &[u8],
-        left: Duration,
-        scope: TimeoutScope,
-    ) -> AgentResult {
-        self.emit(Event::RequestSent {
-            method: &head.method,
-            uri: &head.uri,
-            headers: &head.headers,
-            body: shown,
-        });
-        let uri = head.uri.clone();
+        let uri = &request.uri().clone();
         let result = match left.is_zero() {
             true => Err(ureq::Error::Timeout(Timeout::Connect)),
-            false => {
-                let request = Request::from_parts(head, body);
-                self.agent.run(self.configured(request, left, scope))
-            }
+            false => self.agent.run(self.configured(request, left, scope)),
         };
         match &result {
-            Ok(response) => {
-                self.resolved_hosts.mark_reachable(&uri);
-                if let TimeoutScope::Head = scope {
-                    self.emit(Event::ResponseReceived {
-                        uri: &uri,
-                        status: response.status(),
-                        headers: response.headers(),
-                        body: None,
-                    });
-                }
-            }
+            Ok(_) => self.resolved_hosts.mark_reachable(uri),
             Err(cause) => {
-                self.resolved_hosts.forget(&uri);
-                self.emit(Event::NoResponse { uri: &uri, cause });
+                self.resolved_hosts.forget(uri);
+                self.emit(Event::NoResponse { uri, cause });
             }
         }
         result
@@ -339,6 +291,16 @@ pub(crate) enum TimeoutScope {
     Whole,
     /// Without the body, which the application reads.
     Head,
+}
+
+/// Returns whether two URLs in their normal form have the same origin.
+pub(crate) fn is_same_origin(one: &Uri, other: &Uri) -> bool {
+    one.scheme() == other.scheme() && one.authority() == other.authority()
+}
+
+/// Whether a request has a body, or one of the methods with a `Content-Length` even without a body.
+pub(crate) fn has_body(method: &Method, body: &[u8]) -> bool {
+    !body.is_empty() || matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// Returns whether any part of the request may have reached the server.
