@@ -6,11 +6,11 @@ use std::rc::Rc;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
 use keybound_core::driver::{
-    Delivered, Erased, FetchToken, MAX_RESPONSE, PreparedCall, PreparedRequest, READ_HEADERS,
-    Running, Shared, Step, Task, Until,
+    Erased, FetchToken, MAX_RESPONSE, PreparedCall, PreparedRequest, READ_HEADERS, Running, Shared,
+    Step, Task, Until,
 };
 use keybound_core::jose::Signature;
-use keybound_core::{Cause, SecretBytes, Sent, SignRequest};
+use keybound_core::{Call, Cause, SecretBytes, Sent, SignRequest};
 use wasm_bindgen::JsCast as _;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, RequestRedirect, Response};
@@ -21,32 +21,45 @@ use crate::platform::{self, Lock, request_context as context};
 use crate::session::{self, Inner};
 use crate::{CoreError, Error, Transport};
 
-/// What a task is run with, beside the transport.
-#[derive(Default)]
-pub(crate) struct Run<'a> {
-    /// The session whose task it is.
-    pub(crate) session: Option<&'a Rc<Inner>>,
-    /// The application's request.
-    pub(crate) request: Option<&'a Request>,
-    /// The response to it.
-    pub(crate) response: Option<Response>,
-}
+/// The application's request, and the response to it.
+type Exchange<'a> = (&'a Request, &'a mut Option<Response>);
 
 impl Transport {
-    /// Runs a task to its end.
+    /// Runs a task of a session, or of none, to its end.
     pub(crate) async fn run<T: Task>(
         &self,
         task: T,
-        run: &mut Run<'_>,
+        session: Option<&Rc<Inner>>,
     ) -> Result<T::Output, Error> {
         let mut running = Running::new(task);
-        self.drive(running.erase(), run).await?;
+        self.drive(running.erase(), session, None).await?;
         // A task that has succeeded has a result.
         Ok(running.into_output().ok_or(CoreError::RefreshAborted)?)
     }
 
+    /// Runs a call of the application to its end, and returns the response.
+    pub(crate) async fn call(
+        &self,
+        call: Call,
+        session: Option<&Rc<Inner>>,
+        request: &Request,
+    ) -> Result<Response, Error> {
+        let (mut running, mut response) = (Running::new(call), None);
+        let exchange = Some((request, &mut response));
+        let ended = self.drive(running.erase(), session, exchange).await;
+        match (ended.err(), response) {
+            (None | Some(Error::Redirected), Some(response)) => Ok(response),
+            (error, _) => Err(error.unwrap_or(Error::Redirected)),
+        }
+    }
+
     /// Performs the effects of a task, step by step.
-    async fn drive(&self, task: Erased<'_>, run: &mut Run<'_>) -> Result<(), Error> {
+    async fn drive(
+        &self,
+        task: Erased<'_>,
+        session: Option<&Rc<Inner>>,
+        mut exchange: Option<Exchange<'_>>,
+    ) -> Result<(), Error> {
         let mut abandon = Abandon {
             transport: self,
             task: None,
@@ -55,55 +68,51 @@ impl Transport {
         let mut lock = None;
         let mut step = self.shared().start(task, context());
         loop {
-            self.settle(run.session);
+            self.settle(session);
             abandon.task = step.id();
             step = match step {
                 Step::Done(result) => return Ok(result?),
-                Step::Send(awaiting) => match send(&awaiting.effect).await {
-                    Ok(response) => awaiting.received(&response, &mut self.shared(), context()),
-                    Err(cause) => {
-                        awaiting.failed(was_sent(), Some(cause), &mut self.shared(), context())
-                    }
+                Step::Send(it) => match send(&it.effect).await {
+                    Ok(response) => it.received(&response, &mut self.shared(), context()),
+                    Err(cause) => it.failed(was_sent(), Some(cause), &mut self.shared(), context()),
                 },
-                Step::Call(mut awaiting) => match run.call(&mut awaiting.effect).await? {
+                Step::Call(mut it) => match call(&mut exchange, &mut it.effect).await? {
                     Ok((status, headers)) => {
-                        awaiting.received(status, &headers, &mut self.shared(), context())
+                        it.received(status, &headers, &mut self.shared(), context())
                     }
-                    Err(cause) => {
-                        awaiting.failed(was_sent(), Some(cause), &mut self.shared(), context())
-                    }
+                    Err(cause) => it.failed(was_sent(), Some(cause), &mut self.shared(), context()),
                 },
-                Step::Sign(awaiting) => {
-                    let signature = self.sign(&awaiting.effect).await;
-                    awaiting.signed(signature, &mut self.shared(), context())
+                Step::Sign(it) => {
+                    let signature = self.sign(&it.effect).await;
+                    it.signed(signature, &mut self.shared(), context())
                 }
-                Step::Wait(awaiting) => {
-                    self.wait(awaiting.effect).await;
-                    awaiting.woken(&mut self.shared(), context())
+                Step::Wait(it) => {
+                    self.wait(it.effect).await;
+                    it.woken(&mut self.shared(), context())
                 }
-                Step::Lease(awaiting) => {
-                    let acquired = Lock::acquire(&awaiting.effect.name).await;
+                Step::Lease(it) => {
+                    let acquired = Lock::acquire(&it.effect.name).await;
                     let acquired = acquired.map_err(exception).map(|acquired| {
                         lock = acquired;
                         lock.is_some()
                     });
-                    awaiting.leased(acquired, &mut self.shared(), context())
+                    it.leased(acquired, &mut self.shared(), context())
                 }
-                Step::Load(awaiting) => {
-                    let state = load(&awaiting.effect.name).await;
-                    awaiting.loaded(state, &mut self.shared(), context())
+                Step::Load(it) => {
+                    let state = load(&it.effect.name).await;
+                    it.loaded(state, &mut self.shared(), context())
                 }
-                Step::Save(awaiting) => {
-                    let saved = save(&awaiting.effect.name, &awaiting.effect.state).await;
-                    awaiting.saved(saved, &mut self.shared(), context())
+                Step::Save(it) => {
+                    let saved = save(&it.effect.name, &it.effect.state).await;
+                    it.saved(saved, &mut self.shared(), context())
                 }
-                Step::Release(awaiting) => {
+                Step::Release(it) => {
                     lock = None;
-                    awaiting.released(&mut self.shared(), context())
+                    it.released(&mut self.shared(), context())
                 }
-                Step::FetchToken(awaiting) => {
-                    let response = fetch_token(run.session, awaiting.effect).await;
-                    awaiting.fetched(response, &mut self.shared(), context())
+                Step::FetchToken(it) => {
+                    let response = fetch_token(session, it.effect).await;
+                    it.fetched(response, &mut self.shared(), context())
                 }
             };
         }
@@ -136,65 +145,20 @@ impl Transport {
     }
 
     async fn sign(&self, request: &SignRequest) -> Result<Signature, Cause> {
+        let none = "a transport without a key can't use a bound token";
         match self.key() {
             Some(key) => key.sign(request).await,
-            None => Err(Cause::message(
-                "a transport without a key can't use a bound token",
-            )),
+            None => Err(Cause::message(none)),
         }
     }
 
     /// Waits until a time, or until the shared state changes.
     async fn wait(&self, until: Until) {
         let timeout = until.time.saturating_since(platform::now());
-        let has_not_changed = || {
-            until
-                .unless_generation
-                .is_none_or(|generation| self.shared().generation() == generation)
-        };
-        self.changed
-            .wait_timeout_while(timeout, has_not_changed)
-            .await;
-    }
-}
-
-impl Run<'_> {
-    /// Sends the application's request. Its own signal limits the time, as with `fetch`.
-    async fn call(
-        &mut self,
-        call: &mut PreparedCall,
-    ) -> Result<Result<(StatusCode, HeaderMap), Cause>, Error> {
-        let Some(request) = self.request else {
-            return Ok(Err(Cause::message("there is no request to send")));
-        };
-        let mut headers = HeaderMap::new();
-        call.headers.apply(&mut headers);
-        let response: Response = match platform::call(request, &to_lines(&headers)).await {
-            Ok(response) => response.unchecked_into(),
-            Err(reason) if request.signal().aborted() => return Err(Error::Aborted(reason)),
-            Err(thrown) => return Ok(Err(exception(thrown))),
-        };
-        let head = parse_head(&platform::head(&response));
-        // An application gets an opaque response if it has set `redirect: "manual"`.
-        let is_delivered = head.is_some() || request.redirect() == RequestRedirect::Manual;
-        self.response = Some(response).filter(|_| is_delivered);
-        let Some((status, received)) = head else {
-            return Err(Error::Redirected);
-        };
-        let is_bound = headers.keys().any(|name| name.as_str() == "dpop");
-        let hides = status == StatusCode::UNAUTHORIZED && !received.contains_key(WWW_AUTHENTICATE);
-        if is_bound && hides {
-            platform::warn_hidden(request);
-        }
-        Ok(Ok((status, received)))
-    }
-
-    /// Returns the response of a call that has ended.
-    pub(crate) fn deliver(self, result: Result<Delivered, Error>) -> Result<Response, Error> {
-        match (result.err(), self.response) {
-            (None | Some(Error::Redirected), Some(response)) => Ok(response),
-            (error, _) => Err(error.unwrap_or(Error::Redirected)),
-        }
+        let is_current = |generation| self.shared().generation() == generation;
+        let has_not_changed = || until.unless_generation.is_none_or(is_current);
+        let notify = &self.changed;
+        notify.wait_timeout_while(timeout, has_not_changed).await;
     }
 }
 
@@ -234,11 +198,37 @@ async fn send(prepared: &PreparedRequest) -> Result<HttpResponse<Vec<u8>>, Cause
     Ok(response)
 }
 
+/// Sends the application's request. Its own signal limits the time, as with `fetch`.
+async fn call(
+    exchange: &mut Option<Exchange<'_>>,
+    call: &mut PreparedCall,
+) -> Result<Result<(StatusCode, HeaderMap), Cause>, Error> {
+    let Some((request, delivered)) = exchange else {
+        return Ok(Err(Cause::message("there is no request to send")));
+    };
+    let mut headers = HeaderMap::new();
+    call.headers.apply(&mut headers);
+    let response: Response = match platform::call(request, &to_lines(&headers)).await {
+        Ok(response) => response.unchecked_into(),
+        Err(reason) if request.signal().aborted() => return Err(Error::Aborted(reason)),
+        Err(thrown) => return Ok(Err(exception(thrown))),
+    };
+    let head = parse_head(&platform::head(&response));
+    // An application gets an opaque response if it has set `redirect: "manual"`.
+    let is_delivered = head.is_some() || request.redirect() == RequestRedirect::Manual;
+    **delivered = Some(response).filter(|_| is_delivered);
+    let (status, received) = head.ok_or(Error::Redirected)?;
+    let is_bound = headers.keys().any(|name| name.as_str() == "dpop");
+    let hides = status == StatusCode::UNAUTHORIZED && !received.contains_key(WWW_AUTHENTICATE);
+    if is_bound && hides {
+        platform::warn_hidden(request);
+    }
+    Ok(Ok((status, received)))
+}
+
 async fn load(name: &str) -> Result<Option<SecretBytes>, Cause> {
     let state = platform::load(&session::storage_key(name)).await;
-    state
-        .map(|state| state.map(|json| SecretBytes::new(json.into_bytes())))
-        .map_err(exception)
+    Ok(state.map_err(exception)?.map(secret))
 }
 
 async fn save(name: &str, state: &SecretBytes) -> Result<bool, Cause> {
@@ -258,11 +248,13 @@ async fn fetch_token(
         return Err(Cause::message("the session has no token callback"));
     };
     match within(timeout, callback()).await {
-        Some(json) => json
-            .map(|json| SecretBytes::new(json.into_bytes()))
-            .map_err(exception),
+        Some(json) => json.map(secret).map_err(exception),
         None => Err(Cause::message("timed out waiting for the token callback")),
     }
+}
+
+fn secret(json: String) -> SecretBytes {
+    SecretBytes::new(json.into_bytes())
 }
 
 /// Returns whether a request without a response may have reached the server. `fetch` does not report
@@ -278,10 +270,8 @@ fn was_sent() -> Sent {
 fn to_lines(headers: &HeaderMap) -> String {
     let mut lines = String::new();
     for (name, value) in headers {
-        lines.push_str(name.as_str());
-        lines.push_str(": ");
-        lines.push_str(value.to_str().unwrap_or_default());
-        lines.push('\n');
+        let value = value.to_str().unwrap_or_default();
+        lines.extend([name.as_str(), ": ", value, "\n"]);
     }
     lines
 }
@@ -299,8 +289,6 @@ pub(crate) fn from_lines(lines: &str) -> HeaderMap {
 /// Parses the status and the headers of a response. Returns `None` for an opaque response.
 fn parse_head(text: &str) -> Option<(StatusCode, HeaderMap)> {
     let (status, headers) = text.split_once('\n').unwrap_or((text, ""));
-    Some((
-        StatusCode::from_bytes(status.as_bytes()).ok()?,
-        from_lines(headers),
-    ))
+    let status = StatusCode::from_bytes(status.as_bytes()).ok()?;
+    Some((status, from_lines(headers)))
 }

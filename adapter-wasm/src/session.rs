@@ -1,10 +1,7 @@
 //! Sessions: authorized calls with a token that is fetched, refreshed, stored and shared between tabs.
 
-use std::cell::Cell;
-use std::fmt;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::{cell::Cell, fmt, pin::Pin, time::Duration};
 
 use keybound_core::driver::{SessionConfig, SessionId, Task};
 use keybound_core::{Client, Grant, InvalidInput, Scope, Token, TokenTypeHint};
@@ -12,7 +9,6 @@ use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, Response};
 
-use crate::driver_loop::Run;
 use crate::transport::to_call;
 use crate::{CoreError, Error, Transport, key, platform};
 
@@ -86,10 +82,10 @@ impl Session {
             TokenSource::Grant(None) => (config, None),
             TokenSource::Grant(Some(grant)) => (config.grant(grant), None),
             // A callback is like a repeatable grant: it may be called any number of times.
-            TokenSource::Callback(callback) => (
-                config.grant(Grant::client_credentials()).fetch_tokens(),
-                Some(callback),
-            ),
+            TokenSource::Callback(callback) => {
+                let config = config.grant(Grant::client_credentials());
+                (config.fetch_tokens(), Some(callback))
+            }
         };
         let storage_name = config.storage_name().unwrap_or_default();
         let inner = Rc::new(Inner {
@@ -151,7 +147,7 @@ impl Session {
         loop {
             let id = self.0.current()?;
             let result = self.0.run(id.token(TOKEN_TIMEOUT)).await;
-            if !self.0.is_replaced(id, result.as_ref().err()) {
+            if !self.0.is_replaced(id, &result) {
                 return result;
             }
         }
@@ -170,14 +166,9 @@ impl Session {
         loop {
             let id = self.0.current()?;
             let call = to_call(request, |method, uri| id.call(method, uri))?;
-            let mut run = Run {
-                session: Some(&self.0),
-                request: Some(request),
-                response: None,
-            };
-            let result = self.0.transport.run(call, &mut run).await;
-            if !self.0.is_replaced(id, result.as_ref().err()) {
-                return run.deliver(result);
+            let result = self.0.transport.call(call, Some(&self.0), request).await;
+            if !self.0.is_replaced(id, &result) {
+                return result;
             }
         }
     }
@@ -240,13 +231,9 @@ impl Session {
     /// # Errors
     /// Returns [`InvalidInput`] after a logout, which deleted the key.
     pub(crate) fn require_key(&self) -> Result<(), InvalidInput> {
-        match self.0.id() {
-            Some(_) => Ok(()),
-            None => Err(InvalidInput::new(
-                "session",
-                "must be opened again after a logout, with a new key",
-            )),
-        }
+        let rule = "must be opened again after a logout, with a new key";
+        let deleted = || InvalidInput::new("session", rule);
+        self.0.id().map(drop).ok_or_else(deleted)
     }
 }
 
@@ -269,8 +256,8 @@ impl Inner {
     }
 
     /// Returns whether a login or logout has replaced the session before a task of it sent anything.
-    fn is_replaced(&self, id: SessionId, error: Option<&Error>) -> bool {
-        matches!(error, Some(Error::Core(CoreError::LoginRequired))) && self.id() != Some(id)
+    fn is_replaced<T>(&self, id: SessionId, result: &Result<T, Error>) -> bool {
+        matches!(result, Err(Error::Core(CoreError::LoginRequired))) && self.id() != Some(id)
     }
 
     /// Starts a session in place of the current one, whose tasks end.
@@ -288,9 +275,7 @@ impl Inner {
 
     /// Continues from the stored state, if there is any, unless a login or logout happens meanwhile.
     async fn resume(&self) -> Result<(), Error> {
-        let Some(id) = self.id() else {
-            return Ok(());
-        };
+        let Some(id) = self.id() else { return Ok(()) };
         let stored = platform::load(&storage_key(&self.storage_name)).await;
         if let Some(json) = stored.map_err(Error::Browser)? {
             let now = platform::now();
@@ -301,11 +286,7 @@ impl Inner {
     }
 
     pub(crate) async fn run<T: Task>(self: &Rc<Self>, task: T) -> Result<T::Output, Error> {
-        let mut run = Run {
-            session: Some(self),
-            ..Run::default()
-        };
-        self.transport.run(task, &mut run).await
+        self.transport.run(task, Some(self)).await
     }
 }
 

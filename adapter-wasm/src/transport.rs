@@ -3,12 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use http::{HeaderMap, Method, Uri};
+use http::{Method, Uri};
 use keybound_core::driver::{FromResponse, ServerState, Shared};
 use keybound_core::{Call, Endpoint, InvalidInput, Operation, Token};
 use web_sys::{Request, Response};
 
-use crate::driver_loop::{Run, from_lines};
+use crate::driver_loop::from_lines;
 use crate::notify::Notify;
 use crate::{Error, ProofKey, platform};
 
@@ -49,7 +49,7 @@ impl Transport {
     /// Returns [`Error::Core`] for an error response, an invalid response, no response or a failed
     /// signature, and [`Error::Hidden`] if a header needed for a retry is not exposed.
     pub async fn execute<T: FromResponse>(&self, operation: Operation<T>) -> Result<T, Error> {
-        self.run(operation, &mut Run::default()).await
+        self.run(operation, None).await
     }
 
     /// Sends a request with a token, and returns the response.
@@ -64,12 +64,7 @@ impl Transport {
     /// [`Error::Redirected`] for a redirect, and [`Error::Aborted`] if the request's signal is aborted.
     pub async fn send(&self, token: &Token, request: &Request) -> Result<Response, Error> {
         let call = to_call(request, |method, uri| token.authorize(method, uri))?;
-        let mut run = Run {
-            request: Some(request),
-            ..Run::default()
-        };
-        let result = self.run(call, &mut run).await;
-        run.deliver(result)
+        self.call(call, None, request).await
     }
 }
 
@@ -90,8 +85,8 @@ pub(crate) fn to_call(
         .map_err(|_| InvalidInput::new("method", "must be an HTTP method"))?;
     let url = next().split('#').next().unwrap_or_default();
     let endpoint = Endpoint::https_or_loopback(url)?;
-    let headers: HeaderMap = from_lines(next());
-    Ok(start(&method, endpoint.uri())?.detect_idempotency_key(&headers))
+    let call = start(&method, endpoint.uri())?;
+    Ok(call.detect_idempotency_key(&from_lines(next())))
 }
 
 impl fmt::Debug for Transport {
