@@ -10,7 +10,7 @@ export class KeyboundError extends Error {
 KeyboundError.prototype.name = 'KeyboundError';
 
 export const fail = (message, details, cause) =>
-  new KeyboundError(message, JSON.parse(details), cause === undefined ? undefined : { cause });
+  new KeyboundError(message, JSON.parse(details, (_, value) => value ?? undefined), cause === undefined ? undefined : { cause });
 
 export const unable = (message, cause) => fail(message, '{"kind":"browser","retry":"no"}', cause);
 
@@ -90,13 +90,21 @@ export const isOffline = () => navigator.onLine === false;
 
 // ------------------------------------------------------------------------------------------------------- keys
 
-/** Returns the key pair stored under `name`. Creates and stores a non-extractable one if there is none. */
+/**
+ * Returns the key pair stored under `name`: its private key, the algorithm's name, and the public key, which is an
+ * uncompressed P-256 point or the 32 bytes of an Ed25519 key. Creates and stores a non-extractable one if there is none.
+ */
 export async function openKey(name, algorithm) {
   if (!globalThis.crypto?.subtle) {
     throw unable('WebCrypto is missing: browsers provide it to secure pages only. Open this one by https, or at http://localhost');
   }
-  const stored = await load(name);
-  if (stored) return withAlgorithm(stored);
+  const { privateKey, publicKey } = (await load(name)) ?? (await createKey(name, algorithm));
+  const raw = new Uint8Array(await crypto.subtle.exportKey('raw', publicKey));
+  // Browsers create a new `algorithm` object on each access.
+  return { privateKey, algorithm: privateKey.algorithm.name, raw };
+}
+
+async function createKey(name, algorithm) {
   const parameters = algorithm === 'ES256' ? { name: 'ECDSA', namedCurve: 'P-256' } : { name: algorithm };
   let made;
   try {
@@ -105,22 +113,13 @@ export async function openKey(name, algorithm) {
     throw unable(`This browser does not support ${algorithm} keys`, cause);
   }
   // Another tab may have stored a key since.
-  const pair = await transact('readwrite', (store, done) => {
+  return transact('readwrite', (store, done) => {
     store.get(name).onsuccess = ({ target }) => {
       if (!target.result) store.put(made, name);
       done(target.result ?? made);
     };
   });
-  return withAlgorithm(pair);
 }
-
-/** Caches the algorithm's name: browsers create a new `algorithm` object on each access. */
-const withAlgorithm = ({ privateKey, publicKey }) => ({ privateKey, publicKey, algorithm: privateKey.algorithm.name });
-
-/** Returns the public key: an uncompressed P-256 point, or the 32 bytes of an Ed25519 key. */
-export const publicBytes = async (pair) => new Uint8Array(await crypto.subtle.exportKey('raw', pair.publicKey));
-
-export const keyAlgorithm = (pair) => pair.algorithm;
 
 export const sign = async ({ privateKey, algorithm }, message) =>
   new Uint8Array(await crypto.subtle.sign({ name: algorithm, hash: 'SHA-256' }, privateKey, message));

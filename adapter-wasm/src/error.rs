@@ -1,5 +1,4 @@
-use std::error::Error as _;
-use std::fmt;
+use std::{error::Error as _, fmt};
 
 use keybound_core::{
     AuthorizationError, Cause, Error as CoreError, InvalidInput, RedirectError, Retry, ServerError,
@@ -102,15 +101,13 @@ impl Error {
             _ => None,
         }
     }
-}
 
-impl Error {
     fn authorization_error(&self) -> Option<&AuthorizationError> {
-        match self {
-            Self::Core(CoreError::Redirect(error)) => match &**error {
-                RedirectError::Denied(error) => Some(error),
-                _ => None,
-            },
+        let Self::Core(CoreError::Redirect(error)) = self else {
+            return None;
+        };
+        match &**error {
+            RedirectError::Denied(error) => Some(error),
             _ => None,
         }
     }
@@ -189,29 +186,24 @@ impl From<&Error> for JsValue {
             (_, Some(thrown)) => return thrown.clone(),
             (_, None) => &Self::UNDEFINED,
         };
-        let retry = error.retry();
+        let (retry, retry_after) = match error.retry() {
+            Retry::Later(wait) => ("later", wait.map(platform::millis)),
+            Retry::Reauthenticate => ("reauthenticate", None),
+            _ => ("no", None),
+        };
         let (refusal, denied) = (error.refusal(), error.authorization_error());
+        let (code, description) = match denied {
+            Some(denied) => (Some(denied.code()), denied.description()),
+            None => refusal.map_or((None, None), |it| (it.code(), it.description())),
+        };
         let details = Details {
             kind: error.kind(),
-            retry: match retry {
-                Retry::Later(_) => "later",
-                Retry::Reauthenticate => "reauthenticate",
-                _ => "no",
-            },
-            retry_after: match retry {
-                Retry::Later(Some(wait)) => Some(platform::millis(wait)),
-                _ => None,
-            },
+            retry,
+            retry_after,
             status: refusal.map(|refusal| refusal.status().as_u16()),
-            code: refusal
-                .and_then(ServerError::code)
-                .or(denied.map(AuthorizationError::code)),
-            description: refusal
-                .and_then(ServerError::description)
-                .or(denied.and_then(AuthorizationError::description)),
-            nonce: refusal
-                .and_then(ServerError::nonce)
-                .map(|nonce| nonce.as_str()),
+            code,
+            description,
+            nonce: refusal.and_then(|it| Some(it.nonce()?.as_str())),
             request_id: refusal.and_then(ServerError::request_id),
         };
         // Serializing strings and numbers to memory can't fail.
@@ -226,22 +218,16 @@ impl From<Error> for JsValue {
     }
 }
 
-/// The members of a `KeyboundError`, as JSON.
+/// The members of a `KeyboundError`, as JSON. `platform.js` drops those that are null.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Details<'a> {
     kind: &'a str,
     retry: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     nonce: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
 }

@@ -5,10 +5,10 @@ use keybound_core::dpop::{Proof, ProofBuilder};
 use keybound_core::driver::Signing;
 use keybound_core::jose::{Algorithm, PublicJwk, Signature};
 use keybound_core::{Cause, InvalidInput, SignRequest};
-use wasm_bindgen::JsValue;
+use wasm_bindgen::JsCast as _;
 
-use crate::error::exception;
-use crate::{CoreError, Error, platform};
+use crate::platform::{self, KeyPair};
+use crate::{CoreError, Error, error::exception};
 
 /// A DPoP key pair: created by WebCrypto and stored in IndexedDB under a name.
 ///
@@ -23,8 +23,7 @@ pub struct ProofKey {
 /// The location of the private key.
 #[derive(Clone)]
 enum Holder {
-    /// A `CryptoKeyPair`.
-    WebCrypto(JsValue),
+    WebCrypto(KeyPair),
     #[cfg(feature = "ring")]
     Memory(std::rc::Rc<keybound_core::jose::SigningKey>),
 }
@@ -38,40 +37,25 @@ impl ProofKey {
     /// Returns [`InvalidInput`] if `algorithm` is neither ES256 nor Ed25519, or differs from the stored
     /// key's, and [`Error::Browser`] if WebCrypto or IndexedDB is not available.
     pub async fn open(name: &str, algorithm: Option<Algorithm>) -> Result<Self, Error> {
+        let invalid = |rule| Err(InvalidInput::new("algorithm", rule).into());
         let requested = match algorithm {
             None | Some(Algorithm::Es256) => Algorithm::Es256,
             Some(Algorithm::EdDsa | Algorithm::Ed25519) => Algorithm::Ed25519,
-            Some(_) => {
-                return Err(InvalidInput::new(
-                    "algorithm",
-                    "must be ES256 or Ed25519 in a browser",
-                )
-                .into());
-            }
+            Some(_) => return invalid("must be ES256 or Ed25519 in a browser"),
         };
-        let pair = platform::open_key(&storage_key(name), requested.as_str())
-            .await
-            .map_err(Error::Browser)?;
-        let found = match platform::key_algorithm(&pair).as_str() {
+        let pair = platform::open_key(&storage_key(name), requested.as_str()).await;
+        let pair: KeyPair = pair.map_err(Error::Browser)?.unchecked_into();
+        let found = match pair.algorithm().as_str() {
             "ECDSA" => Algorithm::Es256,
             // More servers support this name of the algorithm. A server's metadata may select the other.
             _ => Algorithm::EdDsa,
         };
         if algorithm.is_some() && (found == Algorithm::Es256) != (requested == Algorithm::Es256) {
-            return Err(InvalidInput::new(
-                "algorithm",
-                "must match the key that is stored under this name",
-            )
-            .into());
+            return invalid("must match the key that is stored under this name");
         }
-        let raw = platform::public_bytes(&pair)
-            .await
-            .map_err(Error::Browser)?;
-        let public = PublicJwk::from_raw(found, &Uint8Array::from(raw).to_vec())?;
-        Ok(Self {
-            holder: Holder::WebCrypto(pair),
-            public,
-        })
+        let public = PublicJwk::from_raw(found, &pair.raw())?;
+        let holder = Holder::WebCrypto(pair);
+        Ok(Self { holder, public })
     }
 
     /// Deletes the key stored under `name`. Tokens that are bound to it become unusable.
@@ -79,19 +63,15 @@ impl ProofKey {
     /// # Errors
     /// Returns [`Error::Browser`] if IndexedDB is not available.
     pub async fn delete(name: &str) -> Result<(), Error> {
-        platform::erase(&storage_key(name))
-            .await
-            .map_err(Error::Browser)
+        let erased = platform::erase(&storage_key(name)).await;
+        erased.map_err(Error::Browser)
     }
 
     /// Wraps a key of ring's, which is in this module's memory.
     #[cfg(feature = "ring")]
     pub fn in_memory(key: keybound_core::jose::SigningKey) -> Self {
-        let public = key.public().clone();
-        Self {
-            holder: Holder::Memory(key.into()),
-            public,
-        }
+        let (public, holder) = (key.public().clone(), Holder::Memory(key.into()));
+        Self { holder, public }
     }
 
     /// Returns the public key. Its thumbprint is the `jkt` of tokens that are bound to it.

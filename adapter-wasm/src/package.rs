@@ -1,7 +1,6 @@
 //! The exports for the JavaScript package. `js/index.js` wraps them in its public API.
 
-use std::fmt;
-use std::pin::Pin;
+use std::{fmt, pin::Pin};
 
 use http::Method;
 use js_sys::{Function, Promise};
@@ -36,10 +35,7 @@ impl JsProofKey {
 
     /// Calls [`ProofKey::delete`].
     pub fn delete(name: String) -> Promise {
-        promise(async move {
-            ProofKey::delete(&name).await?;
-            Ok(JsValue::UNDEFINED)
-        })
+        promise(async move { ProofKey::delete(&name).await.map(|()| JsValue::UNDEFINED) })
     }
 
     /// Returns the key's `alg`: `ES256`, or `EdDSA` for an Ed25519 key. Proofs for a server that
@@ -73,9 +69,8 @@ impl JsProofKey {
         promise(async move {
             let method = Method::from_bytes(method.as_bytes())
                 .map_err(|_| InvalidInput::new("method", "must be an HTTP method"))?;
-            let uri = url
-                .parse()
-                .map_err(|_| InvalidInput::new("url", "must be a URL"))?;
+            let uri = url.parse();
+            let uri = uri.map_err(|_| InvalidInput::new("url", "must be a URL"))?;
             let nonce = nonce.map(|nonce| Nonce::new(&nonce)).transpose()?;
             let mut proof = Proof::build(key.public(), &method, &uri)?;
             if let Some(nonce) = &nonce {
@@ -109,26 +104,15 @@ impl JsSession {
     /// Starts a login, and returns three lines: its `state`, the authorization URL, and the pending
     /// authorization as JSON, to be stored until the redirect.
     #[wasm_bindgen(js_name = startLogin)]
-    pub fn start_login(
-        &self,
-        redirect_uri: &str,
-        scope: Option<String>,
-    ) -> Result<String, JsValue> {
-        let start = || {
-            self.0.require_key()?;
-            let mut request = self.0.client().authorization(redirect_uri)?;
-            if let Some(scope) = scope {
-                request = request.scope(Scope::new(&scope)?);
-            }
-            request.build(platform::entropy())
-        };
-        let AuthorizationRequest { url, pending } =
-            start().map_err(|invalid| JsValue::from(Error::from(invalid)))?;
-        Ok(format!(
-            "{}\n{url}\n{}",
-            pending.state(),
-            pending.to_json().expose()
-        ))
+    pub fn start_login(&self, redirect_uri: &str, scope: Option<String>) -> Result<String, Error> {
+        self.0.require_key()?;
+        let mut request = self.0.client().authorization(redirect_uri)?;
+        if let Some(scope) = scope {
+            request = request.scope(Scope::new(&scope)?);
+        }
+        let AuthorizationRequest { url, pending } = request.build(platform::entropy())?;
+        let (state, json) = (pending.state(), pending.to_json());
+        Ok(format!("{state}\n{url}\n{}", json.expose()))
     }
 
     /// Completes a login with the stored pending authorization and the redirect's URL.
@@ -136,28 +120,23 @@ impl JsSession {
     pub fn end_login(&self, pending: String, redirect: String) -> Promise {
         let session = self.0.clone();
         promise(async move {
-            let grant = PendingAuthorization::from_json(&pending)?
-                .receive(&redirect)
-                .map_err(CoreError::from)?;
-            session.log_in_with(grant).await?;
-            Ok(JsValue::UNDEFINED)
+            let pending = PendingAuthorization::from_json(&pending)?;
+            let grant = pending.receive(&redirect).map_err(CoreError::from)?;
+            session.log_in_with(grant).await.map(|_| JsValue::UNDEFINED)
         })
     }
 
     /// Calls [`Session::fetch`].
     pub fn fetch(&self, request: Request) -> Promise {
         let session = self.0.clone();
-        promise(async move { Ok(session.fetch(&request).await?.into()) })
+        promise(async move { session.fetch(&request).await.map(JsValue::from) })
     }
 
     /// Calls [`Session::log_out`].
     #[wasm_bindgen(js_name = logOut)]
     pub fn log_out(&self) -> Promise {
         let session = self.0.clone();
-        promise(async move {
-            session.log_out().await?;
-            Ok(JsValue::UNDEFINED)
-        })
+        promise(async move { session.log_out().await.map(|()| JsValue::UNDEFINED) })
     }
 
     /// Returns the session's id, which is unique in this origin: its name and its fingerprint.
@@ -169,10 +148,7 @@ impl JsSession {
     /// Calls [`Session::resume`].
     pub fn resume(&self) -> Promise {
         let session = self.0.clone();
-        promise(async move {
-            session.resume().await?;
-            Ok(JsValue::UNDEFINED)
-        })
+        promise(async move { session.resume().await.map(|()| JsValue::UNDEFINED) })
     }
 
     /// Returns [`Session::is_open`].
@@ -187,11 +163,9 @@ impl JsSession {
         let session = self.0.clone();
         promise(async move {
             let token = session.token().await?;
-            let expires = token
-                .expires_at()
-                .map(|at| at.as_millis().to_string())
-                .unwrap_or_default();
-            Ok(format!("{expires} {}", token.access_token().expose()).into())
+            let expires = token.expires_at().map(|at| at.as_millis().to_string());
+            let (expires, token) = (expires.unwrap_or_default(), token.access_token());
+            Ok(format!("{expires} {}", token.expose()).into())
         })
     }
 }
@@ -201,26 +175,9 @@ extern "C" {
     /// `SessionOptions` of `index.d.ts`. `index.js` has checked the types.
     pub type Options;
 
-    #[wasm_bindgen(method, getter)]
-    fn name(this: &Options) -> String;
-    #[wasm_bindgen(method, getter)]
-    fn algorithm(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter)]
-    fn issuer(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = tokenEndpoint)]
-    fn token_endpoint(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = authorizationEndpoint)]
-    fn authorization_endpoint(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = revocationEndpoint)]
-    fn revocation_endpoint(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = clientId)]
-    fn client_id(this: &Options) -> String;
-    #[wasm_bindgen(method, getter, js_name = clientSecret)]
-    fn client_secret(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter)]
-    fn scope(this: &Options) -> Option<String>;
-    #[wasm_bindgen(method, getter)]
-    fn grant(this: &Options) -> Option<String>;
+    /// Returns an option that is a string.
+    #[wasm_bindgen(method, indexing_getter)]
+    fn get(this: &Options, name: &str) -> Option<String>;
     /// `index.js` wraps it in a function without arguments, whose promise resolves to JSON.
     #[wasm_bindgen(method, getter)]
     fn token(this: &Options) -> Option<Function>;
@@ -235,15 +192,20 @@ async fn open_key(name: &str, algorithm: Option<&str>) -> Result<ProofKey, Error
 }
 
 async fn open_session(options: &Options) -> Result<Session, Error> {
-    let name = options.name();
-    let key = open_key(&name, options.algorithm().as_deref()).await?;
+    // `index.js` has set both.
+    let name = options.get("name").unwrap_or_default();
+    let client_id = options.get("clientId").unwrap_or_default();
+    let endpoint = |name| {
+        let url = options.get(name);
+        url.map(|url| Endpoint::https_or_loopback(&url)).transpose()
+    };
+    let key = open_key(&name, options.get("algorithm").as_deref()).await?;
     let transport = Transport::new(Some(key.clone()));
-    let client_id = options.client_id();
-    let auth = match options.client_secret() {
+    let auth = match options.get("clientSecret") {
         Some(secret) => ClientAuth::basic(&client_id, Secret::new(secret))?,
         None => ClientAuth::none(&client_id)?,
     };
-    let mut client = match options.issuer() {
+    let mut client = match options.get("issuer") {
         Some(issuer) => {
             let issuer = Issuer::https_or_loopback(&issuer)?;
             let metadata = transport.execute(issuer.discover()?).await?;
@@ -251,51 +213,39 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
             metadata.client(auth)?.dpop(key)
         }
         None => {
-            let missing = InvalidInput::new(
-                "tokenEndpoint",
-                "must be given, unless `issuer` or `token` is",
-            );
-            Client::new(
-                Endpoint::https_or_loopback(&options.token_endpoint().ok_or(missing)?)?,
-                auth,
-            )
-            .dpop(key.public().clone())
+            let rule = "must be given, unless `issuer` or `token` is";
+            let missing = InvalidInput::new("tokenEndpoint", rule);
+            let endpoint = endpoint("tokenEndpoint")?.ok_or(missing)?;
+            Client::new(endpoint, auth).dpop(key.public().clone())
         }
     };
-    if let Some(url) = options.authorization_endpoint() {
-        client = client.authorization_endpoint(Endpoint::https_or_loopback(&url)?);
+    if let Some(endpoint) = endpoint("authorizationEndpoint")? {
+        client = client.authorization_endpoint(endpoint);
     }
-    if let Some(url) = options.revocation_endpoint() {
-        client = client.revocation_endpoint(Endpoint::https_or_loopback(&url)?);
+    if let Some(endpoint) = endpoint("revocationEndpoint")? {
+        client = client.revocation_endpoint(endpoint);
     }
-    let scope = options
-        .scope()
-        .map(|scope| Scope::new(&scope))
-        .transpose()?;
-    let source = match (options.token(), options.grant().as_deref()) {
+    let scope = options.get("scope");
+    let scope = scope.map(|scope| Scope::new(&scope)).transpose()?;
+    let source = match (options.token(), options.get("grant").as_deref()) {
         (Some(get), _) => TokenSource::Callback(Box::new(move || {
             let promised = get.call0(&JsValue::UNDEFINED);
             Box::pin(async move {
-                Ok(JsFuture::from(Promise::from(promised?))
-                    .await?
-                    .as_string()
-                    .unwrap_or_default())
+                let json = JsFuture::from(Promise::from(promised?)).await?;
+                Ok(json.as_string().unwrap_or_default())
             })
         })),
         (None, Some("client_credentials")) => {
-            let grant = Grant::client_credentials();
-            TokenSource::Grant(Some(match &scope {
-                Some(scope) => grant.scope(scope.clone()),
-                None => grant,
-            }))
+            let mut grant = Grant::client_credentials();
+            if let Some(scope) = &scope {
+                grant = grant.scope(scope.clone());
+            }
+            TokenSource::Grant(Some(grant))
         }
         (None, None | Some("authorization_code")) => TokenSource::Grant(None),
         (None, Some(_)) => {
-            return Err(InvalidInput::new(
-                "grant",
-                "must be authorization_code or client_credentials",
-            )
-            .into());
+            let rule = "must be authorization_code or client_credentials";
+            return Err(InvalidInput::new("grant", rule).into());
         }
     };
     Session::open(&name, transport, client, source, scope.as_ref()).await
@@ -303,17 +253,8 @@ async fn open_session(options: &Options) -> Result<Session, Error> {
 
 /// Converts a future to a promise. The future is boxed, so that the executor's code is generated for
 /// one type only.
-fn promise(future: impl Future<Output = Result<JsValue, Thrown>> + 'static) -> Promise {
+fn promise(future: impl Future<Output = Result<JsValue, Error>> + 'static) -> Promise {
     let future: Pin<Box<dyn Future<Output = Result<JsValue, JsValue>>>> =
-        Box::pin(async move { future.await.map_err(|thrown| thrown.0) });
+        Box::pin(async move { Ok(future.await?) });
     future_to_promise(future)
-}
-
-/// The reason of a rejected promise.
-struct Thrown(JsValue);
-
-impl<E: Into<Error>> From<E> for Thrown {
-    fn from(error: E) -> Self {
-        Self((&error.into()).into())
-    }
 }

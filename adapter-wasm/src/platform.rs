@@ -40,12 +40,8 @@ extern "C" {
 
     #[wasm_bindgen(catch, js_name = openKey)]
     pub(crate) async fn open_key(name: &str, algorithm: &str) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(js_name = keyAlgorithm)]
-    pub(crate) fn key_algorithm(pair: &JsValue) -> String;
-    #[wasm_bindgen(catch, js_name = publicBytes)]
-    pub(crate) async fn public_bytes(pair: &JsValue) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(catch)]
-    pub(crate) async fn sign(pair: &JsValue, message: &[u8]) -> Result<JsValue, JsValue>;
+    pub(crate) async fn sign(pair: &KeyPair, message: &[u8]) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(catch, js_name = load)]
     async fn load_value(name: &str) -> Result<JsValue, JsValue>;
@@ -67,6 +63,14 @@ extern "C" {
 
 #[wasm_bindgen]
 extern "C" {
+    /// A key pair, as `openKey` returns it.
+    #[derive(Clone)]
+    pub(crate) type KeyPair;
+    #[wasm_bindgen(method, getter)]
+    pub(crate) fn algorithm(this: &KeyPair) -> String;
+    #[wasm_bindgen(method, getter)]
+    pub(crate) fn raw(this: &KeyPair) -> Vec<u8>;
+
     /// Returns the text of any value, such as the name and the message of an exception.
     #[wasm_bindgen(catch, js_name = String)]
     pub(crate) fn text(value: &JsValue) -> Result<String, JsValue>;
