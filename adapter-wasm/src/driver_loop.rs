@@ -1,7 +1,6 @@
 //! The driver: one loop that performs the effects of every task of the core.
 
-use std::cell::RefMut;
-use std::rc::Rc;
+use std::{cell::RefMut, rc::Rc};
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
@@ -15,11 +14,9 @@ use wasm_bindgen::JsCast as _;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, RequestRedirect, Response};
 
-use crate::error::exception;
-use crate::notify::within;
 use crate::platform::{self, Lock, request_context as context};
 use crate::session::{self, Inner};
-use crate::{CoreError, Error, Transport};
+use crate::{CoreError, Error, Transport, error::exception, notify::within};
 
 /// The application's request, and the response to it.
 type Exchange<'a> = (&'a Request, &'a mut Option<Response>);

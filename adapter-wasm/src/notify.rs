@@ -1,8 +1,5 @@
-use std::cell::RefCell;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::{cell::RefCell, future::poll_fn, pin::pin, time::Duration};
 
 use crate::platform;
 

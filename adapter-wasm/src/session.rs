@@ -9,8 +9,7 @@ use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Request, Response};
 
-use crate::transport::to_call;
-use crate::{CoreError, Error, Transport, key, platform};
+use crate::{CoreError, Error, Transport, key, platform, transport::to_call};
 
 /// The maximum time that a caller waits for a token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,9 +8,7 @@ use keybound_core::driver::{FromResponse, ServerState, Shared};
 use keybound_core::{Call, Endpoint, InvalidInput, Operation, Token};
 use web_sys::{Request, Response};
 
-use crate::driver_loop::from_lines;
-use crate::notify::Notify;
-use crate::{Error, ProofKey, platform};
+use crate::{Error, ProofKey, driver_loop::from_lines, notify::Notify, platform};
 
 /// Runs the tasks of the core: sends their requests with `fetch`, signs with a key, and waits.
 pub struct Transport {
