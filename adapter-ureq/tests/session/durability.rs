@@ -554,7 +554,9 @@ fn a_log_out_during_a_refresh_is_final_however_the_refresh_ends() {
         thread::sleep(Duration::from_millis(1100));
         thread::scope(|scope| {
             scope.spawn(|| session.token());
-            thread::sleep(Duration::from_millis(100));
+            while server.count("/token") < 2 {
+                thread::sleep(Duration::from_millis(5));
+            }
             session.log_out().unwrap();
         });
         for session in [session, process(&server, &storage).build()] {
