@@ -49,7 +49,7 @@ pub(crate) fn case(subject: &Subject) -> Outcome<Case<'_>> {
     // The instructions of ring's verification differ between signatures by a few thousand.
     let limit = (algorithm == Algorithm::Es256).then_some(Limit {
         instructions: 33_000,
-        allocations: 33,
+        allocations: 31,
     });
     let ours = again(move || Ok(verifier.verify(&proof, now)));
     Ok(Case::new("verify", algorithm.to_string(), ours)

@@ -18,7 +18,7 @@ use crate::wire::params::{BodyFormat, Params};
 /// A client of one authorization server. Immutable once built, and cheap to clone.
 ///
 /// It performs no I/O: methods such as [`token`](Self::token) and [`revoke`](Self::revoke) each
-/// return an [`Operation`](crate::Operation).
+/// return an [`Operation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Client(pub(crate) Arc<ClientParts>);

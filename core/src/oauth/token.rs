@@ -99,9 +99,10 @@ impl fmt::Display for TokenType {
 
 impl TokenType {
     fn parse(name: &str) -> Self {
-        match name.to_ascii_lowercase().as_str() {
-            "dpop" => Self::Dpop,
-            "bearer" | "opaque" => Self::Bearer,
+        let is = |known| name.eq_ignore_ascii_case(known);
+        match name {
+            _ if is("dpop") => Self::Dpop,
+            _ if is("bearer") || is("opaque") => Self::Bearer,
             _ => Self::Other(name.to_owned()),
         }
     }
