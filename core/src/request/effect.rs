@@ -25,6 +25,24 @@ pub enum Effect {
     Fetch(FetchToken),
 }
 
+impl Effect {
+    /// Waits until this time.
+    pub(crate) fn wait_until(time: UnixTime) -> Self {
+        Self::Wait(Until {
+            time,
+            unless_generation: None,
+        })
+    }
+
+    /// Waits until the generation is another one, at most until this time.
+    pub(crate) fn wait_for_change(generation: u64, time: UnixTime) -> Self {
+        Self::Wait(Until {
+            time,
+            unless_generation: Some(generation),
+        })
+    }
+}
+
 /// The next effect of a task, or its result.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "a driver sees `Step`")]
@@ -131,22 +149,6 @@ pub struct Until {
     pub time: UnixTime,
     /// Ends the wait, at once if need be, when the generation of the shared state is another one.
     pub unless_generation: Option<u64>,
-}
-
-impl Until {
-    pub(crate) fn time(time: UnixTime) -> Effect {
-        Effect::Wait(Self {
-            time,
-            unless_generation: None,
-        })
-    }
-
-    pub(crate) fn change(generation: u64, time: UnixTime) -> Effect {
-        Effect::Wait(Self {
-            time,
-            unless_generation: Some(generation),
-        })
-    }
 }
 
 /// Asks for the exclusive right to refresh a stored session, without waiting for it.

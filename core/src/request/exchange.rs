@@ -9,7 +9,7 @@ use crate::dpop::sensitive;
 use crate::jose::PublicJwk;
 use crate::request::correction::{CorrectionBudget, ProofContext, SentProof};
 use crate::request::effect::{
-    Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest, Reason, Retrying, Until,
+    Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest, Reason, Retrying,
 };
 use crate::request::retry::{RetrySafety, RetryState, jitter_seed};
 use crate::request::verdict::{Correction, Refused, Verdict, verdict};
@@ -179,7 +179,7 @@ impl Exchange {
             return self.prepare(None, turn);
         }
         self.stage = Stage::Delayed;
-        Next::Effect(Until::time(turn.context.now.saturating_add(delay)))
+        Next::Effect(Effect::wait_until(turn.context.now.saturating_add(delay)))
     }
 
     /// Continues the flow after an expected response: immediately at another metadata URL, or after
@@ -200,12 +200,15 @@ impl Exchange {
                 // Half of the time is left for the call itself.
                 let until = queued_until
                     .unwrap_or_else(|| now.saturating_add(self.retry.time_left(now) / 2));
-                match turn.servers.acquire(turn.id, &call.uri.target(), now) {
+                match turn.servers.gate.acquire(turn.id, &call.uri.target(), now) {
                     Admission::Admitted => self.has_permit = true,
                     Admission::Wait(patience) if now < until.min(patience) => {
                         self.stage = Stage::Queued(until);
                         let generation = turn.servers.generation();
-                        return Next::Effect(Until::change(generation, until.min(patience)));
+                        return Next::Effect(Effect::wait_for_change(
+                            generation,
+                            until.min(patience),
+                        ));
                     }
                     // The request that holds the permit may hang.
                     Admission::Wait(_) => {}

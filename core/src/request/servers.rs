@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::request::nonce_gate::{Admission, NonceGate};
+use crate::request::nonce_gate::NonceGate;
 use crate::request::server_state::{Role, ServerState};
 use crate::request::{
     clock_offset::ClockOffset, effect::Retrying, nonce_outcome::NonceOutcome, verdict::Correction,
@@ -14,7 +14,7 @@ use crate::types::time::{RequestContext, UnixTime};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Servers {
     pub(crate) known: ServerState,
-    gate: NonceGate,
+    pub(crate) gate: NonceGate,
     generation: u64,
     pub(crate) retries: VecDeque<Retrying>,
 }
@@ -41,11 +41,7 @@ impl Servers {
         self.retries.push_back(retrying);
     }
 
-    /// Asks for the right to send a proof to the resource server at `target`.
-    pub(crate) fn acquire(&mut self, id: u64, target: &HttpTarget<'_>, now: UnixTime) -> Admission {
-        self.gate.acquire(id, target, now)
-    }
-
+    /// Takes the permit of a task back.
     pub(crate) fn release(
         &mut self,
         id: u64,

@@ -5,7 +5,7 @@ use std::{mem, time::Duration};
 use http::{HeaderMap, Method, Uri};
 
 use crate::oauth::token::{Token, TokenType};
-use crate::request::effect::{Answer, Next, Reason, Retrying, Until};
+use crate::request::effect::{Answer, Effect, Next, Reason, Retrying};
 use crate::request::exchange::{CallRequest, CallToken, Delivered, Exchange, Subject};
 use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
 use crate::request::retry::RetrySafety;
@@ -158,7 +158,7 @@ impl Call {
             Polled::Token(token) => token,
             Polled::Wait(time) => {
                 self.stage = Stage::AwaitingToken;
-                return Next::Effect(Until::change(shared.generation(), time));
+                return Next::Effect(Effect::wait_for_change(shared.generation(), time));
             }
             // Without a new token, the application gets the response that rejected the token.
             Polled::Failed(_) if self.is_second => {
@@ -314,7 +314,7 @@ impl Task for GetToken {
         match shared.poll_token(self.session, &mut self.wait, deadline, now) {
             Polled::Token(token) => Next::Done(Ok(token)),
             Polled::Failed(error) => Next::Done(Err(error)),
-            Polled::Wait(time) => Next::Effect(Until::change(shared.generation(), time)),
+            Polled::Wait(time) => Next::Effect(Effect::wait_for_change(shared.generation(), time)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::mem;
 
 use crate::oauth::token::Token;
 use crate::request::effect::{
-    Answer, Effect, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest, Until,
+    Answer, Effect, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest,
 };
 use crate::request::exchange::unexpected_answer;
 use crate::session::shared::{SessionId, Shared};
@@ -136,7 +136,7 @@ impl LogOut {
             ))));
         }
         let time = now.saturating_add(POLL_INTERVAL).min(self.waits_until);
-        self.effect(Stage::AwaitingLease, Until::time(time))
+        self.effect(Stage::AwaitingLease, Effect::wait_until(time))
     }
 
     /// Adds the tokens of the stored state, which this process need not have loaded.

@@ -4,7 +4,7 @@ use std::{mem, time::Duration};
 
 use crate::oauth::{grant::Grant, token::Token};
 use crate::request::effect::{
-    Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest, Until,
+    Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest,
 };
 use crate::request::{exchange::unexpected_answer, operation::Operation, retry::jitter_seed};
 use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
@@ -229,7 +229,7 @@ impl Run<'_, '_> {
         if has_token && !is_same {
             return Ok(None);
         }
-        // Nor may the count of sends be that of an earlier load.
+        // Without the lease, its count of sends may be an earlier one.
         let is_outdated = match state.as_ref().map(|state| &state.token) {
             Some(Some(token)) => !is_under_lease && data.tokens.is_cached(token),
             Some(None) => false,
@@ -300,7 +300,7 @@ impl Run<'_, '_> {
         let due = self.refresh.due;
         let cause = match saved {
             Ok(true) => {
-                if let Some(data) = self.cx.shared.session(due.session) {
+                if let Some(data) = self.data() {
                     data.tokens.saved(&checkpoint);
                 }
                 return self.request(grant);
@@ -308,7 +308,7 @@ impl Run<'_, '_> {
             Ok(false) => Cause::message("a later lease has saved a newer state"),
             Err(cause) => cause,
         };
-        if let Some(data) = self.cx.shared.session(due.session) {
+        if let Some(data) = self.data() {
             data.tokens.withdraw(due.ticket);
         }
         self.end(Err(Error::Storage(cause)))
@@ -319,7 +319,7 @@ impl Run<'_, '_> {
         if left.is_zero() {
             // The next holder of the lease may send it.
             let due = self.refresh.due;
-            if let Some(data) = self.cx.shared.session(due.session) {
+            if let Some(data) = self.data() {
                 data.tokens.withdraw(due.ticket);
             }
             return self.end(Err(Error::Timeout));
@@ -400,7 +400,7 @@ impl Run<'_, '_> {
         let (now, seed, due) = (self.now(), self.seed(), self.refresh.due);
         let is_new = self.cx.shared.complete(due, &result, now, seed);
         if self.refresh.save_failed {
-            if let Some(data) = self.cx.shared.session(due.session) {
+            if let Some(data) = self.data() {
                 data.tokens.save_failed(now);
             }
         }
@@ -425,7 +425,7 @@ impl Run<'_, '_> {
     fn rest_saved(&mut self, state: &SessionState, saved: Result<bool, Cause>) -> Next<()> {
         match saved {
             Ok(true) => {
-                if let Some(data) = self.cx.shared.session(self.refresh.due.session) {
+                if let Some(data) = self.data() {
                     data.tokens.saved(state);
                 }
                 self.save_rest()
@@ -453,7 +453,7 @@ impl Run<'_, '_> {
 
     fn conclude(&mut self) -> Next<()> {
         let now = self.now();
-        if let Some(data) = self.cx.shared.session(self.refresh.due.session) {
+        if let Some(data) = self.data() {
             match data.tokens.unsaved() {
                 // Without a storage there is nothing to save to.
                 Some(unsaved) if data.storage_name.is_none() => data.tokens.saved(&unsaved),
@@ -476,7 +476,7 @@ impl Run<'_, '_> {
 
     fn pause(&mut self, stage: Stage, latest: UnixTime) -> Next<()> {
         let time = self.now().saturating_add(POLL_INTERVAL).min(latest);
-        self.effect(stage, Until::time(time))
+        self.effect(stage, Effect::wait_until(time))
     }
 
     fn effect(&mut self, stage: Stage, effect: Effect) -> Next<()> {

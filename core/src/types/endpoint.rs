@@ -69,7 +69,7 @@ impl Endpoint {
         target.check_unambiguous()?;
         // Most URIs are already normalised and need no second parse.
         match uri.authority() {
-            Some(given) if given.as_str() == target.authority() => Ok(Self(target.to_owned(uri))),
+            Some(given) if given.as_str() == target.authority() => Ok(Self(target.into_uri(uri))),
             _ => Self::parse(&uri.to_string()),
         }
     }
@@ -83,7 +83,7 @@ impl Endpoint {
             port: Scheme::Https.default_port(),
             path: uri.path(),
         };
-        Self(target.to_owned(&uri))
+        Self(target.into_uri(&uri))
     }
 
     /// Appends `path`, which must begin with a slash, to this URL's path. A trailing slash of this
@@ -267,7 +267,7 @@ pub(crate) struct HttpUri {
 
 impl HttpUri {
     pub(crate) fn new(uri: &Uri) -> Result<Self, InvalidInput> {
-        Ok(HttpTarget::parse(uri)?.to_owned(uri))
+        Ok(HttpTarget::parse(uri)?.into_uri(uri))
     }
 
     pub(crate) fn target(&self) -> HttpTarget<'_> {
@@ -386,7 +386,7 @@ impl<'a> HttpTarget<'a> {
     }
 
     /// Keeps the parts of `uri`, from which this target was parsed.
-    fn to_owned(self, uri: &Uri) -> HttpUri {
+    fn into_uri(self, uri: &Uri) -> HttpUri {
         HttpUri {
             uri: uri.clone(),
             scheme: self.scheme,
