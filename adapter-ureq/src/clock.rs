@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use keybound_core::driver::RequestContext;
 use keybound_core::{Error, UnixTime};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -28,10 +27,6 @@ impl Clock {
     pub(crate) fn until(&self, time: UnixTime) -> Duration {
         time.saturating_since(self.now())
     }
-
-    pub(crate) fn context(&self) -> Result<RequestContext, Error> {
-        Ok(RequestContext::new(self.now(), entropy()?))
-    }
 }
 
 /// Returns the time of the system's clock.
@@ -39,9 +34,33 @@ pub(crate) fn now() -> UnixTime {
     SystemTime::now().into()
 }
 
+/// Random bytes for the steps of a task. The system is asked once for several steps.
+#[derive(Debug, Default)]
+pub(crate) struct Entropy {
+    drawn: [[u8; 16]; 4],
+    left: usize,
+}
+
+impl Entropy {
+    /// Returns bytes that were never returned before.
+    pub(crate) fn next(&mut self) -> Result<[u8; 16], Error> {
+        if self.left == 0 {
+            fill(self.drawn.as_flattened_mut())?;
+            self.left = self.drawn.len();
+        }
+        self.left -= 1;
+        self.drawn.get(self.left).copied().ok_or(Error::NoEntropy)
+    }
+}
+
 /// Returns random bytes from the system.
 pub(crate) fn entropy<const N: usize>() -> Result<[u8; N], Error> {
     let mut entropy = [0; N];
-    let filled = SystemRandom::new().fill(&mut entropy);
-    filled.map_or(Err(Error::NoEntropy), |()| Ok(entropy))
+    fill(&mut entropy)?;
+    Ok(entropy)
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), Error> {
+    let filled = SystemRandom::new().fill(bytes);
+    filled.map_err(|_| Error::NoEntropy)
 }

@@ -1,18 +1,19 @@
 //! The driver: one loop that performs the effects of every task of the core.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::{iter, mem, thread, time::Duration};
 
 use http::{Response, StatusCode};
 use keybound_core::driver::{
-    Event as CoreEvent, LeaseRequest, PreparedCall, Refresh, Shared, Step, Task, Until,
+    Event as CoreEvent, LeaseRequest, PreparedCall, Refresh, RequestContext, Shared, Step, Task,
+    Until,
 };
 use keybound_core::jose::Signature;
 use keybound_core::{Cause, Error, Sent, SignRequest};
 
-use crate::clock::{Clock, now};
+use crate::clock::{Clock, Entropy, now};
 use crate::storage::{Lease, Storage, StorageError};
-use crate::transport::{Transport, was_sent};
+use crate::transport::{State, Transport, was_sent};
 use crate::{event::Event, session::Inner};
 
 /// The result of sending the application's request: the response, or its status alone if the agent
@@ -39,100 +40,18 @@ impl Transport {
         session: Option<&Arc<Inner>>,
         send: &mut dyn FnMut(&mut PreparedCall) -> Attempt,
     ) -> Result<Ended<T>, Error> {
-        let clock = Clock::start();
-        let step = self.lock().shared.start(task, clock.context()?);
-        self.drive(step, &clock, session, send)
-    }
-
-    /// Performs the effects of a task, step by step.
-    fn drive<T: Task>(
-        &self,
-        mut step: Step<T>,
-        clock: &Clock,
-        session: Option<&Arc<Inner>>,
-        send: &mut dyn FnMut(&mut PreparedCall) -> Attempt,
-    ) -> Result<Ended<T>, Error> {
-        let mut last_response = None;
-        // Released when it is dropped, also by a panic.
-        let mut lease: Option<Box<dyn Lease + '_>> = None;
-        let mut abandon = Abandon {
-            transport: self,
-            session,
-            task: None,
-        };
-        loop {
-            abandon.task = step.id();
-            self.after_step(session, clock);
-            step = match step {
-                Step::Done(result) => return Ok((result?, last_response)),
-                Step::Send(mut it) => match self.exchange(&mut it.effect) {
-                    Ok(response) => {
-                        it.received(&response, &mut self.lock().shared, clock.context()?)
-                    }
-                    Err(error) => {
-                        let (sent, cause) = no_response(error);
-                        it.failed(sent, cause, &mut self.lock().shared, clock.context()?)
-                    }
-                },
-                Step::Call(mut it) => match send(&mut it.effect) {
-                    Ok(Ok(response)) => {
-                        let response = last_response.insert(response);
-                        let (status, headers) = (response.status(), response.headers());
-                        it.received(status, headers, &mut self.lock().shared, clock.context()?)
-                    }
-                    Ok(Err(status)) => {
-                        it.status_only(status, &mut self.lock().shared, clock.context()?)
-                    }
-                    Err(error) => {
-                        let (sent, cause) = no_response(error);
-                        it.failed(sent, cause, &mut self.lock().shared, clock.context()?)
-                    }
-                },
-                Step::Sign(it) => {
-                    let signature = self.sign(&it.effect, session);
-                    it.signed(signature, &mut self.lock().shared, clock.context()?)
-                }
-                Step::Wait(it) => {
-                    self.wait(it.effect, clock);
-                    it.woken(&mut self.lock().shared, clock.context()?)
-                }
-                Step::Lease(it) => {
-                    let LeaseRequest { name, ttl } = &it.effect;
-                    let acquired = storage(session).and_then(|storage| storage.lease(name, *ttl));
-                    let acquired = acquired.map_err(Cause::new).map(|acquired| {
-                        lease = acquired;
-                        lease.is_some()
-                    });
-                    it.leased(acquired, &mut self.lock().shared, clock.context()?)
-                }
-                Step::Load(it) => {
-                    let state = storage(session).and_then(|storage| storage.load(&it.effect.name));
-                    let state = state.map_err(Cause::new);
-                    it.loaded(state, &mut self.lock().shared, clock.context()?)
-                }
-                Step::Save(it) => {
-                    let saved = match &mut lease {
-                        Some(lease) => lease.save(&it.effect.state).map_err(Cause::new),
-                        None => Err(Cause::new("there is no lease")),
-                    };
-                    it.saved(saved, &mut self.lock().shared, clock.context()?)
-                }
-                Step::Release(it) => {
-                    lease = None;
-                    it.released(&mut self.lock().shared, clock.context()?)
-                }
-                Step::FetchToken(it) => {
-                    let none = Err(Cause::new("this driver has no source of tokens"));
-                    it.fetched(none, &mut self.lock().shared, clock.context()?)
-                }
-            };
-        }
+        let mut run = Run::new(self, session);
+        let step = run.step(|shared, context| shared.start(task, context))?;
+        run.drive(step, send)
     }
 
     /// Starts the refreshes that a step has found due, reports its events, and wakes the tasks that
     /// wait for what it has changed.
-    pub(crate) fn after_step(&self, session: Option<&Arc<Inner>>, clock: &Clock) {
-        let mut state = self.lock();
+    pub(crate) fn after_step(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        session: Option<&Arc<Inner>>,
+    ) {
         let generation = state.shared.generation();
         let has_changed = mem::replace(&mut state.notified, generation) != generation;
         let must_notify = has_changed && state.waiting > 0;
@@ -145,7 +64,7 @@ impl Transport {
         let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
         for (session, refresh) in due {
-            spawn_refresh(session, refresh, *clock);
+            spawn_refresh(session, refresh);
         }
         events.iter().for_each(|event| self.emit_core(event));
         // `notify_all` is a system call, even if no thread waits.
@@ -213,14 +132,115 @@ fn no_request(_: &mut PreparedCall) -> Attempt {
     Err(ureq::Error::BadUri("there is no request to send".into()))
 }
 
-/// Gives back what a task holds that has not ended, such as after a panic.
-struct Abandon<'a> {
+/// A task in progress. What it holds is given back if it is dropped before its end, such as by a
+/// panic.
+struct Run<'a> {
     transport: &'a Transport,
     session: Option<&'a Arc<Inner>>,
+    clock: Clock,
+    entropy: Entropy,
     task: Option<u64>,
 }
 
-impl Drop for Abandon<'_> {
+impl<'a> Run<'a> {
+    fn new(transport: &'a Transport, session: Option<&'a Arc<Inner>>) -> Self {
+        Self {
+            transport,
+            session,
+            clock: Clock::start(),
+            entropy: Entropy::default(),
+            task: None,
+        }
+    }
+
+    /// Performs the effects of a task, step by step.
+    fn drive<T: Task>(
+        &mut self,
+        mut step: Step<T>,
+        send: &mut dyn FnMut(&mut PreparedCall) -> Attempt,
+    ) -> Result<Ended<T>, Error> {
+        let (transport, session) = (self.transport, self.session);
+        let mut last_response = None;
+        // Released when it is dropped, also by a panic.
+        let mut lease: Option<Box<dyn Lease + '_>> = None;
+        loop {
+            step = match step {
+                Step::Done(result) => return Ok((result?, last_response)),
+                Step::Send(mut it) => match transport.exchange(&mut it.effect) {
+                    Ok(response) => self.step(|shared, cx| it.received(&response, shared, cx)),
+                    Err(error) => {
+                        let (sent, cause) = no_response(error);
+                        self.step(|shared, cx| it.failed(sent, cause, shared, cx))
+                    }
+                },
+                Step::Call(mut it) => match send(&mut it.effect) {
+                    Ok(Ok(response)) => {
+                        let response = last_response.insert(response);
+                        let (status, headers) = (response.status(), response.headers());
+                        self.step(|shared, cx| it.received(status, headers, shared, cx))
+                    }
+                    Ok(Err(status)) => self.step(|shared, cx| it.status_only(status, shared, cx)),
+                    Err(error) => {
+                        let (sent, cause) = no_response(error);
+                        self.step(|shared, cx| it.failed(sent, cause, shared, cx))
+                    }
+                },
+                Step::Sign(it) => {
+                    let signature = transport.sign(&it.effect, session);
+                    self.step(|shared, cx| it.signed(signature, shared, cx))
+                }
+                Step::Wait(it) => {
+                    transport.wait(it.effect, &self.clock);
+                    self.step(|shared, cx| it.woken(shared, cx))
+                }
+                Step::Lease(it) => {
+                    let LeaseRequest { name, ttl } = &it.effect;
+                    let acquired = storage(session).and_then(|storage| storage.lease(name, *ttl));
+                    let acquired = acquired.map_err(Cause::new).map(|acquired| {
+                        lease = acquired;
+                        lease.is_some()
+                    });
+                    self.step(|shared, cx| it.leased(acquired, shared, cx))
+                }
+                Step::Load(it) => {
+                    let state = storage(session).and_then(|storage| storage.load(&it.effect.name));
+                    let state = state.map_err(Cause::new);
+                    self.step(|shared, cx| it.loaded(state, shared, cx))
+                }
+                Step::Save(it) => {
+                    let saved = match &mut lease {
+                        Some(lease) => lease.save(&it.effect.state).map_err(Cause::new),
+                        None => Err(Cause::new("there is no lease")),
+                    };
+                    self.step(|shared, cx| it.saved(saved, shared, cx))
+                }
+                Step::Release(it) => {
+                    lease = None;
+                    self.step(|shared, cx| it.released(shared, cx))
+                }
+                Step::FetchToken(it) => {
+                    let none = Err(Cause::new("this driver has no source of tokens"));
+                    self.step(|shared, cx| it.fetched(none, shared, cx))
+                }
+            }?;
+        }
+    }
+
+    /// Takes one step of the task, and does what follows from it. The state is locked once for both.
+    fn step<T: Task>(
+        &mut self,
+        next: impl FnOnce(&mut Shared, RequestContext) -> Step<T>,
+    ) -> Result<Step<T>, Error> {
+        let context = RequestContext::new(self.clock.now(), self.entropy.next()?);
+        let mut state = self.transport.lock();
+        let step = next(&mut state.shared, context);
+        self.task = step.id();
+        self.transport.after_step(state, self.session);
+        Ok(step)
+    }
+}
+
+impl Drop for Run<'_> {
     fn drop(&mut self) {
         if let Some(task) = self.task {
             let mut state = self.transport.lock();
@@ -236,22 +256,21 @@ impl Drop for Abandon<'_> {
 
 /// Starts a refresh in a thread of its own, so that the timeout of a caller does not abort a request
 /// that consumes a single-use token. Without a thread it ends at once, as aborted.
-fn spawn_refresh(session: &Arc<Inner>, refresh: Refresh, clock: Clock) {
+fn spawn_refresh(session: &Arc<Inner>, refresh: Refresh) {
+    let mut run = Run::new(&session.transport, Some(session));
     // Without entropy, the refresh is due again after its timeout.
-    let Ok(context) = clock.context() else { return };
-    let step = session.transport.lock().shared.start(refresh, context);
-    let (task, owned) = (step.id(), Arc::clone(session));
-    let run = move || {
+    let step = run.step(|shared, context| shared.start(refresh, context));
+    let Ok(step) = step else { return };
+    let (task, owned) = (run.task.take(), Arc::clone(session));
+    let drive = move || {
+        let mut run = Run::new(&owned.transport, Some(&owned));
+        run.task = task;
         // The callers that wait for the token get the error.
-        let _ = (owned.transport).drive(step, &clock, Some(&owned), &mut no_request);
+        let _ = run.drive(step, &mut no_request);
     };
     let thread = thread::Builder::new().name("keybound-refresh".into());
-    if thread.spawn(run).is_err() {
-        drop(Abandon {
-            transport: &session.transport,
-            session: Some(session),
-            task,
-        });
+    if thread.spawn(drive).is_err() {
+        run.task = task;
     }
 }
 

@@ -10,7 +10,7 @@ use keybound_core::provider::moov::Moov;
 use keybound_core::{Client, Endpoint, Error, Grant, InvalidInput, RefreshPolicy, Scope, Token};
 use ureq::AsSendBody;
 
-use crate::clock::{Clock, now};
+use crate::clock::now;
 use crate::transport::{Transport, is_same_origin};
 use crate::{KeySigner, request::ReplayableRequest, storage::Storage, token_cache::TokenCache};
 
@@ -154,7 +154,8 @@ impl SessionBuilder {
             api: self.api,
         });
         // Stores a given token.
-        inner.transport.after_step(Some(&inner), &Clock::start());
+        let state = inner.transport.lock();
+        inner.transport.after_step(state, Some(&inner));
         let drop_timeout = self.drop_timeout;
         Session(Arc::new(Handle {
             inner,
