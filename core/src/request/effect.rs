@@ -26,6 +26,11 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Returns whether it sends a request, or signs one that is then sent.
+    pub(crate) fn sends(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Call(_) | Self::Sign(_))
+    }
+
     /// Waits until this time.
     pub(crate) fn wait_until(time: UnixTime) -> Self {
         Self::Wait(Until {

@@ -9,7 +9,7 @@ use crate::request::effect::{Answer, Effect, Next, Reason, Retrying};
 use crate::request::exchange::{CallRequest, CallToken, Delivered, Exchange, Subject};
 use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
 use crate::request::retry::RetrySafety;
-use crate::session::shared::{Polled, SessionId, TokenWait};
+use crate::session::shared::{Polled, SessionId, Shared, TokenWait};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
 use crate::types::{endpoint::HttpUri, error::Error, input::InvalidInput, time::UnixTime};
@@ -201,15 +201,6 @@ impl Call {
         cx: &mut TaskContext<'_>,
     ) -> Next<Delivered> {
         let now = cx.now();
-        if let (Source::Session(session), Answer::Go | Answer::Signed(_)) = (&self.source, &answer)
-        {
-            let data = cx.shared.session(*session);
-            if data.is_none_or(|data| data.tokens.is_logged_out()) {
-                // A log-out ends the calls that wait for a permit, a retry or a signature.
-                cx.shared.servers.abandon(cx.id, now);
-                return Next::Done(Err(Error::LoginRequired));
-            }
-        }
         let (status, is_status_only) = match &answer {
             Answer::Head { status, .. } => (Some(*status), false),
             Answer::StatusOnly(status) => (Some(*status), true),
@@ -217,6 +208,11 @@ impl Call {
         };
         let delivered = match self.exchange.advance(answer, &mut cx.turn()) {
             Next::Done(Ok(delivered)) => delivered,
+            // A log-out ends the calls that wait for a permit, a retry or a signature.
+            Next::Effect(effect) if effect.sends() && self.is_logged_out(cx.shared) => {
+                cx.shared.servers.abandon(cx.id, now);
+                return Next::Done(Err(Error::LoginRequired));
+            }
             next => {
                 self.stage = Stage::Sending(token);
                 return next;
@@ -246,6 +242,15 @@ impl Call {
         self.is_second = true;
         self.wait = TokenWait::default();
         self.get_token(session, cx)
+    }
+
+    /// Returns whether the session of this call has ended.
+    fn is_logged_out(&self, shared: &mut Shared) -> bool {
+        let Source::Session(session) = &self.source else {
+            return false;
+        };
+        let data = shared.session(*session);
+        data.is_none_or(|data| data.tokens.is_logged_out())
     }
 }
 

@@ -339,12 +339,11 @@ impl Run<'_, '_> {
     }
 
     fn exchange(&mut self, mut operation: Box<Operation<Token>>, answer: Answer<'_>) -> Next<()> {
-        // A log-out ends a refresh that waits to be sent: nobody would revoke its token.
-        let is_unsent = matches!(answer, Answer::Go | Answer::Signed(_));
-        if is_unsent && self.data().is_none_or(|data| data.tokens.is_logged_out()) {
-            return self.end(Err(Error::LoginRequired));
-        }
         match operation.advance(answer, &mut self.cx.turn()) {
+            // A log-out ends a refresh that is about to be sent: nobody would revoke its token.
+            Next::Effect(effect) if effect.sends() && self.is_logged_out() => {
+                self.end(Err(Error::LoginRequired))
+            }
             Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
             Next::Done(result) => self.obtained(result),
         }
@@ -500,6 +499,10 @@ impl Run<'_, '_> {
 
     fn refresh_timeout(&mut self) -> Option<Duration> {
         Some(self.data()?.tokens.refresh_timeout())
+    }
+
+    fn is_logged_out(&mut self) -> bool {
+        self.data().is_none_or(|data| data.tokens.is_logged_out())
     }
 
     fn overrides_stored(&mut self) -> bool {

@@ -526,12 +526,15 @@ impl TokenManager {
                 self.set_token(cached);
             }
             Err(failure) if is_current_token => {
+                // A later refresh, of this process or of another, may have counted further.
+                let counted = self.attempts_left.min(ticket.attempts_left);
                 self.attempts_left = match failure.consumed {
                     Consumed::Yes => 0,
-                    // A later refresh, of this process or of another, has counted further.
-                    _ if self.attempts_left < ticket.attempts_left => self.attempts_left,
-                    Consumed::No => ticket.attempts_left.saturating_add(1),
-                    Consumed::Perhaps => ticket.attempts_left,
+                    Consumed::Perhaps => counted,
+                    Consumed::No => {
+                        self.uncount(ticket);
+                        counted.saturating_add(1)
+                    }
                 };
                 // The checkpoint counted this send as one without a response.
                 self.set_unsaved();
@@ -539,6 +542,17 @@ impl TokenManager {
             Ok(_) | Err(_) => {}
         }
         current
+    }
+
+    /// Takes a send that did not happen out of the counts of those that began after it.
+    fn uncount(&mut self, unsent: OpenTicket) {
+        let is_later = |open: &&mut OpenTicket| {
+            open.sent_generation == unsent.sent_generation
+                && open.attempts_left < unsent.attempts_left
+        };
+        for later in self.open.iter_mut().filter(is_later) {
+            later.attempts_left += 1;
+        }
     }
 
     /// Returns the session state with this token in place of the cached one, to be stored before
@@ -948,6 +962,28 @@ mod tests {
             now += 1000;
         }
         assert_eq!(sends, usize::from(MAX_SINGLE_USE_SENDS));
+    }
+
+    #[test]
+    fn a_refresh_token_that_was_not_sent_under_the_first_of_several_tickets_is_not_counted() {
+        // The order in which the tickets end: the first one has certainly sent nothing.
+        for order in [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let old = refreshable("refresh-0", at(0));
+            let mut manager = TokenManager::new(policy(), None).with_state(SessionState::new(old));
+            let tickets = [1000, 1031, 1062].map(|now| match manager.poll(at(now)) {
+                TokenAction::Refresh(ticket) => ticket,
+                action => panic!("the one before takes too long: {action:?}"),
+            });
+            for ticket in tickets {
+                assert!(manager.begin_refresh(ticket).is_some());
+            }
+            for at_ in order {
+                let failure = if at_ == 0 { UNSENT } else { LOST };
+                manager.complete(tickets[at_], Err(failure), at(1063), 0);
+            }
+            let left = manager.snapshot().unwrap().attempts_left;
+            assert_eq!(left, MAX_SINGLE_USE_SENDS - 2, "{order:?}");
+        }
     }
 
     #[test]

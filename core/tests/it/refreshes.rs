@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use keybound_core::driver::{
     Awaiting, Event, GetToken, Reason, Refresh, SaveRequest, SessionConfig, SessionId,
     SessionState, Step, Until,
@@ -731,6 +731,53 @@ fn a_log_out_during_a_refresh_is_not_undone_by_its_token() {
                 state["token"]["access_token"] != members(&world)["access_token"]
             }));
         }
+    }
+}
+
+/// A retry without a delay is one step with the response that causes it.
+#[test]
+fn a_log_out_ends_a_token_request_whose_retry_would_not_wait() {
+    let (mut world, _) = world();
+    let config = SessionConfig::new(world.client()).grant(Grant::client_credentials());
+    let session = world.shared.open(config, world.now);
+    let request = sending(&mut world, session).unwrap();
+    world.run(session.log_out()).unwrap();
+    let mut busy = json_response(503, &json!({}));
+    busy.headers_mut()
+        .insert("retry-after", HeaderValue::from_static("0"));
+    let context = world.context();
+    let step = request.received(&busy, &mut world.shared, context);
+    assert!(matches!(step, Step::Done(_)), "{step:?}");
+}
+
+#[test]
+fn a_log_out_ends_a_call_whose_retry_would_not_wait() {
+    let mut busy = HeaderMap::new();
+    busy.insert("retry-after", HeaderValue::from_static("0"));
+    for peer in [Peer::bearer(), Peer::bound()] {
+        let mut world = World::with(peer);
+        let token = world.token(Grant::client_credentials()).unwrap();
+        let config = SessionConfig::new(world.client()).token(token);
+        let session = world.shared.open(config, world.now);
+        let call = session
+            .call(&Method::GET, &RESOURCE_URL.parse().unwrap())
+            .unwrap();
+        let context = world.context();
+        let mut step = world.shared.start(call, context);
+        let call = loop {
+            step = match step {
+                Step::Call(call) => break call,
+                step => world.step(step),
+            };
+        };
+        world.run(session.log_out()).unwrap();
+        let context = world.context();
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let step = call.received(status, &busy, &mut world.shared, context);
+        assert!(
+            matches!(step, Step::Done(Err(Error::LoginRequired))),
+            "{step:?}"
+        );
     }
 }
 
