@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use crate::jose::PublicJwk;
 use crate::oauth::issuer::{Issuer, Server};
-use crate::oauth::token::{Expected, ExpiresIn};
+use crate::oauth::token::{Expected, ExpiresIn, Token, TokenType};
 use crate::request::endpoint_request::{
     ClientRequest, EndpointRequest, RequestOptions, add_header,
 };
@@ -74,6 +74,19 @@ impl Client {
     /// Returns the key to which the client's tokens are bound.
     pub fn key(&self) -> Option<&PublicJwk> {
         self.0.expected.key.as_ref()
+    }
+
+    /// Returns whether this token must be bound to the client's key, but is not.
+    pub(crate) fn misses_binding(&self, token: &Token) -> bool {
+        let Expected {
+            key, accept_bearer, ..
+        } = &self.0.expected;
+        let may_be_unbound = match token.token_type() {
+            TokenType::Bearer => *accept_bearer,
+            TokenType::Dpop => false,
+            TokenType::Other(_) => true, // no request has such a token
+        };
+        key.is_some() && token.key().is_none() && !may_be_unbound
     }
 
     pub(crate) fn token_endpoint(&self) -> &Endpoint {

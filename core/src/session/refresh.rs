@@ -11,7 +11,9 @@ use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
 use crate::session::{session_state::SessionState, token_manager::Adopted};
-use crate::types::{cause::Cause, error::Error, secret::SecretBytes, time::UnixTime};
+use crate::types::{
+    cause::Cause, error::Error, input::InvalidInput, secret::SecretBytes, time::UnixTime,
+};
 
 /// The interval at which a task checks whether another process has released the lease or saved a
 /// token, and at which it tries to save again.
@@ -57,6 +59,8 @@ enum Stage {
     Due,
     Leasing,
     Loading,
+    /// The storage has failed to give a lease, by this error.
+    LoadingWithoutLease(Cause),
     /// The wait before the next look at a lease that another process holds.
     AwaitingLease,
     SavingCheckpoint(Box<(SessionState, Grant)>),
@@ -119,7 +123,17 @@ impl Run<'_, '_> {
                 self.refresh.holds_lease = acquired;
                 self.load(Stage::Loading)
             }
-            (Stage::Leasing, Answer::Leased(Err(cause))) => self.storage_failed(cause),
+            // A good token needs no lease.
+            (Stage::Leasing, Answer::Leased(Err(cause))) => {
+                self.load(Stage::LoadingWithoutLease(cause))
+            }
+            (Stage::LoadingWithoutLease(cause), Answer::Loaded(loaded)) => {
+                match loaded.map(|loaded| self.adopt(loaded)) {
+                    Ok(Ok(Some(Adopted::Token(token)))) => self.adopted(token),
+                    Ok(Ok(Some(Adopted::LoggedOut))) => self.end(Err(Error::LoginRequired)),
+                    _ => self.storage_failed(cause),
+                }
+            }
             (Stage::Loading, Answer::Loaded(loaded)) => self.loaded(loaded),
             (Stage::SavingCheckpoint(checkpoint), Answer::Saved(saved)) => {
                 self.checkpoint_saved(*checkpoint, saved)
@@ -128,8 +142,8 @@ impl Run<'_, '_> {
             (Stage::Fetching, Answer::Fetched(response)) => self.fetched(response),
             (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
             (Stage::Reloading(error), Answer::Loaded(loaded)) => {
-                match loaded.and_then(|loaded| self.adopt(loaded)) {
-                    Ok(Some(Adopted::Token(token))) => self.adopted(token),
+                match loaded.map(|loaded| self.adopt(loaded)) {
+                    Ok(Ok(Some(Adopted::Token(token)))) => self.adopted(token),
                     _ => self.end(Err(error)),
                 }
             }
@@ -183,12 +197,23 @@ impl Run<'_, '_> {
             Ok(Some(Adopted::LoggedOut)) => return self.end(Err(Error::LoginRequired)),
             Ok(None) if self.refresh.holds_lease => return self.load(Stage::Loading),
             Ok(Some(Adopted::Nothing) | None) => {}
-            // An unreadable state is replaced if this process does not need it. One that could not
-            // be loaded may be newer than this grant, which would then be sent a second time.
-            Err(cause) if self.refresh.holds_lease && self.overrides_stored() => {
+            // Another process may be about to replace it.
+            Err(_) if !self.refresh.holds_lease => {}
+            Err(damaged) => {
+                let location = self.data().and_then(|data| {
+                    let location = data.location.as_ref().or(data.storage_name.as_ref());
+                    location.cloned()
+                });
+                let location = location.unwrap_or_default();
+                let cause = Cause::message(format!("{location}: {damaged}"));
                 self.cx.shared.emit(Event::StorageUnavailable(cause));
+                if !self
+                    .data()
+                    .is_some_and(|data| data.tokens.overrides_stored())
+                {
+                    return self.end(Err(Error::LoginRequired));
+                }
             }
-            Err(cause) => return self.storage_failed(cause),
         }
         if self.refresh.holds_lease {
             if self.now() >= self.refresh.valid_until {
@@ -206,9 +231,9 @@ impl Run<'_, '_> {
         self.pause(Stage::AwaitingLease, self.refresh.waits_until)
     }
 
-    /// Returns `None` for a state that is perhaps older than the cached token: the load may have begun
-    /// before another refresh of this process stored its token.
-    fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Option<Adopted>, Cause> {
+    /// Takes over a stored state. Returns `None` for one that is perhaps older than the cached token: the
+    /// load may have begun before another refresh of this process stored its token.
+    fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Option<Adopted>, InvalidInput> {
         let (now, seed) = (self.now(), self.seed());
         let DueRefresh {
             session, ticket, ..
@@ -218,10 +243,7 @@ impl Run<'_, '_> {
             return Ok(Some(Adopted::LoggedOut));
         };
         let state = match loaded {
-            Some(json) => {
-                let state = SessionState::load(json.expose(), &data.client, now);
-                Some(state.map_err(|invalid| Cause::message(invalid.to_string()))?)
-            }
+            Some(json) => Some(SessionState::load(json.expose(), &data.client, now)?),
             None => None,
         };
         let is_same = data.tokens.generation() == self.refresh.generation;
@@ -503,11 +525,6 @@ impl Run<'_, '_> {
 
     fn is_logged_out(&mut self) -> bool {
         self.data().is_none_or(|data| data.tokens.is_logged_out())
-    }
-
-    fn overrides_stored(&mut self) -> bool {
-        self.data()
-            .is_some_and(|data| data.tokens.overrides_stored())
     }
 
     fn now(&self) -> UnixTime {

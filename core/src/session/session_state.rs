@@ -13,7 +13,7 @@ use crate::oauth::token::{StoredToken, Token};
 use crate::oauth::{client::Client, grant::Scope, issuer::Issuer, lineage::Lineage};
 use crate::request::server_state::{self, ServerState};
 use crate::types::{input::InvalidInput, secret::SecretBytes, time::UnixTime};
-use crate::wire::json::{JsonObject, JsonValue};
+use crate::wire::json::{JsonObject, JsonValue, strip_bom};
 
 /// The state of a session: its token, the remaining sends of the refresh token, the tokens that it
 /// descends from, and the known state of servers. Without a token it is a placeholder for a login
@@ -151,7 +151,7 @@ impl SessionState {
             rule,
         };
         let malformed = || invalid("must be JSON that `SessionState::to_json` wrote");
-        let stored = JsonObject::parse(json).map_err(|_| malformed())?;
+        let stored = JsonObject::parse(strip_bom(json)).map_err(|_| malformed())?;
         let number = |name| stored.get(name)?.as_u64();
         if number("version").ok_or_else(malformed)? != u64::from(VERSION) {
             return Err(invalid(
@@ -170,7 +170,13 @@ impl SessionState {
                         "must have a token that is bound to this client's key",
                     ));
                 }
-                Some(StoredToken::restore(&token, client.key()).map_err(|_| malformed())?)
+                let token = StoredToken::restore(&token, client.key()).map_err(|_| malformed())?;
+                if client.misses_binding(&token) {
+                    return Err(invalid(
+                        "must have a token that is bound to this client's key, not a bearer token",
+                    ));
+                }
+                Some(token)
             }
             None => None,
         };

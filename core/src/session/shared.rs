@@ -70,6 +70,7 @@ pub struct SessionConfig {
     scope: Option<Scope>,
     resources: Vec<String>,
     name: Option<String>,
+    location: Option<String>,
     fetches_tokens: bool,
     timeout: Duration,
 }
@@ -81,6 +82,8 @@ pub(crate) struct SessionData {
     pub(crate) tokens: TokenManager,
     /// The name of the session in its storage, if it has one.
     pub(crate) storage_name: Option<String>,
+    /// Where the storage has it, such as the path of a file.
+    pub(crate) location: Option<String>,
     /// Whether the application obtains the tokens.
     pub(crate) fetches_tokens: bool,
     /// The timeout of a token request.
@@ -121,6 +124,7 @@ impl SessionConfig {
             scope: None,
             resources: Vec::new(),
             name: None,
+            location: None,
             fetches_tokens: false,
             timeout: Duration::from_secs(30),
         }
@@ -186,6 +190,13 @@ impl SessionConfig {
         self
     }
 
+    /// Sets where the storage has this session, such as the path of a file, for messages about a
+    /// state that can't be read. Default: its name in the storage.
+    pub fn stored_at(mut self, location: impl Into<String>) -> Self {
+        self.location = Some(location.into());
+        self
+    }
+
     /// Asks the application for each token, instead of the authorization server. Each refresh then
     /// has the effect [`Step::FetchToken`](crate::driver::Step::FetchToken).
     pub fn fetch_tokens(mut self) -> Self {
@@ -248,6 +259,7 @@ impl Shared {
             client: config.client,
             tokens,
             storage_name,
+            location: config.location,
             fetches_tokens: config.fetches_tokens,
             timeout: config.timeout,
             failure: None,

@@ -10,6 +10,7 @@ mod challenges;
 mod client_assertion;
 mod conversions;
 mod corrections;
+mod damaged_states;
 mod discovery;
 mod flows;
 mod gate;

@@ -57,6 +57,8 @@ pub(crate) struct Storage {
     pub(crate) saved: Vec<Value>,
     /// Whether nothing of it works.
     pub(crate) is_down: bool,
+    /// Whether it gives no leases.
+    pub(crate) leases_fail: bool,
     /// Whether nothing can be saved.
     pub(crate) is_read_only: bool,
 }
@@ -227,7 +229,10 @@ impl World {
         match step {
             Step::Lease(lease) => {
                 let name = lease.effect.name.clone();
-                let leased = is_up().map(|()| self.storage.leased.insert(name));
+                let leased = match self.storage.leases_fail {
+                    true => Err(Cause::new("no leases")),
+                    false => is_up().map(|()| self.storage.leased.insert(name)),
+                };
                 lease.leased(leased, &mut self.shared, context)
             }
             Step::Load(load) => {
