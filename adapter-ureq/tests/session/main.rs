@@ -4,6 +4,7 @@
 
 mod agent;
 mod durability;
+mod files;
 mod log;
 mod log_out;
 mod nonces;
