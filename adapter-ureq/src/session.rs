@@ -142,7 +142,10 @@ impl SessionBuilder {
     /// stored immediately, in the background and without a refresh, even if it has expired.
     pub fn build(self) -> Session {
         let client = self.config.client().clone();
-        let config = self.config.timeout(self.transport.timeout);
+        let mut config = self.config.timeout(self.transport.timeout);
+        if let Some((storage, name)) = self.storage.as_ref().zip(config.storage_name()) {
+            config = config.stored_at(storage.location(&name));
+        }
         let id = self.transport.lock().shared.open(config, now());
         let inner = Arc::new(Inner {
             transport: self.transport,

@@ -117,6 +117,10 @@ impl<S: Storage> Storage for EncryptedStorage<S> {
             None => Ok(None),
         }
     }
+
+    fn location(&self, name: &str) -> String {
+        self.storage.location(name)
+    }
 }
 
 struct EncryptedLease<'a, S> {

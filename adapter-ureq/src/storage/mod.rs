@@ -11,6 +11,8 @@ mod encrypted;
 #[cfg(feature = "file")]
 mod file;
 mod memory;
+#[cfg(feature = "file")]
+mod private;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -44,6 +46,12 @@ pub trait Storage: Send + Sync {
     /// Returns an error if the storage cannot be reached.
     fn lease(&self, name: &str, ttl: Duration)
     -> Result<Option<Box<dyn Lease + '_>>, StorageError>;
+
+    /// Returns where the state of this name is stored, such as a path, for messages about a state
+    /// that can't be read. Default: the name.
+    fn location(&self, name: &str) -> String {
+        name.to_owned()
+    }
 }
 
 /// The exclusive right to refresh a session and to save its state.
@@ -72,6 +80,10 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
         ttl: Duration,
     ) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
         (**self).lease(name, ttl)
+    }
+
+    fn location(&self, name: &str) -> String {
+        (**self).location(name)
     }
 }
 

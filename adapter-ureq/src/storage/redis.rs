@@ -168,6 +168,10 @@ impl Storage for RedisStorage {
             fence,
         })))
     }
+
+    fn location(&self, name: &str) -> String {
+        format!("Redis key {}", self.key(name))
+    }
 }
 
 struct Leased<'a> {

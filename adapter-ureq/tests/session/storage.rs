@@ -465,7 +465,7 @@ fn an_unreadable_stored_state_is_replaced_where_that_loses_nothing() {
         .token()
         .unwrap_err();
     assert!(
-        matches!(&error, Error::Storage(_)) && !error.to_string().contains("s3cret"),
+        matches!(&error, Error::LoginRequired) && !error.to_string().contains("s3cret"),
         "{error}"
     );
     let session = process(&server, &storage, Some(Grant::client_credentials())).build();
