@@ -189,13 +189,19 @@ fn write(path: &Path, state: &[u8]) -> io::Result<()> {
 }
 
 /// Flushes the directory of a file to disk. Only then is the new name of a renamed file durable.
+#[cfg(unix)]
 fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    #[cfg(unix)]
-    if let Some(directory) = path.parent() {
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| with_path(directory, &error))?;
-    }
+    let Some(directory) = path.parent() else {
+        return Ok(());
+    };
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| with_path(directory, &error))
+}
+
+/// No directory can be opened.
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
