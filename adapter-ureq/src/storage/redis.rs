@@ -2,10 +2,22 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::{Client, Cmd, Connection, ErrorKind, FromRedisValue, RedisError, cmd};
+use ::redis::{
+    Client, Cmd, ConnectionLike, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, cmd,
+};
 use keybound_core::SecretBytes;
 
 use super::{Lease, Storage, StorageError};
+
+/// The maximum length of a state: 1 MiB.
+const MAX_STATE: usize = 1024 * 1024;
+
+/// Returns the state, unless it is longer than a state can be.
+const LOAD: &str = "
+if redis.call('HSTRLEN', KEYS[1], 'state') > tonumber(ARGV[1]) then
+    return redis.error_reply('ERR longer than 1 MiB, so it is not a session of keybound')
+end
+return redis.call('HGET', KEYS[1], 'state')";
 
 /// Acquires a lease, with a fencing token greater than that of any earlier lease and of the last
 /// save.
@@ -38,15 +50,24 @@ return 1";
 /// Each session has two keys with one hash tag: `PREFIX{NAME}`, a hash with the state and the
 /// fencing tokens, and `PREFIX{NAME}:lease`. The states are as durable as Redis. If they contain
 /// refresh tokens, configure Redis with `appendfsync always` and `noeviction`: after a restart with
-/// data loss, an old refresh token may be sent, which some servers treat as theft.
+/// data loss, such as a failover to a replica that lags behind, an old refresh token may be sent,
+/// which some servers treat as theft.
+///
+/// `rediss://` URLs require the feature `redis-tls`. For Sentinel and for a cluster, see
+/// [`with_connections`](Self::with_connections).
 pub struct RedisStorage {
-    client: Client,
+    connect: Connect,
     prefix: String,
     timeout: Duration,
     keep_for: Option<Duration>,
     /// Idle connections.
     idle: Mutex<Vec<Connection>>,
 }
+
+type Connection = Box<dyn ConnectionLike + Send>;
+
+/// Opens a connection, within a timeout.
+type Connect = Box<dyn Fn(Duration) -> Result<Connection, RedisError> + Send + Sync>;
 
 impl RedisStorage {
     /// The maximum number of idle connections.
@@ -55,17 +76,59 @@ impl RedisStorage {
     /// Creates a storage with this client. All its keys begin with `prefix`. Connections are opened
     /// on first use.
     pub fn new(client: Client, prefix: &str) -> Self {
-        let timeout = Duration::from_secs(1);
+        // A server that does not answer would cost a timeout for each command that names the library.
+        let info = client.get_connection_info().clone();
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let client = Client::open(info.set_redis_settings(settings)).unwrap_or(client);
+        Self::connecting(prefix, move |timeout| {
+            let connection = client.get_connection_with_timeout(timeout)?;
+            connection.set_read_timeout(Some(timeout))?;
+            connection.set_write_timeout(Some(timeout))?;
+            Ok(Box::new(connection))
+        })
+    }
+
+    /// Creates a storage with connections that `connect` opens, such as those of the `redis` crate
+    /// to a cluster, or to the master that Sentinel names. A connection to a server that has become
+    /// a replica is replaced. Set the timeouts of these connections in the crate's own builders.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use keybound_ureq::storage::RedisStorage;
+    /// use redis::cluster::ClusterClientBuilder;
+    ///
+    /// # fn main() -> redis::RedisResult<()> {
+    /// let cluster = ClusterClientBuilder::new(["redis://10.0.0.1", "redis://10.0.0.2"])
+    ///     .connection_timeout(Duration::from_secs(1))
+    ///     .response_timeout(Duration::from_secs(1))
+    ///     .build()?;
+    /// let storage = RedisStorage::with_connections(move || cluster.get_connection(), "keybound:");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_connections<C: ConnectionLike + Send + 'static>(
+        connect: impl Fn() -> Result<C, RedisError> + Send + Sync + 'static,
+        prefix: &str,
+    ) -> Self {
+        Self::connecting(prefix, move |_| Ok(Box::new(connect()?)))
+    }
+
+    fn connecting(
+        prefix: &str,
+        connect: impl Fn(Duration) -> Result<Connection, RedisError> + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            client,
+            connect: Box::new(connect),
             prefix: prefix.to_owned(),
-            timeout,
+            timeout: Duration::from_secs(1),
             keep_for: None,
             idle: Mutex::default(),
         }
     }
 
-    /// Sets the timeout for connecting to Redis, and for each read and write. Default: 1 s.
+    /// Sets the timeout for connecting to Redis, and for each read and write, of a storage with a
+    /// [client](Self::new). Default: 1 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -83,33 +146,23 @@ impl RedisStorage {
     fn execute<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let idle = self.idle().pop();
         if let Some(mut connection) = idle {
-            match command.query(&mut connection) {
-                // The connection was closed while it was idle. (Not after a timeout: a slow Redis
-                // may have executed the command.)
-                Err(error) if error.kind() == ErrorKind::Io && !error.is_timeout() => {
-                    self.idle().clear()
-                }
+            match command.query(&mut *connection) {
+                Err(error) if is_outdated(&error) => self.idle().clear(),
                 result => return self.recycle(connection, result),
             }
         }
-        let mut connection = self.client.get_connection_with_timeout(self.timeout)?;
-        connection.set_read_timeout(Some(self.timeout))?;
-        connection.set_write_timeout(Some(self.timeout))?;
-        let result = command.query(&mut connection);
+        let mut connection = (self.connect)(self.timeout)?;
+        let result = command.query(&mut *connection);
         self.recycle(connection, result)
     }
 
-    /// Returns a connection that still works to the idle ones.
+    /// Returns a connection to the idle ones, unless it may be the cause of an error.
     fn recycle<T>(
         &self,
         connection: Connection,
         result: Result<T, RedisError>,
     ) -> Result<T, RedisError> {
-        if result
-            .as_ref()
-            .err()
-            .is_none_or(|error| error.kind() != ErrorKind::Io)
-        {
+        if result.is_ok() {
             let mut idle = self.idle();
             if idle.len() < Self::IDLE {
                 idle.push(connection);
@@ -145,7 +198,9 @@ impl RedisStorage {
 
 impl Storage for RedisStorage {
     fn load(&self, name: &str) -> Result<Option<SecretBytes>, StorageError> {
-        let state: Option<Vec<u8>> = self.execute(cmd("HGET").arg(self.key(name)).arg("state"))?;
+        let mut script = cmd("EVAL");
+        script.arg(LOAD).arg(1).arg(self.key(name)).arg(MAX_STATE);
+        let state: Option<Vec<u8>> = self.execute(&script)?;
         Ok(state.map(SecretBytes::new))
     }
 
@@ -197,6 +252,16 @@ impl Drop for Leased<'_> {
         // If this fails, the lease expires.
         let mut script = self.storage.script(RELEASE, &self.name);
         let _ = self.storage.execute::<u64>(script.arg(self.fence));
+    }
+}
+
+/// Whether a connection failed because it is old: it was closed while it was idle, or its server is
+/// a replica by now. (Not after a timeout: a slow Redis may have executed the command.)
+fn is_outdated(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Io => !error.is_timeout(),
+        ErrorKind::Server(kind) => kind == ServerErrorKind::ReadOnly,
+        _ => false,
     }
 }
 
