@@ -274,7 +274,7 @@ impl FromResponse for Token {
         // RFC 6749 §A.12: no header can carry other characters.
         // The fold has no early exit, so the compiler can vectorize it.
         let is_allowed = |good, byte| good & matches!(byte, 0x20..=0x7E);
-        if !access.expose().bytes().fold(true, is_allowed) {
+        if access.expose().len() > MAX_TOKEN || !access.expose().bytes().fold(true, is_allowed) {
             return Err(InvalidResponseKind::InvalidMember("access_token").into());
         }
         if is_dpop_proof(access.expose()) {
@@ -297,8 +297,9 @@ impl FromResponse for Token {
         let authorization = authorization(&token_type, &access)?;
         // Other malformed members are ignored, so that a valid access token is not lost.
         let refresh = response.str("refresh_token");
-        let refresh = refresh.filter(|refresh| !refresh.is_empty());
+        let refresh = refresh.filter(|refresh| (1..=MAX_TOKEN).contains(&refresh.len()));
         let refresh = refresh.map(Secret::new);
+        let is_short = |scope: &Scope| scope.as_str().len() <= MAX_TOKEN;
         let lifetime = response.get("expires_in").and_then(JsonValue::as_f64);
         let (expires_in, now) = (expected.expires_in, success.now);
         Ok(Self(Arc::new(TokenParts {
@@ -310,7 +311,7 @@ impl FromResponse for Token {
             received_at: now,
             expires_at: lifetime.and_then(|value| expires_in.expiry(value, success.headers, now)),
             refresh: refresh.or_else(|| expected.refresh_token.clone()),
-            scope: response.get("scope").and_then(scope),
+            scope: response.get("scope").and_then(scope).filter(is_short),
             request_id: request_id(success.headers),
             extra: extra_members(&response),
         })))
@@ -346,6 +347,10 @@ fn is_no_access_token(named: Option<&TokenType>, response: &JsonObject<'_>) -> b
         && issued.is_some_and(|issued| !issued.ends_with(":access_token"))
 }
 
+/// The maximum length of an access token, of a refresh token, of a scope, and of all other members
+/// together: a session holds them for as long as it lives.
+const MAX_TOKEN: usize = 32 * 1024;
+
 /// The members with a meaning of their own, in a success or an error response.
 const KNOWN: [&str; 6] = [
     "access_token",
@@ -356,11 +361,20 @@ const KNOWN: [&str; 6] = [
     "error",
 ];
 
-/// Returns all other string members.
+/// Returns all other string members, as far as they fit.
 fn extra_members(response: &JsonObject<'_>) -> Vec<(String, Secret)> {
+    let mut left = MAX_TOKEN;
     let others = response.iter().filter(|(name, _)| !KNOWN.contains(name));
-    others
-        .filter_map(|(name, value)| Some((name.to_owned(), Secret::new(value.as_str()?))))
+    let texts = others.filter_map(|(name, value)| Some((name, value.as_str()?)));
+    let fitting = texts.filter(|(name, text)| {
+        // Also the memory around them.
+        let length = name.len() + text.len() + size_of::<(String, Secret)>();
+        let fits = length <= left;
+        left -= if fits { length } else { 0 };
+        fits
+    });
+    fitting
+        .map(|(name, text)| (name.to_owned(), Secret::new(text)))
         .collect()
 }
 

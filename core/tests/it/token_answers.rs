@@ -499,3 +499,39 @@ fn an_answer_that_somebody_else_got_is_read_like_any_other() {
         }
     }
 }
+
+/// A session holds its token for as long as it lives, and a pool thousands of them.
+#[test]
+fn what_a_token_holds_of_an_answer_is_bounded() {
+    const LONGEST: usize = 32 * 1024;
+    let of = |letter: &str, length: usize| letter.repeat(length);
+    let read_with = |member: &str, length| read(&with(member, &json!(of("x", length))));
+    // No server takes a header of that length.
+    assert!(read_with("access_token", LONGEST).is_ok());
+    let too_long = read_with("access_token", LONGEST + 1).unwrap_err();
+    let Error::Response(bad) = &too_long else {
+        panic!("{too_long:?}")
+    };
+    assert_eq!(
+        bad.kind(),
+        &InvalidResponseKind::InvalidMember("access_token")
+    );
+    // The others never cost the access token.
+    let token = read_with("refresh_token", LONGEST).unwrap();
+    assert!(token.refresh_token().is_some());
+    let token = read_with("refresh_token", LONGEST + 1).unwrap();
+    assert!(token.refresh_token().is_none());
+    let scopes = [LONGEST, LONGEST + 1].map(|length| read_with("scope", length).unwrap());
+    assert_eq!(scopes.map(|token| token.scope().is_some()), [true, false]);
+    let mut answer = json!({ "access_token": "at", "a": of("a", LONGEST / 2), "c": "short" });
+    answer["b"] = json!(of("b", LONGEST / 2 + 1));
+    let token = read(&answer.to_string()).unwrap();
+    let kept = ["a", "b", "c"].map(|name| token.extra(name).is_some());
+    assert_eq!(kept, [true, false, true]);
+    let many = (0..15_000).map(|number| (number.to_string(), json!("")));
+    let mut members: serde_json::Map<String, Value> = many.collect();
+    members.insert("access_token".into(), json!("at"));
+    let token = read(&Value::from(members).to_string()).unwrap();
+    let names = (0..15_000).filter(|number| token.extra(&number.to_string()).is_some());
+    assert!(names.count() < 1000, "each costs more than its text");
+}
