@@ -245,6 +245,6 @@ pub use crate::session::refresh::Refresh;
 pub use crate::session::session_state::SessionState;
 pub use crate::session::shared::{Event, SessionConfig, SessionId, Shared};
 pub use crate::session::step::{Awaiting, Erased, Running, Step, Task};
-pub use crate::types::limits::MAX_RESPONSE;
+pub use crate::types::limits::{MAX_RESPONSE, MAX_STATE};
 pub use crate::types::secret::Body;
 pub use crate::types::time::RequestContext;

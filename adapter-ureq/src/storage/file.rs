@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use fs4::{FileExt, TryLockError};
 use keybound_core::SecretBytes;
+use keybound_core::driver::MAX_STATE;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::digest::{SHA256, digest};
 
 use super::{Lease, Storage, StorageError, private};
-
-/// The maximum length of a state: 1 MiB.
-const MAX_STATE: u64 = 1024 * 1024;
 
 /// The maximum length of a file name without its extension. Longer ones are hashed, since some file
 /// systems allow only 143 bytes.
@@ -36,8 +34,8 @@ const fn with_capitals(mut set: AsciiSet) -> AsciiSet {
 /// The file `NAME.session` has mode 0600. It is replaced atomically and flushed to disk before a
 /// save succeeds. The process that refreshes a session holds a lock on `NAME.lock`. The system
 /// releases the lock when the process exits or crashes. The lock file is empty and is not deleted.
-/// Capital letters and punctuation in a name are percent-encoded; a long name, or one that is not
-/// ASCII, is replaced by its hash.
+/// In a file name, all characters but small letters, digits, `-` and `_` are percent-encoded; a
+/// long name is replaced by its hash.
 ///
 /// On Unix, the directory must belong to this user or to root, and other users must not be able to
 /// write to it. `NAME.session` may be a symbolic link into another such directory; saves then
@@ -65,7 +63,7 @@ impl FileStorage {
 
     fn path(&self, name: &str, extension: &str) -> PathBuf {
         let mut file = utf8_percent_encode(name, SPECIAL).to_string();
-        if file.len() > MAX_NAME || !name.is_ascii() {
+        if file.len() > MAX_NAME {
             // No encoded name has a tilde.
             file = "sha256~".to_owned();
             for byte in digest(&SHA256, name.as_bytes()).as_ref() {
@@ -145,7 +143,9 @@ impl Lease for Locked<'_> {
     fn save(&mut self, state: &SecretBytes) -> Result<bool, StorageError> {
         let path = self.storage.state_path(&self.name)?;
         // Beside the state: a rename within one file system is atomic.
-        let new = path.with_extension("new");
+        let mut new = path.clone().into_os_string();
+        new.push(".new");
+        let new = PathBuf::from(new);
         let written = self
             .storage
             .with_directory(|| write(&new, state.expose()))
@@ -165,14 +165,15 @@ impl Lease for Locked<'_> {
 fn read(path: &Path) -> io::Result<SecretBytes> {
     let file = private::open(path, OpenOptions::new().read(true))?;
     let length = file.metadata()?.len();
-    if length > MAX_STATE {
+    let length = usize::try_from(length).ok().filter(|it| *it <= MAX_STATE);
+    let Some(length) = length else {
         let text = "longer than 1 MiB, so it is not a session of keybound";
         return Err(io::Error::new(ErrorKind::InvalidData, text));
-    }
+    };
     // Allocated once: a buffer that grows would leave copies of the secrets in memory.
-    let capacity = usize::try_from(length).unwrap_or_default();
-    let mut state = Vec::with_capacity(capacity.saturating_add(1));
-    file.take(MAX_STATE).read_to_end(&mut state)?;
+    let mut state = Vec::with_capacity(length + 1);
+    let limit = u64::try_from(MAX_STATE).unwrap_or(u64::MAX);
+    file.take(limit).read_to_end(&mut state)?;
     Ok(SecretBytes::new(state))
 }
 

@@ -41,8 +41,7 @@ pub(super) fn check_directory(path: &Path) -> io::Result<()> {
 /// new file gets mode 0600.
 pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_symlink() => Err(refused("is a symbolic link")),
-        Ok(found) if !found.is_file() => Err(refused("is not a regular file")),
+        Ok(found) if !found.is_file() => Err(refused("is a link, a FIFO or another special file")),
         _ => {
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);

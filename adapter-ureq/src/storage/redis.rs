@@ -6,11 +6,9 @@ use ::redis::{
     Client, Cmd, ConnectionLike, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, cmd,
 };
 use keybound_core::SecretBytes;
+use keybound_core::driver::MAX_STATE;
 
 use super::{Lease, Storage, StorageError};
-
-/// The maximum length of a state: 1 MiB.
-const MAX_STATE: usize = 1024 * 1024;
 
 /// Returns the state, unless it is longer than a state can be.
 const LOAD: &str = "

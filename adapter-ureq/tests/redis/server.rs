@@ -1,8 +1,10 @@
 //! Redis servers of these tests' own, which keep nothing on disk.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,10 +38,13 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("redis-server can't be started, install it: {error}"));
+        let mut redis = Self { port, process };
         wait_for("Redis", || {
+            let ended = redis.process.try_wait().unwrap();
+            assert_eq!(ended, None, "redis-server ended at once");
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
         });
-        Self { port, process }
+        redis
     }
 
     pub(crate) fn url(&self) -> String {
@@ -76,13 +81,20 @@ impl Drop for Redis {
     }
 }
 
+/// Returns a port that no other test of this process gets, nor the one 10,000 above it, where a node of a
+/// cluster listens as well.
 pub(crate) fn free_port() -> u16 {
-    // A cluster's nodes listen on this port and on the one 10,000 above it.
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let bus = port.checked_add(10_000);
-        if bus.is_some_and(|bus| TcpListener::bind((Ipv4Addr::LOCALHOST, bus)).is_ok()) {
+        let Some(bus) = port.checked_add(10_000) else {
+            continue;
+        };
+        let mut taken = TAKEN.lock().unwrap();
+        let is_new = !taken.contains(&port) && !taken.contains(&bus);
+        if is_new && TcpListener::bind((Ipv4Addr::LOCALHOST, bus)).is_ok() {
+            taken.extend([port, bus]);
             return port;
         }
     }

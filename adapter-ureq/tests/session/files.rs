@@ -76,11 +76,6 @@ fn any_name_has_a_file_of_its_own() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         // eCryptfs has the shortest limit of those in use: 143 bytes.
         assert!(name.is_ascii() && name.len() <= 143, "{name}");
-        assert!(
-            !name
-                .bytes()
-                .any(|byte| byte.is_ascii_uppercase() && !name.contains('%'))
-        );
     }
 }
 
@@ -99,17 +94,17 @@ fn every_error_names_its_path() {
         let error = error.expect("it fails").to_string();
         assert!(error.starts_with(&path.display().to_string()), "{error}");
     };
-    for extension in ["session", "new", "lock"] {
+    for extension in ["session", "session.new", "lock"] {
         fs::create_dir(path(extension)).unwrap();
         // A directory with content is not replaced by a rename.
         fs::write(path(extension).join("content"), "").unwrap();
         match extension {
             "session" => named(storage.load("one").err(), &path(extension)),
-            "new" => assert_eq!(load(&storage, "one"), None),
+            "session.new" => assert_eq!(load(&storage, "one"), None),
             _ => named(storage.lease("one", LEASE_TTL).err(), &path(extension)),
         }
         named(save(&storage, "one", b"state").err(), &path(extension));
-        assert!(!path("new").is_file(), "no secrets are left behind");
+        assert!(!path("session.new").is_file(), "no secrets are left behind");
         fs::remove_dir_all(path(extension)).unwrap();
         let _ = fs::remove_file(path("lock"));
     }
@@ -193,6 +188,23 @@ fn a_state_behind_a_symbolic_link_is_followed_and_saved_there() {
     assert!(!target.exists());
 }
 
+/// Each has a temporary file of its own.
+#[test]
+fn targets_whose_names_differ_in_the_extension_alone_are_saved_apart() {
+    let (folder, storage) = storage();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let targets = ["app.live", "app.new"].map(|name| elsewhere.path().join(name));
+    for (name, target) in ["one", "two"].into_iter().zip(&targets) {
+        fs::write(target, "first").unwrap();
+        symlink(target, folder.path().join(format!("{name}.session"))).unwrap();
+    }
+    assert!(save(&storage, "one", b"of one").unwrap());
+    assert_eq!(load(&storage, "two").unwrap(), b"first");
+    assert!(save(&storage, "two", b"of two").unwrap());
+    assert_eq!(load(&storage, "one").unwrap(), b"of one");
+    assert_eq!(load(&storage, "two").unwrap(), b"of two");
+}
+
 /// Only root can make such files. CI runs as root; elsewhere there is nothing to check.
 #[test]
 fn what_belongs_to_another_user_is_refused() {
@@ -241,7 +253,7 @@ fn a_lock_behind_a_symbolic_link_is_refused() {
 
 #[test]
 fn a_fifo_in_place_of_a_file_is_refused_at_once() {
-    for extension in ["session", "lock", "new"] {
+    for extension in ["session", "lock", "session.new"] {
         let (folder, storage) = storage();
         let path = folder.path().join(format!("one.{extension}"));
         mkfifo(&path);
@@ -252,43 +264,64 @@ fn a_fifo_in_place_of_a_file_is_refused_at_once() {
         });
         match (extension, outcome) {
             // It is as stale as any file that a crash has left.
-            ("new", (Ok(()), Ok(()))) | ("lock", (Ok(()), Err(_))) | ("session", (Err(_), _)) => {}
+            ("session.new", (Ok(()), Ok(())))
+            | ("lock", (Ok(()), Err(_)))
+            | ("session", (Err(_), _)) => {}
             (extension, outcome) => panic!("{extension}: {outcome:?}"),
         }
     }
 }
 
-fn builder(server: &Server, folder: &Path, events: &Arc<Mutex<Vec<String>>>) -> SessionBuilder {
-    let events = Arc::clone(events);
-    let transport = Transport::new().on_event(move |event| {
-        if let Event::StorageUnavailable(error) = event {
-            events.lock().unwrap().push(error.to_string());
-        }
-    });
-    Session::builder(transport, server.client()).storage(FileStorage::new(folder).unwrap(), "one")
+/// A login that is stored in a directory, by a process that has ended.
+struct Login {
+    server: Server,
+    folder: TempDir,
+    /// What later processes report about the storage.
+    reports: Arc<Mutex<String>>,
 }
 
-fn token_server() -> Server {
-    Server::start(|asked| match asked.path.as_str() {
-        "/token" => token("new", "Bearer", 3600),
-        _ => response("200 OK", ""),
-    })
-}
+impl Login {
+    fn new() -> Self {
+        let server = Server::start(|asked| match asked.path.as_str() {
+            "/token" => token("new", "Bearer", 3600),
+            _ => response("200 OK", ""),
+        });
+        let login = Self {
+            server,
+            folder: tempfile::tempdir().unwrap(),
+            reports: Arc::default(),
+        };
+        login.log_in();
+        login
+    }
 
-fn code() -> Grant {
-    let grant = Grant::extension("authorization_code").unwrap();
-    grant.param("code", "c").unwrap()
-}
+    fn log_in(&self) {
+        let grant = Grant::extension("authorization_code").unwrap();
+        let grant = grant.param("code", "c").unwrap();
+        self.process().grant(grant).build().token().unwrap();
+    }
 
-/// The file of the only session in a directory.
-fn state_file(folder: &Path) -> PathBuf {
-    let paths = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut states = paths.filter(|path| path.extension().is_some_and(|end| end == "session"));
-    let state = states.next().unwrap();
-    assert_eq!(states.next(), None);
-    state
+    /// Another process.
+    fn process(&self) -> SessionBuilder {
+        let reports = Arc::clone(&self.reports);
+        let transport = Transport::new().on_event(move |event| {
+            if let Event::StorageUnavailable(error) = event {
+                reports.lock().unwrap().push_str(&error.to_string());
+            }
+        });
+        let storage = FileStorage::new(self.folder.path()).unwrap();
+        Session::builder(transport, self.server.client()).storage(storage, "one")
+    }
+
+    fn path(&self) -> PathBuf {
+        let name = self.server.stored_as("one");
+        let storage = FileStorage::new(self.folder.path()).unwrap();
+        PathBuf::from(storage.location(&name))
+    }
+
+    fn token_requests(&self) -> usize {
+        self.server.count("/token")
+    }
 }
 
 #[test]
@@ -300,51 +333,42 @@ fn a_damaged_file_is_named_and_asks_for_a_login() {
         |state| [&state[..], &[0; 99]].concat(),
     ];
     for damage in damage {
-        let (folder, server) = (tempfile::tempdir().unwrap(), token_server());
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let start = || builder(&server, folder.path(), &events);
-        start().grant(code()).build().token().unwrap();
-        let path = state_file(folder.path());
-        let state = damage(fs::read(&path).unwrap());
-        fs::write(&path, state).unwrap();
-
-        assert!(matches!(start().build().token(), Err(Error::LoginRequired)));
-        let told = events.lock().unwrap().join("\n");
-        assert!(told.starts_with(&path.display().to_string()), "{told}");
-        assert_eq!(server.count("/token"), 1);
+        let login = Login::new();
+        let path = login.path();
+        fs::write(&path, damage(fs::read(&path).unwrap())).unwrap();
+        let result = login.process().build().token();
+        assert!(matches!(result, Err(Error::LoginRequired)));
+        let reports = login.reports.lock().unwrap().clone();
+        assert!(
+            reports.starts_with(&path.display().to_string()),
+            "{reports}"
+        );
+        assert_eq!(login.token_requests(), 1);
         // A new login replaces it.
-        start().grant(code()).build().token().unwrap();
-        start().build().token().unwrap();
-        assert_eq!(server.count("/token"), 2);
+        login.log_in();
+        login.process().build().token().unwrap();
+        assert_eq!(login.token_requests(), 2);
     }
 }
 
 #[test]
 fn a_byte_order_mark_keeps_the_login() {
-    let (folder, server) = (tempfile::tempdir().unwrap(), token_server());
-    let events = Arc::default();
-    let start = || builder(&server, folder.path(), &events);
-    start().grant(code()).build().token().unwrap();
-    let path = state_file(folder.path());
-    let state = [b"\xEF\xBB\xBF", &fs::read(&path).unwrap()[..]].concat();
-    fs::write(&path, state).unwrap();
-    start().build().token().unwrap();
-    assert_eq!(server.count("/token"), 1);
+    let login = Login::new();
+    let state = fs::read(login.path()).unwrap();
+    fs::write(login.path(), [b"\xEF\xBB\xBF", &state[..]].concat()).unwrap();
+    login.process().build().token().unwrap();
+    assert_eq!(login.token_requests(), 1);
 }
 
 /// As root, permissions don't make a directory read-only; a lock that can't be opened does the same.
 #[test]
 fn a_good_token_in_a_read_only_directory_is_used() {
-    let (folder, server) = (tempfile::tempdir().unwrap(), token_server());
-    let events = Arc::default();
-    let start = || builder(&server, folder.path(), &events);
-    start().grant(code()).build().token().unwrap();
-    let lock = state_file(folder.path()).with_extension("lock");
+    let login = Login::new();
+    let lock = login.path().with_extension("lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
-    chmod(folder.path(), 0o500);
-    let token = start().build().token().unwrap();
-    assert_eq!(token.access_token().expose(), "new");
-    assert_eq!(server.count("/token"), 1);
-    chmod(folder.path(), 0o700);
+    chmod(login.folder.path(), 0o500);
+    login.process().build().token().unwrap();
+    assert_eq!(login.token_requests(), 1);
+    chmod(login.folder.path(), 0o700);
 }

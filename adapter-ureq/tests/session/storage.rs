@@ -85,7 +85,7 @@ fn files_are_for_their_owner_alone_and_replaced_as_a_whole() {
     let path = folder.path().join("sessions");
     let storage = FileStorage::new(&path).unwrap();
     // What a process has left that died while it wrote.
-    fs::write(path.join("one.new"), "half of a sess").unwrap();
+    fs::write(path.join("one.session.new"), "half of a sess").unwrap();
     let mut lease = storage.lease("one", LEASE_TTL).unwrap().unwrap();
     assert!(storage.load("one").unwrap().is_none());
     assert!(lease.save(&SecretBytes::new(b"whole".to_vec())).unwrap());

@@ -1,12 +1,12 @@
 //! A process is killed at any instant of a refresh, and the next goes on with what it left in its folder.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use std::{env, fs};
 
 use fastrand::Rng;
 use keybound_ureq::driver::SessionState;
@@ -112,12 +112,10 @@ fn kill(grants: Grants, kills: u32, rng: &mut Rng) -> Figures {
         figures.with_a_token_lost += u32::from(!is_newest());
         figures.with_an_attempt_used +=
             u32::from(is_newest() && attempts_left < MAX_SINGLE_USE_SENDS);
-        figures.with_a_file_unfinished += u32::from(
-            folder
-                .path()
-                .join(format!("{}.new", stored_as(&client)))
-                .exists(),
-        );
+        let is_unfinished = |path: &Path| path.extension().is_some_and(|end| end == "new");
+        let paths = fs::read_dir(folder.path()).unwrap();
+        let mut paths = paths.map(|entry| entry.unwrap().path());
+        figures.with_a_file_unfinished += u32::from(paths.any(|path| is_unfinished(&path)));
 
         // The next process.
         if !goes_on(

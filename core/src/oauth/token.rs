@@ -363,19 +363,17 @@ const KNOWN: [&str; 6] = [
 
 /// Returns all other string members, as far as they fit.
 fn extra_members(response: &JsonObject<'_>) -> Vec<(String, Secret)> {
-    let mut left = MAX_TOKEN;
-    let others = response.iter().filter(|(name, _)| !KNOWN.contains(name));
-    let texts = others.filter_map(|(name, value)| Some((name, value.as_str()?)));
-    let fitting = texts.filter(|(name, text)| {
-        // Also the memory around them.
-        let length = name.len() + text.len() + size_of::<(String, Secret)>();
-        let fits = length <= left;
-        left -= if fits { length } else { 0 };
-        fits
-    });
-    fitting
-        .map(|(name, text)| (name.to_owned(), Secret::new(text)))
-        .collect()
+    let (mut extra, mut left) = (Vec::new(), MAX_TOKEN);
+    for (name, value) in response.iter().filter(|(name, _)| !KNOWN.contains(name)) {
+        let Some(text) = value.as_str() else { continue };
+        // A member also takes the memory around its text.
+        let size = name.len() + text.len() + size_of::<(String, Secret)>();
+        if let Some(rest) = left.checked_sub(size) {
+            left = rest;
+            extra.push((name.to_owned(), Secret::new(text)));
+        }
+    }
+    extra
 }
 
 /// Returns the value of `Authorization`.

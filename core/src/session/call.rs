@@ -209,7 +209,7 @@ impl Call {
         let delivered = match self.exchange.advance(answer, &mut cx.turn()) {
             Next::Done(Ok(delivered)) => delivered,
             // A log-out ends the calls that wait for a permit, a retry or a signature.
-            Next::Effect(effect) if effect.sends() && self.is_logged_out(cx.shared) => {
+            Next::Effect(effect) if effect.sends() && self.has_ended(cx.shared) => {
                 cx.shared.servers.abandon(cx.id, now);
                 return Next::Done(Err(Error::LoginRequired));
             }
@@ -245,12 +245,8 @@ impl Call {
     }
 
     /// Returns whether the session of this call has ended.
-    fn is_logged_out(&self, shared: &mut Shared) -> bool {
-        let Source::Session(session) = &self.source else {
-            return false;
-        };
-        let data = shared.session(*session);
-        data.is_none_or(|data| data.tokens.is_logged_out())
+    fn has_ended(&self, shared: &Shared) -> bool {
+        matches!(self.source, Source::Session(session) if shared.has_ended(session))
     }
 }
 

@@ -59,7 +59,7 @@ enum Stage {
     Due,
     Leasing,
     Loading,
-    /// The storage has failed to give a lease, by this error.
+    /// The storage has returned this error instead of a lease.
     LoadingWithoutLease(Cause),
     /// The wait before the next look at a lease that another process holds.
     AwaitingLease,
@@ -128,10 +128,10 @@ impl Run<'_, '_> {
                 self.load(Stage::LoadingWithoutLease(cause))
             }
             (Stage::LoadingWithoutLease(cause), Answer::Loaded(loaded)) => {
-                match loaded.map(|loaded| self.adopt(loaded)) {
-                    Ok(Ok(Some(Adopted::Token(token)))) => self.adopted(token),
-                    Ok(Ok(Some(Adopted::LoggedOut))) => self.end(Err(Error::LoginRequired)),
-                    _ => self.storage_failed(cause),
+                match self.adopt_if_readable(loaded) {
+                    Some(Adopted::Token(token)) => self.adopted(token),
+                    Some(Adopted::LoggedOut) => self.end(Err(Error::LoginRequired)),
+                    Some(Adopted::Nothing) | None => self.storage_failed(cause),
                 }
             }
             (Stage::Loading, Answer::Loaded(loaded)) => self.loaded(loaded),
@@ -142,8 +142,8 @@ impl Run<'_, '_> {
             (Stage::Fetching, Answer::Fetched(response)) => self.fetched(response),
             (Stage::SavingToken(token), Answer::Saved(saved)) => self.token_saved(token, saved),
             (Stage::Reloading(error), Answer::Loaded(loaded)) => {
-                match loaded.map(|loaded| self.adopt(loaded)) {
-                    Ok(Ok(Some(Adopted::Token(token)))) => self.adopted(token),
+                match self.adopt_if_readable(loaded) {
+                    Some(Adopted::Token(token)) => self.adopted(token),
                     _ => self.end(Err(error)),
                 }
             }
@@ -199,18 +199,10 @@ impl Run<'_, '_> {
             Ok(Some(Adopted::Nothing) | None) => {}
             // Another process may be about to replace it.
             Err(_) if !self.refresh.holds_lease => {}
-            Err(damaged) => {
-                let location = self.data().and_then(|data| {
-                    let location = data.location.as_ref().or(data.storage_name.as_ref());
-                    location.cloned()
-                });
-                let location = location.unwrap_or_default();
-                let cause = Cause::message(format!("{location}: {damaged}"));
-                self.cx.shared.emit(Event::StorageUnavailable(cause));
-                if !self
-                    .data()
-                    .is_some_and(|data| data.tokens.overrides_stored())
-                {
+            Err(damage) => {
+                self.report_damage(&damage);
+                let overrides = |data: &mut SessionData| data.tokens.overrides_stored();
+                if !self.data().is_some_and(overrides) {
                     return self.end(Err(Error::LoginRequired));
                 }
             }
@@ -231,8 +223,8 @@ impl Run<'_, '_> {
         self.pause(Stage::AwaitingLease, self.refresh.waits_until)
     }
 
-    /// Takes over a stored state. Returns `None` for one that is perhaps older than the cached token: the
-    /// load may have begun before another refresh of this process stored its token.
+    /// Takes over a stored state. Returns `None` for one that may be older than the cached token:
+    /// the load may have begun before another refresh of this process stored its token.
     fn adopt(&mut self, loaded: Option<SecretBytes>) -> Result<Option<Adopted>, InvalidInput> {
         let (now, seed) = (self.now(), self.seed());
         let DueRefresh {
@@ -266,6 +258,11 @@ impl Run<'_, '_> {
             self.cx.shared.servers.known.merge(&servers);
         }
         Ok(Some(adopted))
+    }
+
+    /// Takes over a stored state, unless it could not be loaded or is damaged.
+    fn adopt_if_readable(&mut self, loaded: Result<Option<SecretBytes>, Cause>) -> Option<Adopted> {
+        self.adopt(loaded.ok()?).ok()?
     }
 
     /// Ends with the token of another process.
@@ -363,7 +360,7 @@ impl Run<'_, '_> {
     fn exchange(&mut self, mut operation: Box<Operation<Token>>, answer: Answer<'_>) -> Next<()> {
         match operation.advance(answer, &mut self.cx.turn()) {
             // A log-out ends a refresh that is about to be sent: nobody would revoke its token.
-            Next::Effect(effect) if effect.sends() && self.is_logged_out() => {
+            Next::Effect(effect) if effect.sends() && self.has_ended() => {
                 self.end(Err(Error::LoginRequired))
             }
             Next::Effect(effect) => self.effect(Stage::Requesting(operation), effect),
@@ -505,6 +502,16 @@ impl Run<'_, '_> {
         Next::Effect(effect)
     }
 
+    /// Reports a stored state that can't be read, with its place.
+    fn report_damage(&mut self, damage: &InvalidInput) {
+        let place = self
+            .data()
+            .and_then(|data| data.location.as_ref().or(data.storage_name.as_ref()));
+        let text = format!("{}: {damage}", place.map_or("", String::as_str));
+        let event = Event::StorageUnavailable(Cause::message(text));
+        self.cx.shared.emit(event);
+    }
+
     fn report(&mut self, cause: Cause) {
         if !mem::replace(&mut self.refresh.is_reported, true) {
             self.cx.shared.emit(Event::StorageUnavailable(cause));
@@ -523,8 +530,8 @@ impl Run<'_, '_> {
         Some(self.data()?.tokens.refresh_timeout())
     }
 
-    fn is_logged_out(&mut self) -> bool {
-        self.data().is_none_or(|data| data.tokens.is_logged_out())
+    fn has_ended(&self) -> bool {
+        self.cx.shared.has_ended(self.refresh.due.session)
     }
 
     fn now(&self) -> UnixTime {

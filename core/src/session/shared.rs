@@ -362,6 +362,12 @@ impl Shared {
         }
     }
 
+    /// Returns whether the session has ended, by a log-out or because it was closed.
+    pub(crate) fn has_ended(&self, session: SessionId) -> bool {
+        self.get(session)
+            .is_none_or(|data| data.tokens.is_logged_out())
+    }
+
     /// Returns whether a refresh is under way.
     pub fn is_refreshing(&self, session: SessionId) -> bool {
         let mut all = self

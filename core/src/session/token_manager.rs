@@ -977,9 +977,9 @@ mod tests {
             for ticket in tickets {
                 assert!(manager.begin_refresh(ticket).is_some());
             }
-            for at_ in order {
-                let failure = if at_ == 0 { UNSENT } else { LOST };
-                manager.complete(tickets[at_], Err(failure), at(1063), 0);
+            for number in order {
+                let failure = if number == 0 { UNSENT } else { LOST };
+                manager.complete(tickets[number], Err(failure), at(1063), 0);
             }
             let left = manager.snapshot().unwrap().attempts_left;
             assert_eq!(left, MAX_SINGLE_USE_SENDS - 2, "{order:?}");

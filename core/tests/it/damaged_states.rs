@@ -7,21 +7,33 @@ use crate::peer::Peer;
 use crate::session_state::{in_storage, json_of, name, sent, store, stored, token, world};
 use crate::world::{START, World};
 
+/// What becomes of a state.
+type Damage = fn(&[u8]) -> Vec<u8>;
+
 const PLACE: &str = "/var/lib/app/s.session";
 
-/// The states that disks, editors and interrupted copies leave behind.
-fn damaged(good: &[u8]) -> Vec<Vec<u8>> {
-    vec![
-        Vec::new(),
-        good[..good.len() / 2].to_vec(),
-        good[..good.len() - 1].to_vec(),
-        vec![0; good.len()],
-        [good, &[0; 12]].concat(),
-        b"null".to_vec(),
-        b"{}".to_vec(),
-        b"\xEF\xBB\xBF".to_vec(),
-        good.iter().flat_map(|byte| [*byte, 0]).collect(), // as UTF-16
-    ]
+/// Worlds in whose storages a good state has become what disks, editors and interrupted copies leave behind.
+/// Each with that state.
+fn damaged() -> impl Iterator<Item = (World, Token, Vec<u8>)> {
+    let damage: [Damage; 9] = [
+        |_| Vec::new(),
+        |good| good[..good.len() / 2].to_vec(),
+        |good| good[..good.len() - 1].to_vec(),
+        |good| vec![0; good.len()],
+        |good| [good, &[0; 12]].concat(),
+        |_| b"null".to_vec(),
+        |_| b"{}".to_vec(),
+        |_| b"\xEF\xBB\xBF".to_vec(),
+        |good| good.iter().flat_map(|byte| [*byte, 0]).collect(), // as UTF-16
+    ];
+    damage.into_iter().map(|damage| {
+        let (mut world, token) = world();
+        world.peer.requests.clear();
+        let state = damage(SessionState::new(token.clone()).to_json().expose());
+        let name = name(&world);
+        world.storage.states.insert(name, state.clone());
+        (world, token, state)
+    })
 }
 
 fn at_place(world: &World) -> SessionConfig {
@@ -36,21 +48,14 @@ fn has_named_the_place(world: &World) -> bool {
 
 #[test]
 fn a_damaged_state_is_named_and_a_new_login_replaces_it() {
-    let (first_world, first) = world();
-    let good = SessionState::new(first).to_json();
-    drop(first_world);
-    for state in damaged(good.expose()) {
-        let (mut world, first) = world();
-        world.peer.requests.clear();
-        let name = name(&world);
-        world.storage.states.insert(name.clone(), state.clone());
+    for (mut world, first, state) in damaged() {
         let config = at_place(&world);
         let session = world.open(config);
         assert_eq!(token(&mut world, session), Err(Error::LoginRequired));
         assert!(has_named_the_place(&world), "{:?}", world.events);
         // Nothing was sent, and the evidence stays until there is a new login.
         assert!(sent(&world).is_empty());
-        assert_eq!(world.storage.states[&name], state);
+        assert_eq!(world.storage.states[&name(&world)], state);
         assert!(world.storage.leased.is_empty());
 
         let config = at_place(&world).token(first.clone());
@@ -63,14 +68,8 @@ fn a_damaged_state_is_named_and_a_new_login_replaces_it() {
 
 #[test]
 fn a_session_with_a_repeatable_grant_replaces_a_damaged_state() {
-    let (first_world, first) = world();
-    let good = SessionState::new(first).to_json();
-    drop(first_world);
-    for state in damaged(good.expose()) {
-        let (mut world, _) = world();
+    for (mut world, _, _) in damaged() {
         let config = at_place(&world).grant(Grant::client_credentials());
-        let name = config.storage_name().unwrap();
-        world.storage.states.insert(name, state);
         let session = world.open(config);
         let new = token(&mut world, session).unwrap();
         assert!(has_named_the_place(&world), "{:?}", world.events);
