@@ -55,16 +55,15 @@ impl Transport {
         let generation = state.shared.generation();
         let has_changed = mem::replace(&mut state.notified, generation) != generation;
         let must_notify = has_changed && state.waiting > 0;
-        let mut due = Vec::new();
-        if let Some(session) = session {
+        let thread = session.and_then(|session| {
             session.cache.publish(state.shared.version(session.id));
-            let refreshes = iter::from_fn(|| state.shared.next_refresh(session.id));
-            due.extend(refreshes.map(|refresh| (session, refresh)));
-        }
+            let due = state.shared.newly_due(session.id)?;
+            state.refreshes.add(session, due)
+        });
         let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
-        for (session, refresh) in due {
-            spawn_refresh(session, refresh);
+        if let Some(thread) = thread {
+            thread.start();
         }
         events.iter().for_each(|event| self.emit_core(event));
         // `notify_all` is a system call, even if no thread waits.
@@ -231,8 +230,9 @@ impl<'a> Run<'a> {
         &mut self,
         next: impl FnOnce(&mut Shared, RequestContext) -> Step<T>,
     ) -> Result<Step<T>, Error> {
-        let context = RequestContext::new(self.clock.now(), self.entropy.next()?);
+        let entropy = self.entropy.next()?;
         let mut state = self.transport.lock();
+        let context = RequestContext::new(self.clock.now(), entropy);
         let step = next(&mut state.shared, context);
         self.task = step.id();
         self.transport.after_step(state, self.session);
@@ -254,23 +254,44 @@ impl Drop for Run<'_> {
     }
 }
 
-/// Starts a refresh in a thread of its own, so that the timeout of a caller does not abort a request
-/// that consumes a single-use token. Without a thread it ends at once, as aborted.
-fn spawn_refresh(session: &Arc<Inner>, refresh: Refresh) {
-    let mut run = Run::new(&session.transport, Some(session));
+/// A refresh that has taken its first step. Aborted if it is dropped without [`run`](Self::run).
+pub(crate) struct StartedRefresh {
+    session: Arc<Inner>,
+    task: Option<u64>,
+    step: Option<Step<Refresh>>,
+}
+
+/// Starts the refresh of a session that is due.
+pub(crate) fn start_refresh(session: Arc<Inner>) -> Option<StartedRefresh> {
+    let mut run = Run::new(&session.transport, Some(&session));
     // Without entropy, the refresh is due again after its timeout.
-    let step = run.step(|shared, context| shared.start(refresh, context));
-    let Ok(step) = step else { return };
-    let (task, owned) = (run.task.take(), Arc::clone(session));
-    let drive = move || {
-        let mut run = Run::new(&owned.transport, Some(&owned));
-        run.task = task;
-        // The callers that wait for the token get the error.
-        let _ = run.drive(step, &mut no_request);
-    };
-    let thread = thread::Builder::new().name("keybound-refresh".into());
-    if thread.spawn(drive).is_err() {
-        run.task = task;
+    let step = run.step(|shared, context| match shared.next_refresh(session.id) {
+        Some(refresh) => shared.start(refresh, context),
+        None => Step::Done(Ok(())),
+    });
+    let (task, step) = (run.task.take(), Some(step.ok()?));
+    drop(run);
+    Some(StartedRefresh {
+        session,
+        task,
+        step,
+    })
+}
+
+impl StartedRefresh {
+    /// Runs the refresh to its end. The callers that wait for the token get the error.
+    pub(crate) fn run(mut self) {
+        let mut run = Run::new(&self.session.transport, Some(&self.session));
+        run.task = self.task.take();
+        if let Some(step) = self.step.take() {
+            let _ = run.drive(step, &mut no_request);
+        }
+    }
+}
+
+impl Drop for StartedRefresh {
+    fn drop(&mut self) {
+        Run::new(&self.session.transport, Some(&self.session)).task = self.task.take();
     }
 }
 

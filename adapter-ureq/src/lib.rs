@@ -99,6 +99,7 @@ mod key_file;
 mod log;
 mod names;
 mod pool;
+mod refresher;
 mod replay;
 mod request;
 mod session;

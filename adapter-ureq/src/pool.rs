@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{fmt, hash::Hash, mem};
+use std::{fmt, hash::Hash, mem, time::Duration};
 
 use crate::Session;
 
 /// A cache with one session for each key, such as a user or a set of scopes. A session is opened on
 /// first use. When the pool is full, it closes the least recently used session that has neither a
-/// clone elsewhere nor a refresh in progress. If there is none, the pool exceeds its capacity for a
-/// while.
+/// clone elsewhere nor a single-use token under way. If there is none, the pool exceeds its capacity
+/// for a while, by at most the number of refreshes that run at once: 32 for each
+/// [`Transport`](crate::Transport).
 ///
 /// Closing a session drops its token. Without a [storage](crate::SessionBuilder::storage) its
 /// refresh token is lost as well, so use a storage for sessions that cannot fetch a new token on
@@ -105,7 +106,10 @@ impl<K: Clone + Eq + Hash> Sessions<K> {
             };
             let key = key.clone();
             self.by_use.remove(&last);
-            self.by_key.remove(&key);
+            // Its refresh, if there is one, goes on without it: no caller waits for that.
+            if let Some((session, _)) = self.by_key.remove(&key) {
+                session.close(Duration::ZERO);
+            }
         }
     }
 }

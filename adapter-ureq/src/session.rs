@@ -280,15 +280,11 @@ impl Session {
         is_safe
     }
 
-    /// Whether the session has clones outside its pool, a refresh in progress, or a token that is
-    /// not stored yet.
+    /// Whether the session has clones outside its pool, or would lose its login if it were closed
+    /// and the process ended. Any other refresh in progress goes on without it.
     pub(crate) fn is_in_use(&self) -> bool {
-        let id = self.inner().id;
-        let state = self.transport().lock();
-        // Closed now, the session would lose a token that is not stored yet.
-        Arc::strong_count(&self.0) > 1
-            || state.shared.is_refreshing(id)
-            || state.shared.is_unsaved(id)
+        let is_unsafe = |shared: &Shared| shared.is_unsafe_to_exit(self.inner().id);
+        Arc::strong_count(&self.0) > 1 || is_unsafe(&self.transport().lock().shared)
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -10,6 +10,7 @@ use keybound_core::{AuthorizationBuilder, AuthorizationRequest, Error, Operation
 use ureq::{AsSendBody, Timeout};
 
 use crate::names::ResolvedHosts;
+use crate::refresher::Refreshes;
 use crate::request::ReplayableRequest;
 use crate::{Event, Signer, clock::entropy};
 
@@ -39,6 +40,7 @@ pub(crate) struct State {
     /// The generation that the waiting callers know of.
     pub(crate) notified: u64,
     pub(crate) waiting: usize,
+    pub(crate) refreshes: Refreshes,
 }
 
 impl Default for Transport {

@@ -183,7 +183,9 @@
 //! * After every step of a session's task, and after [`Shared::open`], take the session's
 //!   [`next_refresh`](Shared::next_refresh) and run it in the background: on another thread, or as another
 //!   `async` task. The tasks that need the token wait for it, so running it after them would deadlock
-//!   until their timeout.
+//!   until their timeout. A driver that limits the number of refreshes asks for
+//!   [`newly_due`](Shared::newly_due) instead, and takes one whose purpose is not
+//!   [`Obtain`](RefreshPurpose::Obtain), for which no task waits, later.
 //! * Call [`Shared::abandon`] if a task does not reach its end, because it is cancelled or panics: a guard
 //!   does both. Without it, other tasks wait until the lease, the permit or the ticket that it held has
 //!   expired.
@@ -243,7 +245,7 @@ pub use crate::session::call::GetToken;
 pub use crate::session::log_out::LogOut;
 pub use crate::session::refresh::Refresh;
 pub use crate::session::session_state::SessionState;
-pub use crate::session::shared::{Event, SessionConfig, SessionId, Shared};
+pub use crate::session::shared::{Event, RefreshPurpose, SessionConfig, SessionId, Shared};
 pub use crate::session::step::{Awaiting, Erased, Running, Step, Task};
 pub use crate::types::limits::{MAX_RESPONSE, MAX_STATE};
 pub use crate::types::secret::Body;

@@ -7,7 +7,7 @@ use crate::request::effect::{
     Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest,
 };
 use crate::request::{exchange::unexpected_answer, operation::Operation, retry::jitter_seed};
-use crate::session::shared::{DueRefresh, Event, SessionData, SessionId, Shared};
+use crate::session::shared::{DueRefresh, Event, RefreshPurpose, SessionData, SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
 use crate::session::{session_state::SessionState, token_manager::Adopted};
@@ -154,7 +154,8 @@ impl Run<'_, '_> {
     }
 
     fn start(&mut self) -> Next<()> {
-        self.cx.shared.begin(self.cx.id, self.refresh.due);
+        let now = self.now();
+        self.cx.shared.begin(self.cx.id, self.refresh.due, now);
         let Some(timeout) = self.refresh_timeout() else {
             return self.end(Err(Error::LoginRequired));
         };
@@ -290,9 +291,9 @@ impl Run<'_, '_> {
         let Some(data) = self.cx.shared.session(due.session) else {
             return self.end(Err(Error::LoginRequired));
         };
-        let cached = match due.is_store_only {
-            true => data.tokens.snapshot().and_then(|state| state.token),
-            false => data.tokens.valid_token(now),
+        let cached = match due.purpose {
+            RefreshPurpose::Store => data.tokens.snapshot().and_then(|state| state.token),
+            _ => data.tokens.valid_token(now),
         };
         if let Some(token) = cached {
             return self.end(Ok(token)); // It only needs to be saved.

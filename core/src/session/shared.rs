@@ -39,8 +39,21 @@ pub struct SessionId(u64);
 pub(crate) struct DueRefresh {
     pub(crate) session: SessionId,
     pub(crate) ticket: Ticket,
-    /// Whether it only stores the cached token.
-    pub(crate) is_store_only: bool,
+    pub(crate) purpose: RefreshPurpose,
+    /// Whether the driver knows of it.
+    is_announced: bool,
+}
+
+/// What a refresh is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a driver must know every case")]
+pub enum RefreshPurpose {
+    /// It only stores a token that the application supplied.
+    Store,
+    /// It replaces a token that is still usable.
+    Replace,
+    /// The session has no usable token, and a caller waits for one.
+    Obtain,
 }
 
 /// An event of a session or of a request, for traces and metrics.
@@ -282,10 +295,11 @@ impl Shared {
         if let TokenAction::Use(_, Some(ticket)) | TokenAction::Refresh(ticket) =
             data.tokens.poll(now)
         {
-            self.due.push(DueRefresh {
+            self.file(DueRefresh {
                 session,
                 ticket,
-                is_store_only: true,
+                purpose: RefreshPurpose::Store,
+                is_announced: false,
             });
         }
     }
@@ -368,6 +382,16 @@ impl Shared {
             .is_none_or(|data| data.tokens.is_logged_out())
     }
 
+    /// Returns the purpose of a refresh of this session that has become due since the last call. A
+    /// driver that runs only so many refreshes at a time asks for it after each step, and
+    /// [starts](Self::next_refresh) the refresh later.
+    pub fn newly_due(&mut self, session: SessionId) -> Option<RefreshPurpose> {
+        let mut due = self.due.iter_mut();
+        let due = due.find(|due| due.session == session && !due.is_announced)?;
+        due.is_announced = true;
+        Some(due.purpose)
+    }
+
     /// Returns whether a refresh is under way.
     pub fn is_refreshing(&self, session: SessionId) -> bool {
         let mut all = self
@@ -423,8 +447,24 @@ impl Shared {
         self.events.push_back(event);
     }
 
+    /// Files a refresh that a driver is to start. It takes the place of one that no driver has
+    /// started in time.
+    fn file(&mut self, refresh: DueRefresh) {
+        let is_same = |due: &DueRefresh| due.session == refresh.session;
+        if let Some(at) = self.due.iter().position(is_same) {
+            let late = self.due.remove(at);
+            if let Some(data) = self.session(late.session) {
+                data.tokens.drop_ticket(late.ticket);
+            }
+        }
+        self.due.push(refresh);
+    }
+
     /// Files a refresh that a driver has started.
-    pub(crate) fn begin(&mut self, task: u64, due: DueRefresh) {
+    pub(crate) fn begin(&mut self, task: u64, due: DueRefresh, now: UnixTime) {
+        if let Some(data) = self.session(due.session) {
+            data.tokens.start(due.ticket, now);
+        }
         self.running.push((task, due));
     }
 
@@ -490,10 +530,14 @@ impl Shared {
                     return Polled::Failed(failure.unwrap_or(Error::RefreshAborted));
                 }
             };
-            self.due.push(DueRefresh {
+            self.file(DueRefresh {
                 session,
                 ticket,
-                is_store_only: false,
+                purpose: match token {
+                    Some(_) => RefreshPurpose::Replace,
+                    None => RefreshPurpose::Obtain,
+                },
+                is_announced: false,
             });
             if let Some(token) = token {
                 return Polled::Token(token);

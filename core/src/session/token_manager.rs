@@ -349,8 +349,10 @@ impl TokenManager {
         if cached.is_some() && is_seen && !is_descendant {
             return Adopted::Nothing;
         }
+        // The first usable token ends the refresh even if it is due: nobody waits for a better one.
+        let has_usable = self.cached.as_ref().is_some_and(|own| own.is_usable(now));
         let candidate = CachedToken::new(theirs.clone(), &self.policy, ticket.0, seed);
-        let is_good = candidate.is_usable(now) && !candidate.is_due(now);
+        let is_good = candidate.is_usable(now) && (!has_usable || !candidate.is_due(now));
         // The repeatable grant makes its refresh token unnecessary, and the cached token may be
         // better.
         if !is_good && self.is_repeatable() {
@@ -358,8 +360,8 @@ impl TokenManager {
         }
         self.grant = self.grant.take().filter(Grant::is_repeatable);
         self.restore_state(stored, ticket.0, seed);
-        match self.valid_token(now).filter(|_| is_good) {
-            Some(token) => Adopted::Token(token),
+        match self.cached.as_ref().filter(|_| is_good) {
+            Some(cached) => Adopted::Token(cached.token.clone()),
             None => Adopted::Nothing,
         }
     }
@@ -784,25 +786,37 @@ impl TokenManager {
     }
 
     fn is_save_delayed(&self, now: UnixTime) -> bool {
-        // A time further ahead than the interval means that the clock has been set back since.
         self.save_after
-            .is_some_and(|at| now < at && at.saturating_since(now) <= self.policy.retry_interval)
+            .is_some_and(|at| at.is_pending(now, self.policy.retry_interval))
     }
 
     fn is_busy(&self, now: UnixTime) -> Option<TokenAction> {
-        // A time further ahead than it can have been set means that the clock has been set back
-        // since.
-        let is_ahead = |until: UnixTime, most| now < until && until.saturating_since(now) <= most;
-        let in_flight = self
-            .in_flight
-            .filter(|flight| is_ahead(flight.expires_at, self.policy.refresh_timeout));
+        let in_flight = self.in_flight.filter(|flight| {
+            flight
+                .expires_at
+                .is_pending(now, self.policy.refresh_timeout)
+        });
         let max_backoff = self.policy.retry_interval.max(MAX_BACKOFF);
         let backoff = self
             .backoff_until
-            .filter(|until| is_ahead(*until, max_backoff));
+            .filter(|until| until.is_pending(now, max_backoff));
         in_flight
             .map(|flight| TokenAction::WaitUntil(flight.expires_at))
             .or(backoff.map(|_| TokenAction::BackOff))
+    }
+
+    /// Starts the time of a ticket anew, as its refresh starts: it may have waited for a thread.
+    pub(crate) fn start(&mut self, ticket: Ticket, now: UnixTime) {
+        let expires_at = now.saturating_add(self.policy.refresh_timeout);
+        let current = self.in_flight.as_mut();
+        if let Some(current) = current.filter(|current| current.serial == ticket.0) {
+            current.expires_at = expires_at;
+        }
+    }
+
+    /// Drops a ticket whose refresh never starts.
+    pub(crate) fn drop_ticket(&mut self, ticket: Ticket) {
+        self.open.retain(|open| open.serial != ticket.0);
     }
 
     fn ticket(&mut self, now: UnixTime) -> Ticket {
@@ -1220,6 +1234,27 @@ mod tests {
         assert!(manager.complete(ticket, Ok(theirs.clone()), at(1), 0));
         assert!(manager.token_rejected(&theirs, &here, before, at(1)));
         assert!(matches!(manager.poll(at(1)), TokenAction::Refresh(_)));
+    }
+
+    #[test]
+    fn a_task_whose_clock_is_a_little_behind_starts_no_second_refresh() {
+        let earlier = |by: u64| UnixTime::from_millis(at(200).as_millis() - by);
+        let poll = |by| {
+            let mut manager = TokenManager::new(policy(), Some(Grant::client_credentials()));
+            let TokenAction::Refresh(ticket) = manager.poll(at(200)) else {
+                panic!("it holds none")
+            };
+            manager.start(ticket, at(200));
+            manager.poll(earlier(by))
+        };
+        assert!(
+            [0, 1, 999, 1000]
+                .map(poll)
+                .iter()
+                .all(|it| matches!(it, TokenAction::WaitUntil(_)))
+        );
+        // Otherwise the clock has been set back.
+        assert!(matches!(poll(1001), TokenAction::Refresh(_)));
     }
 
     #[test]

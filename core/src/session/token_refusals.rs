@@ -59,11 +59,9 @@ impl Refusals {
     /// Returns whether a rejection by this origin causes no token request now.
     pub(crate) fn is_on_hold(&self, target: &HttpTarget<'_>, now: UnixTime) -> bool {
         let refusal = self.position(target).and_then(|at| self.0.get(at));
-        // A time further ahead than it can have been set means that the clock has been set back
-        // since.
         refusal
             .and_then(|refusal| refusal.hold_until)
-            .is_some_and(|until| now < until && until.saturating_since(now) <= HOLD_OFF)
+            .is_some_and(|until| until.is_pending(now, HOLD_OFF))
     }
 
     /// Removes the record of an origin that has accepted a token.

@@ -45,7 +45,18 @@ impl UnixTime {
     pub fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// Returns whether this time, which was at most `most` away when it was set, is yet to come. If
+    /// it is further away now, the clock has been set back since, and waiting for it could take any
+    /// time. The clocks of two tasks may differ by [`CLOCK_DIFFERENCE`].
+    pub(crate) fn is_pending(self, now: Self, most: Duration) -> bool {
+        now < self && self.saturating_since(now) <= most.saturating_add(CLOCK_DIFFERENCE)
+    }
 }
+
+/// How much two tasks of a process may differ in the time: one may read it before the other and take
+/// its step later, each may have a monotonic clock of its own, and the system's clock is adjusted.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(1);
 
 /// Times before 1970 become 1970-01-01T00:00:00Z.
 impl From<SystemTime> for UnixTime {

@@ -693,6 +693,7 @@ const PUBLIC: &[(&str, &str)] = &[
     ("Next", "a part of `Step`, which is looked at"),
     ("ParseError", "names"),
     ("Reason", "a name and a status"),
+    ("RefreshPurpose", "a name"),
     ("ReleaseRequest", "a name"),
     ("Running", "shows a number alone"),
     ("Retrying", "a name, a status and a time"),

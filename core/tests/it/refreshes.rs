@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use keybound_core::driver::{
-    Awaiting, Event, GetToken, Reason, Refresh, SaveRequest, SessionConfig, SessionId,
-    SessionState, Step, Until,
+    Awaiting, Event, GetToken, Reason, Refresh, RefreshPurpose, SaveRequest, SessionConfig,
+    SessionId, SessionState, Step, Until,
 };
 use keybound_core::{Cause, Error, Grant, RefreshPolicy, SecretBytes, Sent, Token};
 use serde_json::json;
@@ -34,6 +34,14 @@ fn waiting(world: &mut World, session: SessionId, timeout: Duration) -> Awaiting
 fn woken(world: &mut World, waiting: Awaiting<Until, GetToken>) -> Step<GetToken> {
     let context = world.context();
     waiting.woken(&mut world.shared, context)
+}
+
+/// The result of a caller that has waited.
+fn got(world: &mut World, waiting: Awaiting<Until, GetToken>) -> Result<Token, Error> {
+    match woken(world, waiting) {
+        Step::Done(result) => result,
+        step => panic!("it still waits: {step:?}"),
+    }
 }
 
 /// Runs the refresh that is due to its end.
@@ -732,6 +740,69 @@ fn a_log_out_during_a_refresh_is_not_undone_by_its_token() {
             }));
         }
     }
+}
+
+/// It is due for a refresh, and good all the same.
+#[test]
+fn a_process_that_starts_uses_the_stored_token_while_it_refreshes_it() {
+    for is_repeatable in [false, true] {
+        let (mut world, first) = world();
+        let config = match is_repeatable {
+            true => stored(&world).grant(Grant::client_credentials()),
+            false => stored(&world),
+        };
+        store(&mut world, &SessionState::new(first.clone()));
+        world.peer.requests.clear();
+        let session = world.shared.open(config, world.now);
+        world.sleep(95); // of 100
+        let caller = waiting(&mut world, session, MINUTE);
+        assert_eq!(
+            world.shared.newly_due(session),
+            Some(RefreshPurpose::Obtain)
+        );
+        let load = world.shared.next_refresh(session).expect("it is due");
+        world.run(load).unwrap();
+        assert_eq!(got(&mut world, caller), Ok(first.clone()));
+        assert!(world.peer.requests.is_empty());
+        // The server may hang now: the token is replaced in the background.
+        assert_eq!(
+            world.shared.newly_due(session),
+            Some(RefreshPurpose::Replace)
+        );
+        let refresh = world.shared.next_refresh(session).expect("it is due");
+        world.run(refresh).unwrap();
+        assert_eq!(world.shared.newly_due(session), None);
+        let token = self::token(&mut world, session).unwrap();
+        assert!(token.expires_at() > first.expires_at());
+    }
+}
+
+/// A driver may run only so many at a time.
+#[test]
+fn a_refresh_that_starts_late_takes_the_place_of_earlier_ones_and_has_its_whole_time() {
+    let (mut world, _) = world();
+    let config = client_credentials(&world);
+    let session = world.shared.open(config, world.now);
+    let mut callers = Vec::new();
+    for _ in 0..3 {
+        callers.push(waiting(&mut world, session, 10 * MINUTE));
+        world.sleep(40); // longer than a refresh may take
+    }
+    let refresh = world.shared.next_refresh(session).expect("it is due");
+    assert!(
+        world.shared.next_refresh(session).is_none(),
+        "one is enough"
+    );
+    let context = world.context();
+    let step = world.shared.start(refresh, context);
+    // No other one starts beside it.
+    callers.push(waiting(&mut world, session, 10 * MINUTE));
+    assert_eq!(world.shared.newly_due(session), None);
+    finish(&mut world, step);
+    for caller in callers {
+        assert!(got(&mut world, caller).is_ok());
+    }
+    assert!(!world.shared.is_refreshing(session));
 }
 
 /// A retry without a delay is one step with the response that causes it.

@@ -1,5 +1,8 @@
 //! Where the choices of a schedule come from: a random number generator, or a recorded path.
 
+/// The maximum time from when a task reads the clock to its step, in milliseconds.
+pub(crate) const MAX_LAG: u64 = 3;
+
 /// The choices of one schedule.
 #[derive(Debug)]
 pub(crate) struct Choices {
@@ -142,6 +145,13 @@ impl Choices {
     pub(crate) fn varies(&mut self, of_1024: u64) -> bool {
         let variety = self.variety.as_mut();
         variety.is_some_and(|random| random.next() % 1024 < of_1024)
+    }
+
+    /// Returns for how long a task has had the time before it takes its step, in milliseconds; 0 in a
+    /// recorded schedule.
+    pub(crate) fn lag(&mut self) -> u64 {
+        let variety = self.variety.as_mut();
+        variety.map_or(0, |random| random.next() % (MAX_LAG + 1))
     }
 
     /// Returns the kind of fault that happens, or 0 for none.

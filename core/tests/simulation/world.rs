@@ -14,7 +14,7 @@ use keybound_core::driver::{
 };
 use keybound_core::{Grant, RefreshPolicy, Secret, Token, UnixTime};
 
-use crate::choices::Choices;
+use crate::choices::{Choices, MAX_LAG};
 use crate::plan::{
     ABANDON, ABANDON_WITH_LEASE, Action, CLOCK_BACK, CLOCK_FORWARD, Clients, KILL,
     KILL_WITHOUT_GRANT, Origin, Plan, STALL,
@@ -519,7 +519,9 @@ impl<'a> World<'a> {
     }
 
     fn context(&mut self, process: usize) -> RequestContext {
-        RequestContext::new(self.local(process), self.choices.entropy())
+        let lag = Duration::from_millis(self.choices.lag());
+        let now = self.local(process).saturating_sub(lag);
+        RequestContext::new(now, self.choices.entropy())
     }
 
     fn act(&mut self, process: usize, action: Action) -> Result<(), Violation> {

@@ -378,7 +378,7 @@ impl World<'_> {
             other.number != task.number
                 && other.sent.is_some()
                 && other.step.kind() == TaskKind::Refresh
-                && now < other.started + REFRESH_TIMEOUT
+                && now + MAX_LAG < other.started + REFRESH_TIMEOUT
         });
         let clock_jumped = task.clock_jumped;
         let second = others.map(|other| other.clock_jumped).any(|jumped| !jumped);
