@@ -162,14 +162,12 @@ fn repeatable_requests_share_a_connection() {
 fn relays_share_a_connection_unless_it_has_been_idle_for_a_second() {
     let server = Server::start("HTTP/1.1 200 OK", Closes::Never);
     let transport = Transport::new();
-    let relays = |count| {
-        for _ in 0..count {
-            transport.execute(server.relay()).unwrap();
-        }
-    };
-    relays(3);
+    let [first, second, third, last] = std::array::from_fn(|_| server.relay());
+    for relay in [first, second, third] {
+        transport.execute(relay).unwrap();
+    }
     thread::sleep(Duration::from_millis(1100));
-    relays(1);
+    transport.execute(last).unwrap();
     assert_eq!(server.connections(), [0, 0, 0, 1]);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keybound_core::driver::{Event, FromResponse, PreparedRequest, RequestContext, Shared, Step};
 use keybound_core::{
-    Client, ClientAuth, Grant, Issuer, Operation, ProtectedResource, Secret, Sent,
+    Client, ClientAuth, Error, Grant, Issuer, Operation, ProtectedResource, Secret, Sent,
 };
 use serde_json::json;
 
@@ -12,12 +12,15 @@ use crate::maker::Maker;
 use crate::peer::{ISSUER, json_response, with_header};
 use crate::world::{Answered, RESOURCE_URL, START, TOKEN_URL, answered, endpoint, outgoing, sent};
 
-fn context() -> RequestContext {
-    RequestContext::new(START, *b"sixteen ordinary")
-}
-
 const ANY: Duration = Duration::MAX;
 const NEW: Duration = Duration::ZERO;
+
+/// Each backoff from this entropy is longer than zero.
+const ENTROPY: [u8; 16] = *b"sixteen ordinary";
+
+fn context() -> RequestContext {
+    RequestContext::new(START, ENTROPY)
+}
 
 fn client() -> Client {
     Client::new(endpoint(TOKEN_URL), ClientAuth::none("app").unwrap())
@@ -129,6 +132,21 @@ fn a_retry_after_a_refused_connection_has_a_delay() {
     let first = sent(shared.start(operation, context()));
     let second = first.failed(Sent::No, None, &mut shared, context());
     assert!(matches!(second, Step::Wait(_)));
+}
+
+#[test]
+fn a_request_that_is_lost_at_the_end_of_its_time_is_not_retried() {
+    let mut shared = Shared::new();
+    let timeout = Duration::from_secs(30);
+    let operation = client().token(Grant::client_credentials()).unwrap();
+    let first = sent(shared.start(operation.timeout(timeout), context()));
+    let late = RequestContext::new(START.saturating_add(timeout), ENTROPY);
+    let Step::Done(Err(Error::NoResponse(lost))) =
+        first.failed(Sent::Maybe, None, &mut shared, late)
+    else {
+        panic!("it is retried")
+    };
+    assert_eq!(lost.sent(), Sent::Maybe);
 }
 
 #[test]
