@@ -85,7 +85,10 @@ impl Driver {
         let mut shared = Shared::new();
         let session = shared.open(config, now());
         Arc::new(Self {
-            http: HttpClient::builder(TokioExecutor::new()).build_http(),
+            // Without idle connections, since `max_idle` is different for each request.
+            http: HttpClient::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build_http(),
             key,
             session,
             generation: watch::Sender::new(shared.generation()),

@@ -172,7 +172,9 @@ impl Transport {
         let (head, body) = mem::take(&mut effect.request).into_parts();
         let uri = &head.uri.clone();
         self.emit(Event::sent(&head, body.as_ref()));
-        let response = self.send_once(head, body.as_ref(), effect.timeout, TimeoutScope::Whole)?;
+        let (timeout, max_idle) = (effect.timeout, effect.max_idle);
+        let scope = TimeoutScope::Whole { max_idle };
+        let response = self.send_once(head, body.as_ref(), timeout, scope)?;
         let (head, body) = response.into_parts();
         // One byte more than the limit, so that the core can detect a longer body.
         let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
@@ -247,11 +249,11 @@ impl Transport {
             .timeout_resolve((!is_resolved).then_some(connect_timeout))
             .timeout_connect(Some(connect_timeout));
         let config = match scope {
-            // On a new connection: a pooled one may be closed, and it would then be unknown whether
-            // the request was processed.
-            TimeoutScope::Whole => config
-                .timeout_global(Some(left))
-                .max_idle_age(Duration::ZERO),
+            // ureq uses no pooled connection of this age or older, nor one that the server is known
+            // to have closed.
+            TimeoutScope::Whole { max_idle } => {
+                config.timeout_global(Some(left)).max_idle_age(max_idle)
+            }
             TimeoutScope::Head => config
                 .timeout_send_request(Some(left))
                 .timeout_send_body(Some(left))
@@ -290,8 +292,9 @@ pub(crate) type AgentResult = Result<Response<ureq::Body>, ureq::Error>;
 /// The part of a response that a timeout covers.
 #[derive(Clone, Copy)]
 pub(crate) enum TimeoutScope {
-    Whole,
-    /// Without the body, which the application reads.
+    /// All of it. The connection has been idle for less than `max_idle`.
+    Whole { max_idle: Duration },
+    /// Without the body, which the application reads. The agent chooses the connection.
     Head,
 }
 

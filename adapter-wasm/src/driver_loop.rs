@@ -175,7 +175,10 @@ impl Drop for Abandon<'_> {
 }
 
 async fn send(prepared: &PreparedRequest) -> Result<HttpResponse<Vec<u8>>, Cause> {
-    let PreparedRequest { request, timeout } = prepared;
+    // The browser chooses the connection.
+    let PreparedRequest {
+        request, timeout, ..
+    } = prepared;
     let text = platform::send(
         request.method().as_str(),
         &request.uri().to_string(),

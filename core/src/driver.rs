@@ -198,6 +198,10 @@
 //!   is not on loopback; the core creates no others.
 //! * Return every response, for any status. Read at most [`MAX_RESPONSE`] + 1 bytes of a body, which is
 //!   enough for the core to detect one that is too large.
+//! * Send a [`PreparedRequest`] over a new connection, or over one that has been idle for less than its
+//!   [`max_idle`](PreparedRequest::max_idle) and that the server is not known to have closed. Don't repeat
+//!   it if the connection is lost: the core does so, at once and over a new connection, where that is
+//!   harmless. The application chooses the connections of calls.
 //! * Apply the effect's timeout: that of a [`PreparedRequest`] to the whole response, that of a
 //!   [`PreparedCall`] to its head.
 //! * Report [`Sent::No`](crate::Sent::No) only if it is certain that no byte reached the server: the name

@@ -72,8 +72,13 @@ impl Client {
         let mut client = self.clone().dpop(key);
         let header = sensitive(proof.expose().as_bytes().to_vec());
         client.options_mut().headers.insert(DPOP, header);
+        let is_repeatable = grant.is_repeatable();
         (grant.retry_safety, grant.polling) = (RetrySafety::Never, None);
-        client.token_request(grant, None)
+        let operation = client.token_request(grant, None)?;
+        Ok(match is_repeatable {
+            true => operation,
+            false => operation.over_new_connection(),
+        })
     }
 
     /// Parses a token response (RFC 6749 §5.1) to a request that this client did not send itself.

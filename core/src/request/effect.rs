@@ -113,6 +113,9 @@ pub struct PreparedRequest {
     pub request: Request<Body>,
     /// How long to wait for the whole response.
     pub timeout: Duration,
+    /// The maximum idle time of the connection: zero for a new one, [`Duration::MAX`] for any that the
+    /// driver keeps. A new connection is always right.
+    pub max_idle: Duration,
 }
 
 /// An authorized request of the application to a resource server.
@@ -204,7 +207,8 @@ pub struct FetchToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
 pub struct Retrying {
-    /// The delay before the retry; zero if the server requires another proof.
+    /// The delay before the retry; zero if the server requires another proof, or if it may have closed
+    /// an idle connection just when the request was sent.
     pub wait: Duration,
     /// The reason for the retry.
     pub reason: Reason,

@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) subject: Subject,
     pub(crate) safety: RetrySafety,
     pub(crate) retry: RetryState,
+    /// The maximum idle time of the connection of the next request to an endpoint.
+    pub(crate) max_idle: Duration,
     /// The minimum time between two requests, even after failures.
     poll_interval: Duration,
     corrections: CorrectionBudget,
@@ -114,6 +116,7 @@ impl Exchange {
             subject,
             safety,
             retry: RetryState::default(),
+            max_idle: Duration::ZERO,
             poll_interval: Duration::ZERO,
             corrections: CorrectionBudget::default(),
             has_permit: false,
@@ -121,8 +124,10 @@ impl Exchange {
         }
     }
 
-    /// Delays the first request, and sets the poll interval to the same time.
+    /// Delays the first request, and sets the poll interval to the same time. Polls are sent over new
+    /// connections: after that time, many servers are about to close an idle one.
     pub(crate) fn delayed_by(mut self, wait: Duration) -> Self {
+        self.max_idle = Duration::ZERO;
         self.retry.reset(wait);
         self.poll_interval = wait;
         self
@@ -273,6 +278,10 @@ impl Exchange {
             return self.no_response(Sent::No, true, Some(cause));
         }
         let (proof, header) = proof.unzip();
+        let max_idle = match self.retry.is_last_attempt() {
+            true => Duration::ZERO,
+            false => self.max_idle,
+        };
         let effect = match &self.subject {
             Subject::Call(call) => {
                 let Some(token) = &call.token else {
@@ -286,7 +295,11 @@ impl Exchange {
             }
             Subject::Endpoint(request) => {
                 match request.build(assertion.as_ref().map(|Assertion(jws, _)| jws), header) {
-                    Ok(request) => Effect::Send(Box::new(PreparedRequest { request, timeout })),
+                    Ok(request) => Effect::Send(Box::new(PreparedRequest {
+                        request,
+                        timeout,
+                        max_idle,
+                    })),
                     Err(invalid) => return Next::Done(Err(invalid.into())),
                 }
             }
@@ -433,7 +446,12 @@ impl Exchange {
     fn lost(&mut self, sent: Sent, cause: Option<Cause>, turn: &mut Turn<'_>) -> Next<Delivered> {
         self.release(NonceOutcome::NoResponse, turn);
         let retryable = self.safety.allows_retry_without_response(sent);
-        if retryable && self.is_repeatable() && self.schedule_retry(None, turn) {
+        // If its connection may have been idle, a retry over a new one needs no delay.
+        let may_be_idle = !mem::take(&mut self.max_idle).is_zero()
+            && sent == Sent::Maybe
+            && !self.retry.time_left(turn.context.now).is_zero();
+        let delay = may_be_idle.then_some(Duration::ZERO);
+        if retryable && self.is_repeatable() && self.schedule_retry(delay, turn) {
             self.corrections = CorrectionBudget::default();
             turn.servers.retrying(Retrying {
                 wait: self.retry.delay(),

@@ -84,10 +84,15 @@ impl<T: FromResponse> Operation<T> {
         safety: RetrySafety,
         expected: T::Expected,
     ) -> Self {
-        Self {
-            exchange: Exchange::new(Subject::Endpoint(request), safety),
-            expected,
-        }
+        let mut exchange = Exchange::new(Subject::Endpoint(request), safety);
+        exchange.max_idle = safety.max_idle();
+        Self { exchange, expected }
+    }
+
+    /// Sends the request over a new connection.
+    pub(crate) fn over_new_connection(mut self) -> Self {
+        self.exchange.max_idle = Duration::ZERO;
+        self
     }
 
     /// Delays the first request, and sets the poll interval to the same time.

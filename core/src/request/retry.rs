@@ -10,6 +10,11 @@ use crate::types::time::{RequestContext, UnixTime};
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
+/// The maximum idle time of a connection for a relayed proof: half of the shortest after which a
+/// common server closes one (Gunicorn 2 s; Apache and Node 5 s, nginx 75 s). The other half is for
+/// the network, by whose delay the server counts more.
+const RELAY_MAX_IDLE: Duration = Duration::from_secs(1);
+
 /// Whether a request may be retried automatically (RFC 9110 §9.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetrySafety {
@@ -47,6 +52,19 @@ impl RetrySafety {
             (Self::Idempotent, 502..=504) | (Self::SingleUse, 503) => true,
             (Self::NonIdempotent, 503) => retry_after.is_some(),
             _ => false,
+        }
+    }
+
+    /// Returns the maximum idle time of the connection over which the request is sent. The server may
+    /// close an idle one just then, and it is unknown whether it has processed the request (RFC 9112
+    /// §9.3.1).
+    pub(crate) fn max_idle(self) -> Duration {
+        match self {
+            // A retry follows at once.
+            Self::Idempotent => Duration::MAX,
+            // A lost one costs the other party a proof, and nothing that it could not make again.
+            Self::Never => RELAY_MAX_IDLE,
+            Self::SingleUse | Self::NonIdempotent => Duration::ZERO,
         }
     }
 
@@ -108,6 +126,11 @@ impl RetryState {
         self.deadline
             .map_or(self.timeout, |deadline| deadline.saturating_since(now))
             .min(self.timeout)
+    }
+
+    /// Returns whether a transient failure of the next request is final.
+    pub(crate) fn is_last_attempt(&self) -> bool {
+        self.failures.saturating_add(1) >= self.max_attempts
     }
 
     /// Returns whether the deadline has passed.

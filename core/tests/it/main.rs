@@ -8,6 +8,7 @@ mod authorization;
 mod autotrait;
 mod challenges;
 mod client_assertion;
+mod connections;
 mod conversions;
 mod corrections;
 mod damaged_states;
