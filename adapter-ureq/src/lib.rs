@@ -54,7 +54,7 @@
 //! | [`Authorizer`] | a ureq middleware that authorizes the requests of an existing agent |
 //! | [`Transport`], [`Signer`], [`KeySigner`] | single operations and calls; keys in the process, an HSM or a key service |
 //! | [`open_key`] | a signing key in a file, created on first use |
-//! | [`Event`] | requests, responses, retries and refreshes, for traces and metrics |
+//! | [`Event`] | requests, responses, retries, refreshes and lost logins, for logs, traces and metrics |
 //! | [`SharedReplayCache`] | replay protection for servers that verify proofs |
 //! | [`storage`] | sessions in memory, files or Redis, optionally encrypted |
 //! | [`Client`], [`Grant`], [`Issuer`], [`Token`] | OAuth: clients, grants, discovery, tokens (core) |
@@ -110,7 +110,10 @@ mod transport;
 pub use authorizer::Authorizer;
 pub use event::Event;
 pub use key_file::open_key;
-pub use keybound_core::driver::Reason;
+pub use keybound_core::driver::{
+    Attempt, LeaseAwaited, LoginLost, Reason, RefreshFailed, Retrying, Role, StorageUnavailable,
+    TokenRefreshed,
+};
 pub use keybound_core::*;
 pub use pool::SessionPool;
 pub use replay::SharedReplayCache;

@@ -11,6 +11,9 @@ use crate::Session;
 /// clone elsewhere nor a refresh in progress. If there is none, the pool exceeds its capacity for a
 /// while.
 ///
+/// Its sessions are told apart by their keys, not by their [labels](crate::SessionBuilder::label): one
+/// label for all of them keeps the labels of metrics few.
+///
 /// Closing a session drops its token. Without a [storage](crate::SessionBuilder::storage) its
 /// refresh token is lost as well, so use a storage for sessions that cannot fetch a new token on
 /// their own.

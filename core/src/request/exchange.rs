@@ -7,10 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use crate::dpop::proof::AccessTokenHash;
 use crate::dpop::sensitive;
 use crate::jose::PublicJwk;
+use crate::request::attempt::{Attempt, Reason, Retrying};
 use crate::request::correction::{CorrectionBudget, ProofContext, SentProof};
-use crate::request::effect::{
-    Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest, Reason, Retrying,
-};
+use crate::request::effect::{Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest};
 use crate::request::retry::{RetrySafety, RetryState, jitter_seed};
 use crate::request::verdict::{Correction, Refused, Verdict, verdict};
 use crate::request::{
@@ -32,6 +31,8 @@ pub(crate) struct Exchange {
     pub(crate) subject: Subject,
     pub(crate) safety: RetrySafety,
     pub(crate) retry: RetryState,
+    /// The number of requests that were sent.
+    attempts: u32,
     /// The minimum time between two requests, even after failures.
     poll_interval: Duration,
     corrections: CorrectionBudget,
@@ -114,6 +115,7 @@ impl Exchange {
             subject,
             safety,
             retry: RetryState::default(),
+            attempts: 0,
             poll_interval: Duration::ZERO,
             corrections: CorrectionBudget::default(),
             has_permit: false,
@@ -273,6 +275,7 @@ impl Exchange {
             return self.no_response(Sent::No, true, Some(cause));
         }
         let (proof, header) = proof.unzip();
+        let attempt = self.attempts.saturating_add(1);
         let effect = match &self.subject {
             Subject::Call(call) => {
                 let Some(token) = &call.token else {
@@ -282,15 +285,24 @@ impl Exchange {
                     authorization: token.authorization.clone(),
                     proof: header,
                 };
-                Effect::Call(PreparedCall { headers, timeout })
+                Effect::Call(PreparedCall {
+                    headers,
+                    timeout,
+                    attempt,
+                })
             }
             Subject::Endpoint(request) => {
                 match request.build(assertion.as_ref().map(|Assertion(jws, _)| jws), header) {
-                    Ok(request) => Effect::Send(Box::new(PreparedRequest { request, timeout })),
+                    Ok(request) => Effect::Send(Box::new(PreparedRequest {
+                        request,
+                        timeout,
+                        attempt,
+                    })),
                     Err(invalid) => return Next::Done(Err(invalid.into())),
                 }
             }
         };
+        self.attempts = attempt;
         self.stage = Stage::Sent(proof, assertion);
         Next::Effect(effect)
     }
@@ -435,10 +447,7 @@ impl Exchange {
         let retryable = self.safety.allows_retry_without_response(sent);
         if retryable && self.is_repeatable() && self.schedule_retry(None, turn) {
             self.corrections = CorrectionBudget::default();
-            turn.servers.retrying(Retrying {
-                wait: self.retry.delay(),
-                reason: Reason::NoResponse,
-            });
+            turn.servers.retrying(self.retrying(Reason::NoResponse));
             return self.begin(turn);
         }
         self.no_response(sent, retryable, cause)
@@ -515,11 +524,24 @@ impl Exchange {
     }
 
     fn retry_after_response(&mut self, status: StatusCode, turn: &mut Turn<'_>) -> Next<Delivered> {
-        turn.servers.retrying(Retrying {
-            wait: self.retry.delay(),
-            reason: Reason::ServerResponse(status),
-        });
+        let reason = Reason::ServerResponse(status);
+        turn.servers.retrying(self.retrying(reason));
         self.begin(turn)
+    }
+
+    /// Returns the event of the retry that follows the last attempt.
+    pub(crate) fn retrying(&self, reason: Reason) -> Retrying {
+        let (role, _, target) = self.subject.parts();
+        Retrying {
+            attempt: Attempt::at(target.base(), role, self.attempts),
+            wait: self.retry.delay(),
+            reason,
+        }
+    }
+
+    /// Returns the number of requests that were sent.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts
     }
 
     fn release(&mut self, outcome: NonceOutcome, turn: &mut Turn<'_>) {

@@ -596,8 +596,8 @@ fn a_session_shows_none_of_its_tokens_and_stored_state() {
             let _ = watched(&mut world, session.token(Duration::ZERO));
             while let Some(event) = world.shared.next_event() {
                 planted.are_not_shown(&[&event]);
-                if let Event::RefreshFailed(error) = &event {
-                    planted.are_not_told(error);
+                if let Event::RefreshFailed(event) = &event {
+                    planted.are_not_told(&event.error);
                 }
             }
         }
