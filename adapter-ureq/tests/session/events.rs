@@ -328,8 +328,8 @@ fn a_wait_for_the_lease_of_another_process_is_reported_and_its_token_adopted() {
     });
     let (seen, elapsed) = (second.take(), begin.elapsed());
     let [
-        Seen::Refreshed(label, true, 0, duration),
         Seen::Awaited(other, waited),
+        Seen::Refreshed(label, true, 0, duration),
     ] = seen.as_slice()
     else {
         panic!("{seen:#?}");
