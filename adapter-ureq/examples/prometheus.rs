@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use keybound_sandbox::{CLIENT_ID, CLIENT_SECRET, Options, Sandbox};
 use keybound_ureq::jose::{Algorithm, SigningKey};
+use keybound_ureq::storage::{Lease, Storage, StorageError};
 use keybound_ureq::{
-    Attempt, Client, ClientAuth, Endpoint, Event, Grant, Reason, Role, Secret, Sent, Session,
-    Transport,
+    Attempt, Client, ClientAuth, Endpoint, Event, Grant, Reason, Role, Secret, SecretBytes, Sent,
+    Session, Transport,
 };
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -60,6 +61,12 @@ fn main() -> Result<(), BoxError> {
         return Err("the server accepted an unknown refresh token".into());
     }
 
+    // Without its storage, a session with a repeatable grant continues.
+    let alone = Session::builder(Arc::clone(&transport), client.clone())
+        .grant(Grant::client_credentials())
+        .label("reports");
+    alone.storage(Unavailable, "one").build().token()?;
+
     let page = ureq::get(&page).call()?.body_mut().read_to_string()?;
     print!("{page}");
     let base = sandbox.base_url();
@@ -67,22 +74,46 @@ fn main() -> Result<(), BoxError> {
     let (authorization, resource) = (at("authorization_server"), at("resource_server"));
     for line in [
         // The sandbox requires a nonce, which the first request to each role does not have.
-        format!(r#"keybound_requests_total{{{authorization},outcome="200"}} 1"#),
+        format!(r#"keybound_requests_total{{{authorization},outcome="200"}} 2"#),
         format!(r#"keybound_requests_total{{{authorization},outcome="400"}} 2"#),
         format!(r#"keybound_requests_total{{{resource},outcome="200"}} 3"#),
         format!(r#"keybound_requests_total{{{resource},outcome="401"}} 1"#),
         format!(r#"keybound_retries_total{{{resource},reason="401"}} 1"#),
         format!("keybound_request_duration_seconds_count{{{resource}}} 4"),
-        r#"keybound_refreshes_total{session="reports",outcome="refreshed"} 1"#.into(),
+        r#"keybound_refreshes_total{session="reports",outcome="refreshed"} 2"#.into(),
         r#"keybound_refreshes_total{session="users",outcome="server"} 1"#.into(),
         r#"keybound_refresh_duration_seconds_count{session="users"} 1"#.into(),
         r#"keybound_logins_lost_total{session="users"} 1"#.into(),
+        r#"keybound_storage_failures_total{session="reports"} 1"#.into(),
     ] {
         if !page.lines().any(|found| found == line) {
             return Err(format!("the metrics have no line {line}").into());
         }
     }
+    // The alert rules of the runbook are about metrics that exist.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = RUNBOOK.split(|c| !is_name(c));
+    for name in names.filter(|name| name.starts_with("keybound_") && *name != "keybound_ureq") {
+        if !page.contains(&format!("\n{name}{{")) {
+            return Err(format!("the runbook names the metric {name}, and there is none").into());
+        }
+    }
     Ok(())
+}
+
+const RUNBOOK: &str = include_str!("../src/guide/runbook.md");
+
+/// A storage that does not respond.
+struct Unavailable;
+
+impl Storage for Unavailable {
+    fn lease(&self, _: &str, _: Duration) -> Result<Option<Box<dyn Lease + '_>>, StorageError> {
+        Err("it does not respond".into())
+    }
+
+    fn load(&self, _: &str) -> Result<Option<SecretBytes>, StorageError> {
+        Err("it does not respond".into())
+    }
 }
 
 type Labels = Vec<(&'static str, String)>;

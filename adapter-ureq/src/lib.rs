@@ -80,6 +80,7 @@
 //! * [Relay a browser's proof to Treasury Prime](guide::relay_for_treasury_prime)
 //! * [Keep keys in an HSM](guide::keys_in_an_hsm)
 //! * [Bring your own transport](guide::own_transport), also `async`
+//! * [Operate it: a runbook](guide::runbook), with alert rules
 //! * [From oauth2 to keybound](guide::from_oauth2)
 //! * [Embed it in an application](https://github.com/keybound/keybound/blob/main/adapter-ureq/EMBEDDING.md):
 //!   a script, a threaded backend, and a fleet
