@@ -175,7 +175,9 @@ impl Drop for Abandon<'_> {
 }
 
 async fn send(prepared: &PreparedRequest) -> Result<HttpResponse<Vec<u8>>, Cause> {
-    let PreparedRequest { request, timeout } = prepared;
+    let PreparedRequest {
+        request, timeout, ..
+    } = prepared;
     let text = platform::send(
         request.method().as_str(),
         &request.uri().to_string(),

@@ -362,7 +362,7 @@ impl Shared {
     }
 
     /// Ends a task that its driver can't continue: it was cancelled, or panicked. What it held is
-    /// given back. After the result of a task, this has no effect.
+    /// given back, and a refresh reported as failed. After the result of a task, this has no effect.
     pub fn abandon(&mut self, task: u64, now: UnixTime) {
         self.servers.abandon(task, now);
         if let Some(due) = self.take_running(task) {
