@@ -321,7 +321,7 @@ impl Run<'_, '_> {
         if let Some(token) = cached {
             return self.end(Ok(token)); // It only needs to be saved.
         }
-        data.note_login();
+        data.record_login();
         let Some(attempt) = data.tokens.begin_refresh(due.ticket) else {
             return self.end(Err(Error::LoginRequired));
         };
@@ -452,7 +452,7 @@ impl Run<'_, '_> {
                     self.report_token(token, false);
                 }
                 if let Some(data) = self.data() {
-                    data.note_login();
+                    data.record_login();
                 }
             }
             Err(error) => {

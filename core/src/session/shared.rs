@@ -119,7 +119,7 @@ pub(crate) enum Polled {
 
 impl SessionData {
     /// Records whether the session has a login.
-    pub(crate) fn note_login(&mut self) {
+    pub(crate) fn record_login(&mut self) {
         self.login = match self.tokens.has_login() {
             true => Login::Held,
             false => Login::None,
@@ -476,10 +476,8 @@ impl Shared {
     }
 
     /// Reports the retries of a task.
+    #[cold]
     pub(crate) fn report_retries(&mut self, session: Option<SessionId>) {
-        if self.servers.retries.is_empty() {
-            return;
-        }
         let label = session.and_then(|session| self.label(session));
         for mut retrying in mem::take(&mut self.servers.retries) {
             retrying.attempt.session.clone_from(&label);

@@ -190,7 +190,9 @@ impl Shared {
             request: context,
         };
         let next = task.advance(answer, &mut cx);
-        self.report_retries(task.session());
+        if !self.servers.retries.is_empty() {
+            self.report_retries(task.session());
+        }
         let effect = match next {
             Next::Effect(effect) => effect,
             Next::Done(result) => return Step::Done(result),
