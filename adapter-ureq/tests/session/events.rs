@@ -103,6 +103,12 @@ fn refresh_grant() -> Grant {
     Grant::refresh_token(Secret::new("r0")).unwrap()
 }
 
+/// A token that expires after a second, and a refresh token.
+fn tokens_of_a_second() -> String {
+    let body = r#"{"access_token":"a","token_type":"Bearer","expires_in":1,"refresh_token":"r1"}"#;
+    response("200 OK", body)
+}
+
 fn labelled(server: &Server, observer: &Observer) -> SessionBuilder {
     Session::builder(observer.transport(), server.client()).label("users")
 }
@@ -195,13 +201,28 @@ fn neither_a_log_out_nor_a_repeatable_grant_nor_a_lost_connection_loses_a_login(
     minting.build().token().unwrap_err();
     let one = labelled(&silent, &observer).grant(refresh_grant()).build();
     one.token().unwrap_err();
-    let out = labelled(&silent, &observer).grant(refresh_grant()).build();
+    // Of two processes with the same login, one logs out.
+    let giving = Server::start(|_| tokens_of_a_second());
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let process = || labelled(&giving, &observer).storage(Arc::clone(&storage), "one");
+    let (out, other) = (process().grant(refresh_grant()).build(), process().build());
+    for session in [&out, &other] {
+        session.token().unwrap();
+    }
+    // Another refresh, after which both have a refresh token that they could send.
+    thread::sleep(Duration::from_millis(1100));
+    for session in [&other, &out] {
+        session.token().unwrap();
+    }
     out.log_out().unwrap();
-    out.token().unwrap_err();
+    thread::sleep(Duration::from_millis(1100));
+    for session in [out, other] {
+        assert_eq!(session.token().unwrap_err(), Error::LoginRequired);
+    }
     labelled(&silent, &observer).build().token().unwrap_err();
     let seen = observer.take();
     let failures = seen.iter().filter(|seen| matches!(seen, Seen::Failed(..)));
-    assert_eq!(failures.count(), 4, "{seen:#?}");
+    assert_eq!(failures.count(), 5, "{seen:#?}");
     assert!(
         !seen.iter().any(|seen| matches!(seen, Seen::LoginLost(..))),
         "{seen:#?}"
@@ -210,12 +231,7 @@ fn neither_a_log_out_nor_a_repeatable_grant_nor_a_lost_connection_loses_a_login(
 
 #[test]
 fn a_login_that_vanishes_from_the_storage_or_is_damaged_there_is_lost() {
-    let server = Server::start(|_| {
-        response(
-            "200 OK",
-            r#"{"access_token":"a","token_type":"Bearer","expires_in":1,"refresh_token":"r1"}"#,
-        )
-    });
+    let server = Server::start(|_| tokens_of_a_second());
     for damage in [None, Some(SecretBytes::new(b"{}".to_vec()))] {
         let observer = Observer::default();
         let storage = Arc::new(Vanishing::default());
