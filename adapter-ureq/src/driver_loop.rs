@@ -117,10 +117,12 @@ impl Transport {
 
     fn emit_core(&self, event: &CoreEvent) {
         self.emit(match event {
-            CoreEvent::Retrying(retrying) => Event::Retrying(*retrying),
-            CoreEvent::TokenRefreshed(token) => Event::TokenRefreshed(token),
-            CoreEvent::RefreshFailed(error) => Event::RefreshFailed(error),
-            CoreEvent::StorageUnavailable(cause) => Event::StorageUnavailable(cause.as_error()),
+            CoreEvent::Retrying(event) => Event::Retrying(event),
+            CoreEvent::TokenRefreshed(event) => Event::TokenRefreshed(event),
+            CoreEvent::RefreshFailed(event) => Event::RefreshFailed(event),
+            CoreEvent::LoginLost(event) => Event::LoginLost(event),
+            CoreEvent::LeaseAwaited(event) => Event::LeaseAwaited(event),
+            CoreEvent::StorageUnavailable(event) => Event::StorageUnavailable(event),
             _ => return,
         });
     }
@@ -165,7 +167,7 @@ impl<'a> Run<'a> {
         loop {
             step = match step {
                 Step::Done(result) => return Ok((result?, last_response)),
-                Step::Send(mut it) => match transport.exchange(&mut it.effect) {
+                Step::Send(mut it) => match transport.exchange(&mut it.effect, session) {
                     Ok(response) => self.step(|shared, cx| it.received(&response, shared, cx)),
                     Err(error) => {
                         let (sent, cause) = no_response(error);

@@ -54,7 +54,7 @@
 //! | [`Authorizer`] | a ureq middleware that authorizes the requests of an existing agent |
 //! | [`Transport`], [`Signer`], [`KeySigner`] | single operations and calls; keys in the process, an HSM or a key service |
 //! | [`open_key`] | a signing key in a file, created on first use |
-//! | [`Event`] | requests, responses, retries and refreshes, for traces and metrics |
+//! | [`Event`] | requests, responses, retries, refreshes and lost logins, for logs, traces and metrics |
 //! | [`SharedReplayCache`] | replay protection for servers that verify proofs |
 //! | [`storage`] | sessions in memory, files or Redis, optionally encrypted |
 //! | [`Client`], [`Grant`], [`Issuer`], [`Token`] | OAuth: clients, grants, discovery, tokens (core) |
@@ -80,6 +80,7 @@
 //! * [Relay a browser's proof to Treasury Prime](guide::relay_for_treasury_prime)
 //! * [Keep keys in an HSM](guide::keys_in_an_hsm)
 //! * [Bring your own transport](guide::own_transport), also `async`
+//! * [Operate it: a runbook](guide::runbook), with alert rules
 //! * [From oauth2 to keybound](guide::from_oauth2)
 //! * [Embed it in an application](https://github.com/keybound/keybound/blob/main/adapter-ureq/EMBEDDING.md):
 //!   a script, a threaded backend, and a fleet
@@ -111,7 +112,10 @@ mod transport;
 pub use authorizer::Authorizer;
 pub use event::Event;
 pub use key_file::open_key;
-pub use keybound_core::driver::Reason;
+pub use keybound_core::driver::{
+    Attempt, LeaseAwaited, LoginLost, Reason, RefreshFailed, Retrying, Role, StorageUnavailable,
+    TokenRefreshed,
+};
 pub use keybound_core::*;
 pub use pool::SessionPool;
 pub use replay::SharedReplayCache;

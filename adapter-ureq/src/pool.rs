@@ -12,6 +12,9 @@ use crate::Session;
 /// for a while, by at most the number of refreshes that run at once: 32 for each
 /// [`Transport`](crate::Transport).
 ///
+/// Its sessions are told apart by their keys, not by their [labels](crate::SessionBuilder::label): one
+/// label for all of them keeps the labels of metrics few.
+///
 /// Closing a session drops its token. Without a [storage](crate::SessionBuilder::storage) its
 /// refresh token is lost as well, so use a storage for sessions that cannot fetch a new token on
 /// their own.

@@ -3,13 +3,13 @@
 use std::io::{self, Cursor, Read as _};
 use std::{mem, sync::Arc, time::Duration};
 
-use http::{Request, Response, request};
-use keybound_core::driver::PreparedCall;
+use http::{Request, Response, StatusCode, request};
+use keybound_core::driver::{PreparedCall, Role};
 use keybound_core::{Call, Endpoint, Error, InvalidInput};
 use ureq::SendBody;
 
 use crate::transport::{AgentResult, TimeoutScope, Transport};
-use crate::{Event, driver_loop::Attempt, session::Inner};
+use crate::{driver_loop::Attempt, session::Inner};
 
 /// The maximum length of a body that is buffered for retries: 10 MiB.
 const MAX_BODY: u64 = 10 * 1024 * 1024;
@@ -72,10 +72,15 @@ impl<'a> ReplayableRequest<'a> {
         let mut send = |call: &mut PreparedCall| {
             let mut head = self.head.clone();
             call.headers.apply(&mut head.headers);
-            transport.emit(Event::sent(&head, &self.body));
+            let (role, number) = (Role::ResourceServer, call.attempt);
+            let observed = transport.observe(session, role, number, &head, &self.body);
             let attempt = send(&mut self, head, call.timeout);
-            if let Ok(Ok(response)) = &attempt {
-                transport.emit(Event::received(&self.head.uri, response, None));
+            if let Some(observed) = observed {
+                match &attempt {
+                    Ok(Ok(response)) => observed.received(response, None),
+                    Ok(Err(status)) => observed.received(&without_headers(*status), None),
+                    Err(cause) => observed.lost(cause),
+                }
             }
             attempt
         };
@@ -95,4 +100,11 @@ impl<'a> ReplayableRequest<'a> {
         let request = Request::from_parts(head, SendBody::from_reader(rest));
         transport.send_body(request, left, TimeoutScope::Head)
     }
+}
+
+/// A response whose headers the agent has hidden.
+fn without_headers(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
 }

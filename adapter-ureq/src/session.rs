@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) storage: Option<Box<dyn Storage>>,
     pub(crate) signer: Option<Box<dyn KeySigner>>,
     pub(crate) cache: TokenCache,
+    /// The name of the session in its events.
+    pub(crate) label: Option<Arc<str>>,
     client: Client,
     api: Option<Api>,
 }
@@ -121,6 +123,14 @@ impl SessionBuilder {
         self.with(|config| config.stored_as(name))
     }
 
+    /// Sets the name of the session in its [events](crate::Event), for logs and the labels of metrics.
+    /// Sessions may share one, such as all those of a [pool](crate::SessionPool): metrics need few
+    /// different labels. It is printed, so it must be neither a secret nor personal. Control
+    /// characters are removed, and it is cut to 256 characters. Default: none.
+    pub fn label(self, label: &str) -> Self {
+        self.with(|config| config.label(label))
+    }
+
     /// Sets the URL of the API, which requests without a host are relative to, and headers for its
     /// requests. They are added to requests to this origin alone, unless the request has them.
     pub fn api(self, base: Endpoint, headers: HeaderMap) -> Self {
@@ -146,6 +156,7 @@ impl SessionBuilder {
         if let Some((storage, name)) = self.storage.as_ref().zip(config.storage_name()) {
             config = config.stored_at(storage.location(&name));
         }
+        let label = config.event_label().cloned();
         let id = self.transport.lock().shared.open(config, now());
         let inner = Arc::new(Inner {
             transport: self.transport,
@@ -153,6 +164,7 @@ impl SessionBuilder {
             storage: self.storage,
             signer: self.signer,
             cache: TokenCache::default(),
+            label,
             client,
             api: self.api,
         });

@@ -1,18 +1,21 @@
 //! Sends requests over ureq, and holds what the tasks of one agent share.
 
 use std::io::{self, Read as _};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{fmt, mem, time::Duration};
 
 use http::{Method, Request, Response, Uri, request, uri::Scheme};
-use keybound_core::driver::{FromResponse, MAX_RESPONSE, PreparedRequest, ServerState, Shared};
+use keybound_core::driver::{
+    Attempt, FromResponse, MAX_RESPONSE, PreparedRequest, Role, ServerState, Shared,
+};
 use keybound_core::{AuthorizationBuilder, AuthorizationRequest, Error, Operation, Sent, Token};
 use ureq::{AsSendBody, Timeout};
 
+use crate::event::{Event, Observed};
 use crate::names::ResolvedHosts;
 use crate::refresher::Refreshes;
 use crate::request::ReplayableRequest;
-use crate::{Event, Signer, clock::entropy};
+use crate::{Signer, clock::entropy, session::Inner};
 
 /// Sends the requests of the core over ureq: token requests and other [`Operation`]s, and calls of
 /// protected resources. Passes the responses to the core, and waits before retries as the core
@@ -104,7 +107,8 @@ impl Transport {
     }
 
     /// Sets a handler for all [`Event`]s, for traces and metrics. Requests and responses are passed
-    /// with their headers and bodies, which contain secrets.
+    /// with their headers and bodies, which contain secrets. The handler is called by the thread that
+    /// sends the request or refreshes the token, so it should not block.
     #[must_use]
     #[doc(alias("metrics", "tracing", "observer"))]
     pub fn on_event(mut self, handler: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
@@ -168,13 +172,33 @@ impl Transport {
     pub(crate) fn exchange(
         &self,
         effect: &mut PreparedRequest,
+        session: Option<&Arc<Inner>>,
     ) -> Result<Response<Vec<u8>>, ureq::Error> {
         let (head, body) = mem::take(&mut effect.request).into_parts();
-        let uri = &head.uri.clone();
-        self.emit(Event::sent(&head, body.as_ref()));
-        let (timeout, max_idle) = (effect.timeout, effect.max_idle);
-        let scope = TimeoutScope::Whole { max_idle };
-        let response = self.send_once(head, body.as_ref(), timeout, scope)?;
+        let role = Role::AuthorizationServer;
+        let observed = self.observe(session, role, effect.attempt, &head, body.as_ref());
+        let scope = TimeoutScope::Whole {
+            max_idle: effect.max_idle,
+        };
+        let response = self.send_whole(head, body.as_ref(), effect.timeout, scope);
+        if let Some(observed) = observed {
+            match &response {
+                Ok(response) => observed.received(response, Some(response.body())),
+                Err(cause) => observed.lost(cause),
+            }
+        }
+        response
+    }
+
+    /// Sends one request, and reads the response.
+    fn send_whole(
+        &self,
+        head: request::Parts,
+        body: &[u8],
+        left: Duration,
+        scope: TimeoutScope,
+    ) -> Result<Response<Vec<u8>>, ureq::Error> {
+        let response = self.send_once(head, body, left, scope)?;
         let (head, body) = response.into_parts();
         // One byte more than the limit, so that the core can detect a longer body.
         let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
@@ -183,12 +207,9 @@ impl Transport {
         let read = body.read_to_end(&mut bytes).map_err(ureq::Error::from);
         // An error response is valid even if its body is incomplete.
         if let Some(cause) = read.err().filter(|_| head.status.is_success()) {
-            self.emit(Event::NoResponse { uri, cause: &cause });
             return Err(cause);
         }
-        let response = Response::from_parts(head, bytes);
-        self.emit(Event::received(uri, &response, Some(response.body())));
-        Ok(response)
+        Ok(Response::from_parts(head, bytes))
     }
 
     /// Sends one request, within `left`.
@@ -219,10 +240,7 @@ impl Transport {
         };
         match &result {
             Ok(_) => self.resolved_hosts.mark_reachable(uri),
-            Err(cause) => {
-                self.resolved_hosts.forget(uri);
-                self.emit(Event::NoResponse { uri, cause });
-            }
+            Err(_) => self.resolved_hosts.forget(uri),
         }
         result
     }
@@ -261,6 +279,28 @@ impl Transport {
         };
         let config = if is_plain { config.proxy(None) } else { config };
         config.build()
+    }
+
+    /// Reports a request that is about to be sent, and returns what reports its end. Returns `None`,
+    /// and measures nothing, if nobody listens.
+    pub(crate) fn observe(
+        &self,
+        session: Option<&Arc<Inner>>,
+        role: Role,
+        number: u32,
+        head: &request::Parts,
+        body: &[u8],
+    ) -> Option<Observed<'_>> {
+        #[cfg(feature = "log")]
+        let is_logged = crate::log::is_enabled();
+        #[cfg(not(feature = "log"))]
+        let is_logged = false;
+        if !is_logged && self.on_event.is_none() {
+            return None;
+        }
+        let label = session.and_then(|session| session.label.clone());
+        let attempt = Attempt::new(&head.uri, role, number).session(label);
+        Some(Observed::start(self, attempt, head, body))
     }
 
     pub(crate) fn emit(&self, event: Event<'_>) {

@@ -237,19 +237,23 @@
 //! `examples/async_driver.rs` is one over hyper.
 
 pub use crate::jose::signing::{Resumable, Signing, Unsigned};
+pub use crate::request::attempt::{Attempt, Reason, Retrying};
 pub use crate::request::effect::{
-    AuthHeaders, FetchToken, LeaseRequest, LoadRequest, PreparedCall, PreparedRequest, Reason,
-    ReleaseRequest, Retrying, SaveRequest, Until,
+    AuthHeaders, FetchToken, LeaseRequest, LoadRequest, PreparedCall, PreparedRequest,
+    ReleaseRequest, SaveRequest, Until,
 };
 pub use crate::request::exchange::Delivered;
 pub use crate::request::operation::FromResponse;
 pub use crate::request::read_headers::READ_HEADERS;
 pub use crate::request::server_state::{Role, ServerState};
 pub use crate::session::call::GetToken;
+pub use crate::session::event::{
+    Event, LeaseAwaited, LoginLost, RefreshFailed, StorageUnavailable, TokenRefreshed,
+};
 pub use crate::session::log_out::LogOut;
 pub use crate::session::refresh::Refresh;
 pub use crate::session::session_state::SessionState;
-pub use crate::session::shared::{Event, RefreshPurpose, SessionConfig, SessionId, Shared};
+pub use crate::session::shared::{RefreshPurpose, SessionConfig, SessionId, Shared};
 pub use crate::session::step::{Awaiting, Erased, Running, Step, Task};
 pub use crate::types::limits::{MAX_RESPONSE, MAX_STATE};
 pub use crate::types::secret::Body;

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod runbook;
 mod server;
 
 use std::fs;

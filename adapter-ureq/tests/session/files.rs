@@ -306,7 +306,7 @@ impl Login {
         let reports = Arc::clone(&self.reports);
         let transport = Transport::new().on_event(move |event| {
             if let Event::StorageUnavailable(error) = event {
-                reports.lock().unwrap().push_str(&error.to_string());
+                reports.lock().unwrap().push_str(&error.cause.to_string());
             }
         });
         let storage = FileStorage::new(self.folder.path()).unwrap();

@@ -59,6 +59,7 @@ fn the_log_contains_each_event_and_no_secret() {
         .unwrap();
     let session = Session::builder(Transport::new().signer(key), client)
         .grant(code)
+        .label("people")
         .build();
     let request = Request::get(format!("{}/resource?account=plantedquery", server.url))
         .body("plantedbody")
@@ -67,16 +68,18 @@ fn the_log_contains_each_event_and_no_secret() {
     assert_eq!(session.send(request).unwrap().status(), 401);
 
     let url = &server.url;
-    let records = RECORDS.0.lock().unwrap().join("\n");
+    let records = without_durations(&RECORDS.0.lock().unwrap().join("\n"));
     for expected in [
-        format!("DEBUG POST {url}/token"),
-        format!("DEBUG 503 Service Unavailable from {url}/token [request id req-7]"),
-        "INFO retrying in 0 ms, after 503".into(),
+        format!("DEBUG POST {url}/token [attempt 1, session people]"),
+        format!(
+            "DEBUG 503 Service Unavailable from {url}/token [attempt 1, session people, _ ms] [request id req-7]"
+        ),
+        format!("INFO retrying in _ ms, after 503 from {url} [attempt 1, session people]"),
         "INFO new token, expires at ".into(),
-        format!("DEBUG GET {url}/resource\n"),
+        format!("DEBUG GET {url}/resource [attempt 1, session people]\n"),
         format!("DEBUG 401 Unauthorized from {url}/resource"),
         format!(
-            "WARN token refresh failed: {} refused: 400 invalid_grant",
+            "WARN token refresh failed [requests: 1, _ ms, session people]: {} refused: 400 invalid_grant",
             url.trim_start_matches("http://")
         ),
     ] {
@@ -85,6 +88,23 @@ fn the_log_contains_each_event_and_no_secret() {
             "{expected} is not in\n{records}"
         );
     }
+    let lost = format!(
+        "ERROR login lost [session people]: {} refused: 400 invalid_grant",
+        url.trim_start_matches("http://")
+    );
+    assert!(records.contains(&lost), "{lost} is not in\n{records}");
     assert!(!records.contains("planted"), "{records}");
     assert!(!records.contains("eyJ"), "{records}");
+}
+
+/// Replaces each number of milliseconds by `_`.
+fn without_durations(records: &str) -> String {
+    let parts: Vec<_> = records.split(" ms").collect();
+    let (last, timed) = parts.split_last().unwrap();
+    let cut = |part: &&str| {
+        part.trim_end_matches(|c: char| c.is_ascii_digit())
+            .to_owned()
+            + "_ ms"
+    };
+    timed.iter().map(cut).collect::<String>() + last
 }

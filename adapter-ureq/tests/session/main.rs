@@ -4,6 +4,7 @@
 
 mod agent;
 mod durability;
+mod events;
 mod files;
 mod log;
 mod log_out;

@@ -288,11 +288,11 @@ fn the_last_handle_of_a_session_waits_for_a_refresh_in_flight() {
         .unwrap();
     let recorded = Arc::clone(&refreshed);
     let transport = Transport::new().on_event(move |event| {
-        if let Event::TokenRefreshed(token) = event {
+        if let Event::TokenRefreshed(event) = event {
             recorded
                 .lock()
                 .unwrap()
-                .push(token.access_token().expose().to_owned());
+                .push(event.token.access_token().expose().to_owned());
         }
     });
     let session = Session::builder(transport, server.client())

@@ -378,7 +378,7 @@ fn recording_transport() -> (Transport, Arc<Mutex<Vec<String>>>) {
     let recorded = Arc::clone(&failures);
     let transport = Transport::new().on_event(move |event| {
         if let Event::StorageUnavailable(error) = event {
-            recorded.lock().unwrap().push(error.to_string());
+            recorded.lock().unwrap().push(error.cause.to_string());
         }
     });
     (transport, failures)

@@ -1,6 +1,6 @@
 //! What a task asks of its driver, and what the driver answers.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
@@ -116,6 +116,8 @@ pub struct PreparedRequest {
     /// The maximum idle time of the connection: zero for a new one, [`Duration::MAX`] for any that the
     /// driver keeps. A new connection is always right.
     pub max_idle: Duration,
+    /// The number of this attempt within its operation, from 1.
+    pub attempt: u32,
 }
 
 /// An authorized request of the application to a resource server.
@@ -126,6 +128,8 @@ pub struct PreparedCall {
     pub headers: AuthHeaders,
     /// How long to wait for the head of the response.
     pub timeout: Duration,
+    /// The number of this attempt within its call, from 1.
+    pub attempt: u32,
 }
 
 /// The `Authorization` header and, for a bound token, the `DPoP` header. Both are marked as
@@ -201,39 +205,4 @@ pub struct ReleaseRequest {
 pub struct FetchToken {
     /// How long to wait for it.
     pub timeout: Duration,
-}
-
-/// A retry that is about to happen, for traces and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "a driver takes it apart")]
-pub struct Retrying {
-    /// The delay before the retry; zero if the server requires another proof, or if it may have closed
-    /// an idle connection just when the request was sent.
-    pub wait: Duration,
-    /// The reason for the retry.
-    pub reason: Reason,
-}
-
-/// The reason for a retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The server responded with this status: it is busy, or it requires another proof.
-    ServerResponse(StatusCode),
-    /// The request got no response.
-    NoResponse,
-    /// The server rejected the token, and the session has a new one.
-    TokenRejected,
-}
-
-impl fmt::Display for Retrying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wait = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
-        write!(f, "retrying in {wait} ms, ")?;
-        match self.reason {
-            Reason::ServerResponse(status) => write!(f, "after {}", status.as_u16()),
-            Reason::NoResponse => f.write_str("after a lost connection"),
-            Reason::TokenRejected => f.write_str("with a new token"),
-        }
-    }
 }

@@ -7,10 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use crate::dpop::proof::AccessTokenHash;
 use crate::dpop::sensitive;
 use crate::jose::PublicJwk;
+use crate::request::attempt::{Attempt, Reason, Retrying};
 use crate::request::correction::{CorrectionBudget, ProofContext, SentProof};
-use crate::request::effect::{
-    Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest, Reason, Retrying,
-};
+use crate::request::effect::{Answer, AuthHeaders, Effect, Next, PreparedCall, PreparedRequest};
 use crate::request::retry::{RetrySafety, RetryState, jitter_seed};
 use crate::request::verdict::{Correction, Refused, Verdict, verdict};
 use crate::request::{
@@ -34,6 +33,8 @@ pub(crate) struct Exchange {
     pub(crate) retry: RetryState,
     /// The maximum idle time of the connection of the next request to an endpoint.
     pub(crate) max_idle: Duration,
+    /// The number of requests that were sent.
+    attempts: u32,
     /// The minimum time between two requests, even after failures.
     poll_interval: Duration,
     corrections: CorrectionBudget,
@@ -117,6 +118,7 @@ impl Exchange {
             safety,
             retry: RetryState::default(),
             max_idle: Duration::ZERO,
+            attempts: 0,
             poll_interval: Duration::ZERO,
             corrections: CorrectionBudget::default(),
             has_permit: false,
@@ -282,6 +284,7 @@ impl Exchange {
             true => Duration::ZERO,
             false => self.max_idle,
         };
+        let attempt = self.attempts.saturating_add(1);
         let effect = match &self.subject {
             Subject::Call(call) => {
                 let Some(token) = &call.token else {
@@ -291,7 +294,11 @@ impl Exchange {
                     authorization: token.authorization.clone(),
                     proof: header,
                 };
-                Effect::Call(PreparedCall { headers, timeout })
+                Effect::Call(PreparedCall {
+                    headers,
+                    timeout,
+                    attempt,
+                })
             }
             Subject::Endpoint(request) => {
                 match request.build(assertion.as_ref().map(|Assertion(jws, _)| jws), header) {
@@ -299,11 +306,13 @@ impl Exchange {
                         request,
                         timeout,
                         max_idle,
+                        attempt,
                     })),
                     Err(invalid) => return Next::Done(Err(invalid.into())),
                 }
             }
         };
+        self.attempts = attempt;
         self.stage = Stage::Sent(proof, assertion);
         Next::Effect(effect)
     }
@@ -453,10 +462,7 @@ impl Exchange {
         let delay = may_be_idle.then_some(Duration::ZERO);
         if retryable && self.is_repeatable() && self.schedule_retry(delay, turn) {
             self.corrections = CorrectionBudget::default();
-            turn.servers.retrying(Retrying {
-                wait: self.retry.delay(),
-                reason: Reason::NoResponse,
-            });
+            turn.servers.retrying(self.retrying(Reason::NoResponse));
             return self.begin(turn);
         }
         self.no_response(sent, retryable, cause)
@@ -533,11 +539,24 @@ impl Exchange {
     }
 
     fn retry_after_response(&mut self, status: StatusCode, turn: &mut Turn<'_>) -> Next<Delivered> {
-        turn.servers.retrying(Retrying {
-            wait: self.retry.delay(),
-            reason: Reason::ServerResponse(status),
-        });
+        let reason = Reason::ServerResponse(status);
+        turn.servers.retrying(self.retrying(reason));
         self.begin(turn)
+    }
+
+    /// Returns the event of the retry that follows the last attempt.
+    pub(crate) fn retrying(&self, reason: Reason) -> Retrying {
+        let (role, _, target) = self.subject.parts();
+        Retrying {
+            attempt: Attempt::at(target.base(), role, self.attempts),
+            wait: self.retry.delay(),
+            reason,
+        }
+    }
+
+    /// Returns the number of requests that were sent.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts
     }
 
     fn release(&mut self, outcome: NonceOutcome, turn: &mut Turn<'_>) {

@@ -1,6 +1,7 @@
 //! A request to a server: client authentication, proofs and their correction, retries, and the
 //! interpretation of the response.
 
+pub(crate) mod attempt;
 pub(crate) mod client_assertion;
 pub(crate) mod client_auth;
 pub(crate) mod clock_offset;

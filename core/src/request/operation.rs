@@ -117,6 +117,11 @@ impl<T: FromResponse> Operation<T> {
         self
     }
 
+    /// Returns the number of requests that were sent.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.exchange.attempts()
+    }
+
     /// Takes the answer to the last effect.
     pub(crate) fn advance(&mut self, answer: Answer<'_>, turn: &mut Turn<'_>) -> Next<T> {
         let next = match (&self.exchange.subject, answer) {

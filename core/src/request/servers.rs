@@ -1,12 +1,9 @@
 //! What all requests of one driver share: the known state of servers, and the gate for nonces.
 
-use std::collections::VecDeque;
-
+use crate::request::attempt::Retrying;
 use crate::request::nonce_gate::NonceGate;
 use crate::request::server_state::{Role, ServerState};
-use crate::request::{
-    clock_offset::ClockOffset, effect::Retrying, nonce_outcome::NonceOutcome, verdict::Correction,
-};
+use crate::request::{clock_offset::ClockOffset, nonce_outcome::NonceOutcome, verdict::Correction};
 use crate::types::endpoint::HttpTarget;
 use crate::types::time::{RequestContext, UnixTime};
 
@@ -16,7 +13,7 @@ pub(crate) struct Servers {
     pub(crate) known: ServerState,
     pub(crate) gate: NonceGate,
     generation: u64,
-    pub(crate) retries: VecDeque<Retrying>,
+    pub(crate) retries: Vec<Retrying>,
 }
 
 /// The inputs of one step of a task.
@@ -38,7 +35,7 @@ impl Servers {
     }
 
     pub(crate) fn retrying(&mut self, retrying: Retrying) {
-        self.retries.push_back(retrying);
+        self.retries.push(retrying);
     }
 
     /// Takes the permit of a task back.

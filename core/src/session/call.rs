@@ -5,7 +5,8 @@ use std::{mem, time::Duration};
 use http::{HeaderMap, Method, Uri};
 
 use crate::oauth::token::{Token, TokenType};
-use crate::request::effect::{Answer, Effect, Next, Reason, Retrying};
+use crate::request::attempt::Reason;
+use crate::request::effect::{Answer, Effect, Next};
 use crate::request::exchange::{CallRequest, CallToken, Delivered, Exchange, Subject};
 use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
 use crate::request::retry::RetrySafety;
@@ -169,10 +170,8 @@ impl Call {
             Polled::Failed(error) => return Next::Done(Err(error)),
         };
         if self.is_second {
-            shared.servers.retrying(Retrying {
-                wait: Duration::ZERO,
-                reason: Reason::TokenRejected,
-            });
+            let retrying = self.exchange.retrying(Reason::TokenRejected);
+            shared.servers.retrying(retrying);
         }
         let (target, started) = (self.exchange.subject.target(), self.started);
         let data = shared.session(session).filter(|_| !self.is_second);
@@ -269,6 +268,13 @@ impl Sealed for Call {}
 
 impl Task for Call {
     type Output = Delivered;
+
+    fn session(&self) -> Option<SessionId> {
+        match self.source {
+            Source::Session(session) => Some(session),
+            Source::Token(_) => None,
+        }
+    }
 
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Delivered> {
         match (mem::replace(&mut self.stage, Stage::Start), &self.source) {

@@ -1,6 +1,7 @@
 //! Shares one token between many callers: its refresh, the waiting callers, and the stored state.
 
 pub(crate) mod call;
+pub(crate) mod event;
 pub(crate) mod log_out;
 pub(crate) mod refresh;
 pub(crate) mod refresh_policy;

@@ -7,7 +7,8 @@ use crate::request::effect::{
     Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest,
 };
 use crate::request::{exchange::unexpected_answer, operation::Operation, retry::jitter_seed};
-use crate::session::shared::{DueRefresh, Event, RefreshPurpose, SessionData, SessionId, Shared};
+use crate::session::event::{Event, LeaseAwaited, TokenRefreshed};
+use crate::session::shared::{DueRefresh, RefreshPurpose, SessionData, SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
 use crate::session::{session_state::SessionState, token_manager::Adopted};
@@ -36,6 +37,10 @@ pub struct Refresh {
     valid_until: UnixTime,
     /// The end of the wait for the lease of another process.
     waits_until: UnixTime,
+    /// The start of this wait, if there is one.
+    waits_since: Option<UnixTime>,
+    /// The number of token requests that were sent.
+    attempts: u32,
     /// Whether the grant or refresh token is single-use.
     is_single_use: bool,
     /// Whether the stored state has been loaded under the lease. Until then, it may be newer than all
@@ -87,6 +92,8 @@ impl Shared {
             holds_lease: false,
             valid_until: UnixTime::from_secs(0),
             waits_until: UnixTime::from_secs(0),
+            waits_since: None,
+            attempts: 0,
             is_single_use: false,
             has_loaded: false,
             expects_state: false,
@@ -101,6 +108,10 @@ impl Sealed for Refresh {}
 
 impl Task for Refresh {
     type Output = ();
+
+    fn session(&self) -> Option<SessionId> {
+        Some(self.due.session)
+    }
 
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
         Run { refresh: self, cx }.advance(answer)
@@ -121,6 +132,9 @@ impl Run<'_, '_> {
             (Stage::AwaitingStorage, Answer::Go) => self.save_rest(),
             (Stage::Leasing, Answer::Leased(Ok(acquired))) => {
                 self.refresh.holds_lease = acquired;
+                if acquired {
+                    self.report_wait();
+                }
                 self.load(Stage::Loading)
             }
             // A good token needs no lease.
@@ -204,6 +218,9 @@ impl Run<'_, '_> {
                 self.report_damage(&damage);
                 let overrides = |data: &mut SessionData| data.tokens.overrides_stored();
                 if !self.data().is_some_and(overrides) {
+                    if let Some(data) = self.data() {
+                        data.login_is_gone();
+                    }
                     return self.end(Err(Error::LoginRequired));
                 }
             }
@@ -221,6 +238,7 @@ impl Run<'_, '_> {
                 "timed out waiting for another process that is refreshing the token",
             ));
         }
+        self.refresh.waits_since.get_or_insert(self.cx.now());
         self.pause(Stage::AwaitingLease, self.refresh.waits_until)
     }
 
@@ -254,7 +272,11 @@ impl Run<'_, '_> {
             return Ok(Some(Adopted::Nothing));
         }
         let servers = state.as_ref().map(|state| state.server_state().clone());
+        let may_vanish = state.is_none() && !data.tokens.is_logged_out();
         let adopted = data.tokens.adopt(ticket, state, now, seed);
+        if may_vanish && adopted == Adopted::LoggedOut {
+            data.login_is_gone();
+        }
         if let Some(servers) = servers {
             self.cx.shared.servers.known.merge(&servers);
         }
@@ -268,17 +290,19 @@ impl Run<'_, '_> {
 
     /// Ends with the token of another process.
     fn adopted(&mut self, token: Token) -> Next<()> {
-        self.cx.shared.emit(Event::TokenRefreshed(token.clone()));
+        self.report_wait();
+        self.report_token(token.clone(), true);
         self.end(Ok(token))
     }
 
     /// Goes on without the storage if the grant is repeatable. Otherwise another process may have
     /// the same refresh token in flight; sent twice, it would be invalid for both.
     fn storage_failed(&mut self, cause: Cause) -> Next<()> {
+        self.report_wait();
+        self.report(cause.clone());
         if !self.data().is_some_and(|data| data.tokens.is_repeatable()) {
             return self.end(Err(Error::Storage(cause)));
         }
-        self.cx.shared.emit(Event::StorageUnavailable(cause));
         // Without a lease, only the ticket limits the time.
         let timeout = self.refresh_timeout().unwrap_or_default();
         self.refresh.valid_until = self.now().saturating_add(timeout);
@@ -298,6 +322,7 @@ impl Run<'_, '_> {
         if let Some(token) = cached {
             return self.end(Ok(token)); // It only needs to be saved.
         }
+        data.record_login();
         let Some(attempt) = data.tokens.begin_refresh(due.ticket) else {
             return self.end(Err(Error::LoginRequired));
         };
@@ -331,6 +356,7 @@ impl Run<'_, '_> {
         if let Some(data) = self.data() {
             data.tokens.withdraw(due.ticket);
         }
+        self.report(cause.clone());
         self.end(Err(Error::Storage(cause)))
     }
 
@@ -359,7 +385,9 @@ impl Run<'_, '_> {
     }
 
     fn exchange(&mut self, mut operation: Box<Operation<Token>>, answer: Answer<'_>) -> Next<()> {
-        match operation.advance(answer, &mut self.cx.turn()) {
+        let next = operation.advance(answer, &mut self.cx.turn());
+        self.refresh.attempts = operation.attempts();
+        match next {
             // A log-out ends a refresh that is about to be sent: nobody would revoke its token.
             Next::Effect(effect) if effect.sends() && self.has_ended() => {
                 self.end(Err(Error::LoginRequired))
@@ -417,16 +445,26 @@ impl Run<'_, '_> {
     /// Gives the result to the callers that wait for it. What is left to save is saved afterwards.
     fn end(&mut self, result: Result<Token, Error>) -> Next<()> {
         let (now, seed, due) = (self.now(), self.seed(), self.refresh.due);
-        let is_new = self.cx.shared.complete(due, &result, now, seed);
+        self.report_wait();
+        match result {
+            Ok(token) => {
+                let result = Ok(token.clone());
+                if self.cx.shared.complete(due, &result, now, seed) {
+                    self.report_token(token, false);
+                }
+                if let Some(data) = self.data() {
+                    data.record_login();
+                }
+            }
+            Err(error) => {
+                let attempts = self.refresh.attempts;
+                self.cx.shared.fail(due, error, attempts, now, seed);
+            }
+        }
         if self.refresh.save_failed {
             if let Some(data) = self.data() {
                 data.tokens.save_failed(now);
             }
-        }
-        match result {
-            Ok(token) if is_new => self.cx.shared.emit(Event::TokenRefreshed(token)),
-            Ok(_) => {}
-            Err(error) => self.cx.shared.emit(Event::RefreshFailed(error)),
         }
         self.save_rest()
     }
@@ -509,13 +547,37 @@ impl Run<'_, '_> {
             .data()
             .and_then(|data| data.location.as_ref().or(data.storage_name.as_ref()));
         let text = format!("{}: {damage}", place.map_or("", String::as_str));
-        let event = Event::StorageUnavailable(Cause::message(text));
-        self.cx.shared.emit(event);
+        let session = self.refresh.due.session;
+        self.cx.shared.storage_failed(session, Cause::message(text));
     }
 
     fn report(&mut self, cause: Cause) {
         if !mem::replace(&mut self.refresh.is_reported, true) {
-            self.cx.shared.emit(Event::StorageUnavailable(cause));
+            let session = self.refresh.due.session;
+            self.cx.shared.storage_failed(session, cause);
+        }
+    }
+
+    fn report_token(&mut self, token: Token, is_adopted: bool) {
+        let DueRefresh { session, since, .. } = self.refresh.due;
+        let event = TokenRefreshed {
+            session: self.cx.shared.label(session),
+            token,
+            is_adopted,
+            attempts: self.refresh.attempts,
+            duration: self.now().saturating_since(since),
+        };
+        self.cx.shared.emit(Event::TokenRefreshed(event));
+    }
+
+    /// Reports the end of a wait for the lease of another process.
+    fn report_wait(&mut self) {
+        if let Some(since) = self.refresh.waits_since.take() {
+            let event = LeaseAwaited {
+                session: self.cx.shared.label(self.refresh.due.session),
+                duration: self.now().saturating_since(since),
+            };
+            self.cx.shared.emit(Event::LeaseAwaited(event));
         }
     }
 

@@ -1,14 +1,16 @@
 //! What the tasks of one driver share: its sessions, and the known state of servers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use crate::oauth::grant::{Grant, Scope};
 use crate::oauth::{client::Client, token::Token};
-use crate::request::{effect::Retrying, server_state::ServerState, servers::Servers};
+use crate::request::{server_state::ServerState, servers::Servers};
+use crate::session::event::{Event, LoginLost, RefreshFailed, StorageUnavailable};
 use crate::session::token_manager::{RefreshFailure, Ticket, TokenAction, TokenManager};
 use crate::session::{refresh_policy::RefreshPolicy, session_state::SessionState};
 use crate::types::{cause::Cause, error::Error, time::UnixTime};
+use crate::wire::error_response::sanitize;
 
 /// What all tasks of one driver share: its sessions, the known state of servers, and who may send a
 /// proof to them. A driver keeps it behind one lock, which it never holds while it performs an
@@ -39,6 +41,8 @@ pub struct SessionId(u64);
 pub(crate) struct DueRefresh {
     pub(crate) session: SessionId,
     pub(crate) ticket: Ticket,
+    /// When the need for it was found.
+    pub(crate) since: UnixTime,
     pub(crate) purpose: RefreshPurpose,
     /// Whether the driver knows of it.
     is_announced: bool,
@@ -56,21 +60,6 @@ pub enum RefreshPurpose {
     Obtain,
 }
 
-/// An event of a session or of a request, for traces and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A request is built anew, with a new proof if it has one, and sent again.
-    Retrying(Retrying),
-    /// A session has a new token, from the authorization server or from another process.
-    TokenRefreshed(Token),
-    /// A session could not refresh its token. A token that is still valid stays in use.
-    RefreshFailed(Error),
-    /// A session's storage failed. This process continues without it if that is safe: a refresh
-    /// token is not sent.
-    StorageUnavailable(Cause),
-}
-
 /// The parts of a new session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -83,6 +72,7 @@ pub struct SessionConfig {
     scope: Option<Scope>,
     resources: Vec<String>,
     name: Option<String>,
+    label: Option<Arc<str>>,
     location: Option<String>,
     fetches_tokens: bool,
     timeout: Duration,
@@ -93,6 +83,9 @@ pub struct SessionConfig {
 pub(crate) struct SessionData {
     pub(crate) client: Client,
     pub(crate) tokens: TokenManager,
+    /// The name of the session in its events.
+    label: Option<Arc<str>>,
+    login: Login,
     /// The name of the session in its storage, if it has one.
     pub(crate) storage_name: Option<String>,
     /// Where the storage has it, such as the path of a file.
@@ -106,6 +99,19 @@ pub(crate) struct SessionData {
     /// The number of completed refreshes, successful or not, excluding those whose ticket was
     /// replaced by a later one.
     completed: u64,
+}
+
+/// Whether a session has a login: a refresh token that can be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Login {
+    /// None that is known of.
+    #[default]
+    None,
+    Held,
+    /// The stored one was removed or can't be read, which is not reported yet.
+    Gone,
+    /// It is lost, and that was reported.
+    Lost,
 }
 
 /// The wait of one caller for a usable token.
@@ -124,6 +130,36 @@ pub(crate) enum Polled {
     Failed(Error),
 }
 
+impl SessionData {
+    /// Records whether the session has a login.
+    pub(crate) fn record_login(&mut self) {
+        self.login = match self.tokens.has_login() {
+            true => Login::Held,
+            false => Login::None,
+        };
+    }
+
+    /// Records that the stored login is gone.
+    pub(crate) fn login_is_gone(&mut self) {
+        if self.login != Login::Lost {
+            self.login = Login::Gone;
+        }
+    }
+
+    /// Returns whether a failed refresh has shown that the login is lost. A log-out is no loss.
+    fn lose(&mut self) -> bool {
+        let is_lost = match self.login {
+            Login::Held => !self.tokens.has_login() && !self.tokens.is_logged_out(),
+            Login::Gone => true,
+            Login::None | Login::Lost => false,
+        };
+        if is_lost {
+            self.login = Login::Lost;
+        }
+        is_lost
+    }
+}
+
 impl SessionConfig {
     /// Creates the configuration of a session that continues from its stored state. Without a
     /// storage, a grant or a token, its calls return [`Error::LoginRequired`].
@@ -137,6 +173,7 @@ impl SessionConfig {
             scope: None,
             resources: Vec::new(),
             name: None,
+            label: None,
             location: None,
             fetches_tokens: false,
             timeout: Duration::from_secs(30),
@@ -201,6 +238,20 @@ impl SessionConfig {
     pub fn stored_as(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
+    }
+
+    /// Sets the name of the session in its events, for traces and the labels of metrics. Sessions
+    /// may share one: metrics need few different labels. It is printed, so it must be neither a
+    /// secret nor personal. Control characters are removed, and it is cut to 256 characters. Default:
+    /// none.
+    pub fn label(mut self, label: &str) -> Self {
+        self.label = Some(sanitize(label).into());
+        self
+    }
+
+    /// Returns the [label](Self::label) as the events have it.
+    pub fn event_label(&self) -> Option<&Arc<str>> {
+        self.label.as_ref()
     }
 
     /// Sets where the storage has this session, such as the path of a file, for messages about a
@@ -271,6 +322,8 @@ impl Shared {
         let data = SessionData {
             client: config.client,
             tokens,
+            label: config.label,
+            login: Login::default(),
             storage_name,
             location: config.location,
             fetches_tokens: config.fetches_tokens,
@@ -298,6 +351,7 @@ impl Shared {
             self.file(DueRefresh {
                 session,
                 ticket,
+                since: now,
                 purpose: RefreshPurpose::Store,
                 is_announced: false,
             });
@@ -318,17 +372,15 @@ impl Shared {
 
     /// Returns the next event.
     pub fn next_event(&mut self) -> Option<Event> {
-        let retry = self.servers.retries.pop_front().map(Event::Retrying);
-        retry.or_else(|| self.events.pop_front())
+        self.events.pop_front()
     }
 
     /// Ends a task that its driver can't continue: it was cancelled, or panicked. What it held is
-    /// given back. After the result of a task, this has no effect.
+    /// given back, and a refresh reported as failed. After the result of a task, this has no effect.
     pub fn abandon(&mut self, task: u64, now: UnixTime) {
         self.servers.abandon(task, now);
         if let Some(due) = self.take_running(task) {
-            let error = Err(Error::RefreshAborted);
-            self.complete(due, &error, now, 0);
+            self.fail(due, Error::RefreshAborted, 0, now, 0);
         }
     }
 
@@ -460,6 +512,54 @@ impl Shared {
         self.due.push(refresh);
     }
 
+    /// Reports the retries of a task.
+    #[cold]
+    pub(crate) fn report_retries(&mut self, session: Option<SessionId>) {
+        let label = session.and_then(|session| self.label(session));
+        for mut retrying in mem::take(&mut self.servers.retries) {
+            retrying.attempt.session.clone_from(&label);
+            self.emit(Event::Retrying(retrying));
+        }
+    }
+
+    /// Reports a failure of a session's storage.
+    pub(crate) fn storage_failed(&mut self, session: SessionId, cause: Cause) {
+        let session = self.label(session);
+        self.emit(Event::StorageUnavailable(StorageUnavailable {
+            session,
+            cause,
+        }));
+    }
+
+    /// Ends a refresh with an error, which is reported.
+    pub(crate) fn fail(
+        &mut self,
+        due: DueRefresh,
+        error: Error,
+        attempts: u32,
+        now: UnixTime,
+        seed: u64,
+    ) {
+        let result = Err(error.clone());
+        self.complete(due, &result, now, seed);
+        let session = self.label(due.session);
+        let is_lost = self.session(due.session).is_some_and(SessionData::lose);
+        self.emit(Event::RefreshFailed(RefreshFailed {
+            session: session.clone(),
+            error: error.clone(),
+            attempts,
+            duration: now.saturating_since(due.since),
+        }));
+        if is_lost {
+            self.emit(Event::LoginLost(LoginLost { session, error }));
+        }
+    }
+
+    /// Returns the name of a session in its events.
+    pub(crate) fn label(&self, session: SessionId) -> Option<Arc<str>> {
+        self.get(session)?.label.clone()
+    }
+
     /// Files a refresh that a driver has started.
     pub(crate) fn begin(&mut self, task: u64, due: DueRefresh, now: UnixTime) {
         if let Some(data) = self.session(due.session) {
@@ -533,6 +633,7 @@ impl Shared {
             self.file(DueRefresh {
                 session,
                 ticket,
+                since: now,
                 purpose: match token {
                     Some(_) => RefreshPurpose::Replace,
                     None => RefreshPurpose::Obtain,

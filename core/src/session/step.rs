@@ -12,7 +12,7 @@ use crate::request::effect::{
 };
 use crate::request::operation::{FromResponse, Operation};
 use crate::request::servers::Turn;
-use crate::session::shared::Shared;
+use crate::session::shared::{SessionId, Shared};
 use crate::types::error::{Error, Sent};
 use crate::types::time::{RequestContext, UnixTime};
 use crate::types::{cause::Cause, secret::SecretBytes};
@@ -27,6 +27,12 @@ pub trait Task: Sized + sealed::Sealed {
     /// Takes the answer to the last effect.
     #[doc(hidden)]
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Self::Output>;
+
+    /// Returns the session whose requests the task sends.
+    #[doc(hidden)]
+    fn session(&self) -> Option<SessionId> {
+        None
+    }
 }
 
 /// The inputs of one step of a task, besides the answer.
@@ -112,6 +118,7 @@ pub struct Erased<'a>(&'a mut dyn AnyTask);
 
 trait AnyTask {
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()>;
+    fn session(&self) -> Option<SessionId>;
 }
 
 impl<T: Task> Running<T> {
@@ -137,6 +144,10 @@ impl<T: Task> AnyTask for Running<T> {
         let next = task.advance(answer, cx);
         next.then(|result| Next::Done(result.map(|result| *output = Some(result))))
     }
+
+    fn session(&self) -> Option<SessionId> {
+        self.task.session()
+    }
 }
 
 impl sealed::Sealed for Erased<'_> {}
@@ -146,6 +157,10 @@ impl Task for Erased<'_> {
 
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
         self.0.advance(answer, cx)
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.0.session()
     }
 }
 
@@ -174,7 +189,11 @@ impl Shared {
             shared: self,
             request: context,
         };
-        let effect = match task.advance(answer, &mut cx) {
+        let next = task.advance(answer, &mut cx);
+        if !self.servers.retries.is_empty() {
+            self.report_retries(task.session());
+        }
+        let effect = match next {
             Next::Effect(effect) => effect,
             Next::Done(result) => return Step::Done(result),
         };

@@ -757,6 +757,15 @@ impl TokenManager {
                 .is_some_and(|cached| cached.is_usable(now) || is_left(cached))
     }
 
+    /// Whether there is a refresh token that may be sent.
+    pub(crate) fn has_login(&self) -> bool {
+        let cached = self.cached.as_ref();
+        let cached = cached.and_then(|cached| cached.token.refresh_token());
+        let granted = self.grant.as_ref();
+        let granted = granted.and_then(|grant| grant.refresh_token.as_ref());
+        self.attempts_left > 0 && cached.or(granted).is_some()
+    }
+
     /// Whether a grant or a supplied token takes precedence over the stored state, so that a
     /// refresh does not need it.
     pub(crate) fn overrides_stored(&self) -> bool {

@@ -385,6 +385,11 @@ impl<'a> HttpTarget<'a> {
         authority
     }
 
+    /// Returns the scheme and the [authority](Self::authority), such as `https://as.example`.
+    pub(crate) fn base(&self) -> String {
+        format!("{}{}", self.scheme.prefix(), self.authority())
+    }
+
     /// Keeps the parts of `uri`, from which this target was parsed.
     fn into_uri(self, uri: &Uri) -> HttpUri {
         HttpUri {

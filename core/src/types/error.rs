@@ -75,6 +75,25 @@ impl Error {
         }
     }
 
+    /// Returns the name of the variant, for the label of a metric: `server`, `no_response`,
+    /// `login_required`, …
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidInput(_) => "invalid_input",
+            Self::Server(_) => "server",
+            Self::Response(_) => "response",
+            Self::Redirect(_) => "redirect",
+            Self::NoResponse(_) => "no_response",
+            Self::Signer(_) => "signer",
+            Self::Storage(_) => "storage",
+            Self::TokenSource(_) => "token_source",
+            Self::NoEntropy => "no_entropy",
+            Self::Timeout => "timeout",
+            Self::RefreshAborted => "refresh_aborted",
+            Self::LoginRequired => "login_required",
+        }
+    }
+
     /// Returns the server's error response, if this is [`Error::Server`], with its status, code
     /// (RFC 6749 §5.2), nonce and request id.
     pub fn server_error(&self) -> Option<&ServerError> {

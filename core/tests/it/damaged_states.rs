@@ -42,7 +42,7 @@ fn at_place(world: &World) -> SessionConfig {
 
 fn has_named_the_place(world: &World) -> bool {
     world.events.iter().any(
-        |event| matches!(event, Event::StorageUnavailable(cause) if cause.to_string().starts_with(PLACE)),
+        |event| matches!(event, Event::StorageUnavailable(event) if event.cause.to_string().starts_with(PLACE)),
     )
 }
 

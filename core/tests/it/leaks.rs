@@ -596,8 +596,13 @@ fn a_session_shows_none_of_its_tokens_and_stored_state() {
             let _ = watched(&mut world, session.token(Duration::ZERO));
             while let Some(event) = world.shared.next_event() {
                 planted.are_not_shown(&[&event]);
-                if let Event::RefreshFailed(error) = &event {
-                    planted.are_not_told(error);
+                match &event {
+                    Event::RefreshFailed(event) => {
+                        planted.are_not_shown(&[event]);
+                        planted.are_not_told(&event.error);
+                    }
+                    Event::TokenRefreshed(event) => planted.are_not_shown(&[event]),
+                    _ => {}
                 }
             }
         }
@@ -671,6 +676,7 @@ fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
 const PUBLIC: &[(&str, &str)] = &[
     ("Algorithm", "a name"),
     ("Answer", "can't be printed"),
+    ("Attempt", "an origin, a number and a label"),
     ("BodyFormat", "a setting"),
     ("Cause", "an error of the driver's own"),
     ("Challenge", "what a server says to everybody"),
@@ -688,8 +694,10 @@ const PUBLIC: &[(&str, &str)] = &[
     ("Expected", "a part of `Operation`, which doesn't show it"),
     ("FetchToken", "a time"),
     ("FlowFailure", "an error, and both kinds are looked at"),
+    ("LeaseAwaited", "a time and a label"),
     ("LeaseRequest", "a name and a time"),
     ("LoadRequest", "a name"),
+    ("LoginLost", "a label and an error"),
     ("Next", "a part of `Step`, which is looked at"),
     ("ParseError", "names"),
     ("Reason", "a name and a status"),
@@ -717,6 +725,10 @@ const PUBLIC: &[(&str, &str)] = &[
     (
         "Signature",
         "says nothing without what was signed, which `SignRequest` doesn't show",
+    ),
+    (
+        "StorageUnavailable",
+        "a label and an error of the driver's own",
     ),
     ("StepUp", "what a resource asks for"),
     ("TaskContext", "can't be printed"),

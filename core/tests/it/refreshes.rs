@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use keybound_core::driver::{
-    Awaiting, Event, GetToken, Reason, Refresh, RefreshPurpose, SaveRequest, SessionConfig,
+    Awaiting, Event, GetToken, Reason, Refresh, RefreshPurpose, Role, SaveRequest, SessionConfig,
     SessionId, SessionState, Step, Until,
 };
 use keybound_core::{Cause, Error, Grant, RefreshPolicy, SecretBytes, Sent, Token};
@@ -153,7 +153,8 @@ fn a_refresh_that_its_driver_abandons_ends_the_wait_of_its_callers() {
         let (mut world, first) = world();
         store(&mut world, &SessionState::new(first));
         world.sleep(1000);
-        let session = world.shared.open(stored(&world), world.now);
+        let config = stored(&world).label("users");
+        let session = world.shared.open(config, world.now);
         let id = if is_sent {
             sending(&mut world, session).unwrap().id()
         } else {
@@ -165,9 +166,17 @@ fn a_refresh_that_its_driver_abandons_ends_the_wait_of_its_callers() {
         world.storage.leased.clear();
         let caller = waiting(&mut world, session, MINUTE);
         assert_eq!(world.shared.is_unsafe_to_exit(session), is_sent);
+        while world.shared.next_event().is_some() {}
         for _ in 0..2 {
             world.shared.abandon(id, world.now);
         }
+        // It is reported, once.
+        let Some(Event::RefreshFailed(failed)) = world.shared.next_event() else {
+            panic!("it has not failed");
+        };
+        assert_eq!(failed.error, Error::RefreshAborted);
+        assert_eq!(failed.session.as_deref(), Some("users"));
+        assert_eq!(world.shared.next_event(), None);
         assert!(!world.shared.is_refreshing(session));
         assert!(matches!(
             woken(&mut world, caller),
@@ -601,7 +610,7 @@ fn rejections(world: &mut World, times: usize) {
 fn a_call_whose_token_is_rejected_is_sent_once_more_with_a_new_one() {
     for peer in [Peer::bound(), Peer::bearer()] {
         let mut world = World::with(peer);
-        let session = world.open(client_credentials(&world));
+        let session = world.open(client_credentials(&world).label("reports"));
         let first = get_token(&mut world, session);
         rejections(&mut world, 1);
         let ok = Called::Delivered(StatusCode::OK);
@@ -611,6 +620,10 @@ fn a_call_whose_token_is_rejected_is_sent_once_more_with_a_new_one() {
         assert_ne!(get_token(&mut world, session), first);
         let reasons: Vec<_> = world.retries.iter().map(|retry| retry.reason).collect();
         assert_eq!(reasons, [Reason::TokenRejected]);
+        let rejected = &world.retries[0].attempt;
+        assert_eq!((rejected.number, rejected.role), (1, Role::ResourceServer));
+        assert_eq!(rejected.server, "https://rs.example");
+        assert_eq!(rejected.session.as_deref(), Some("reports"));
     }
 }
 

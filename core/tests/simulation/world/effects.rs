@@ -38,7 +38,8 @@ impl World<'_> {
     pub(super) fn settle(&mut self, process: usize) -> Result<(), Violation> {
         let this = &mut self.processes[process];
         while let Some(event) = this.shared.next_event() {
-            if let SessionEvent::TokenRefreshed(token) = &event {
+            if let SessionEvent::TokenRefreshed(event) = &event {
+                let token = &event.token;
                 let (_, access) = parse_name(token.access_token().expose(), 'a').unwrap();
                 this.known = token.expires_at().map(|expires| Known {
                     access,
@@ -48,11 +49,11 @@ impl World<'_> {
             }
             if let Some(story) = &mut self.story {
                 let text = match &event {
-                    SessionEvent::TokenRefreshed(token) => {
-                        format!("has the token {}", token.access_token().expose())
+                    SessionEvent::TokenRefreshed(event) => {
+                        format!("has the token {}", event.token.access_token().expose())
                     }
-                    SessionEvent::RefreshFailed(error) => format!("no refresh: {error}"),
-                    SessionEvent::Retrying(retrying) => retrying.to_string(),
+                    SessionEvent::RefreshFailed(event) => event.to_string(),
+                    SessionEvent::Retrying(event) => event.to_string(),
                     other => format!("{other:?}"),
                 };
                 let (steps, now) = (self.steps, self.now);
