@@ -242,6 +242,8 @@ pub use crate::request::server_state::{Role, ServerState};
 pub use crate::session::call::GetToken;
 pub use crate::session::log_out::LogOut;
 pub use crate::session::refresh::Refresh;
+#[cfg(feature = "record")]
+pub use crate::session::replay::{Replay, ReplayError};
 pub use crate::session::session_state::SessionState;
 pub use crate::session::shared::{Event, SessionConfig, SessionId, Shared};
 pub use crate::session::step::{Awaiting, Erased, Running, Step, Task};

@@ -12,6 +12,8 @@ use crate::request::effect::{
 };
 use crate::request::operation::{FromResponse, Operation};
 use crate::request::servers::Turn;
+#[cfg(feature = "record")]
+use crate::session::recorder::Recorder;
 use crate::session::shared::Shared;
 use crate::types::error::{Error, Sent};
 use crate::types::time::{RequestContext, UnixTime};
@@ -27,6 +29,20 @@ pub trait Task: Sized + sealed::Sealed {
     /// Takes the answer to the last effect.
     #[doc(hidden)]
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<Self::Output>;
+
+    /// Records the task, before its start. Returns whether a replay can start it.
+    #[cfg(feature = "record")]
+    #[doc(hidden)]
+    fn record(&self, _recorder: &mut Recorder) -> bool {
+        false
+    }
+
+    /// Returns the outline of the result.
+    #[cfg(feature = "record")]
+    #[doc(hidden)]
+    fn outcome(&self, _output: &Self::Output) -> String {
+        "done".to_owned()
+    }
 }
 
 /// The inputs of one step of a task, besides the answer.
@@ -112,6 +128,10 @@ pub struct Erased<'a>(&'a mut dyn AnyTask);
 
 trait AnyTask {
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()>;
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool;
+    #[cfg(feature = "record")]
+    fn outcome(&self) -> String;
 }
 
 impl<T: Task> Running<T> {
@@ -137,6 +157,17 @@ impl<T: Task> AnyTask for Running<T> {
         let next = task.advance(answer, cx);
         next.then(|result| Next::Done(result.map(|result| *output = Some(result))))
     }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        self.task.record(recorder)
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self) -> String {
+        let output = self.output.as_ref();
+        output.map_or(String::new(), |output| self.task.outcome(output))
+    }
 }
 
 impl sealed::Sealed for Erased<'_> {}
@@ -146,6 +177,16 @@ impl Task for Erased<'_> {
 
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
         self.0.advance(answer, cx)
+    }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        self.0.record(recorder)
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self, (): &()) -> String {
+        self.0.outcome()
     }
 }
 
@@ -159,6 +200,8 @@ impl Shared {
     /// Starts a task.
     pub fn start<T: Task>(&mut self, task: T, context: RequestContext) -> Step<T> {
         let id = self.next_id();
+        #[cfg(feature = "record")]
+        self.record_start(id, &task);
         self.advance(id, task, Answer::Go, &context)
     }
 
@@ -169,12 +212,17 @@ impl Shared {
         answer: Answer<'_>,
         context: &RequestContext,
     ) -> Step<T> {
+        #[cfg(feature = "record")]
+        self.record_answer(id, &answer, context);
         let mut cx = TaskContext {
             id,
             shared: self,
             request: context,
         };
-        let effect = match task.advance(answer, &mut cx) {
+        let next = task.advance(answer, &mut cx);
+        #[cfg(feature = "record")]
+        self.record_next(id, &task, &next);
+        let effect = match next {
             Next::Effect(effect) => effect,
             Next::Done(result) => return Step::Done(result),
         };

@@ -1,0 +1,396 @@
+//! Stand-ins for secrets: what a recording has in their place.
+//!
+//! A stand-in keeps the length and, character by character, the class: a lower-case letter stands for
+//! a lower-case letter, an upper-case letter for an upper-case letter, a digit for a digit, everything
+//! else for itself. Equal secrets have equal stand-ins. They are derived by HMAC under a key that is
+//! never written, so nobody can compute a secret from its stand-in, or recognise a guessed one.
+
+use std::fmt::Write as _;
+
+use ring::{digest, hmac};
+use serde::de::IgnoredAny;
+
+use crate::jose;
+use crate::types::secret::SecretBytes;
+
+/// The members, claims and parameters whose texts are kept. In URLs among them, the values of the
+/// query are replaced all the same.
+const KEPT: &str = "acr_values alg algs aud azp client_assertion_type client_id crv cty e enc expires_at expires_in \
+                    grant_type htm htu interval iss issued_token_type issuer jkt kid kty max_age n \
+                    requested_token_type resource role scope subject_token_type actor_token_type token_type typ use \
+                    audience response_types_supported x y";
+
+/// The words of messages that are kept, and the codes of errors.
+const WORDS: &str = "access access_denied account an and are at authorization authorization_pending basic bearer bound busy \
+                     cannot client code consent_required dpop error expired expired_token failed for format \
+                     forbidden found from grant has header in insufficient_scope interaction_required internal \
+                     invalid invalid_client invalid_dpop_proof invalid_grant invalid_request invalid_scope \
+                     invalid_target invalid_token is key login_required malformed missing ms must no nonce not \
+                     of or proof refresh rejected request required retry revoked s scope seconds server \
+                     server_error service signature slow_down temporarily_unavailable the time to token \
+                     too unauthorized unauthorized_client unavailable unknown unsupported unsupported_grant_type \
+                     unsupported_response_type unsupported_token_type use_dpop_nonce used was with wrong [redacted]";
+
+/// The maximum number of tokens whose hashes are known, the most recently used ones.
+const MAX_TOKENS: usize = 256;
+
+/// Replaces the secrets of one recording. Without a key it keeps every text: the secrets of a replay
+/// are stand-ins already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StandIns {
+    key: Option<SecretBytes>,
+    /// The hashes of tokens, and the stand-ins of these tokens: a stored state names tokens by
+    /// their hashes, and a hash must stay that of its token.
+    tokens: Vec<(String, String)>,
+}
+
+impl StandIns {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self {
+            key: Some(SecretBytes::new(key.to_vec())),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Returns the stand-in of a token, a client secret, an assertion or any other secret. A JWT keeps
+    /// its header and the [claims](KEPT) that decisions depend on.
+    pub(crate) fn secret(&mut self, text: &str) -> String {
+        if self.key.is_none() || text.is_empty() {
+            return text.to_owned();
+        }
+        let hash = token_hash(text);
+        if let Some(known) = self.known(&hash) {
+            return known;
+        }
+        let stand_in = self.jwt(text).unwrap_or_else(|| self.stand_in(text));
+        self.remember(hash, stand_in)
+    }
+
+    /// Returns the hash that stands for the hash of a token. The token of an unknown hash gets its
+    /// stand-in now, in case it appears later.
+    fn token_hash(&mut self, hash: &str) -> String {
+        if self.key.is_none() {
+            return hash.to_owned();
+        }
+        let token = match self.known(hash) {
+            Some(known) => known,
+            None => self.remember(hash.to_owned(), self.stand_in(hash)),
+        };
+        token_hash(&token)
+    }
+
+    fn known(&mut self, hash: &str) -> Option<String> {
+        let at = self.tokens.iter().position(|(known, _)| known == hash)?;
+        let entry = self.tokens.remove(at);
+        let stand_in = entry.1.clone();
+        self.tokens.push(entry);
+        Some(stand_in)
+    }
+
+    fn remember(&mut self, hash: String, stand_in: String) -> String {
+        if self.tokens.len() >= MAX_TOKENS {
+            self.tokens.remove(0);
+        }
+        self.tokens.push((hash, stand_in.clone()));
+        stand_in
+    }
+
+    /// Returns a text of the same length with the same classes of characters. The letters `DPoP`
+    /// stay: decisions depend on them.
+    pub(crate) fn stand_in(&self, text: &str) -> String {
+        let Some(key) = &self.key else {
+            return text.to_owned();
+        };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
+        let mut block = hmac::sign(&key, text.as_bytes());
+        let (mut out, mut used) = (String::with_capacity(text.len()), 0);
+        let lower = text.to_ascii_lowercase();
+        let mut kept_until = 0;
+        for (at, c) in text.char_indices() {
+            if lower.get(at..).is_some_and(|rest| rest.starts_with("dpop")) {
+                kept_until = at + 4;
+            }
+            if used + 2 > block.as_ref().len() {
+                block = hmac::sign(&key, block.as_ref());
+                used = 0;
+            }
+            let random = match block.as_ref().get(used..used + 2) {
+                Some([high, low]) => u32::from(*high) << 8 | u32::from(*low),
+                _ => 0,
+            };
+            used += 2;
+            out.push(match at < kept_until {
+                true => c,
+                false => like(c, random),
+            });
+        }
+        out
+    }
+
+    /// Returns the stand-in of a JWT, or `None` if it is none.
+    fn jwt(&mut self, text: &str) -> Option<String> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let [header, payload, signature] = parts.as_slice() else {
+            return None;
+        };
+        let mut replaced = |part: &str| {
+            let json = String::from_utf8(jose::decode(part)?).ok()?;
+            let json = json.starts_with('{').then(|| self.json(&json))??;
+            Some(jose::encode(json.as_bytes()))
+        };
+        let (header, payload) = (replaced(header)?, replaced(payload)?);
+        Some([&header, &payload, &*self.stand_in(signature)].join("."))
+    }
+
+    /// Returns the text of a member, claim, field or parameter with this name.
+    pub(crate) fn member(&mut self, name: &str, text: &str) -> String {
+        match name {
+            "descends_from" => self.token_hash(text),
+            "nonce" => self.stand_in(text),
+            _ if text.starts_with("https://") || text.starts_with("http://") => self.url(text),
+            _ if KEPT.split(' ').any(|kept| kept == name) || name.ends_with("_supported") => {
+                text.to_owned()
+            }
+            _ if is_word(text) => text.to_owned(),
+            _ if text.contains(char::is_whitespace) => self.message(text),
+            _ => self.secret(text),
+        }
+    }
+
+    /// Returns a message whose words are kept if they are among [`WORDS`] or are short numbers.
+    pub(crate) fn message(&self, text: &str) -> String {
+        let words = text.split_inclusive(char::is_whitespace);
+        words
+            .map(|word| match is_word(word) || is_short_number(word) {
+                true => word.to_owned(),
+                false => self.stand_in(word),
+            })
+            .collect()
+    }
+
+    /// Returns a URL with its scheme, host and path, and with the names in its query.
+    pub(crate) fn url(&self, url: &str) -> String {
+        let end = url.find(['?', '#']).unwrap_or(url.len());
+        let (base, rest) = url.split_at(end);
+        let path_at = base.find("://").map_or(0, |at| at + 3);
+        let (scheme, base) = base.split_at(path_at);
+        let slash = base.find('/').unwrap_or(base.len());
+        let (authority, path) = base.split_at(slash);
+        let mut out = scheme.to_owned();
+        match authority.rsplit_once('@') {
+            Some((user, host)) => out.extend([&self.stand_in(user), "@", host]),
+            None => out.push_str(authority),
+        }
+        out.push_str(path);
+        for part in rest.split_inclusive(['?', '#', '&']) {
+            match part.split_once('=') {
+                Some((name, value)) => {
+                    out.extend([&self.name(name), "="]);
+                    out.push_str(&self.escaped(value));
+                }
+                None => out.push_str(&self.escaped(part)),
+            }
+        }
+        out
+    }
+
+    /// Replaces a text, but not the escapes of its bytes.
+    fn escaped(&self, text: &str) -> String {
+        let mut pieces = text.split('%');
+        let mut out = self.stand_in(pieces.next().unwrap_or_default());
+        for piece in pieces {
+            let (escape, rest) = piece.split_at_checked(2).unwrap_or((piece, ""));
+            let _ = write!(out, "%{escape}{}", self.stand_in(rest));
+        }
+        out
+    }
+
+    /// Returns the name of a member, unless it looks like a value.
+    fn name(&self, name: &str) -> String {
+        let belongs = |byte: u8| byte.is_ascii_alphabetic() || b"_-.".contains(&byte);
+        let is_name = name.len() <= 32 && name.bytes().all(belongs);
+        match is_name || KEPT.split(' ').any(|kept| kept == name) {
+            true => name.to_owned(),
+            false => self.stand_in(name),
+        }
+    }
+
+    /// Returns a body: JSON with its structure, numbers and booleans; anything else as a
+    /// [message](Self::message).
+    pub(crate) fn body(&mut self, body: &[u8]) -> String {
+        let text = String::from_utf8_lossy(body);
+        let (mark, json) = match text.strip_prefix('\u{feff}') {
+            Some(json) => ("\u{feff}", json),
+            None => ("", &*text),
+        };
+        match self.json(json) {
+            Some(json) => [mark, &json].concat(),
+            None => self.message(&text),
+        }
+    }
+
+    /// Replaces the strings of a JSON text in their places. Returns `None` if it is not JSON.
+    pub(crate) fn json(&mut self, text: &str) -> Option<String> {
+        let _: IgnoredAny = serde_json::from_str(text).ok()?;
+        if self.key.is_none() {
+            return Some(text.to_owned());
+        }
+        let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+        let mut open: Vec<Container> = Vec::new();
+        while let Some(c) = rest.chars().next() {
+            let (mut token, mut after) = rest.split_at(c.len_utf8());
+            match c {
+                '{' | '[' => {
+                    let name = open.last().map(|around| around.name.clone());
+                    open.push(Container {
+                        is_object: c == '{',
+                        awaits_name: c == '{',
+                        name: name.unwrap_or_default(),
+                        strings: 0,
+                    });
+                }
+                '}' | ']' => drop(open.pop()),
+                ',' => {
+                    if let Some(around) = open.last_mut() {
+                        around.awaits_name = around.is_object;
+                    }
+                }
+                '"' => {
+                    (token, after) = rest.split_at(string_length(rest));
+                    let string: String = serde_json::from_str(token)
+                        .unwrap_or_else(|_| token.trim_matches('"').to_owned());
+                    let replaced = match open.last_mut() {
+                        Some(around) => self.string(around, string),
+                        None => self.secret(&string),
+                    };
+                    out.push_str(&serde_json::to_string(&replaced).ok()?);
+                    token = "";
+                }
+                _ => {}
+            }
+            out.push_str(token);
+            rest = after;
+        }
+        Some(out)
+    }
+
+    /// Returns a string of a JSON text: a name, or a value.
+    fn string(&mut self, around: &mut Container, string: String) -> String {
+        if around.awaits_name {
+            around.awaits_name = false;
+            let name = self.name(&string);
+            around.name = string;
+            return name;
+        }
+        around.strings += 1;
+        // The other members of a stored token are pairs of name and value.
+        if around.name == "others" && !around.is_object && around.strings == 1 {
+            let name = self.name(&string);
+            around.name = string;
+            return name;
+        }
+        self.member(&around.name, &string)
+    }
+
+    /// Returns a `WWW-Authenticate` header (RFC 9110 §11.6.1) with its schemes and the names of its
+    /// parameters.
+    pub(crate) fn challenge(&mut self, header: &str) -> String {
+        let (mut out, mut rest, mut name) = (String::new(), header, None);
+        while let Some(c) = rest.chars().next() {
+            let is_end = |c: char| matches!(c, ' ' | '\t' | ',' | '"' | '=');
+            if c == '"' {
+                let (quoted, after) = rest.split_at(quoted_length(rest));
+                let text = quoted.trim_start_matches('"');
+                let text = text.strip_suffix('"').unwrap_or(text);
+                let value = self.member(name.take().unwrap_or_default(), text);
+                let _ = write!(out, "\"{value}\"");
+                rest = after;
+            } else if is_end(c) {
+                out.push(c);
+                rest = rest.get(c.len_utf8()..).unwrap_or_default();
+            } else {
+                let (word, after) = rest.split_at(rest.find(is_end).unwrap_or(rest.len()));
+                let is_name = after.trim_start().starts_with('=') && !after.contains("==");
+                match name.take() {
+                    Some(name) => out.push_str(&self.member(name, word)),
+                    None if is_name => {
+                        out.push_str(&self.name(word));
+                        name = Some(word);
+                    }
+                    None if is_word(word) => out.push_str(word),
+                    None => out.push_str(&self.stand_in(word)),
+                }
+                rest = after;
+            }
+        }
+        out
+    }
+}
+
+/// An object or array of a JSON text.
+struct Container {
+    is_object: bool,
+    awaits_name: bool,
+    /// The name of the member whose value comes next, or of the one that this array is in.
+    name: String,
+    /// The number of strings so far, without names.
+    strings: usize,
+}
+
+/// Returns the hash by which a stored state names a token: that of a
+/// [lineage](crate::oauth::lineage).
+pub(crate) fn token_hash(token: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, token.as_bytes());
+    jose::encode(hash.as_ref().get(..16).unwrap_or_default())
+}
+
+/// Returns the length of the JSON string at the beginning of a text, with its quotes.
+fn string_length(text: &str) -> usize {
+    quoted_length(text)
+}
+
+/// Returns the length of the quoted text at the beginning of a text, with its quotes.
+fn quoted_length(text: &str) -> usize {
+    let mut is_escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn is_word(word: &str) -> bool {
+    let is = |known: &str| word.trim() == known || trimmed(word).eq_ignore_ascii_case(known);
+    WORDS.split_ascii_whitespace().any(is)
+}
+
+fn is_short_number(word: &str) -> bool {
+    let digits = trimmed(word);
+    (1..=5).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn trimmed(word: &str) -> &str {
+    word.trim()
+        .trim_matches(|c: char| matches!(c, '.' | ',' | ':' | ';' | '!' | '"' | '\'' | '(' | ')'))
+}
+
+/// Returns a character of the same class and length.
+fn like(c: char, random: u32) -> char {
+    let (first, count) = match c {
+        'a'..='z' => ('a', 26),
+        'A'..='Z' => ('A', 26),
+        '0'..='9' => ('0', 10),
+        _ if c.is_ascii() || !c.is_alphanumeric() => return c,
+        // Letters of other scripts: by their length in UTF-8.
+        _ => match c.len_utf8() {
+            2 => ('\u{100}', 0x80),
+            3 => ('\u{4e00}', 0x5000),
+            _ => ('\u{20000}', 0xa000),
+        },
+    };
+    char::from_u32(u32::from(first) + random % count).unwrap_or(first)
+}
