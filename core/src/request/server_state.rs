@@ -240,7 +240,7 @@ mod record {
 
     impl Recorded for Nonce {
         fn to_record(&self, stand_ins: &mut StandIns) -> Value {
-            stand_ins.stand_in(self.as_str()).into()
+            stand_ins.nonce(self.as_str()).into()
         }
 
         fn from_record(record: &Value) -> Option<Self> {

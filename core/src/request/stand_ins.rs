@@ -31,24 +31,31 @@ const WORDS: &str = "access access_denied account an and are at authorization au
                      too unauthorized unauthorized_client unavailable unknown unsupported unsupported_grant_type \
                      unsupported_response_type unsupported_token_type use_dpop_nonce used was with wrong [redacted]";
 
-/// The maximum number of tokens whose hashes are known, the most recently used ones.
-const MAX_TOKENS: usize = 256;
-
 /// Replaces the secrets of one recording. Without a key it keeps every text: the secrets of a replay
 /// are stand-ins already.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StandIns {
     key: Option<SecretBytes>,
-    /// The hashes of tokens, and the stand-ins of these tokens: a stored state names tokens by
-    /// their hashes, and a hash must stay that of its token.
-    tokens: Vec<(String, String)>,
+    /// By the hashes of the tokens: a stored state names tokens by their hashes, and a hash must stay
+    /// that of its token.
+    tokens: Known<256>,
+    nonces: Known<64>,
 }
 
 impl StandIns {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
         Self {
             key: Some(SecretBytes::new(key.to_vec())),
-            tokens: Vec::new(),
+            ..Self::unchanged()
+        }
+    }
+
+    /// Creates stand-ins for texts that have none to be replaced.
+    pub(crate) fn unchanged() -> Self {
+        Self {
+            key: None,
+            tokens: Known(Vec::new()),
+            nonces: Known(Vec::new()),
         }
     }
 
@@ -59,11 +66,27 @@ impl StandIns {
             return text.to_owned();
         }
         let hash = token_hash(text);
-        if let Some(known) = self.known(&hash) {
+        if let Some(known) = self.tokens.get(&hash) {
             return known;
         }
-        let stand_in = self.jwt(text).unwrap_or_else(|| self.stand_in(text));
-        self.remember(hash, stand_in)
+        let stand_in = match self.jwt(text) {
+            Some(jwt) => jwt,
+            None => self.unlike(text, |this, new| this.tokens.has(new)),
+        };
+        self.tokens.insert(hash, stand_in)
+    }
+
+    /// Returns the stand-in of a DPoP nonce. Nonces are not secret, but the server's own.
+    pub(crate) fn nonce(&mut self, text: &str) -> String {
+        if self.key.is_none() {
+            return text.to_owned();
+        }
+        let hash = token_hash(text);
+        if let Some(known) = self.nonces.get(&hash) {
+            return known;
+        }
+        let stand_in = self.unlike(text, |this, new| this.nonces.has(new));
+        self.nonces.insert(hash, stand_in)
     }
 
     /// Returns the hash that stands for the hash of a token. The token of an unknown hash gets its
@@ -72,37 +95,32 @@ impl StandIns {
         if self.key.is_none() {
             return hash.to_owned();
         }
-        let token = match self.known(hash) {
+        let token = match self.tokens.get(hash) {
             Some(known) => known,
-            None => self.remember(hash.to_owned(), self.stand_in(hash)),
+            None => self.tokens.insert(hash.to_owned(), self.stand_in(hash)),
         };
         token_hash(&token)
     }
 
-    fn known(&mut self, hash: &str) -> Option<String> {
-        let at = self.tokens.iter().position(|(known, _)| known == hash)?;
-        let entry = self.tokens.remove(at);
-        let stand_in = entry.1.clone();
-        self.tokens.push(entry);
-        Some(stand_in)
-    }
-
-    fn remember(&mut self, hash: String, stand_in: String) -> String {
-        if self.tokens.len() >= MAX_TOKENS {
-            self.tokens.remove(0);
-        }
-        self.tokens.push((hash, stand_in.clone()));
-        stand_in
+    /// Returns a stand-in that no other text has. Of short texts, there may be none.
+    fn unlike(&self, text: &str, is_taken: impl Fn(&Self, &str) -> bool) -> String {
+        let variants = (0..64).map(|variant| self.variant(text, variant));
+        let mut free = variants.skip_while(|new| is_taken(self, new));
+        free.next().unwrap_or_else(|| self.stand_in(text))
     }
 
     /// Returns a text of the same length with the same classes of characters. The letters `DPoP`
     /// stay: decisions depend on them.
     pub(crate) fn stand_in(&self, text: &str) -> String {
+        self.variant(text, 0)
+    }
+
+    fn variant(&self, text: &str, variant: u8) -> String {
         let Some(key) = &self.key else {
             return text.to_owned();
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
-        let mut block = hmac::sign(&key, text.as_bytes());
+        let mut block = hmac::sign(&key, &[&[variant], text.as_bytes()].concat());
         let (mut out, mut used) = (String::with_capacity(text.len()), 0);
         let lower = text.to_ascii_lowercase();
         let mut kept_until = 0;
@@ -146,7 +164,7 @@ impl StandIns {
     pub(crate) fn member(&mut self, name: &str, text: &str) -> String {
         match name {
             "descends_from" => self.token_hash(text),
-            "nonce" => self.stand_in(text),
+            "nonce" => self.nonce(text),
             _ if text.starts_with("https://") || text.starts_with("http://") => self.url(text),
             _ if KEPT.split(' ').any(|kept| kept == name) || name.ends_with("_supported") => {
                 text.to_owned()
@@ -324,6 +342,30 @@ impl StandIns {
             }
         }
         out
+    }
+}
+
+/// The stand-ins of the last `N` texts, by their hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known<const N: usize>(Vec<(String, String)>);
+
+impl<const N: usize> Known<N> {
+    fn get(&mut self, hash: &str) -> Option<String> {
+        let at = self.0.iter().position(|(known, _)| known == hash)?;
+        let entry = self.0.remove(at);
+        Some(self.insert(entry.0, entry.1))
+    }
+
+    fn insert(&mut self, hash: String, stand_in: String) -> String {
+        if self.0.len() >= N {
+            self.0.remove(0);
+        }
+        self.0.push((hash, stand_in.clone()));
+        stand_in
+    }
+
+    fn has(&self, stand_in: &str) -> bool {
+        self.0.iter().any(|(_, known)| known == stand_in)
     }
 }
 

@@ -155,7 +155,7 @@ impl Recorder {
             for value in headers.get_all(name) {
                 let text = String::from_utf8_lossy(value.as_bytes());
                 let text = match name.as_str() {
-                    "dpop-nonce" => self.stand_ins.stand_in(&text),
+                    "dpop-nonce" => self.stand_ins.nonce(&text),
                     "www-authenticate" => self.stand_ins.challenge(&text),
                     _ => text.into_owned(),
                 };

@@ -76,7 +76,7 @@ impl Replay {
             VERSION => {}
             other => return Err(ReplayError::UnknownVersion(other)),
         }
-        let mut shared = Shared::recording_with(StandIns::default());
+        let mut shared = Shared::recording_with(StandIns::unchanged());
         let _ = shared.next_line();
         Ok(Self {
             shared,
