@@ -63,6 +63,8 @@ impl Transport {
         }
         let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
+        #[cfg(feature = "record")]
+        self.write_recording();
         for (session, refresh) in due {
             spawn_refresh(session, refresh);
         }
@@ -226,12 +228,20 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn context(&mut self) -> Result<RequestContext, Error> {
+        #[cfg(feature = "record")]
+        if let Some(context) = self.transport.set_inputs() {
+            return Ok(context);
+        }
+        Ok(RequestContext::new(self.clock.now(), self.entropy.next()?))
+    }
+
     /// Takes one step of the task, and does what follows from it. The state is locked once for both.
     fn step<T: Task>(
         &mut self,
         next: impl FnOnce(&mut Shared, RequestContext) -> Step<T>,
     ) -> Result<Step<T>, Error> {
-        let context = RequestContext::new(self.clock.now(), self.entropy.next()?);
+        let context = self.context()?;
         let mut state = self.transport.lock();
         let step = next(&mut state.shared, context);
         self.task = step.id();
@@ -249,6 +259,8 @@ impl Drop for Run<'_> {
                 session.cache.publish(state.shared.version(session.id));
             }
             drop(state);
+            #[cfg(feature = "record")]
+            self.transport.write_recording();
             self.transport.changed.notify_all();
         }
     }

@@ -146,7 +146,11 @@ impl SessionBuilder {
         if let Some((storage, name)) = self.storage.as_ref().zip(config.storage_name()) {
             config = config.stored_at(storage.location(&name));
         }
-        let id = self.transport.lock().shared.open(config, now());
+        #[cfg(not(feature = "record"))]
+        let now = now();
+        #[cfg(feature = "record")]
+        let now = self.transport.opening_time();
+        let id = self.transport.lock().shared.open(config, now);
         let inner = Arc::new(Inner {
             transport: self.transport,
             id,
@@ -327,6 +331,8 @@ impl Api {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.transport.lock().shared.close(self.id);
+        #[cfg(feature = "record")]
+        self.transport.write_recording();
     }
 }
 

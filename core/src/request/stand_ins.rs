@@ -15,19 +15,19 @@ use crate::types::secret::SecretBytes;
 
 /// The members, claims and parameters whose texts are kept. In URLs among them, the values of the
 /// query are replaced all the same.
-const KEPT: &str = "acr_values alg algs aud azp client_assertion_type client_id crv cty e enc expires_at expires_in \
-                    grant_type htm htu interval iss issued_token_type issuer jkt kid kty max_age n \
-                    requested_token_type resource role scope subject_token_type actor_token_type token_type typ use \
-                    audience response_types_supported x y";
+const KEPT: &str = "acr_values alg algs aud audience azp client_assertion_type client_id exp expires_at expires_in \
+                    grant_type htm htu iat interval iss issued_token_type issuer jkt kid max_age nbf \
+                    origin requested_token_type resource role scope subject_token_type actor_token_type \
+                    token_type typ";
 
 /// The words of messages that are kept, and the codes of errors.
-const WORDS: &str = "access access_denied account an and are at authorization authorization_pending basic bearer bound busy \
-                     cannot client code consent_required dpop error expired expired_token failed for format \
+const WORDS: &str = "a access access_denied account an and are at authorization authorization_pending basic bearer bound busy by cannot \
+                     client closed code connection consent_required dpop error expired expired_token failed for format \
                      forbidden found from grant has header in insufficient_scope interaction_required internal \
                      invalid invalid_client invalid_dpop_proof invalid_grant invalid_request invalid_scope \
-                     invalid_target invalid_token is key login_required malformed missing ms must no nonce not \
-                     of or proof refresh rejected request required retry revoked s scope seconds server \
-                     server_error service signature slow_down temporarily_unavailable the time to token \
+                     invalid_target invalid_token is key login_required malformed missing ms negotiate must no nonce not of \
+                     or out peer proof reading refresh refused rejected reset request required retry revoked s scope seconds server \
+                     server_error service signature slow_down temporarily_unavailable the time timed to token \
                      too unauthorized unauthorized_client unavailable unknown unsupported unsupported_grant_type \
                      unsupported_response_type unsupported_token_type use_dpop_nonce used was with wrong [redacted]";
 
@@ -166,9 +166,7 @@ impl StandIns {
             "descends_from" => self.token_hash(text),
             "nonce" => self.nonce(text),
             _ if text.starts_with("https://") || text.starts_with("http://") => self.url(text),
-            _ if KEPT.split(' ').any(|kept| kept == name) || name.ends_with("_supported") => {
-                text.to_owned()
-            }
+            _ if KEPT.split(' ').any(|kept| kept == name) => text.to_owned(),
             _ if is_word(text) => text.to_owned(),
             _ if text.contains(char::is_whitespace) => self.message(text),
             _ => self.secret(text),
@@ -328,7 +326,10 @@ impl StandIns {
                 rest = rest.get(c.len_utf8()..).unwrap_or_default();
             } else {
                 let (word, after) = rest.split_at(rest.find(is_end).unwrap_or(rest.len()));
-                let is_name = after.trim_start().starts_with('=') && !after.contains("==");
+                // Otherwise the `=` are the end of a token68.
+                let is_name = after
+                    .strip_prefix('=')
+                    .is_some_and(|value| !value.is_empty() && !value.starts_with([' ', ',', '=']));
                 match name.take() {
                     Some(name) => out.push_str(&self.member(name, word)),
                     None if is_name => {

@@ -35,8 +35,9 @@ pub struct Recorder {
     pub(super) line: Map<String, Value>,
     /// The numbers of events and retries before this step.
     pub(super) before: (usize, usize),
-    /// The tasks that are not recorded. Their effect on what is known of servers is.
-    pub(super) others: Vec<u64>,
+    /// The tasks under way, and whether each is recorded. Of the others, the effect on what is known of
+    /// servers is.
+    pub(super) tasks: Vec<(u64, bool)>,
 }
 
 impl Recorder {
@@ -48,7 +49,7 @@ impl Recorder {
             lines: VecDeque::from([header.to_string()]),
             line: Map::new(),
             before: (0, 0),
-            others: Vec::new(),
+            tasks: Vec::new(),
         }
     }
 

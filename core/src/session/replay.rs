@@ -185,9 +185,11 @@ impl Replay {
     /// Returns a line in words.
     fn in_words(&mut self, line: &Map<String, Value>) -> String {
         let at = line.get("at").and_then(Value::as_u64);
-        let began = *self.began.get_or_insert(at.unwrap_or_default());
         let mut words = match at {
-            Some(at) => format!("{:>8} ms", at.saturating_sub(began)),
+            Some(at) => {
+                let began = *self.began.get_or_insert(at);
+                format!("{:>8} ms", at.saturating_sub(began))
+            }
             None => " ".repeat(11),
         };
         if let Some(task) = line.get("task") {

@@ -41,7 +41,7 @@ pub trait Task: Sized + sealed::Sealed {
     #[cfg(feature = "record")]
     #[doc(hidden)]
     fn outcome(&self, _output: &Self::Output) -> String {
-        "done".to_owned()
+        "the end".to_owned()
     }
 }
 

@@ -40,9 +40,8 @@ impl Shared {
     /// Records the start of a task.
     pub(crate) fn record_start<T: Task>(&mut self, id: u64, task: &T) {
         if let Some(recorder) = &mut self.recorder {
-            if !task.record(recorder) {
-                recorder.others.push(id);
-            }
+            let is_recorded = task.record(recorder);
+            recorder.tasks.push((id, is_recorded));
         }
     }
 
@@ -60,10 +59,11 @@ impl Shared {
             return;
         };
         let judged = self.servers.judged.as_mut().map(mem::take);
-        if let Some(at) = recorder.others.iter().position(|other| *other == id) {
-            if matches!(next, Next::Done(_)) {
-                recorder.others.swap_remove(at);
-            }
+        let is_recorded = recorder.tasks.contains(&(id, true));
+        if matches!(next, Next::Done(_)) {
+            recorder.tasks.retain(|(task, _)| *task != id);
+        }
+        if !is_recorded {
             recorder.line.clear();
             return self.record_servers();
         }
@@ -123,8 +123,11 @@ impl Shared {
     }
 
     pub(crate) fn record_abandon(&mut self, task: u64, now: UnixTime) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.others.retain(|other| *other != task);
+        let is_under_way =
+            |recorder: &&mut Box<Recorder>| recorder.tasks.iter().any(|(known, _)| *known == task);
+        // A guard may call it after the end of the task.
+        if let Some(recorder) = self.recorder.as_mut().filter(is_under_way) {
+            recorder.tasks.retain(|(known, _)| *known != task);
             recorder.insert("at", now.as_millis());
             recorder.insert("abandon", task);
             recorder.end_line();
