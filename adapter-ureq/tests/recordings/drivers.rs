@@ -11,7 +11,7 @@ use crate::server::{Server, response, token};
 use crate::{Lines, replay};
 
 #[path = "../../examples/own_transport.rs"]
-#[expect(dead_code, reason = "the example uses the rest")]
+#[expect(dead_code, unreachable_pub, reason = "the example uses the rest")]
 mod own_transport;
 
 use own_transport::{Driver, Storage};

@@ -437,3 +437,175 @@ fn like(c: char, random: u32) -> char {
     };
     char::from_u32(u32::from(first) + random % count).unwrap_or(first)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn stand_ins() -> StandIns {
+        StandIns::new(&[1; 32])
+    }
+
+    fn class(c: char) -> char {
+        match c {
+            'a'..='z' => 'a',
+            'A'..='Z' => 'A',
+            '0'..='9' => '0',
+            c if c.is_ascii() || !c.is_alphanumeric() => c,
+            _ => 'x',
+        }
+    }
+
+    fn classes(text: &str) -> Vec<(usize, char)> {
+        text.char_indices().map(|(at, c)| (at, class(c))).collect()
+    }
+
+    /// The names, numbers and booleans of a JSON value, and the lengths of its strings.
+    fn structure(value: &Value) -> Value {
+        match value {
+            Value::String(text) => json!(text.len()),
+            Value::Array(items) => items.iter().map(structure).collect(),
+            Value::Object(members) => {
+                let member = |(name, value): (&String, &Value)| (name.clone(), structure(value));
+                Value::Object(members.iter().map(member).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_stand_in_keeps_length_classes_and_equality(text in "\\PC{0,60}", other in "\\PC{0,60}") {
+            let mut stand_ins = stand_ins();
+            let stand_in = stand_ins.secret(&text);
+            prop_assert_eq!(stand_in.len(), text.len());
+            prop_assert_eq!(classes(&stand_in), classes(&text));
+            let of_other = stand_ins.secret(&other);
+            prop_assert_eq!(&stand_ins.secret(&text), &stand_in);
+            prop_assert!(text == other || stand_in != of_other || text.chars().all(|c| class(c) == c));
+        }
+
+        #[test]
+        fn a_long_secret_has_nothing_in_common_with_its_stand_in(text in "[a-zA-Z0-9]{24,80}") {
+            let stand_in = stand_ins().secret(&text);
+            for (at, piece) in text.as_bytes().windows(8).enumerate() {
+                let has_dpop = text.to_ascii_lowercase().contains("dpop");
+                prop_assert!(has_dpop || stand_in.as_bytes()[at..at + 8] != *piece);
+            }
+        }
+
+        #[test]
+        fn a_response_keeps_its_structure(text in "[ -~]{0,30}", name in "[a-z_]{1,12}", number in any::<i32>()) {
+            let body = json!({ &*name: [text, { "x": &text }, number], "b": true }).to_string();
+            let replaced = stand_ins().json(&body).unwrap();
+            let replaced: Value = serde_json::from_str(&replaced).unwrap();
+            prop_assert_eq!(structure(&replaced), structure(&serde_json::from_str(&body).unwrap()));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,80}") {
+            let mut stand_ins = stand_ins();
+            let _ = (stand_ins.url(&text), stand_ins.challenge(&text), stand_ins.body(text.as_bytes()));
+            let _ = stand_ins.member("error_description", &text);
+        }
+    }
+
+    #[test]
+    fn different_secrets_have_different_stand_ins_as_far_as_length_allows() {
+        let mut stand_ins = stand_ins();
+        let all: Vec<String> = (0..10)
+            .map(|digit: u8| stand_ins.secret(&digit.to_string()))
+            .collect();
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), 10, "{all:?}");
+    }
+
+    #[test]
+    fn another_recording_has_other_stand_ins() {
+        let other = StandIns::new(&[2; 32]).secret("a-secret-of-some-length");
+        assert_ne!(stand_ins().secret("a-secret-of-some-length"), other);
+    }
+
+    #[test]
+    fn a_jwt_keeps_its_header_and_the_claims_that_decisions_depend_on() {
+        let claims = json!({
+            "iss": "https://as.example", "aud": "api", "exp": 1_900_000_000, "scope": "read",
+            "cnf": { "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" },
+            "sub": "alice", "email": "alice@example.com",
+        });
+        let part = |json: &Value| jose::encode(json.to_string().as_bytes());
+        let header = json!({ "alg": "ES256", "kid": "key-1", "typ": "at+jwt" });
+        let jwt = format!("{}.{}.c2lnbmF0dXJl", part(&header), part(&claims));
+        let stand_in = stand_ins().secret(&jwt);
+        assert_eq!(stand_in.len(), jwt.len());
+        let parts: Vec<_> = stand_in.split('.').collect();
+        assert_eq!(parts[0], part(&header));
+        assert_ne!(parts[2], "c2lnbmF0dXJl");
+        let kept: Value = serde_json::from_slice(&jose::decode(parts[1]).unwrap()).unwrap();
+        for name in ["iss", "aud", "exp", "scope", "cnf"] {
+            assert_eq!(kept[name], claims[name], "{name}");
+        }
+        for name in ["sub", "email"] {
+            assert_ne!(kept[name], claims[name], "{name}");
+        }
+    }
+
+    #[test]
+    fn the_hash_of_a_token_stays_that_of_its_stand_in() {
+        let mut stand_ins = stand_ins();
+        let known = stand_ins.secret("a-refresh-token");
+        let unknown = stand_ins.member("descends_from", &token_hash("a-later-one"));
+        let hash = stand_ins.member("descends_from", &token_hash("a-refresh-token"));
+        assert_eq!(hash, token_hash(&known));
+        assert_eq!(unknown, token_hash(&stand_ins.secret("a-later-one")));
+    }
+
+    #[test]
+    fn a_challenge_keeps_its_schemes_codes_and_names() {
+        let challenge = r#"DPoP realm="secret-realm", error="use_dpop_nonce", algs="ES256", Bearer scope="read", Negotiate dG9rZW4="#;
+        let replaced = stand_ins().challenge(challenge);
+        let kept = replaced.strip_prefix("DPoP realm=\"").unwrap();
+        assert!(!replaced.contains("secret-realm"), "{replaced}");
+        let kept = kept.get("secret-realm".len()..).unwrap();
+        assert!(
+            kept.starts_with(
+                r#"", error="use_dpop_nonce", algs="ES256", Bearer scope="read", Negotiate "#
+            ),
+            "{replaced}"
+        );
+        assert!(!kept.contains("dG9rZW4"), "{replaced}");
+    }
+
+    #[test]
+    fn a_message_keeps_known_words_and_short_numbers() {
+        let message = "invalid DPoP proof of alice, retry in 1500 ms, code 123456";
+        let replaced = stand_ins().message(message);
+        assert!(replaced.starts_with("invalid DPoP proof of "), "{replaced}");
+        assert!(replaced.contains(" retry in 1500 ms, code "), "{replaced}");
+        assert!(
+            !replaced.contains("alice") && !replaced.contains("123456"),
+            "{replaced}"
+        );
+    }
+
+    #[test]
+    fn a_url_keeps_its_host_and_path() {
+        assert_eq!(
+            stand_ins().url("https://as.example:8443/token"),
+            "https://as.example:8443/token"
+        );
+        let replaced = stand_ins()
+            .url("https://user:word@as.example/a/b?state=abc%20def&code=xyz123#fragment");
+        assert!(replaced.contains("@as.example/a/b?state="), "{replaced}");
+        assert!(
+            replaced.contains("%20") && replaced.contains("&code="),
+            "{replaced}"
+        );
+        for secret in ["user", "word", "abc", "xyz123", "fragment"] {
+            assert!(!replaced.contains(secret), "{replaced}");
+        }
+    }
+}

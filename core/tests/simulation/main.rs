@@ -222,7 +222,7 @@ fn all_schedules_of_small_worlds_break_no_invariant() {
 /// The seeds that are recorded.
 #[cfg(feature = "record")]
 const RECORDED: std::ops::Range<u64> = match cfg!(debug_assertions) {
-    true => 0..2_000,
+    true => 0..300,
     false => 0..50_000,
 };
 
