@@ -5,6 +5,7 @@
 //! else for itself. Equal secrets have equal stand-ins. They are derived by HMAC under a key that is
 //! never written, so nobody can compute a secret from its stand-in, or recognise a guessed one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ring::{digest, hmac};
@@ -54,8 +55,8 @@ impl StandIns {
     pub(crate) fn unchanged() -> Self {
         Self {
             key: None,
-            tokens: Known(Vec::new()),
-            nonces: Known(Vec::new()),
+            tokens: Known::default(),
+            nonces: Known::default(),
         }
     }
 
@@ -346,27 +347,37 @@ impl StandIns {
     }
 }
 
-/// The stand-ins of the last `N` texts, by their hashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Known<const N: usize>(Vec<(String, String)>);
+/// The stand-ins of the `N` texts that were used last, by the hashes of the texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known<const N: usize> {
+    /// With the number of the last use.
+    stand_ins: BTreeMap<String, (String, u64)>,
+    uses: u64,
+}
 
 impl<const N: usize> Known<N> {
     fn get(&mut self, hash: &str) -> Option<String> {
-        let at = self.0.iter().position(|(known, _)| known == hash)?;
-        let entry = self.0.remove(at);
-        Some(self.insert(entry.0, entry.1))
+        self.uses += 1;
+        let (stand_in, used) = self.stand_ins.get_mut(hash)?;
+        *used = self.uses;
+        Some(stand_in.clone())
     }
 
     fn insert(&mut self, hash: String, stand_in: String) -> String {
-        if self.0.len() >= N {
-            self.0.remove(0);
+        if self.stand_ins.len() >= N {
+            let uses = self.stand_ins.iter();
+            let oldest = uses.min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(hash, _)| hash.clone()) {
+                self.stand_ins.remove(&oldest);
+            }
         }
-        self.0.push((hash, stand_in.clone()));
+        let entry = (stand_in.clone(), self.uses);
+        self.stand_ins.insert(hash, entry);
         stand_in
     }
 
     fn has(&self, stand_in: &str) -> bool {
-        self.0.iter().any(|(_, known)| known == stand_in)
+        self.stand_ins.values().any(|(known, _)| known == stand_in)
     }
 }
 
