@@ -97,6 +97,7 @@ impl Transport {
 }
 
 fn write_line(writer: &mut impl Write, line: &str) -> io::Result<()> {
-    writeln!(writer, "{line}")?;
+    // At once, so that a full disk or a crash leaves whole lines.
+    writer.write_all([line, "\n"].concat().as_bytes())?;
     writer.flush()
 }

@@ -92,3 +92,46 @@ fn two_drivers_make_the_same_recording_of_the_same_run() {
     assert!(of_ureq.lines().count() > 15, "{of_ureq}");
     replay(&of_ureq);
 }
+
+#[test]
+fn what_other_operations_learn_of_a_server_is_recorded() {
+    let server = server();
+    let key = Arc::new(SigningKey::generate(Algorithm::Es256).unwrap());
+    let client = server.client().dpop(key.public().clone());
+    let lines = Lines::default();
+    let transport = Transport::new().signer(key).record(lines.clone()).unwrap();
+    let session = Session::builder(transport, client.clone())
+        .grant(Grant::client_credentials())
+        .build();
+    let operation = client.token(Grant::client_credentials()).unwrap();
+    session.transport().execute(operation).unwrap();
+    let url = format!("{}/resource", server.url);
+    assert_eq!(session.get(&url).unwrap().status(), 200);
+    // The session's own request has the nonce from the start.
+    assert_eq!(server.count("/token"), 3);
+    replay(&lines.text());
+}
+
+#[test]
+fn a_recording_ends_at_the_first_line_that_can_not_be_written() {
+    let server = server();
+    let key = Arc::new(SigningKey::generate(Algorithm::Es256).unwrap());
+    let client = server.client().dpop(key.public().clone());
+    let lines = Lines::limited(3_000);
+    let transport = Transport::new().signer(key).record(lines.clone()).unwrap();
+    let session = Session::builder(transport, client)
+        .grant(Grant::client_credentials())
+        .build();
+    for _ in 0..5 {
+        assert_eq!(
+            session
+                .get(&format!("{}/resource", server.url))
+                .unwrap()
+                .status(),
+            200
+        );
+    }
+    let recording = lines.text();
+    assert!((1_000..=3_000).contains(&recording.len()), "{recording}");
+    replay(&recording);
+}

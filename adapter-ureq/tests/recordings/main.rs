@@ -17,23 +17,51 @@ use std::sync::{Arc, Mutex};
 
 use keybound_ureq::driver::Replay;
 
-/// A file in memory.
+/// A file in memory, which a crash leaves as it was flushed last.
 #[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Lines(Arc<Mutex<File>>);
+
+#[derive(Default)]
+struct File {
+    written: Vec<u8>,
+    flushed: usize,
+    /// The number of bytes after which writing fails.
+    limit: Option<usize>,
+}
 
 impl Lines {
+    /// A file on a disk that is full after so many bytes.
+    pub(crate) fn limited(limit: usize) -> Self {
+        let lines = Self::default();
+        lines.0.lock().unwrap().limit = Some(limit);
+        lines
+    }
+
+    /// The lines that are safe from a crash.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        let file = self.0.lock().unwrap();
+        String::from_utf8(file.written[..file.flushed].to_vec()).unwrap()
     }
 }
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
+        let mut file = self.0.lock().unwrap();
+        if file
+            .limit
+            .is_some_and(|limit| file.written.len() + bytes.len() > limit)
+        {
+            // There is room again, but a line is missing.
+            file.limit = None;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.written.extend(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let mut file = self.0.lock().unwrap();
+        file.flushed = file.written.len();
         Ok(())
     }
 }

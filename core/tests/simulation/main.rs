@@ -223,7 +223,7 @@ fn all_schedules_of_small_worlds_break_no_invariant() {
 #[cfg(feature = "record")]
 const RECORDED: std::ops::Range<u64> = match cfg!(debug_assertions) {
     true => 0..300,
-    false => 0..50_000,
+    false => 0..3_000,
 };
 
 #[cfg(feature = "record")]
