@@ -72,13 +72,15 @@ fn check(response: &Response<Vec<u8>>) -> Result<(), BoxError> {
     }
 }
 
-struct Driver {
+pub(crate) struct Driver {
     key: Arc<SigningKey>,
     storage: Arc<Storage>,
     session: SessionId,
     shared: Mutex<Shared>,
     changed: Condvar,
     token_requests: AtomicUsize,
+    /// The time and the entropy of a step.
+    context: fn() -> Result<RequestContext, Error>,
 }
 
 /// The application's request, and the last response to it.
@@ -92,6 +94,16 @@ impl Driver {
     fn open(config: SessionConfig, key: Arc<SigningKey>, storage: Arc<Storage>) -> Arc<Self> {
         let mut shared = Shared::new();
         let session = shared.open(config, now());
+        Self::new(shared, session, key, storage, context)
+    }
+
+    pub(crate) fn new(
+        shared: Shared,
+        session: SessionId,
+        key: Arc<SigningKey>,
+        storage: Arc<Storage>,
+        context: fn() -> Result<RequestContext, Error>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             key,
             storage,
@@ -99,10 +111,14 @@ impl Driver {
             shared: Mutex::new(shared),
             changed: Condvar::new(),
             token_requests: AtomicUsize::new(0),
+            context,
         })
     }
 
-    fn call(self: &Arc<Self>, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, BoxError> {
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        request: Request<Vec<u8>>,
+    ) -> Result<Response<Vec<u8>>, BoxError> {
         let call = self.session.call(request.method(), request.uri())?;
         let mut application = Application {
             request,
@@ -118,7 +134,7 @@ impl Driver {
         task: T,
         application: &mut Application,
     ) -> Result<T::Output, Error> {
-        let mut step = self.lock().start(task, context()?);
+        let mut step = self.lock().start(task, (self.context)()?);
         let _abandon = step.id().map(|id| Abandon(self, id));
         let mut lease = None;
         loop {
@@ -128,9 +144,9 @@ impl Driver {
                 Step::Send(it) => {
                     self.token_requests.fetch_add(1, Ordering::Relaxed);
                     match send(&it.effect.request, it.effect.timeout) {
-                        Ok(response) => it.received(&response, &mut self.lock(), context()?),
+                        Ok(response) => it.received(&response, &mut self.lock(), (self.context)()?),
                         Err((sent, why)) => {
-                            it.failed(sent, Some(why), &mut self.lock(), context()?)
+                            it.failed(sent, Some(why), &mut self.lock(), (self.context)()?)
                         }
                     }
                 }
@@ -141,40 +157,40 @@ impl Driver {
                             application.response = response;
                             let response = &application.response;
                             let (status, headers) = (response.status(), response.headers());
-                            it.received(status, headers, &mut self.lock(), context()?)
+                            it.received(status, headers, &mut self.lock(), (self.context)()?)
                         }
                         Err((sent, why)) => {
-                            it.failed(sent, Some(why), &mut self.lock(), context()?)
+                            it.failed(sent, Some(why), &mut self.lock(), (self.context)()?)
                         }
                     }
                 }
                 Step::Sign(it) => {
                     let signature = self.key.sign(&it.effect).map_err(Cause::new);
-                    it.signed(signature, &mut self.lock(), context()?)
+                    it.signed(signature, &mut self.lock(), (self.context)()?)
                 }
                 Step::Wait(it) => {
                     let mut shared = self.wait(it.effect);
-                    it.woken(&mut shared, context()?)
+                    it.woken(&mut shared, (self.context)()?)
                 }
                 Step::Lease(it) => {
                     lease = self.storage.lease(&it.effect.name, it.effect.ttl);
-                    it.leased(Ok(lease.is_some()), &mut self.lock(), context()?)
+                    it.leased(Ok(lease.is_some()), &mut self.lock(), (self.context)()?)
                 }
                 Step::Load(it) => {
                     let state = self.storage.load(&it.effect.name);
-                    it.loaded(Ok(state), &mut self.lock(), context()?)
+                    it.loaded(Ok(state), &mut self.lock(), (self.context)()?)
                 }
                 Step::Save(it) => {
                     let saved = self.storage.save(&it.effect.name, lease, &it.effect.state);
-                    it.saved(Ok(saved), &mut self.lock(), context()?)
+                    it.saved(Ok(saved), &mut self.lock(), (self.context)()?)
                 }
                 Step::Release(it) => {
                     self.storage.release(&it.effect.name, lease.take());
-                    it.released(&mut self.lock(), context()?)
+                    it.released(&mut self.lock(), (self.context)()?)
                 }
                 Step::FetchToken(it) => {
                     let error = Cause::new("the application has no tokens of its own");
-                    it.fetched(Err(error), &mut self.lock(), context()?)
+                    it.fetched(Err(error), &mut self.lock(), (self.context)()?)
                 }
             };
         }
@@ -205,7 +221,7 @@ impl Driver {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -233,7 +249,7 @@ fn context() -> Result<RequestContext, Error> {
 
 /// The stored sessions by name. This one is in memory; a real one is shared by processes.
 #[derive(Default)]
-struct Storage(Mutex<HashMap<String, Entry>>);
+pub(crate) struct Storage(Mutex<HashMap<String, Entry>>);
 
 #[derive(Default)]
 struct Entry {

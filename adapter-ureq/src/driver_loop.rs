@@ -62,6 +62,8 @@ impl Transport {
         });
         let events: Vec<_> = iter::from_fn(|| state.shared.next_event()).collect();
         drop(state);
+        #[cfg(feature = "record")]
+        self.write_recording();
         if let Some(thread) = thread {
             thread.start();
         }
@@ -227,6 +229,14 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn context(&self, entropy: [u8; 16]) -> RequestContext {
+        #[cfg(feature = "record")]
+        if let Some(context) = self.transport.set_inputs() {
+            return context;
+        }
+        RequestContext::new(self.clock.now(), entropy)
+    }
+
     /// Takes one step of the task, and does what follows from it. The state is locked once for both.
     fn step<T: Task>(
         &mut self,
@@ -234,7 +244,7 @@ impl<'a> Run<'a> {
     ) -> Result<Step<T>, Error> {
         let entropy = self.entropy.next()?;
         let mut state = self.transport.lock();
-        let context = RequestContext::new(self.clock.now(), entropy);
+        let context = self.context(entropy);
         let step = next(&mut state.shared, context);
         self.task = step.id();
         self.transport.after_step(state, self.session);
@@ -251,6 +261,8 @@ impl Drop for Run<'_> {
                 session.cache.publish(state.shared.version(session.id));
             }
             drop(state);
+            #[cfg(feature = "record")]
+            self.transport.write_recording();
             self.transport.changed.notify_all();
         }
     }

@@ -71,6 +71,7 @@
 //! | `file` | `storage::FileStorage`: sessions in files, for the processes of one machine |
 //! | `redis` | `storage::RedisStorage`: sessions in Redis, for a fleet |
 //! | `redis-tls` | `rediss://` URLs, by rustls with the platform's roots |
+//! | `record` | [`Transport::record`]: recordings for bug reports, with stand-ins for secrets |
 //! | `serde` | `Serialize` and `Deserialize` for the types that hold no secret |
 //! | `log` | all events as records of the [`log`](https://docs.rs/log) crate, with the target `keybound` |
 //!
@@ -79,6 +80,7 @@
 //! * [Call Moov](guide::call_moov)
 //! * [Relay a browser's proof to Treasury Prime](guide::relay_for_treasury_prime)
 //! * [Keep keys in an HSM](guide::keys_in_an_hsm)
+//! * [Record a session](guide::record_a_session), and replay the recording offline
 //! * [Bring your own transport](guide::own_transport), also `async`
 //! * [Operate it: a runbook](guide::runbook), with alert rules
 //! * [From oauth2 to keybound](guide::from_oauth2)
@@ -100,6 +102,8 @@ mod key_file;
 mod log;
 mod names;
 mod pool;
+#[cfg(feature = "record")]
+mod recording;
 mod refresher;
 mod replay;
 mod request;

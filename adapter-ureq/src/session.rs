@@ -157,7 +157,11 @@ impl SessionBuilder {
             config = config.stored_at(storage.location(&name));
         }
         let label = config.event_label().cloned();
-        let id = self.transport.lock().shared.open(config, now());
+        #[cfg(not(feature = "record"))]
+        let now = now();
+        #[cfg(feature = "record")]
+        let now = self.transport.opening_time();
+        let id = self.transport.lock().shared.open(config, now);
         let inner = Arc::new(Inner {
             transport: self.transport,
             id,
@@ -335,6 +339,8 @@ impl Api {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.transport.lock().shared.close(self.id);
+        #[cfg(feature = "record")]
+        self.transport.write_recording();
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Transport {
     resolved_hosts: ResolvedHosts,
     pub(crate) timeout: Duration,
     on_event: Option<EventHandler>,
+    #[cfg(feature = "record")]
+    pub(crate) recording: Option<crate::recording::Recording>,
 }
 
 type EventHandler = Box<dyn Fn(Event<'_>) + Send + Sync>;
@@ -69,6 +71,8 @@ impl Transport {
             resolved_hosts: ResolvedHosts::default(),
             timeout: Duration::from_secs(30),
             on_event: None,
+            #[cfg(feature = "record")]
+            recording: None,
         }
     }
 

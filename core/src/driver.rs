@@ -252,6 +252,8 @@ pub use crate::session::event::{
 };
 pub use crate::session::log_out::LogOut;
 pub use crate::session::refresh::Refresh;
+#[cfg(feature = "record")]
+pub use crate::session::replay::{Replay, ReplayError};
 pub use crate::session::session_state::SessionState;
 pub use crate::session::shared::{RefreshPurpose, SessionConfig, SessionId, Shared};
 pub use crate::session::step::{Awaiting, Erased, Running, Step, Task};

@@ -5,10 +5,11 @@
 //! - `introspect`, `revoke`: query and revoke tokens.
 //! - `uxt`: relay a browser's proof to Treasury Prime.
 //! - `proof`, `key`: create and verify proofs, generate and show keys.
+//! - `replay`: repeat a recorded session offline.
 //! - `demo`, `sandbox`: show every flow against a local provider, or serve it.
 //!
 //! Results are written to stdout: one line of JSON, except that `call` prints the response body,
-//! `proof make` the proof, and `demo` text. Diagnostics and traces are written to stderr.
+//! `proof make` the proof, and `demo` and `replay` text. Diagnostics and traces are written to stderr.
 //!
 //! Exit status: 0 for success; 1 if a server refused a request, or if a check failed; 2 for invalid
 //! arguments or unusable files. Secrets are read from environment variables and files, never from
@@ -30,6 +31,7 @@ mod nonce_cache;
 mod output;
 mod proof;
 mod repeat;
+mod replay;
 mod response;
 mod sandbox;
 mod token;
@@ -69,6 +71,9 @@ enum Verb {
     Introspect(existing::Options),
     /// Revokes a token (RFC 7009).
     Revoke(existing::Options),
+    /// Replays a recording, and prints each step with its reason. Sends nothing. Status 1 if a step
+    /// differs from the recorded one.
+    Replay(replay::Options),
     /// Relays a browser's proof (stdin) to Treasury Prime, and prints the token or the error as
     /// JSON.
     Uxt(uxt::Options),
@@ -92,6 +97,7 @@ fn main() -> ExitCode {
         Verb::Call(options) => call::run(&options),
         Verb::Introspect(options) => existing::introspect(&options),
         Verb::Revoke(options) => existing::revoke(&options),
+        Verb::Replay(options) => replay::run(&options),
         Verb::Uxt(options) => uxt::run(&options),
         Verb::Proof(verb) => proof::run(&verb),
         Verb::Key(verb) => key::run(&verb),

@@ -56,6 +56,61 @@ fn the_demo_goes_well_and_shows_no_secret() {
     assert!(!text.contains(sandbox::CLIENT_SECRET));
 }
 
+const RECORDING: &str = include_str!("../../tests/recordings/lost_refresh.jsonl");
+
+#[test]
+fn a_recording_is_replayed_with_the_reason_of_each_step() {
+    let home = home();
+    fs::write(home.path().join("session.jsonl"), RECORDING).unwrap();
+    let text = stdout(&keybound(home.path(), &["replay", "session.jsonl"], ""));
+    let reason = "because of 400 invalid_grant: the server's error is the result";
+    assert!(text.contains(reason), "{text}");
+    let lines = RECORDING.lines().count() - 1;
+    assert!(
+        text.ends_with(&format!("{lines} lines, each as it was recorded\n")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_replay_that_differs_ends_with_status_1_and_names_the_line() {
+    let home = home();
+    let at = RECORDING
+        .lines()
+        .position(|line| line.contains("invalid_grant"))
+        .unwrap();
+    let changed = RECORDING.replacen("invalid_grant", "invalid_scope", 1);
+    fs::write(home.path().join("session.jsonl"), changed).unwrap();
+    let output = keybound(home.path(), &["replay", "session.jsonl"], "");
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    let place = format!("session.jsonl, line {}: the replay differs", at + 1);
+    assert!(message.contains(&place), "{message}");
+}
+
+#[test]
+fn a_file_that_is_no_recording_is_status_2() {
+    let home = home();
+    fs::write(
+        home.path().join("cut.jsonl"),
+        &RECORDING[..RECORDING.len() / 2],
+    )
+    .unwrap();
+    fs::write(home.path().join("later.jsonl"), "{\"recording\":9}\n").unwrap();
+    fs::write(home.path().join("note.txt"), "hello").unwrap();
+    for (file, message) in [
+        ("note.txt", "the file is not a recording"),
+        ("later.jsonl", "version 9"),
+        ("cut.jsonl", "is incomplete"),
+        ("none.jsonl", "none.jsonl"),
+    ] {
+        let output = keybound(home.path(), &["replay", file], "");
+        assert_eq!(output.status.code(), Some(2), "{file}");
+        let shown = String::from_utf8(output.stderr).unwrap();
+        assert!(shown.contains(message), "{file}: {shown}");
+    }
+}
+
 #[test]
 fn a_step_of_the_demo_that_fails_ends_it_with_status_1() {
     // Not enough open files for a server and its clients.

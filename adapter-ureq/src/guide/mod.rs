@@ -12,6 +12,9 @@ pub mod own_transport {}
 #[doc = include_str!("keys_in_an_hsm.md")]
 pub mod keys_in_an_hsm {}
 
+#[doc = include_str!("record_a_session.md")]
+pub mod record_a_session {}
+
 #[doc = include_str!("runbook.md")]
 pub mod runbook {}
 

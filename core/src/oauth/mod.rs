@@ -10,6 +10,8 @@ pub(crate) mod issuer;
 pub(crate) mod lineage;
 pub(crate) mod metadata;
 pub(crate) mod protected_resource;
+#[cfg(feature = "record")]
+mod recorded;
 pub(crate) mod revocation;
 pub(crate) mod step_up;
 pub(crate) mod token;

@@ -220,6 +220,63 @@ impl ClientAuth {
     }
 }
 
+#[cfg(feature = "record")]
+mod record {
+    use serde_json::{Value, json};
+
+    use super::{ClientAuth, PublicJwk, Secret};
+    use crate::request::recorded::Recorded;
+    use crate::request::stand_ins::StandIns;
+
+    impl Recorded for ClientAuth {
+        fn to_record(&self, stand_ins: &mut StandIns) -> Value {
+            let method = match (&self.id, &self.secret) {
+                (Some(id), Some(secret)) if self.header.is_some() => {
+                    let encoded = Self::basic(id, secret.clone()).ok();
+                    match encoded.is_some_and(|encoded| encoded.header == self.header) {
+                        true => "basic",
+                        false => "verbatim",
+                    }
+                }
+                (Some(_), Some(_)) => "post",
+                (Some(_), None) if self.signing.is_some() => "private_key_jwt",
+                (Some(_), None) => "none",
+                (None, _) => "bearer",
+            };
+            let (key, audience) = self.signing.clone().unzip();
+            json!({
+                "method": method,
+                "in_body": self.in_body,
+                "id": self.id,
+                "secret": self.secret.to_record(stand_ins),
+                "key": key.to_record(stand_ins),
+                "audience": audience.flatten(),
+            })
+        }
+
+        fn from_record(record: &Value) -> Option<Self> {
+            let id = record.get("id")?.as_str().unwrap_or_default();
+            let secret = Option::<Secret>::from_record(record.get("secret")?)?;
+            let key = Option::<PublicJwk>::from_record(record.get("key")?)?;
+            let audience = record.get("audience")?.as_str();
+            let auth = match record.get("method")?.as_str()? {
+                "basic" => Self::basic(id, secret?),
+                "verbatim" => Self::basic(id, secret?).and_then(Self::verbatim),
+                "post" => Self::post(id, secret?),
+                "private_key_jwt" => Self::private_key_jwt(id, key?),
+                "bearer" => Self::bearer(secret?),
+                _ => Self::none(id),
+            };
+            let auth = match audience {
+                Some(audience) => auth.and_then(|auth| auth.audience(audience)),
+                None => auth,
+            };
+            let in_body = record.get("in_body")?.as_bool()?;
+            auth.ok().map(|auth| Self { in_body, ..auth })
+        }
+    }
+}
+
 impl fmt::Debug for ClientAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match (&self.header, &self.secret) {

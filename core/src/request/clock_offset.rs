@@ -11,6 +11,9 @@ pub(crate) struct ClockOffset {
     behind_millis: u64,
 }
 
+#[cfg(feature = "record")]
+crate::request::recorded::recorded!(struct ClockOffset { ahead_millis, behind_millis });
+
 impl ClockOffset {
     pub(super) fn from_date_header(theirs: UnixTime, ours: UnixTime) -> Self {
         Self {

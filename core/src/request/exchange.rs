@@ -455,6 +455,18 @@ impl Exchange {
     fn lost(&mut self, sent: Sent, cause: Option<Cause>, turn: &mut Turn<'_>) -> Next<Delivered> {
         self.release(NonceOutcome::NoResponse, turn);
         let retryable = self.safety.allows_retry_without_response(sent);
+        #[cfg(feature = "record")]
+        turn.servers.judge(
+            match sent {
+                Sent::No => "not sent",
+                Sent::Maybe => "no response",
+            },
+            None,
+            match retryable {
+                true => "retry while attempts and time are left",
+                false => "not sent again: it may have been processed",
+            },
+        );
         // If its connection may have been idle, a retry over a new one needs no delay.
         let may_be_idle = !mem::take(&mut self.max_idle).is_zero()
             && sent == Sent::Maybe
@@ -496,6 +508,8 @@ impl Exchange {
         }
         refused.proof = proof.map(|proof| self.corrections.correctable(proof, headers, now));
         let (verdict, correction) = (verdict(&refused), refused.correction());
+        #[cfg(feature = "record")]
+        (turn.servers).judge(facts.status.as_u16(), facts.code, &verdict.text());
         // Was the proof rejected, perhaps by the code for the token?
         let is_proof_error = refused.is_proof_error()
             || (refused.blames_token() && self.corrections.has_corrected_clock());

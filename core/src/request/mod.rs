@@ -13,7 +13,11 @@ pub(crate) mod nonce_gate;
 pub(crate) mod nonce_outcome;
 pub(crate) mod operation;
 pub(crate) mod read_headers;
+#[cfg(feature = "record")]
+pub(crate) mod recorded;
 pub(crate) mod retry;
 pub(crate) mod server_state;
 pub(crate) mod servers;
+#[cfg(feature = "record")]
+pub(crate) mod stand_ins;
 pub(crate) mod verdict;

@@ -29,6 +29,16 @@ pub(crate) enum RetrySafety {
     Never,
 }
 
+#[cfg(feature = "record")]
+crate::request::recorded::recorded!(
+    enum RetrySafety {
+        Idempotent,
+        SingleUse,
+        NonIdempotent,
+        Never,
+    }
+);
+
 impl RetrySafety {
     /// Returns the retry safety of a call to a resource server with this method (RFC 9110 §9.2.2).
     pub(crate) fn for_method(method: &Method) -> Self {
@@ -86,6 +96,9 @@ pub(crate) struct RetryState {
     deadline: Option<UnixTime>,
     delay: Duration,
 }
+
+#[cfg(feature = "record")]
+crate::request::recorded::recorded!(struct RetryState { failures, max_attempts, timeout, deadline, delay });
 
 impl Default for RetryState {
     /// Four attempts, 30 s.

@@ -208,6 +208,47 @@ impl ServerState {
     }
 }
 
+/// With all that is known of the servers, unlike the stored state.
+#[cfg(feature = "record")]
+mod record {
+    use serde_json::Value;
+
+    use super::{Nonce, Origin, Role, ServerEntry, ServerState};
+    use crate::request::recorded::{Recorded, recorded};
+    use crate::request::stand_ins::StandIns;
+    use crate::types::endpoint::Endpoint;
+
+    recorded!(struct ServerState { servers });
+    recorded!(struct ServerEntry { origin, role, last_seen, nonce, algorithm, clock_offset });
+    recorded!(
+        enum Role {
+            AuthorizationServer,
+            ResourceServer,
+        }
+    );
+
+    impl Recorded for Origin {
+        fn to_record(&self, _: &mut StandIns) -> Value {
+            self.to_string().into()
+        }
+
+        fn from_record(record: &Value) -> Option<Self> {
+            let endpoint = Endpoint::https_or_loopback(record.as_str()?).ok()?;
+            Some(endpoint.target().origin())
+        }
+    }
+
+    impl Recorded for Nonce {
+        fn to_record(&self, stand_ins: &mut StandIns) -> Value {
+            stand_ins.nonce(self.as_str()).into()
+        }
+
+        fn from_record(record: &Value) -> Option<Self> {
+            Self::new(record.as_str()?).ok()
+        }
+    }
+}
+
 impl fmt::Debug for ServerEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} {:?}", self.origin, self.role, self.nonce)

@@ -14,6 +14,20 @@ pub(crate) struct Servers {
     pub(crate) gate: NonceGate,
     generation: u64,
     pub(crate) retries: Vec<Retrying>,
+    /// The verdicts of the current step, if they are recorded.
+    #[cfg(feature = "record")]
+    pub(crate) judged: Option<Vec<Judged>>,
+}
+
+/// A verdict, and what it is about.
+#[cfg(feature = "record")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// The status of the response, or that there was none.
+    pub(crate) response: String,
+    /// The error code of the server.
+    pub(crate) code: Option<String>,
+    pub(crate) verdict: String,
 }
 
 /// The inputs of one step of a task.
@@ -34,8 +48,25 @@ impl Servers {
         self.generation = self.generation.wrapping_add(1);
     }
 
+    #[cfg(feature = "record")]
+    pub(crate) fn set_generation(&mut self, generation: u64) {
+        self.generation = generation;
+    }
+
     pub(crate) fn retrying(&mut self, retrying: Retrying) {
         self.retries.push(retrying);
+    }
+
+    /// Records a verdict.
+    #[cfg(feature = "record")]
+    pub(crate) fn judge(&mut self, response: impl ToString, code: Option<&str>, verdict: &str) {
+        if let Some(judged) = &mut self.judged {
+            judged.push(Judged {
+                response: response.to_string(),
+                code: code.map(str::to_owned),
+                verdict: verdict.to_owned(),
+            });
+        }
     }
 
     /// Takes the permit of a task back.

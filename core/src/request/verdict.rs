@@ -24,6 +24,26 @@ pub(crate) enum Verdict {
     Fail,
 }
 
+#[cfg(feature = "record")]
+impl Verdict {
+    /// Returns what follows, in words.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Done => "the response is the application's".to_owned(),
+            Self::RetryAfter(Some(delay)) => format!("retry after {} ms", delay.as_millis()),
+            Self::RetryAfter(None) => "retry after a backoff".to_owned(),
+            Self::Correct(Correction::Nonce) => "send again with the server's nonce".to_owned(),
+            Self::Correct(Correction::Algorithm(name)) => {
+                format!("send again with the algorithm name {name}")
+            }
+            Self::Correct(Correction::Clock(_)) => "send again with the server's time".to_owned(),
+            Self::Correct(Correction::Head) => "send again to read the headers".to_owned(),
+            Self::TokenRejected => "the token is rejected".to_owned(),
+            Self::Fail => "the server's error is the result".to_owned(),
+        }
+    }
+}
+
 /// What another attempt changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Correction {

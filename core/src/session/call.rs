@@ -3,6 +3,8 @@
 use std::{mem, time::Duration};
 
 use http::{HeaderMap, Method, Uri};
+#[cfg(feature = "record")]
+use serde_json::Value;
 
 use crate::oauth::token::{Token, TokenType};
 use crate::request::attempt::Reason;
@@ -10,6 +12,10 @@ use crate::request::effect::{Answer, Effect, Next};
 use crate::request::exchange::{CallRequest, CallToken, Delivered, Exchange, Subject};
 use crate::request::read_headers::{IDEMPOTENCY_KEY, X_IDEMPOTENCY_KEY};
 use crate::request::retry::RetrySafety;
+#[cfg(feature = "record")]
+use crate::request::{recorded::Recorded, retry::RetryState};
+#[cfg(feature = "record")]
+use crate::session::recorder::Recorder;
 use crate::session::shared::{Polled, SessionId, Shared, TokenWait};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
@@ -134,6 +140,21 @@ impl Call {
     pub fn max_attempts(mut self, max_attempts: u8) -> Self {
         self.exchange.retry.set_max_attempts(max_attempts);
         self
+    }
+
+    /// Returns the call as it was recorded. `session` is its session, unless it has a token.
+    #[cfg(feature = "record")]
+    pub(crate) fn from_record(record: &Value, session: Option<SessionId>) -> Option<Self> {
+        let source = match session {
+            Some(session) => Source::Session(session),
+            None => Source::Token(Token::from_record(record.get("token")?)?),
+        };
+        let uri = record.get("url")?.as_str()?.parse().ok()?;
+        let mut call =
+            Self::new(source, &Method::from_record(record.get("method")?)?, &uri).ok()?;
+        call.exchange.safety = RetrySafety::from_record(record.get("safety")?)?;
+        call.exchange.retry = RetryState::from_record(record.get("retry")?)?;
+        Some(call)
     }
 
     fn start(&mut self, cx: &mut TaskContext<'_>) -> Next<Delivered> {
@@ -283,6 +304,37 @@ impl Task for Call {
             _ => self.start(cx),
         }
     }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        let Subject::Call(call) = &self.exchange.subject else {
+            return false;
+        };
+        let stand_ins = &mut recorder.stand_ins;
+        let mut record = serde_json::json!({
+            "method": call.method.to_record(stand_ins),
+            "url": call.uri.to_record(stand_ins),
+            "safety": self.exchange.safety.to_record(stand_ins),
+            "retry": self.exchange.retry.to_record(stand_ins),
+        });
+        let (name, source) = match &self.source {
+            Source::Token(token) => ("token", token.to_record(stand_ins)),
+            Source::Session(session) => ("session", recorder.session_number(*session).into()),
+        };
+        if let Some(record) = record.as_object_mut() {
+            record.insert(name.to_owned(), source);
+        }
+        recorder.start("call", record);
+        true
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self, delivered: &Delivered) -> String {
+        match delivered.token_rejected {
+            true => "a response that rejects the token".to_owned(),
+            false => "a response".to_owned(),
+        }
+    }
 }
 
 /// A usable token of a session.
@@ -322,6 +374,25 @@ impl Task for GetToken {
             Polled::Token(token) => Next::Done(Ok(token)),
             Polled::Failed(error) => Next::Done(Err(error)),
             Polled::Wait(time) => Next::Effect(Effect::wait_for_change(shared.generation(), time)),
+        }
+    }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        let session = recorder.session_number(self.session);
+        let timeout = self.timeout.to_record(&mut recorder.stand_ins);
+        recorder.start(
+            "token",
+            serde_json::json!({ "session": session, "timeout": timeout }),
+        );
+        true
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self, token: &Token) -> String {
+        match token.expires_at() {
+            Some(at) => format!("a token, expires at {} s", at.as_secs()),
+            None => "a token, without an expiry".to_owned(),
         }
     }
 }

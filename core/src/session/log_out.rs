@@ -7,6 +7,8 @@ use crate::request::effect::{
     Answer, Effect, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest,
 };
 use crate::request::exchange::unexpected_answer;
+#[cfg(feature = "record")]
+use crate::session::recorder::Recorder;
 use crate::session::shared::{SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
@@ -101,6 +103,21 @@ impl Task for LogOut {
                 Next::Done(Err(Error::Storage(cause)))
             }
             _ => Next::Done(Err(unexpected_answer())),
+        }
+    }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        let session = recorder.session_number(self.session);
+        recorder.start("log_out", serde_json::json!({ "session": session }));
+        true
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self, token: &Option<Token>) -> String {
+        match token {
+            Some(_) => "the last token".to_owned(),
+            None => "no token".to_owned(),
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::request::effect::{
 };
 use crate::request::{exchange::unexpected_answer, operation::Operation, retry::jitter_seed};
 use crate::session::event::{Event, LeaseAwaited, TokenRefreshed};
+#[cfg(feature = "record")]
+use crate::session::recorder::Recorder;
 use crate::session::shared::{DueRefresh, RefreshPurpose, SessionData, SessionId, Shared};
 use crate::session::step::sealed::Sealed;
 use crate::session::step::{Task, TaskContext};
@@ -85,8 +87,21 @@ impl Shared {
     /// A driver asks after each step.
     pub fn next_refresh(&mut self, session: SessionId) -> Option<Refresh> {
         let at = self.due.iter().position(|due| due.session == session)?;
-        let due = self.due.remove(at);
-        Some(Refresh {
+        Some(Refresh::new(self.due.remove(at)))
+    }
+
+    /// Returns the refresh with this ticket, which a driver had taken when it was recorded.
+    #[cfg(feature = "record")]
+    pub(crate) fn recorded_refresh(&mut self, session: SessionId, ticket: u64) -> Option<Refresh> {
+        let is_it = |due: &DueRefresh| due.session == session && due.ticket.number() == ticket;
+        let at = self.due.iter().position(is_it)?;
+        Some(Refresh::new(self.due.remove(at)))
+    }
+}
+
+impl Refresh {
+    fn new(due: DueRefresh) -> Self {
+        Self {
             due,
             stage: Stage::Due,
             holds_lease: false,
@@ -100,7 +115,7 @@ impl Shared {
             generation: 0,
             save_failed: false,
             is_reported: false,
-        })
+        }
     }
 }
 
@@ -115,6 +130,22 @@ impl Task for Refresh {
 
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()> {
         Run { refresh: self, cx }.advance(answer)
+    }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        let DueRefresh {
+            session,
+            ticket,
+            purpose,
+            ..
+        } = self.due;
+        let session = recorder.session_number(session);
+        let (ticket, purpose) = (ticket.number(), format!("{purpose:?}"));
+        let record =
+            serde_json::json!({ "session": session, "ticket": ticket, "purpose": purpose });
+        recorder.start("refresh", record);
+        true
     }
 }
 

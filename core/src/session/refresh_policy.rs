@@ -22,6 +22,9 @@ pub struct RefreshPolicy {
     pub(crate) retry_interval: Duration,
 }
 
+#[cfg(feature = "record")]
+crate::request::recorded::recorded!(struct RefreshPolicy { refresh_before_expiry, default_lifetime, refresh_timeout, retry_interval });
+
 impl Default for RefreshPolicy {
     /// Refreshes 60 s before expiry, or after four fifths of a shorter lifetime. A token without an
     /// expiry is used until a server rejects it. The refresh timeout is 30 s, and the retry

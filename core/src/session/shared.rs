@@ -1,5 +1,8 @@
 //! What the tasks of one driver share: its sessions, and the known state of servers.
 
+#[cfg(feature = "record")]
+mod recording;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
@@ -7,6 +10,8 @@ use crate::oauth::grant::{Grant, Scope};
 use crate::oauth::{client::Client, token::Token};
 use crate::request::{server_state::ServerState, servers::Servers};
 use crate::session::event::{Event, LoginLost, RefreshFailed, StorageUnavailable};
+#[cfg(feature = "record")]
+use crate::session::recorder::Recorder;
 use crate::session::token_manager::{RefreshFailure, Ticket, TokenAction, TokenManager};
 use crate::session::{refresh_policy::RefreshPolicy, session_state::SessionState};
 use crate::types::{cause::Cause, error::Error, time::UnixTime};
@@ -25,7 +30,9 @@ pub struct Shared {
     /// The refreshes under way, by the ids of their tasks.
     running: Vec<(u64, DueRefresh)>,
     events: VecDeque<Event>,
-    ids: u64,
+    pub(crate) ids: u64,
+    #[cfg(feature = "record")]
+    recorder: Option<Box<Recorder>>,
 }
 
 /// The number of sessions that this process has opened.
@@ -302,12 +309,27 @@ impl Shared {
     /// Replaces the known state of servers, for example by that of an earlier process.
     pub fn set_server_state(&mut self, state: ServerState) {
         self.servers.known = state;
+        #[cfg(feature = "record")]
+        self.record_servers();
     }
 
     /// Adds a session. A token that the application supplies is stored at once: its refresh is
     /// [due](Self::next_refresh).
     pub fn open(&mut self, config: SessionConfig, now: UnixTime) -> SessionId {
         let storage_name = config.storage_name();
+        self.open_as(config, storage_name, now)
+    }
+
+    /// Adds a session that has this name in its storage.
+    fn open_as(
+        &mut self,
+        config: SessionConfig,
+        storage_name: Option<String>,
+        now: UnixTime,
+    ) -> SessionId {
+        let session = SessionId(SESSIONS.fetch_add(1, Ordering::Relaxed));
+        #[cfg(feature = "record")]
+        self.record_open(session, &config, storage_name.as_deref(), now);
         let mut tokens = TokenManager::new(config.policy, config.grant);
         if let Some(state) = config.state {
             tokens = tokens.with_state(state);
@@ -318,7 +340,6 @@ impl Shared {
                 tokens.mark_given();
             }
         }
-        let id = SESSIONS.fetch_add(1, Ordering::Relaxed);
         let data = SessionData {
             client: config.client,
             tokens,
@@ -331,7 +352,6 @@ impl Shared {
             failure: None,
             completed: 0,
         };
-        let session = SessionId(id);
         self.sessions.push((session, data));
         self.store_unsaved(session, now);
         session
@@ -360,6 +380,8 @@ impl Shared {
 
     /// Removes a session. Its tasks end with [`Error::LoginRequired`].
     pub fn close(&mut self, session: SessionId) {
+        #[cfg(feature = "record")]
+        self.record_close(session);
         self.sessions.retain(|(id, _)| *id != session);
         self.due.retain(|due| due.session != session);
         self.servers.move_generation();
@@ -378,6 +400,8 @@ impl Shared {
     /// Ends a task that its driver can't continue: it was cancelled, or panicked. What it held is
     /// given back, and a refresh reported as failed. After the result of a task, this has no effect.
     pub fn abandon(&mut self, task: u64, now: UnixTime) {
+        #[cfg(feature = "record")]
+        self.record_abandon(task, now);
         self.servers.abandon(task, now);
         if let Some(due) = self.take_running(task) {
             self.fail(due, Error::RefreshAborted, 0, now, 0);
@@ -417,6 +441,8 @@ impl Shared {
     /// Continues a session from its stored state, such as that of another process in which the user
     /// has just logged in. A state that can't be read or has no token has no effect.
     pub fn resume(&mut self, session: SessionId, stored: &[u8], now: UnixTime) {
+        #[cfg(feature = "record")]
+        self.record_resume(session, stored, now);
         let Some(data) = self.session(session) else {
             return;
         };

@@ -12,6 +12,8 @@ use crate::request::effect::{
 };
 use crate::request::operation::{FromResponse, Operation};
 use crate::request::servers::Turn;
+#[cfg(feature = "record")]
+use crate::session::recorder::Recorder;
 use crate::session::shared::{SessionId, Shared};
 use crate::types::error::{Error, Sent};
 use crate::types::time::{RequestContext, UnixTime};
@@ -32,6 +34,20 @@ pub trait Task: Sized + sealed::Sealed {
     #[doc(hidden)]
     fn session(&self) -> Option<SessionId> {
         None
+    }
+
+    /// Records the task, before its start. Returns whether a replay can start it.
+    #[cfg(feature = "record")]
+    #[doc(hidden)]
+    fn record(&self, _recorder: &mut Recorder) -> bool {
+        false
+    }
+
+    /// Returns the outline of the result.
+    #[cfg(feature = "record")]
+    #[doc(hidden)]
+    fn outcome(&self, _output: &Self::Output) -> String {
+        "the end".to_owned()
     }
 }
 
@@ -119,6 +135,10 @@ pub struct Erased<'a>(&'a mut dyn AnyTask);
 trait AnyTask {
     fn advance(&mut self, answer: Answer<'_>, cx: &mut TaskContext<'_>) -> Next<()>;
     fn session(&self) -> Option<SessionId>;
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool;
+    #[cfg(feature = "record")]
+    fn outcome(&self) -> String;
 }
 
 impl<T: Task> Running<T> {
@@ -148,6 +168,17 @@ impl<T: Task> AnyTask for Running<T> {
     fn session(&self) -> Option<SessionId> {
         self.task.session()
     }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        self.task.record(recorder)
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self) -> String {
+        let output = self.output.as_ref();
+        output.map_or(String::new(), |output| self.task.outcome(output))
+    }
 }
 
 impl sealed::Sealed for Erased<'_> {}
@@ -162,6 +193,16 @@ impl Task for Erased<'_> {
     fn session(&self) -> Option<SessionId> {
         self.0.session()
     }
+
+    #[cfg(feature = "record")]
+    fn record(&self, recorder: &mut Recorder) -> bool {
+        self.0.record(recorder)
+    }
+
+    #[cfg(feature = "record")]
+    fn outcome(&self, (): &()) -> String {
+        self.0.outcome()
+    }
 }
 
 impl fmt::Debug for Erased<'_> {
@@ -174,6 +215,8 @@ impl Shared {
     /// Starts a task.
     pub fn start<T: Task>(&mut self, task: T, context: RequestContext) -> Step<T> {
         let id = self.next_id();
+        #[cfg(feature = "record")]
+        self.record_start(id, &task);
         self.advance(id, task, Answer::Go, &context)
     }
 
@@ -184,6 +227,8 @@ impl Shared {
         answer: Answer<'_>,
         context: &RequestContext,
     ) -> Step<T> {
+        #[cfg(feature = "record")]
+        self.record_answer(id, &answer, context);
         let mut cx = TaskContext {
             id,
             shared: self,
@@ -193,6 +238,8 @@ impl Shared {
         if !self.servers.retries.is_empty() {
             self.report_retries(task.session());
         }
+        #[cfg(feature = "record")]
+        self.record_next(id, &task, &next);
         let effect = match next {
             Next::Effect(effect) => effect,
             Next::Done(result) => return Step::Done(result),

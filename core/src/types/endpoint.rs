@@ -270,6 +270,11 @@ impl HttpUri {
         Ok(HttpTarget::parse(uri)?.into_uri(uri))
     }
 
+    #[cfg(feature = "record")]
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
     pub(crate) fn target(&self) -> HttpTarget<'_> {
         let authority = self.uri.authority();
         let host = authority.and_then(|text| text.as_str().get(..self.host_len));

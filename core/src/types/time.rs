@@ -85,6 +85,12 @@ impl RequestContext {
     pub const fn new(now: UnixTime, entropy: [u8; 16]) -> Self {
         Self { now, entropy }
     }
+
+    /// Returns the time.
+    #[cfg(feature = "record")]
+    pub const fn now(&self) -> UnixTime {
+        self.now
+    }
 }
 
 impl std::fmt::Debug for RequestContext {

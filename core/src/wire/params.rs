@@ -106,6 +106,16 @@ impl Params {
             .try_for_each(|(name, value)| self.push(name.clone(), value.clone()))
     }
 
+    /// Returns all parameters, and whether their values are secret.
+    #[cfg(feature = "record")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, bool)> {
+        let params = self.0.iter();
+        params.map(|(name, value)| {
+            let is_secret = matches!(value, ParamValue::Secret(_));
+            (&**name, value.expose(), is_secret)
+        })
+    }
+
     /// Returns the secret values, which must be redacted if the server echoes them.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|(_, value)| match value {

@@ -674,6 +674,12 @@ fn done<T: FromResponse>(operation: Operation<T>, answer: &Value) -> T {
 
 /// Types that hold nothing secret: what anybody may see, settings, times, names.
 const PUBLIC: &[(&str, &str)] = &[
+    (
+        "Recorder",
+        "can't be seen; `recordings::secrets` searches its lines",
+    ),
+    ("Replay", "has stand-ins"),
+    ("ReplayError", "has lines with stand-ins"),
     ("Algorithm", "a name"),
     ("Answer", "can't be printed"),
     ("Attempt", "an origin, a number and a label"),

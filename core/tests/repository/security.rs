@@ -16,7 +16,7 @@ fn file_of(test: &str) -> Option<PathBuf> {
     Some(PathBuf::from(match module.split_once("::") {
         Some((harness @ ("it" | "repository"), file)) => format!("core/tests/{harness}/{file}.rs"),
         Some(("core", file)) => format!("core/src/{}.rs", file.replace("::", "/")),
-        Some((harness @ ("session" | "stress"), file)) => {
+        Some((harness @ ("recordings" | "session" | "stress"), file)) => {
             format!("adapter-ureq/tests/{harness}/{file}.rs")
         }
         None if module == "wiped" => "core/tests/wiped/wiped.rs".to_owned(),

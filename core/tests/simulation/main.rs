@@ -219,6 +219,29 @@ fn all_schedules_of_small_worlds_break_no_invariant() {
     );
 }
 
+/// The seeds that are recorded.
+#[cfg(feature = "record")]
+const RECORDED: std::ops::Range<u64> = match cfg!(debug_assertions) {
+    true => 0..300,
+    false => 0..3_000,
+};
+
+#[cfg(feature = "record")]
+#[test]
+fn the_replay_of_any_recorded_schedule_takes_the_same_steps() {
+    let (clients, mut coverage) = (Clients::new(), Coverage::new(false));
+    let mut lines = 0;
+    for seed in RECORDED {
+        let mut choices = Choices::random(seed);
+        let plan = Plan::random(&mut choices);
+        let mut world = World::new(plan, &clients, choices, &mut coverage, false);
+        world.record();
+        assert!(world.run().is_ok(), "{seed}");
+        lines += world.replay();
+    }
+    println!("{lines} lines of {} schedules", RECORDED.end);
+}
+
 #[test]
 fn a_schedule_tells_its_story() {
     let (clients, mut coverage) = (Clients::new(), Coverage::new(false));

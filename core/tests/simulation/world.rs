@@ -34,6 +34,8 @@ macro_rules! say {
 
 mod effects;
 mod fates;
+#[cfg(feature = "record")]
+mod recordings;
 
 /// The time at the start of each schedule.
 const EPOCH: u64 = 1_700_000_000_000;
@@ -208,6 +210,9 @@ pub(crate) struct World<'a> {
     alive: Vec<bool>,
     probes: Vec<u32>,
     story: Option<Vec<String>>,
+    /// The recordings of the processes that have ended, if they are recorded.
+    #[cfg(feature = "record")]
+    recordings: recordings::Recordings,
 }
 
 impl<'a> World<'a> {
@@ -255,6 +260,8 @@ impl<'a> World<'a> {
             alive: Vec::new(),
             probes: Vec::new(),
             story: tells.then(Vec::new),
+            #[cfg(feature = "record")]
+            recordings: None,
             plan,
         }
     }
@@ -473,7 +480,10 @@ impl<'a> World<'a> {
         let client = self.plan.processes.get(process).copied();
         let client = client.unwrap_or(process.saturating_sub(self.plan.processes.len()));
         let config = self.config(client, with_grant);
+        #[cfg(not(feature = "record"))]
         let mut shared = Shared::new();
+        #[cfg(feature = "record")]
+        let mut shared = recordings::shared(&self.recordings);
         let offset = match self.choices.chance(200) {
             true => i64::try_from(self.choices.below(4000)).unwrap() - 2000,
             false => 0,
@@ -503,7 +513,11 @@ impl<'a> World<'a> {
             had_grant: with_grant,
         };
         match self.processes.get_mut(process) {
-            Some(old) => *old = new,
+            Some(old) => {
+                #[cfg(feature = "record")]
+                recordings::keep(&mut self.recordings, &mut old.shared);
+                *old = new;
+            }
             None => self.processes.push(new),
         }
         say!(
