@@ -48,11 +48,6 @@ impl Servers {
         self.generation = self.generation.wrapping_add(1);
     }
 
-    #[cfg(feature = "record")]
-    pub(crate) fn set_generation(&mut self, generation: u64) {
-        self.generation = generation;
-    }
-
     pub(crate) fn retrying(&mut self, retrying: Retrying) {
         self.retries.push(retrying);
     }

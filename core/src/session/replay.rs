@@ -113,7 +113,6 @@ impl Replay {
     fn take(&mut self, line: &Map<String, Value>) -> Option<()> {
         let number = |name| line.get(name).and_then(Value::as_u64);
         if let Some(servers) = line.get("servers") {
-            self.shared.servers.set_generation(number("generation")?);
             (self.shared).set_server_state(ServerState::from_record(servers)?);
             return Some(());
         }

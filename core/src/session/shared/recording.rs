@@ -135,11 +135,9 @@ impl Shared {
     }
 
     pub(crate) fn record_servers(&mut self) {
-        let generation = self.servers.generation();
         if let Some(recorder) = &mut self.recorder {
             let servers = self.servers.known.to_record(&mut recorder.stand_ins);
             recorder.insert("servers", servers);
-            recorder.insert("generation", generation);
             recorder.end_line();
         }
     }
