@@ -71,7 +71,7 @@
 //! | `file` | `storage::FileStorage`: sessions in files, for the processes of one machine |
 //! | `redis` | `storage::RedisStorage`: sessions in Redis, for a fleet |
 //! | `redis-tls` | `rediss://` URLs, by rustls with the platform's roots |
-//! | `record` | [`Transport::record`]: recordings for bug reports, with stand-ins for secrets |
+//! | `record` | `Transport::record`: recordings for bug reports, with stand-ins for secrets |
 //! | `serde` | `Serialize` and `Deserialize` for the types that hold no secret |
 //! | `log` | all events as records of the [`log`](https://docs.rs/log) crate, with the target `keybound` |
 //!
