@@ -49,7 +49,10 @@ impl Servers {
     }
 
     pub(crate) fn retrying(&mut self, retrying: Retrying) {
-        self.retries.push(retrying);
+        // As with all events.
+        if cfg!(not(target_arch = "wasm32")) {
+            self.retries.push(retrying);
+        }
     }
 
     /// Records a verdict.

@@ -392,7 +392,7 @@ impl Shared {
         self.servers.generation()
     }
 
-    /// Returns the next event.
+    /// Returns the next event. There are none on wasm32.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -521,8 +521,11 @@ impl Shared {
         self.ids
     }
 
+    /// Queues an event. Not in browsers, where nobody listens and every byte of the module counts.
     pub(crate) fn emit(&mut self, event: Event) {
-        self.events.push_back(event);
+        if cfg!(not(target_arch = "wasm32")) {
+            self.events.push_back(event);
+        }
     }
 
     /// Files a refresh that a driver is to start. It takes the place of one that no driver has
@@ -568,6 +571,9 @@ impl Shared {
     ) {
         let result = Err(error.clone());
         self.complete(due, &result, now, seed);
+        if cfg!(target_arch = "wasm32") {
+            return; // no events
+        }
         let session = self.label(due.session);
         let is_lost = self.session(due.session).is_some_and(SessionData::lose);
         self.emit(Event::RefreshFailed(RefreshFailed {

@@ -235,7 +235,7 @@ impl Shared {
             request: context,
         };
         let next = task.advance(answer, &mut cx);
-        if !self.servers.retries.is_empty() {
+        if cfg!(not(target_arch = "wasm32")) && !self.servers.retries.is_empty() {
             self.report_retries(task.session());
         }
         #[cfg(feature = "record")]
