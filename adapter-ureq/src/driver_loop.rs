@@ -271,7 +271,6 @@ impl Drop for Run<'_> {
 /// A refresh that has taken its first step. Aborted if it is dropped without [`run`](Self::run).
 pub(crate) struct StartedRefresh {
     session: Arc<Inner>,
-    task: Option<u64>,
     step: Option<Step<Refresh>>,
 }
 
@@ -283,21 +282,18 @@ pub(crate) fn start_refresh(session: Arc<Inner>) -> Option<StartedRefresh> {
         Some(refresh) => shared.start(refresh, context),
         None => Step::Done(Ok(())),
     });
-    let (task, step) = (run.task.take(), Some(step.ok()?));
+    run.task = None;
     drop(run);
-    Some(StartedRefresh {
-        session,
-        task,
-        step,
-    })
+    let step = Some(step.ok()?);
+    Some(StartedRefresh { session, step })
 }
 
 impl StartedRefresh {
     /// Runs the refresh to its end. The callers that wait for the token get the error.
     pub(crate) fn run(mut self) {
-        let mut run = Run::new(&self.session.transport, Some(&self.session));
-        run.task = self.task.take();
         if let Some(step) = self.step.take() {
+            let mut run = Run::new(&self.session.transport, Some(&self.session));
+            run.task = step.id();
             let _ = run.drive(step, &mut no_request);
         }
     }
@@ -305,7 +301,9 @@ impl StartedRefresh {
 
 impl Drop for StartedRefresh {
     fn drop(&mut self) {
-        Run::new(&self.session.transport, Some(&self.session)).task = self.task.take();
+        if let Some(step) = self.step.take() {
+            Run::new(&self.session.transport, Some(&self.session)).task = step.id();
+        }
     }
 }
 

@@ -184,8 +184,8 @@
 //!   [`next_refresh`](Shared::next_refresh) and run it in the background: on another thread, or as another
 //!   `async` task. The tasks that need the token wait for it, so running it after them would deadlock
 //!   until their timeout. A driver that limits the number of refreshes asks for
-//!   [`newly_due`](Shared::newly_due) instead, and takes one whose purpose is not
-//!   [`Obtain`](RefreshPurpose::Obtain), for which no task waits, later.
+//!   [`newly_due`](Shared::newly_due) instead. It must start a refresh at once only if its purpose is
+//!   [`Obtain`](RefreshPurpose::Obtain): tasks wait for no other.
 //! * Call [`Shared::abandon`] if a task does not reach its end, because it is cancelled or panics: a guard
 //!   does both. Without it, other tasks wait until the lease, the permit or the ticket that it held has
 //!   expired.

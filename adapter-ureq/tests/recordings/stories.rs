@@ -218,6 +218,7 @@ fn rotating_nonce(transport: Transport) {
     let client = server.client().dpop(key.public().clone());
     let session = Session::builder(transport.signer(key), client)
         .grant(Grant::client_credentials())
+        .label("reports")
         .build();
     for _ in 0..3 {
         assert_eq!(server.call(&session).unwrap().status(), 200);
@@ -230,6 +231,7 @@ fn assert_rotating_nonce(words: &str) {
         words,
         &[
             "because of 401 use_dpop_nonce: send again with the server's nonce",
+            "session reports",
             "task 3",
             "task 4",
         ],

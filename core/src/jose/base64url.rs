@@ -2,6 +2,7 @@
 //! rejected.
 
 use base64::Engine as _;
+use ring::digest::{SHA256, digest};
 
 /// Uses SIMD instructions if the processor supports them: claims and headers are long enough to
 /// benefit.
@@ -15,6 +16,12 @@ static ENGINE: base64::engine::GeneralPurpose = base64::engine::general_purpose:
 
 pub(crate) fn encode(bytes: &[u8]) -> String {
     ENGINE.encode(bytes)
+}
+
+/// Returns the first 128 bits of the SHA-256 of these bytes.
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
+    let hash = digest(&SHA256, bytes);
+    encode(hash.as_ref().get(..16).unwrap_or_default())
 }
 
 /// Appends to a byte buffer, because signing inputs and header values are bytes.

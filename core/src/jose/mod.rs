@@ -26,5 +26,5 @@ pub use jwk::PublicJwk;
 pub use key::SigningKey;
 pub use signature::Signature;
 
-pub(crate) use base64url::{decode, encode, encode_array, encode_into, encoded_len};
+pub(crate) use base64url::{decode, encode, encode_array, encode_into, encoded_len, short_hash};
 pub(crate) use members::{BadJwk, JwkMembers};

@@ -7,6 +7,10 @@ use http::{StatusCode, Uri};
 use crate::request::server_state::Role;
 use crate::types::endpoint::HttpTarget;
 
+/// Whether events are queued. Not in browsers: nobody listens there, and every byte of the module
+/// counts.
+pub(crate) const HAS_EVENTS: bool = cfg!(not(target_arch = "wasm32"));
+
 /// One attempt to send a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -34,7 +34,6 @@
 
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
 use crate::jose::signing::SignRequest;
@@ -79,8 +78,7 @@ impl ClientAssertion {
     /// Returns the assertion to sign. Its `jti` differs from that of the DPoP proof in the same
     /// request, because a server may keep both in one replay cache.
     pub(crate) fn sign_request(&self, now: UnixTime, entropy: &[u8; 16]) -> SignRequest {
-        let hash = digest(&SHA256, &[&b"client assertion "[..], entropy].concat());
-        let jti = jose::encode(hash.as_ref().get(..16).unwrap_or_default());
+        let jti = jose::short_hash(&[&b"client assertion "[..], entropy].concat());
         let header = AssertionHeader {
             typ: "JWT",
             alg: self.key.algorithm().as_str(),

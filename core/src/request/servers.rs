@@ -1,6 +1,6 @@
 //! What all requests of one driver share: the known state of servers, and the gate for nonces.
 
-use crate::request::attempt::Retrying;
+use crate::request::attempt::{HAS_EVENTS, Retrying};
 use crate::request::nonce_gate::NonceGate;
 use crate::request::server_state::{Role, ServerState};
 use crate::request::{clock_offset::ClockOffset, nonce_outcome::NonceOutcome, verdict::Correction};
@@ -49,8 +49,7 @@ impl Servers {
     }
 
     pub(crate) fn retrying(&mut self, retrying: Retrying) {
-        // As with all events.
-        if cfg!(not(target_arch = "wasm32")) {
+        if HAS_EVENTS {
             self.retries.push(retrying);
         }
     }

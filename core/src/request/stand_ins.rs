@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use ring::{digest, hmac};
+use ring::hmac;
 use serde::de::IgnoredAny;
 
 use crate::jose;
@@ -273,7 +273,7 @@ impl StandIns {
                     }
                 }
                 '"' => {
-                    (token, after) = rest.split_at(string_length(rest));
+                    (token, after) = rest.split_at(quoted_length(rest));
                     let string: String = serde_json::from_str(token)
                         .unwrap_or_else(|_| token.trim_matches('"').to_owned());
                     let replaced = match open.last_mut() {
@@ -393,17 +393,12 @@ struct Container {
 
 /// Returns the hash by which a stored state names a token: that of a
 /// [lineage](crate::oauth::lineage).
-pub(crate) fn token_hash(token: &str) -> String {
-    let hash = digest::digest(&digest::SHA256, token.as_bytes());
-    jose::encode(hash.as_ref().get(..16).unwrap_or_default())
+fn token_hash(token: &str) -> String {
+    jose::short_hash(token.as_bytes())
 }
 
-/// Returns the length of the JSON string at the beginning of a text, with its quotes.
-fn string_length(text: &str) -> usize {
-    quoted_length(text)
-}
-
-/// Returns the length of the quoted text at the beginning of a text, with its quotes.
+/// Returns the length of the quoted text at the beginning of a text, with its quotes: a JSON string,
+/// or one of a header.
 fn quoted_length(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {

@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
 
@@ -56,7 +54,7 @@ impl Recorder {
     /// Records the time, the entropy, and the answer of a step.
     pub(super) fn step(&mut self, id: u64, answer: &Answer<'_>, context: &RequestContext) {
         self.insert("at", context.now.as_millis());
-        self.insert("entropy", URL_SAFE_NO_PAD.encode(context.entropy));
+        self.insert("entropy", jose::encode(&context.entropy));
         self.insert("task", id);
         if !self.line.contains_key("start") {
             self.answer(answer);
@@ -281,14 +279,7 @@ impl Recorder {
                 json!({ "no_response": { "maybe_sent": lost.sent() != Sent::No } })
             }
             Error::InvalidInput(input) => json!({ "invalid_input": input.argument() }),
-            Error::Signer(_) => "signer".into(),
-            Error::Storage(_) => "storage".into(),
-            Error::TokenSource(_) => "token_source".into(),
-            Error::Redirect(_) => "redirect".into(),
-            Error::NoEntropy => "no_entropy".into(),
-            Error::Timeout => "timeout".into(),
-            Error::RefreshAborted => "refresh_aborted".into(),
-            Error::LoginRequired => "login_required".into(),
+            _ => error.kind().into(),
         }
     }
 }

@@ -2,12 +2,10 @@
 
 use std::{error, fmt, time::Duration};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value};
 
-use crate::jose::{PublicJwk, Signature};
+use crate::jose::{self, PublicJwk, Signature};
 use crate::request::recorded::Recorded;
 use crate::request::server_state::ServerState;
 use crate::request::stand_ins::StandIns;
@@ -136,9 +134,7 @@ impl Replay {
             self.shared.abandon(task, now);
             return Some(());
         }
-        let entropy = URL_SAFE_NO_PAD
-            .decode(line.get("entropy")?.as_str()?)
-            .ok()?;
+        let entropy = jose::decode(line.get("entropy")?.as_str()?)?;
         let context = RequestContext::new(now, entropy.try_into().ok()?);
         let id = number("task")?;
         let step = match line.get("start") {

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use crate::oauth::grant::{Grant, Scope};
 use crate::oauth::{client::Client, token::Token};
-use crate::request::{server_state::ServerState, servers::Servers};
+use crate::request::{attempt::HAS_EVENTS, server_state::ServerState, servers::Servers};
 use crate::session::event::{Event, LoginLost, RefreshFailed, StorageUnavailable};
 #[cfg(feature = "record")]
 use crate::session::recorder::Recorder;
@@ -521,9 +521,8 @@ impl Shared {
         self.ids
     }
 
-    /// Queues an event. Not in browsers, where nobody listens and every byte of the module counts.
     pub(crate) fn emit(&mut self, event: Event) {
-        if cfg!(not(target_arch = "wasm32")) {
+        if HAS_EVENTS {
             self.events.push_back(event);
         }
     }
@@ -571,8 +570,8 @@ impl Shared {
     ) {
         let result = Err(error.clone());
         self.complete(due, &result, now, seed);
-        if cfg!(target_arch = "wasm32") {
-            return; // no events
+        if !HAS_EVENTS {
+            return;
         }
         let session = self.label(due.session);
         let is_lost = self.session(due.session).is_some_and(SessionData::lose);

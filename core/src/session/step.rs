@@ -6,6 +6,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use crate::jose::Signature;
 use crate::jose::signing::SignRequest;
+use crate::request::attempt::HAS_EVENTS;
 use crate::request::effect::{
     Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, PreparedCall, PreparedRequest,
     ReleaseRequest, SaveRequest, Until,
@@ -235,7 +236,7 @@ impl Shared {
             request: context,
         };
         let next = task.advance(answer, &mut cx);
-        if cfg!(not(target_arch = "wasm32")) && !self.servers.retries.is_empty() {
+        if HAS_EVENTS && !self.servers.retries.is_empty() {
             self.report_retries(task.session());
         }
         #[cfg(feature = "record")]
