@@ -31,8 +31,8 @@ pub struct Recorder {
     pub(super) lines: VecDeque<String>,
     /// The line of the step that is being taken.
     pub(super) line: Map<String, Value>,
-    /// The numbers of events and retries before this step.
-    pub(super) before: (usize, usize),
+    /// The number of events before this step.
+    pub(super) before: usize,
     /// The tasks under way, and whether each is recorded. Of the others, the effect on what is known of
     /// servers is.
     pub(super) tasks: Vec<(u64, bool)>,
@@ -46,7 +46,7 @@ impl Recorder {
             sessions: Vec::new(),
             lines: VecDeque::from([header.to_string()]),
             line: Map::new(),
-            before: (0, 0),
+            before: 0,
             tasks: Vec::new(),
         }
     }

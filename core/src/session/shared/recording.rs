@@ -48,7 +48,7 @@ impl Shared {
     /// Records the answer to an effect.
     pub(crate) fn record_answer(&mut self, id: u64, answer: &Answer<'_>, context: &RequestContext) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.before = (self.events.len(), self.servers.retries.len());
+            recorder.before = self.events.len();
             recorder.step(id, answer, context);
         }
     }
@@ -76,13 +76,9 @@ impl Shared {
             Next::Done(Err(error)) => json!({ "failed": recorder.error(error) }),
         };
         recorder.insert("next", next);
-        let (events, retries) = recorder.before;
-        let retries = self.servers.retries.iter().skip(retries);
-        let retries = retries.map(|retrying| json!({ "retrying": retrying.to_string() }));
-        let events = self.events.iter().skip(events);
-        let mut all: Vec<Value> = retries.collect();
-        all.extend(events.map(|event| event_record(event, recorder)));
-        recorder.insert_list("events", all.into());
+        let events = self.events.iter().skip(recorder.before);
+        let events: Value = events.map(|event| event_record(event, recorder)).collect();
+        recorder.insert_list("events", events);
         recorder.insert("generation", self.servers.generation());
         recorder.end_line();
     }
