@@ -1,13 +1,13 @@
 //! One refresh of a session's token: the lease, the stored state, the request, the save.
 
-use std::{mem, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use crate::oauth::{grant::Grant, token::Token};
 use crate::request::effect::{
     Answer, Effect, FetchToken, LeaseRequest, LoadRequest, Next, ReleaseRequest, SaveRequest,
 };
 use crate::request::{exchange::unexpected_answer, operation::Operation, retry::jitter_seed};
-use crate::session::event::{Event, LeaseAwaited, TokenRefreshed};
+use crate::session::event::{Event, LeaseAwaited, StorageUnavailable, TokenRefreshed};
 #[cfg(feature = "record")]
 use crate::session::recorder::Recorder;
 use crate::session::shared::{DueRefresh, RefreshPurpose, SessionData, SessionId, Shared};
@@ -574,42 +574,45 @@ impl Run<'_, '_> {
 
     /// Reports a stored state that can't be read, with its place.
     fn report_damage(&mut self, damage: &InvalidInput) {
-        let place = self
-            .data()
-            .and_then(|data| data.location.as_ref().or(data.storage_name.as_ref()));
-        let text = format!("{}: {damage}", place.map_or("", String::as_str));
-        let session = self.refresh.due.session;
-        self.cx.shared.storage_failed(session, Cause::message(text));
+        let data = self.data();
+        let place = data.and_then(|data| data.location.as_ref().or(data.storage_name.as_ref()));
+        let place = place.cloned().unwrap_or_default();
+        self.emit(|session| {
+            let cause = Cause::message(format!("{place}: {damage}"));
+            Event::StorageUnavailable(StorageUnavailable { session, cause })
+        });
     }
 
     fn report(&mut self, cause: Cause) {
         if !mem::replace(&mut self.refresh.is_reported, true) {
-            let session = self.refresh.due.session;
-            self.cx.shared.storage_failed(session, cause);
+            self.emit(|session| Event::StorageUnavailable(StorageUnavailable { session, cause }));
         }
     }
 
     fn report_token(&mut self, token: Token, is_adopted: bool) {
-        let DueRefresh { session, since, .. } = self.refresh.due;
-        let event = TokenRefreshed {
-            session: self.cx.shared.label(session),
-            token,
-            is_adopted,
-            attempts: self.refresh.attempts,
-            duration: self.now().saturating_since(since),
-        };
-        self.cx.shared.emit(Event::TokenRefreshed(event));
+        let (attempts, since, now) = (self.refresh.attempts, self.refresh.due.since, self.now());
+        self.emit(|session| {
+            Event::TokenRefreshed(TokenRefreshed {
+                session,
+                token,
+                is_adopted,
+                attempts,
+                duration: now.saturating_since(since),
+            })
+        });
     }
 
     /// Reports the end of a wait for the lease of another process.
     fn report_wait(&mut self) {
         if let Some(since) = self.refresh.waits_since.take() {
-            let event = LeaseAwaited {
-                session: self.cx.shared.label(self.refresh.due.session),
-                duration: self.now().saturating_since(since),
-            };
-            self.cx.shared.emit(Event::LeaseAwaited(event));
+            let duration = self.now().saturating_since(since);
+            self.emit(|session| Event::LeaseAwaited(LeaseAwaited { session, duration }));
         }
+    }
+
+    fn emit(&mut self, event: impl FnOnce(Option<Arc<str>>) -> Event) {
+        let session = self.refresh.due.session;
+        self.cx.shared.emit(Some(session), event);
     }
 
     fn data(&mut self) -> Option<&mut SessionData> {

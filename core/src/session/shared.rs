@@ -9,12 +9,12 @@ use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 use crate::oauth::grant::{Grant, Scope};
 use crate::oauth::{client::Client, token::Token};
 use crate::request::{attempt::HAS_EVENTS, server_state::ServerState, servers::Servers};
-use crate::session::event::{Event, LoginLost, RefreshFailed, StorageUnavailable};
+use crate::session::event::{Event, LoginLost, RefreshFailed};
 #[cfg(feature = "record")]
 use crate::session::recorder::Recorder;
 use crate::session::token_manager::{RefreshFailure, Ticket, TokenAction, TokenManager};
 use crate::session::{refresh_policy::RefreshPolicy, session_state::SessionState};
-use crate::types::{cause::Cause, error::Error, time::UnixTime};
+use crate::types::{error::Error, time::UnixTime};
 use crate::wire::error_response::sanitize;
 
 /// What all tasks of one driver share: its sessions, the known state of servers, and who may send a
@@ -140,10 +140,12 @@ pub(crate) enum Polled {
 impl SessionData {
     /// Records whether the session has a login.
     pub(crate) fn record_login(&mut self) {
-        self.login = match self.tokens.has_login() {
-            true => Login::Held,
-            false => Login::None,
-        };
+        if HAS_EVENTS {
+            self.login = match self.tokens.has_login() {
+                true => Login::Held,
+                false => Login::None,
+            };
+        }
     }
 
     /// Records that the stored login is gone.
@@ -521,9 +523,16 @@ impl Shared {
         self.ids
     }
 
-    pub(crate) fn emit(&mut self, event: Event) {
+    /// Queues an event of this session, which `event` makes with its label.
+    pub(crate) fn emit(
+        &mut self,
+        session: Option<SessionId>,
+        event: impl FnOnce(Option<Arc<str>>) -> Event,
+    ) {
         if HAS_EVENTS {
-            self.events.push_back(event);
+            let data = session.and_then(|session| self.get(session));
+            let label = data.and_then(|data| data.label.clone());
+            self.events.push_back(event(label));
         }
     }
 
@@ -543,20 +552,12 @@ impl Shared {
     /// Reports the retries of a task.
     #[cold]
     pub(crate) fn report_retries(&mut self, session: Option<SessionId>) {
-        let label = session.and_then(|session| self.label(session));
         for mut retrying in mem::take(&mut self.servers.retries) {
-            retrying.attempt.session.clone_from(&label);
-            self.emit(Event::Retrying(retrying));
+            self.emit(session, |label| {
+                retrying.attempt.session = label;
+                Event::Retrying(retrying)
+            });
         }
-    }
-
-    /// Reports a failure of a session's storage.
-    pub(crate) fn storage_failed(&mut self, session: SessionId, cause: Cause) {
-        let session = self.label(session);
-        self.emit(Event::StorageUnavailable(StorageUnavailable {
-            session,
-            cause,
-        }));
     }
 
     /// Ends a refresh with an error, which is reported.
@@ -570,25 +571,24 @@ impl Shared {
     ) {
         let result = Err(error.clone());
         self.complete(due, &result, now, seed);
-        if !HAS_EVENTS {
-            return;
+        let lost = error.clone();
+        self.emit(Some(due.session), |session| {
+            let duration = now.saturating_since(due.since);
+            Event::RefreshFailed(RefreshFailed {
+                session,
+                error,
+                attempts,
+                duration,
+            })
+        });
+        if HAS_EVENTS && self.session(due.session).is_some_and(SessionData::lose) {
+            self.emit(Some(due.session), |session| {
+                Event::LoginLost(LoginLost {
+                    session,
+                    error: lost,
+                })
+            });
         }
-        let session = self.label(due.session);
-        let is_lost = self.session(due.session).is_some_and(SessionData::lose);
-        self.emit(Event::RefreshFailed(RefreshFailed {
-            session: session.clone(),
-            error: error.clone(),
-            attempts,
-            duration: now.saturating_since(due.since),
-        }));
-        if is_lost {
-            self.emit(Event::LoginLost(LoginLost { session, error }));
-        }
-    }
-
-    /// Returns the name of a session in its events.
-    pub(crate) fn label(&self, session: SessionId) -> Option<Arc<str>> {
-        self.get(session)?.label.clone()
     }
 
     /// Files a refresh that a driver has started.
